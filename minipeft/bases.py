@@ -1,0 +1,89 @@
+"""The frozen models to start from: the tiny one that is shipped, and GPT-2 or BERT from their published weights."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import nn
+
+from minipeft.transformer import Config, Embed, Transformer
+
+FOLDER = Path(__file__).parents[1] / "tiny_models"
+
+
+def base(name="letters-d64"):
+    """A shipped base, frozen and in eval mode: `base()` knows the toy world of `tasks`.
+
+    Raises FileNotFoundError, with the names there are, for another name; ValueError if the file is not the one that its
+    card describes.
+    """
+    card, path = card_of(name), FOLDER / f"{name}.safetensors"
+    if hashlib.sha256(path.read_bytes()).hexdigest() != card["sha256"]:
+        raise ValueError(
+            f"{path} is not the file its card describes (SHA-256 differs); restore it, or run: python run.py pretrain"
+        )
+    model = Transformer(Config(**card["config"]))
+    model.load_state_dict(load_file(path))
+    return model.requires_grad_(False).eval()
+
+
+def card_of(name):
+    """How a shipped base was made and what it scores, as a dictionary."""
+    path = FOLDER / f"{name}.json"
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in FOLDER.glob("*.json")))
+        raise FileNotFoundError(f"there is no base {name!r} in {FOLDER}; there are: {names}")
+    return json.loads(path.read_text())
+
+
+def from_gpt2(weights, heads):
+    """GPT-2 from the state dict of a `transformers` GPT2LMHeadModel. Its fused q k v are taken apart."""
+    w = {name.removeprefix("transformer."): tensor for name, tensor in weights.items()}
+    vocab, dim = w["wte.weight"].shape
+    layers = 1 + max(int(name.split(".")[1]) for name in w if name.startswith("h."))
+    ff, context = w["h.0.mlp.c_fc.bias"].numel(), len(w["wpe.weight"])
+    model = Transformer(Config(vocab, dim, layers, heads, ff, context, gelu="tanh"))
+    model.head = nn.Linear(dim, vocab, bias=False)
+    mine = {"embed.token.weight": w["wte.weight"], "embed.position.weight": w["wpe.weight"]}
+    mine |= {"norm.weight": w["ln_f.weight"], "norm.bias": w["ln_f.bias"], "head.weight": w["wte.weight"]}
+    for i in range(layers):
+        theirs, ours = f"h.{i}.", f"blocks.{i}."
+        for kind in ("weight", "bias"):
+            q, k, v = w[f"{theirs}attn.c_attn.{kind}"].chunk(3, dim=-1)
+            names = {"attn.q": q, "attn.k": k, "attn.v": v, "attn.o": w[f"{theirs}attn.c_proj.{kind}"]}
+            names |= {"mlp.up": w[f"{theirs}mlp.c_fc.{kind}"], "mlp.down": w[f"{theirs}mlp.c_proj.{kind}"]}
+            mine |= {f"{ours}{name}.{kind}": t.T for name, t in names.items()}  # it stores (in, out)
+            mine |= {f"{ours}norm{j}.{kind}": w[f"{theirs}ln_{j}.{kind}"] for j in (1, 2)}
+    model.load_state_dict(mine)
+    model.head.weight = model.embed.token.weight  # tied, as in GPT-2
+    return model.requires_grad_(False).eval()
+
+
+def from_bert(weights, heads, eps=1e-12):
+    """BERT from the state dict of a `transformers` BertForMaskedLM, for text of one segment.
+
+    The vector of segment 0, which stands at every token, is added to the positions.
+    """
+    w = {name.removeprefix("bert."): tensor for name, tensor in weights.items()}
+    vocab, dim = w["embeddings.word_embeddings.weight"].shape
+    layers = 1 + max(int(name.split(".")[2]) for name in w if name.startswith("encoder.layer."))
+    ff, context = w["encoder.layer.0.intermediate.dense.bias"].numel(), len(w["embeddings.position_embeddings.weight"])
+    model = Transformer(Config(vocab, dim, layers, heads, ff, context, causal=False, pre_norm=False, eps=eps))
+    model.embed = Embed(vocab, dim, context, norm=nn.LayerNorm(dim, eps=eps))
+    model.head = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.LayerNorm(dim, eps=eps), nn.Linear(dim, vocab))
+    segment = w["embeddings.token_type_embeddings.weight"][0]
+    mine = {"embed.token.weight": w["embeddings.word_embeddings.weight"]}
+    mine |= {"embed.position.weight": w["embeddings.position_embeddings.weight"] + segment}
+    places = {"embed.norm": "embeddings.LayerNorm", "head.0": "cls.predictions.transform.dense"}
+    places |= {"head.2": "cls.predictions.transform.LayerNorm", "head.3": "cls.predictions.decoder"}
+    for i in range(layers):
+        theirs, ours = f"encoder.layer.{i}.", f"blocks.{i}."
+        places |= {f"{ours}attn.{n[0]}": f"{theirs}attention.self.{n}" for n in ("query", "key", "value")}
+        places |= {f"{ours}attn.o": f"{theirs}attention.output.dense"}
+        places |= {f"{ours}norm1": f"{theirs}attention.output.LayerNorm", f"{ours}norm2": f"{theirs}output.LayerNorm"}
+        places |= {f"{ours}mlp.up": f"{theirs}intermediate.dense", f"{ours}mlp.down": f"{theirs}output.dense"}
+    mine |= {f"{ours}.{kind}": w[f"{theirs}.{kind}"] for ours, theirs in places.items() for kind in ("weight", "bias")}
+    model.load_state_dict(mine)
+    model.head[3].weight = model.embed.token.weight  # tied, as in BERT
+    return model.requires_grad_(False).eval()

@@ -1,0 +1,176 @@
+"""What a task costs to store: a delta is what was trained, its recipe, and the fingerprint of the base it belongs to.
+
+The file is safetensors; recipe and fingerprint are its metadata. So `load(path, model)` needs nothing else, and a
+delta can not be put on the wrong base by accident.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from minipeft.methods import METHODS
+from minipeft.wrapping import Recipe, attachments, detach, disabled
+
+FORMAT = "minipeft delta 1"
+
+
+class DeltaError(ValueError):
+    """A delta that cannot be saved or loaded; the message says why and what to do."""
+
+
+@dataclass
+class Delta:
+    """A delta as read from disk: what was trained, how, and on which base."""
+
+    recipe: Recipe
+    tensors: dict[str, Tensor]
+    base: str  # fingerprint
+
+
+def fingerprint(model):
+    """SHA-256 of the base's weights, whatever is attached: names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    with disabled(model):
+        for name, tensor in sorted(model.state_dict().items()):
+            tensor = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def trained(model):
+    """The tensors of the attached method, {dotted name: live tensor}, without those of the base."""
+    found = {}
+    for swap in attachments(model)[-1].swaps:
+        if isinstance(swap.replacement, nn.Parameter):
+            found[swap.path] = swap.replacement
+        else:
+            own = swap.replacement.state_dict(keep_vars=True)
+            found |= {f"{swap.path}.{name}": t for name, t in own.items() if not name.startswith("base.")}
+    once = {}
+    for name, tensor in found.items():  # tied weights are one tensor
+        once.setdefault(tensor, name)
+    return {name: tensor for tensor, name in once.items()}
+
+
+def save(model, path):
+    """Write the attached method to `path`, atomically: a crash leaves the old file or the new one. Returns its bytes.
+
+    Raises DeltaError if there is not exactly one method attached.
+    """
+    attached = attachments(model)
+    if len(attached) != 1:
+        raise DeltaError(
+            f"save needs exactly one attached method, there are {len(attached)}: attach one, or detach first"
+        )
+    recipe = attached[0].recipe
+    metadata = {
+        "format": FORMAT,
+        "recipe": json.dumps({"method": type(recipe).__name__, **asdict(recipe)}),
+        "base": fingerprint(model),
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: t.detach().cpu().contiguous() for name, t in trained(model).items()}
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return path.stat().st_size
+
+
+def read(path):
+    """Read a delta from disk without putting it on a model.
+
+    Raises DeltaError if the file is not one, is cut short or holds an unknown recipe.
+    """
+    if not Path(path).is_file():
+        raise DeltaError(f"there is no file {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise DeltaError(
+            f"{path} is not a whole safetensors file ({error}): it was cut short or is something else"
+        ) from None
+    if metadata.get("format") != FORMAT:
+        raise DeltaError(
+            f"{path} is a safetensors file but no delta: its format is {metadata.get('format')!r}, not {FORMAT!r}"
+        )
+    return Delta(recipe_from(json.loads(metadata["recipe"]), path), tensors, metadata["base"])
+
+
+def recipe_from(data, path):
+    name = data.pop("method")
+    if name not in METHODS:
+        raise DeltaError(f"{path} was made by the method {name!r}, which is not here; known are {', '.join(METHODS)}")
+    unknown = set(data) - {f.name for f in fields(METHODS[name])}
+    if unknown:
+        raise DeltaError(
+            f"{path}: {name} has no setting {', '.join(sorted(unknown))}; it was written by another version"
+        )
+    return METHODS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+
+
+def load(path, model):
+    """Attach to a bare base the method stored at `path`, with its weights. Returns the model.
+
+    Raises DeltaError for whatever does not fit (another base, missing or extra tensors, other shapes); RuntimeError if
+    a method is attached already. After an error the model is as it was.
+    """
+    delta = read(path)
+    if not attachments(model) and fingerprint(model) != delta.base:
+        raise DeltaError(
+            f"{path} belongs to another base: it was trained on {delta.base[:12]}, this is {fingerprint(model)[:12]} "
+            "(SHA-256 of the weights); load the base it was trained on"
+        )
+    with torch.random.fork_rng(devices=[]):  # the random start is overwritten: it must not cost the caller's generator
+        delta.recipe.attach(model)
+    try:
+        put(model, delta.tensors, path)
+    except BaseException:
+        detach(model)
+        raise
+    return model
+
+
+def put(model, tensors, path):
+    """Copy stored tensors into the attached method, all of them or none."""
+    live = trained(model)
+    if missing := sorted(set(live) - set(tensors)):
+        raise DeltaError(f"{path} lacks {', '.join(missing)}: the file is incomplete")
+    if extra := sorted(set(tensors) - set(live)):
+        raise DeltaError(f"{path} holds {', '.join(extra)}, for which the method has no place")
+    for name, tensor in live.items():
+        if tensor.shape != tensors[name].shape:
+            raise DeltaError(f"{path}: {name} has shape {tuple(tensors[name].shape)}, expected {tuple(tensor.shape)}")
+    with torch.no_grad():
+        for name, tensor in live.items():
+            tensor.copy_(tensors[name])
+
+
+def updates(model):
+    """What moved in the base's own weights: {dotted name: (W, ΔW)}, for methods that change weights."""
+    found = {}
+    for swap in attachments(model)[-1].swaps:
+        if isinstance(swap.replacement, nn.Parameter):
+            W = swap.original.detach().to(swap.replacement.device)
+            found[swap.path] = W, swap.replacement.detach() - W
+        elif isinstance(swap.original, nn.Identity):  # a parametrized weight
+            found[swap.path] = swap.parent.original.detach(), swap.replacement.delta().detach()
+        elif hasattr(swap.replacement, "delta"):
+            found[f"{swap.path}.weight"] = swap.replacement.base.weight.detach(), swap.replacement.delta().detach()
+    return found

@@ -1,0 +1,219 @@
+"""The toy world: what the base learns from, and what it is adapted to.
+
+A line of it reads
+
+    reverse next : cabbed = efccbd .
+
+instruction words, a colon, a word of six letters, an equals sign, the answer, a full stop. An instruction names an
+operation on the places (`reverse`) and a symbol table (`next`: every letter becomes the one after it); the answer is
+the operation, then the table. Each has two names, the words come in any order, and words like `please` mean nothing.
+
+The base is pretrained on all pairs of eight operations and eight tables but six, HELD_OUT. So a task can be
+  known                  the base has seen this pair
+  a held-out pair        it has seen both parts, never together
+  a new table            `violet`, or `new operation`, `riffle`: nothing in pretraining tells it
+A downstream task is given without instruction words: finding out which task it is belongs to the delta.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LENGTH = 6  # letters in a word
+LETTERS = "abcdefghijklmnop"
+PAD, BOS, SEP, EOS = 0, 1, 2, 3
+IGNORE = -100  # a target that does not count, as torch's cross_entropy has it
+
+OPERATIONS = {  # on letters (B, 6), what happens to the places
+    "copy": lambda x: x,
+    "reverse": lambda x: x.flip(1),
+    "sort": lambda x: x.sort(1).values,
+    "descend": lambda x: x.sort(1, descending=True).values,
+    "left": lambda x: x.roll(-1, 1),
+    "right": lambda x: x.roll(1, 1),
+    "swap": lambda x: x.unflatten(1, (-1, 2)).flip(2).flatten(1),
+    "halves": lambda x: x.roll(LENGTH // 2, 1),
+    "riffle": lambda x: x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1),  # never in pretraining
+}
+_letters = torch.arange(len(LETTERS))
+
+
+def _shuffled(seed):
+    return torch.randperm(len(LETTERS), generator=torch.Generator().manual_seed(seed))
+
+
+TABLES = {  # (16,), what becomes of each letter
+    "plain": _letters,
+    "next": (_letters + 1) % 16,
+    "previous": (_letters - 1) % 16,
+    "plus5": (_letters + 5) % 16,
+    "mirror": 15 - _letters,
+    "red": _shuffled(1),
+    "green": _shuffled(2),
+    "blue": _shuffled(3),
+    "violet": _shuffled(4),  # never in pretraining
+}
+SYNONYMS = {
+    "copy": "keep", "reverse": "backwards", "sort": "ascend", "descend": "downwards", "left": "leftwards",
+    "right": "rightwards", "swap": "pairs", "halves": "exchange", "plain": "unchanged", "next": "after",
+    "previous": "before", "plus5": "jump", "mirror": "opposite", "red": "crimson", "green": "emerald", "blue": "azure",
+}  # fmt: skip
+FILLERS = ("please", "now", "then", "the", "and", "do", "it", "with")
+UNSEEN = ("riffle", "violet")  # no instruction word exists for them
+HELD_OUT = ("reverse+blue", "left+red", "descend+next", "swap+mirror", "halves+green", "sort+previous")
+KNOWN_OPERATIONS = [o for o in OPERATIONS if o not in UNSEEN]
+KNOWN_TABLES = [t for t in TABLES if t not in UNSEEN]
+
+VOCABULARY = ("_", ":", "=", ".", *LETTERS, *(w for pair in SYNONYMS.items() for w in pair), *FILLERS)
+ID = {word: i for i, word in enumerate(VOCABULARY)}
+FIRST_LETTER = ID[LETTERS[0]]
+
+
+def encode(text):
+    """Text to tokens: `encode("reverse next : cabbed =")` is a tensor (T,). Words before the colon, letters after it.
+
+    Raises ValueError for a word or letter the toy world does not have.
+    """
+    before, colon, after = text.partition(":")
+    pieces = before.split() + [":"] * bool(colon) + [c for c in after if not c.isspace()]
+    for piece in pieces:
+        if piece not in ID:
+            known = f"letters {LETTERS[0]} to {LETTERS[-1]}" if len(piece) == 1 else ", ".join(VOCABULARY[20:])
+            raise ValueError(f"the toy world has no {piece!r}; it knows {known}")
+    return torch.tensor([ID[piece] for piece in pieces])
+
+
+def decode(tokens):
+    """Tokens (T,) to text, the inverse of `encode`; padding is left out."""
+    words = [VOCABULARY[t] for t in tokens if t != PAD]
+    return " ".join("".join(w if w in LETTERS else f" {w} " for w in words).split())
+
+
+def letters(word):
+    """A word of six letters to (6,) indices of LETTERS. Raises ValueError for any other word."""
+    if len(word) != LENGTH or any(c not in LETTERS for c in word):
+        raise ValueError(f"expected a word of {LENGTH} letters from {LETTERS[0]} to {LETTERS[-1]}, got {word!r}")
+    return torch.tensor([LETTERS.index(c) for c in word])
+
+
+@dataclass
+class Batch:
+    """Rows for the model: tokens (B, T), targets (B, T) with IGNORE where nothing is asked, mask (B, T) or None."""
+
+    tokens: Tensor
+    targets: Tensor
+    mask: Tensor | None = None
+
+    def to(self, device):
+        return Batch(*(t if t is None else t.to(device) for t in (self.tokens, self.targets, self.mask)))
+
+
+def lines(instruction, x, y):
+    """Lines from instruction tokens (B, K), letters x and answers y (B, 6). Asked are the answer and the full stop."""
+    mark = x.new_ones(len(x), 1)
+    tokens = torch.cat([instruction, BOS * mark, x + FIRST_LETTER, SEP * mark, y + FIRST_LETTER, EOS * mark], dim=1)
+    targets = tokens[:, 1:].clone()
+    targets[:, : -LENGTH - 1] = IGNORE
+    return Batch(tokens[:, :-1], targets)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One operation and one table: `Task("reverse", "blue")`, or `task("reverse+blue")`.
+
+    `instructed`: the lines begin with the two instruction words (only for what the base has words for).
+    """
+
+    operation: str
+    table: str
+    instructed: bool = False
+
+    def __post_init__(self):
+        if self.operation not in OPERATIONS or self.table not in TABLES:
+            raise ValueError(
+                f"no task {self}: an operation ({', '.join(OPERATIONS)}), a plus, a table ({', '.join(TABLES)}), "
+                "like reverse+blue"
+            )
+        if self.instructed and {self.operation, self.table} & set(UNSEEN):
+            raise ValueError(f"{self} cannot be instructed: the base has no word for it")
+
+    def __str__(self):
+        return f"{self.operation}+{self.table}"
+
+    @property
+    def kind(self):
+        """What the base knows of it: "known", "held-out pair", "new table" or "new operation"."""
+        if self.table in UNSEEN:
+            return "new table"
+        if self.operation in UNSEEN:
+            return "new operation"
+        return "held-out pair" if str(self) in HELD_OUT else "known"
+
+    def answer(self, x):
+        """Letters (B, 6) to the right answers (B, 6)."""
+        return TABLES[self.table][OPERATIONS[self.operation](x)]
+
+    def prompt(self, word):
+        """The line up to the equals sign, as text."""
+        letters(word)
+        return f"{self.operation} {self.table} : {word} =" if self.instructed else f": {word} ="
+
+    def batch(self, size, generator):
+        """`size` fresh lines, drawn with `generator`."""
+        x = torch.randint(len(LETTERS), (size, LENGTH), generator=generator)
+        words = [ID[self.operation], ID[self.table]] if self.instructed else []
+        return lines(torch.tensor(words, dtype=torch.long).expand(size, -1), x, self.answer(x))
+
+
+def task(name, instructed=False):
+    """`task("reverse+blue")`. Raises ValueError, with what exists, for an unknown name."""
+    operation, _, table = name.partition("+")
+    return Task(operation, table, instructed)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What the base is pretrained on: instructed lines of all pairs but the held-out ones, or of those `only`.
+
+    The instruction is a bag of 2 to 5 words in any order: one for the operation, one for the table, either synonym,
+    repetitions and fillers around them; a `copy` or a `plain` that would change nothing is left unsaid half the time.
+    """
+
+    only: tuple[str, ...] = ()
+
+    def __str__(self):
+        return " ".join(self.only) or "pretraining mixture"
+
+    def pairs(self):
+        every = [f"{o}+{t}" for o in KNOWN_OPERATIONS for t in KNOWN_TABLES]
+        return [p for p in every if (p in self.only if self.only else p not in HELD_OUT)]
+
+    def batch(self, size, generator):
+        """`size` fresh lines, drawn with `generator`."""
+        pairs = [p.split("+") for p in self.pairs()]
+        known = torch.tensor([[KNOWN_OPERATIONS.index(o), KNOWN_TABLES.index(t)] for o, t in pairs])
+        o, t = known[torch.randint(len(pairs), (size,), generator=generator)].T  # (B,), (B,)
+        x = torch.randint(len(LETTERS), (size, LENGTH), generator=generator)
+        moved = torch.stack([OPERATIONS[name](x) for name in KNOWN_OPERATIONS])[o, torch.arange(size)]  # (B, 6)
+        y = torch.stack([TABLES[name] for name in KNOWN_TABLES])[t[:, None], moved]
+        return lines(instructions(o, t, generator), x, y)
+
+
+def instructions(o, t, generator):
+    """Bags of words (B, K) for operations o and tables t (B,); K is drawn once, the same for all rows."""
+
+    def random(high, *shape):
+        return torch.randint(high, shape, generator=generator)
+
+    K, size = 2 + int(random(4, 1)), len(o)
+    names = [*KNOWN_OPERATIONS, *KNOWN_TABLES]
+    words = torch.tensor([[ID[name], ID[SYNONYMS[name]]] for name in names])  # (16, 2)
+    which = torch.cat([torch.tensor([[0, 1]]).expand(size, 2), random(2, size, K - 2)], dim=1)  # operation or table
+    concept = torch.stack([o, len(KNOWN_OPERATIONS) + t], dim=1).gather(1, which)  # (B, K)
+    changes_nothing = (concept == names.index("copy")) | (concept == names.index("plain"))
+    unsaid = changes_nothing & (random(2, size, 2).gather(1, which) > 0)
+    unsaid[:, 2:] |= random(2, size, K - 2) > 0
+    fillers = ID[FILLERS[0]] + random(len(FILLERS), size, K)
+    bag = torch.where(unsaid, fillers, words[concept, random(2, size, K)])
+    return bag.gather(1, torch.rand(size, K, generator=generator).argsort(1))

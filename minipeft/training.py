@@ -1,0 +1,132 @@
+"""One training loop and one evaluation, for the base and for every method. Nothing here knows of methods.
+
+`fit` trains whatever has `requires_grad`. A task is anything with `batch(size, generator)`, a model anything that turns
+`batch.tokens` and `batch.mask` into logits for `batch.targets`.
+"""
+
+import math
+import time
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from tqdm.auto import tqdm
+
+from minipeft.tasks import IGNORE
+
+VALIDATION, TEST = 10_001, 10_002  # seeds of two samples that no training touches; rates are chosen on the first
+
+
+@dataclass
+class History:
+    """What happened while training, one entry per step.
+
+    loss: mean cross-entropy per asked token, in nats. accuracy: share of lines right from end to end.
+    rate: of the first parameter group. seconds: of the whole run.
+    """
+
+    loss: list[float] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+    rate: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass
+class Score:
+    """accuracy: share of lines right from end to end, as greedy decoding would have them.
+    token_accuracy, loss (nats): over the asked tokens."""
+
+    accuracy: float
+    token_accuracy: float
+    loss: float
+
+
+def pick_device(device="auto"):
+    """ "auto" is the GPU if there is one, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def loss_of(logits, targets):
+    """Mean cross-entropy of logits (..., V) at the targets (...) that are asked."""
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORE)
+
+
+def right(logits, targets):
+    """For each row: is every asked token the likeliest one? (B,) booleans."""
+    hit = (logits.argmax(-1) == targets) | (targets == IGNORE)
+    return hit.flatten(1).all(1) if hit.ndim > 1 else hit
+
+
+def schedule(step, steps, warmup):
+    """Factor on the learning rate: linear warm-up, then a cosine down to 2 %."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.02 + 0.98 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
+
+
+def fit(model, task, *, steps, lr, groups=None, batch_size=64, seed=0, warmup=None, betas=(0.9, 0.98), weight_decay=0.0,
+        clip=1.0, device="auto", progress=True, on_step=None):  # fmt: skip
+    """Train in place what has `requires_grad`, with AdamW, and return a History.
+
+    Args:
+        steps, batch_size: so many steps on fresh lines of the task.
+        lr: the peak rate, reached after `warmup` steps (default: a tenth of `steps`, at most 200).
+        groups: parameter groups for the optimizer instead of one for all, `recipe.groups(model, lr)`.
+        seed: draws the data; the model's own initialisation is not touched.
+        clip: the norm of the gradient is cut to this.
+        on_step: called as `on_step(step)` after each step.
+
+    Raises ValueError if nothing is trainable or the loss is no longer finite.
+    """
+    groups = groups or [{"params": [p for p in model.parameters() if p.requires_grad], "lr": lr}]
+    parameters = [p for g in groups for p in g["params"]]
+    if not parameters:
+        raise ValueError("nothing to train: every parameter is frozen; attach a method (or unmerge it) first")
+    device = pick_device(device)
+    model.to(device).train()
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, weight_decay=weight_decay)
+    warmup = min(200, steps // 10) if warmup is None else warmup
+    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps, warmup))
+    generator = torch.Generator().manual_seed(seed)
+    history, begun = History(), time.perf_counter()
+    bar = tqdm(range(steps), desc=str(task), disable=not progress, leave=False, mininterval=0.5)
+    for step in bar:
+        batch = task.batch(batch_size, generator).to(device)
+        logits = model(batch.tokens, batch.mask)
+        loss = loss_of(logits, batch.targets)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, clip)
+        optimizer.step()
+        history.loss.append(loss.item())
+        history.accuracy.append(right(logits, batch.targets).float().mean().item())
+        history.rate.append(optimizer.param_groups[0]["lr"])
+        rates.step()
+        if not math.isfinite(history.loss[-1]):
+            raise ValueError(f"the loss is {history.loss[-1]} at step {step}: the learning rate {lr} is too high")
+        if on_step:
+            on_step(step)
+        if step % 10 == 0:
+            bar.set_postfix(loss=f"{history.loss[-1]:.3f}", accuracy=f"{history.accuracy[-1]:.2f}")
+    history.seconds = time.perf_counter() - begun
+    model.eval()
+    return history
+
+
+@torch.no_grad()
+def evaluate(model, task, size=1000, seed=TEST):
+    """Score the model on `size` fresh lines, the same for every model."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    batch = task.batch(size, torch.Generator().manual_seed(seed)).to(device)
+    logits = model(batch.tokens, batch.mask)
+    model.train(was_training)
+    asked = batch.targets != IGNORE
+    return Score(
+        accuracy=right(logits, batch.targets).float().mean().item(),
+        token_accuracy=(logits.argmax(-1) == batch.targets)[asked].float().mean().item(),
+        loss=loss_of(logits, batch.targets).item(),
+    )
