@@ -33,6 +33,7 @@ class Delta:
     recipe: Recipe
     tensors: dict[str, Tensor]
     base: str  # fingerprint
+    notes: dict[str, str]
 
 
 def fingerprint(model):
@@ -61,8 +62,10 @@ def trained(model):
     return {name: tensor for tensor, name in once.items()}
 
 
-def save(model, path):
+def save(model, path, notes=None):
     """Write the attached method to `path`, atomically: a crash leaves the old file or the new one. Returns its bytes.
+
+    notes: what a reader may want to know later, {"task": "reverse+blue"}.
 
     Raises DeltaError if there is not exactly one method attached.
     """
@@ -76,6 +79,7 @@ def save(model, path):
         "format": FORMAT,
         "recipe": json.dumps({"method": type(recipe).__name__, **asdict(recipe)}),
         "base": fingerprint(model),
+        "notes": json.dumps(notes or {}),
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +114,8 @@ def read(path):
         raise DeltaError(
             f"{path} is a safetensors file but no delta: its format is {metadata.get('format')!r}, not {FORMAT!r}"
         )
-    return Delta(recipe_from(json.loads(metadata["recipe"]), path), tensors, metadata["base"])
+    recipe = recipe_from(json.loads(metadata["recipe"]), path)
+    return Delta(recipe, tensors, metadata["base"], json.loads(metadata["notes"]))
 
 
 def recipe_from(data, path):

@@ -78,7 +78,7 @@ def fit(model, task, *, steps, lr, groups=None, batch_size=64, seed=0, warmup=No
         clip: the norm of the gradient is cut to this.
         on_step: called as `on_step(step)` after each step.
 
-    Raises ValueError if nothing is trainable or the loss is no longer finite.
+    Raises ValueError if nothing is trainable, FloatingPointError as soon as the loss is no longer finite.
     """
     groups = groups or [{"params": [p for p in model.parameters() if p.requires_grad], "lr": lr}]
     parameters = [p for g in groups for p in g["params"]]
@@ -105,7 +105,7 @@ def fit(model, task, *, steps, lr, groups=None, batch_size=64, seed=0, warmup=No
         history.rate.append(optimizer.param_groups[0]["lr"])
         rates.step()
         if not math.isfinite(history.loss[-1]):
-            raise ValueError(f"the loss is {history.loss[-1]} at step {step}: the learning rate {lr} is too high")
+            raise FloatingPointError(f"the loss is {history.loss[-1]} at step {step}: try a lower rate than {lr}")
         if on_step:
             on_step(step)
         if step % 10 == 0:

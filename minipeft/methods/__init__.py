@@ -1,6 +1,28 @@
-"""The methods, one file each. To be registered is to be listed here: `compare`, `load` and the command line follow."""
+"""The methods, one file each. To be registered is to be listed here: `load`, `parse` and the command line follow."""
+
+import ast
 
 from minipeft.methods.full import Full
 from minipeft.methods.lora import LoRA
 
 METHODS = {method.__name__: method for method in (Full, LoRA)}
+
+
+def parse(text):
+    """A recipe from its label, `parse("LoRA(rank=4, targets=('q', 'v'))")`; `lora` alone has the default settings.
+
+    Raises ValueError for what is not a recipe, an unknown method or setting.
+    """
+    try:
+        call = ast.parse(text, mode="eval").body
+        name = call.func.id if isinstance(call, ast.Call) else call.id
+        settings = {k.arg: ast.literal_eval(k.value) for k in call.keywords} if isinstance(call, ast.Call) else {}
+    except (SyntaxError, AttributeError, ValueError):
+        raise ValueError(f"{text!r} is not a recipe; write one like LoRA(rank=4)") from None
+    method = {known.lower(): m for known, m in METHODS.items()}.get(name.lower())
+    if method is None:
+        raise ValueError(f"there is no method {name!r}; there are: {', '.join(METHODS)}")
+    try:
+        return method(**settings)
+    except TypeError as error:
+        raise ValueError(f"{text!r}: {error}; {method.__name__} has {', '.join(method.__dataclass_fields__)}") from None

@@ -1,0 +1,75 @@
+"""Builds the notebooks: every lessons/NN_name.py becomes NN_name.ipynb, executed, with its figures.
+
+    python run.py lessons            all of them; `python run.py lessons 10` only those whose name begins so
+
+The same source gives the same notebook but for what the clock says: cells have fixed ids, no time stamps are kept.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+
+HERE = Path(__file__).parent
+KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+
+
+def sources():
+    return sorted(HERE.glob("[0-9][0-9]_*.py"))
+
+
+def notebook(source):
+    """The notebook of a lesson, not executed."""
+    nb = jupytext.read(source)
+    nb.metadata = nbformat.from_dict(KERNEL)  # no pairing: the source is the one truth
+    for i, cell in enumerate(nb.cells):
+        cell["id"] = f"c{i:02d}"
+        cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k == "tags"})
+    nb.nbformat, nb.nbformat_minor = 4, 5
+    return nb
+
+
+def joined(nb):
+    """One output per stream: how often a cell flushes is not part of the lesson."""
+    for cell in nb.cells:
+        kept = []
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream" and kept and kept[-1].get("name") == output.name:
+                kept[-1].text += output.text
+            else:
+                kept.append(output)
+        if cell.cell_type == "code":
+            cell.outputs = kept
+    return nb
+
+
+def execute(nb):
+    """Run all cells in a fresh kernel, in the folder of the lessons; an error in a cell is an error here."""
+    NotebookClient(
+        nb, timeout=600, kernel_name="python3", record_timing=False, resources={"metadata": {"path": HERE}}
+    ).execute()
+    nb.metadata.pop("language_info", None)
+    return joined(nb)
+
+
+def main(names):
+    for source in sources():
+        if names and not source.name.startswith(tuple(names)):
+            continue
+        begun = time.perf_counter()
+        nb = execute(notebook(source))
+        target = source.with_suffix(".ipynb")
+        nbformat.write(nb, target)
+        print(
+            f"{target.name}: {time.perf_counter() - begun:.0f} s, {target.stat().st_size // 1000} KB, {len(nb.cells)} cells"
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,3 @@
+from minipeft.cli import app
+
+app()

@@ -1,0 +1,236 @@
+"""The command line: python -m minipeft compare | train | eval | generate | inspect | sweep."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small are slower on two threads than on one
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from minipeft import comparison, deltas
+from minipeft.bases import base
+from minipeft.methods import METHODS, parse
+from minipeft.tasks import EOS, IGNORE, LENGTH, Mixture, decode, encode, task
+from minipeft.training import evaluate, fit
+from minipeft.wrapping import disabled, summary
+
+app = typer.Typer(
+    help=(
+        "Parameter-efficient fine-tuning, small enough to read.\n\n"
+        "A tiny frozen Transformer knows 58 of 64 string tasks, such as: reverse next : cabbed = efccbd\n\n"
+        "Teach it another one through a few hundred parameters. Begin with: python -m minipeft compare"
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+TaskName = Annotated[
+    str,
+    typer.Argument(
+        metavar="TASK",
+        help="An operation and a table: reverse+blue (a pair the base never saw together), reverse+red (one it knows), "
+        "reverse+violet (a table it has never seen).",
+    ),
+]
+DeltaPath = Annotated[Path, typer.Argument(metavar="DELTA", help="A delta that `train` saved.")]
+Steps = Annotated[int, typer.Option(min=1, help="Training steps of 64 lines each.")]
+Method = Annotated[
+    str, typer.Option(help=f"A recipe as Python writes it, LoRA(rank=4), or a name: {', '.join(METHODS)}.")
+]
+
+
+def share(values):
+    """Mean and range over seeds, in percent."""
+    low, mean, high = (100 * f(values) for f in (min, lambda v: sum(v) / len(v), max))
+    return f"{mean:.1f}" if low == high else f"{mean:.1f} [dim]({low:.1f} to {high:.1f})[/dim]"
+
+
+def answer(model, text):
+    """What the model continues `text` with, up to the full stop."""
+    tokens = encode(text)[None].to(next(model.parameters()).device)
+    return decode(model.generate(tokens, LENGTH + 1, stop=EOS)[0]).removesuffix(".").strip()
+
+
+def examples(goal, number=3):
+    """A few words and their right answers, as text."""
+    batch = goal.batch(number, torch.Generator().manual_seed(7))
+    right = [decode(row[row != IGNORE]).removesuffix(".").strip() for row in batch.targets]
+    return [decode(row[-2 - 2 * LENGTH + 1 : -LENGTH]) for row in batch.tokens], right
+
+
+@app.command()
+def compare(
+    name: TaskName = "reverse+blue",
+    steps: Steps = 400,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs per method, each with its own start and data.")] = 3,
+    out: Annotated[Path, typer.Option(help="Folder for the table (CSV) and the picture (PNG).")] = Path("results"),
+):
+    """Adapt the base to a task with every method and lay the results side by side."""
+    from minipeft import plots
+
+    goal = task(name)
+    model = base()
+    words, right = examples(goal)
+    console.print(f"[bold]Task {goal}[/bold]: {goal.kind}, given without instruction words.")
+    for word, r in zip(words, right, strict=True):
+        console.print(f"  {word} {r}      [dim]the base answers {answer(model, word)}[/dim]")
+    console.print(
+        f"The base knows its pretraining mixture to {100 * evaluate(model, Mixture()).accuracy:.1f} % "
+        f"and this task to {100 * evaluate(model, goal).accuracy:.1f} %. It stays frozen.\n"
+    )
+    rows = comparison.compare(goal, steps=steps, seeds=seeds)
+    console.print(results(rows, goal, steps, seeds))
+    out.mkdir(parents=True, exist_ok=True)
+    stem = out / f"compare-{goal}"
+    comparison.write_csv(rows, f"{stem}.csv")
+    ax = plots.pareto(rows)
+    ax.set_title(f"{goal} ({goal.kind}), {steps} steps, {seeds} seeds", fontsize=10)
+    ax.figure.savefig(f"{stem}.png", dpi=120)
+    console.print(f"Table: {stem}.csv    Picture: {stem}.png")
+
+
+def results(rows, goal, steps, seeds):
+    table = Table(title=f"{goal} after {steps} steps, {seeds} seeds: mean (least to greatest)", title_justify="left")
+    table.add_column("method")
+    for heading in ("trained", "% of base", "lines right, %", "kept, attached, %", "kept, detached, %", "s", "bytes"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        seconds = sum(row["seconds"]) / len(row["seconds"])
+        table.add_row(
+            row["method"], f"{row['parameters']:,}", f"{row['percent']:.2f}", share(row["accuracy"]),
+            share(row["kept_attached"]), share(row["kept_detached"]), f"{seconds:.1f}", f"{row['bytes']:,}",
+        )  # fmt: skip
+    table.caption = "kept: lines right on the pretraining mixture. bytes: of the saved delta."
+    return table
+
+
+@app.command()
+def train(
+    name: TaskName,
+    out: Annotated[Path, typer.Option(help="Where the delta is saved.")] = Path("deltas/delta.safetensors"),
+    method: Method = "LoRA(rank=4)",
+    steps: Steps = 400,
+    lr: Annotated[float, typer.Option(min=0, help="Peak learning rate; full fine-tuning wants about 1e-3.")] = 1e-2,
+    seed: Annotated[int, typer.Option(help="Draws the start and the data.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+):
+    """Train one method on a task and save its delta."""
+    goal, recipe, model = task(name), parse(method), base()
+    torch.manual_seed(seed)
+    recipe.attach(model)
+    console.print(f"{recipe} on {goal} ({goal.kind})\n{summary(model)}")
+    history = fit(model, goal, steps=steps, lr=lr, groups=recipe.groups(model, lr), seed=seed, device=device)
+    score = evaluate(model, goal)
+    notes = {"task": str(goal), "steps": steps, "lr": lr, "seed": seed, "accuracy": round(score.accuracy, 4)}
+    size = deltas.save(model, out, notes)
+    console.print(f"{100 * score.accuracy:.1f} % of fresh lines right after {history.seconds:.0f} s")
+    console.print(f"Saved {size:,} bytes to {out}. Try: python -m minipeft generate cabbed --delta {out}")
+
+
+@app.command("eval")
+def evaluate_(
+    path: DeltaPath,
+    name: Annotated[str | None, typer.Option("--task", help="Another task than the one it was trained on.")] = None,
+):
+    """Score a delta on its task and on the pretraining mixture, attached and detached."""
+    delta = deltas.read(path)
+    goal = task(name or delta.notes.get("task", ""))
+    model = deltas.load(path, base())
+    table = Table(title=f"{delta.recipe} from {path}", title_justify="left")
+    for heading in ("lines right, %", "attached", "detached"):
+        table.add_column(heading, justify="left" if heading.startswith("lines") else "right")
+    for what in (goal, Mixture()):
+        attached = evaluate(model, what).accuracy
+        with disabled(model):
+            table.add_row(f"{what}", f"{100 * attached:.1f}", f"{100 * evaluate(model, what).accuracy:.1f}")
+    console.print(table)
+
+
+@app.command()
+def generate(
+    text: Annotated[
+        str, typer.Argument(help="A word of six letters, cabbed, or a line with instructions: 'reverse next : cabbed'.")
+    ],
+    delta: Annotated[Path | None, typer.Option(help="A saved delta, to see its answer beside the base's.")] = None,
+):
+    """Type a line, see how the base continues it, and how the adapted model does."""
+    line = (text if ":" in text else f": {text}").rstrip("= ") + " ="
+    word = line.partition(":")[2].strip("= ")
+    if len(word.replace(" ", "")) != LENGTH:
+        console.print(
+            f"[yellow]The base reads words of {LENGTH} letters, this has {len(word)}: expect nonsense.[/yellow]"
+        )
+    model = base()
+    console.print(f"base      {line} {answer(model, line)}")
+    if delta:
+        deltas.load(delta, model)
+        console.print(f"adapted   {line} {answer(model, line)}      [dim]{deltas.read(delta).recipe}[/dim]")
+
+
+@app.command()
+def inspect(
+    path: DeltaPath,
+    picture: Annotated[Path | None, typer.Option(help="Also draw the singular values and what moved, as PNG.")] = None,
+):
+    """What is in a delta: recipe, tensors, and how many directions its update of each weight really has."""
+    delta = deltas.read(path)
+    model = base()
+    fits = "this base" if deltas.fingerprint(model) == delta.base else "another base"
+    console.print(f"[bold]{path}[/bold]  {path.stat().st_size:,} bytes, for {fits} ({delta.base[:12]})")
+    console.print(delta.recipe, *(f"{key} {value}" for key, value in delta.notes.items()), sep="\n  ")
+    table = Table(title="Tensors", title_justify="left")
+    for heading in ("name", "shape", "parameters"):
+        table.add_column(heading, justify="left" if heading == "name" else "right")
+    for name, tensor in delta.tensors.items():
+        table.add_row(name, " × ".join(map(str, tensor.shape)), f"{tensor.numel():,}")
+    console.print(table)
+    deltas.load(path, model)
+    moved = deltas.updates(model)
+    matrices = {name: d.flatten(1) for name, (_, d) in moved.items() if d.ndim > 1}
+    table = Table(title="Updates of the weights, ΔW", title_justify="left")
+    for heading in ("weight", "‖ΔW‖/‖W‖", "singular values, largest first"):
+        table.add_column(heading, justify="right" if "‖" in heading else "left")
+    for name, d in matrices.items():
+        values = torch.linalg.svdvals(d)
+        shown = "  ".join(f"{v:.3f}" for v in values[:8]) + ("  …" if values[8:].gt(1e-5).any() else "")
+        table.add_row(name, f"{d.norm() / moved[name][0].norm():.3f}", shown)
+    console.print(table)
+    if picture:
+        from minipeft import plots
+
+        _, (top, bottom) = plots.plt.subplots(2, 1, figsize=(8, 6), layout="constrained")
+        plots.spectrum(dict(list(matrices.items())[:6]), top)
+        plots.what_moved(model, moved, bottom)
+        top.figure.savefig(picture, dpi=120)
+        console.print(f"Picture: {picture}")
+
+
+@app.command()
+def sweep(
+    name: TaskName = "reverse+blue",
+    steps: Steps = 400,
+    out: Annotated[Path, typer.Option(help="Where the results are saved, as JSON.")] = Path("results/rates.json"),
+):
+    """Try the same learning rates with every method, on lines that `compare` does not report (about ten minutes)."""
+    found = comparison.sweep(task(name), steps=steps)
+    table = Table(title=f"{name}: lines right in %, mean of two seeds, validation lines", title_justify="left")
+    table.add_column("method")
+    for lr in comparison.RATES:
+        table.add_column(f"{lr:g}", justify="right")
+    for method, by_rate in found.items():
+        best = comparison.best_rate(by_rate)
+        cells = [f"{100 * sum(s['accuracy']) / len(s['accuracy']):.1f}" for s in by_rate.values()]
+        marked = [f"[bold]{c}[/bold]" if float(r) == best else c for r, c in zip(by_rate, cells, strict=True)]
+        table.add_row(method, *marked)
+    table.caption = "bold: least validation loss"
+    console.print(table)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({"task": name, "steps": steps, "results": found}, indent=1) + "\n")
+    console.print(f"Saved to {out}")

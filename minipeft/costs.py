@@ -1,0 +1,98 @@
+"""What a method costs: parameters, gradients, optimizer state, activations, time. First predicted, then measured.
+
+Bytes are counted in tensors, so they hold on any machine; seconds are the reader's own.
+"""
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+
+from minipeft.training import loss_of
+from minipeft.wrapping import attachments, trainable
+
+
+@dataclass
+class Memory:
+    """Bytes of one training step. activations: what the forward pass keeps for the backward pass."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int = 0
+
+    @property
+    def total(self):
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def predict(model):
+    """Memory from counting alone, for Adam in the model's own precision (activations left out).
+
+    Every weight is stored; only what is trained has a gradient and Adam's two moments.
+    """
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    learned = sum(p.numel() * p.element_size() for p in trainable(model).values())
+    return Memory(weights, gradients=learned, optimizer=2 * learned)
+
+
+def measure(model, batch, lr=1e-3):
+    """Memory of one real step of Adam on `batch`, found by weighing every tensor. The model is left as it was.
+
+    Activations are the tensors that autograd saves, each storage once, weights not counted.
+    """
+    parameters = list(trainable(model).values())
+    before = [p.detach().clone() for p in parameters]
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    saved = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    was_training = model.training
+    model.train()
+    optimizer = torch.optim.Adam(parameters, lr=lr)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = loss_of(model(batch.tokens, batch.mask), batch.targets)
+    loss.backward()
+    optimizer.step()
+    moments = [t for state in optimizer.state.values() for t in state.values() if t.numel() > 1]
+    memory = Memory(
+        weights=sum(p.numel() * p.element_size() for p in model.parameters()),
+        gradients=sum(p.grad.numel() * p.grad.element_size() for p in model.parameters() if p.grad is not None),
+        optimizer=sum(t.numel() * t.element_size() for t in moments),
+        activations=sum(saved.values()),
+    )
+    optimizer.zero_grad()
+    with torch.no_grad():
+        for p, old in zip(parameters, before, strict=True):
+            p.copy_(old)
+    model.train(was_training)
+    return memory
+
+
+@torch.no_grad()
+def latency(models, batch, repeats=100):
+    """Milliseconds of one forward pass, {name: (lower quartile, median, upper quartile)}; models: {name: model}.
+
+    The models take turns, so that whatever else the machine does hits them alike.
+    """
+    times = {name: [] for name in models}
+    for repeat in range(repeats + 3):
+        for name, model in models.items():
+            begun = time.perf_counter()
+            model(batch.tokens, batch.mask)
+            if repeat >= 3:  # the first ones warm up
+                times[name].append(1000 * (time.perf_counter() - begun))
+    return {name: tuple(statistics.quantiles(values, n=4)) for name, values in times.items()}
+
+
+def delta_bytes(model):
+    """Bytes of the attached method's tensors: what a task adds on disk, but for a header of a kilobyte or so."""
+    things = [s.replacement for s in attachments(model)[-1].swaps]
+    tensors = {t for thing in things for t in ([thing] if isinstance(thing, torch.Tensor) else thing.parameters())}
+    return sum(t.numel() * t.element_size() for t in tensors if t.requires_grad)
