@@ -66,9 +66,8 @@ def main(names):
         nb = execute(notebook(source))
         target = source.with_suffix(".ipynb")
         nbformat.write(nb, target)
-        print(
-            f"{target.name}: {time.perf_counter() - begun:.0f} s, {target.stat().st_size // 1000} KB, {len(nb.cells)} cells"
-        )
+        seconds, size = time.perf_counter() - begun, target.stat().st_size
+        print(f"{target.name}: {seconds:.0f} s, {size // 1000} KB, {len(nb.cells)} cells")
 
 
 if __name__ == "__main__":

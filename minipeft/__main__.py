@@ -1,3 +1,3 @@
-from minipeft.cli import app
+from minipeft.cli import main
 
-app()
+main()

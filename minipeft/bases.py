@@ -53,7 +53,7 @@ def from_gpt2(weights, heads):
             q, k, v = w[f"{theirs}attn.c_attn.{kind}"].chunk(3, dim=-1)
             names = {"attn.q": q, "attn.k": k, "attn.v": v, "attn.o": w[f"{theirs}attn.c_proj.{kind}"]}
             names |= {"mlp.up": w[f"{theirs}mlp.c_fc.{kind}"], "mlp.down": w[f"{theirs}mlp.c_proj.{kind}"]}
-            mine |= {f"{ours}{name}.{kind}": t.T for name, t in names.items()}  # it stores (in, out)
+            mine |= {f"{ours}{name}.{kind}": t.t() for name, t in names.items()}  # it stores (in, out)
             mine |= {f"{ours}norm{j}.{kind}": w[f"{theirs}ln_{j}.{kind}"] for j in (1, 2)}
     model.load_state_dict(mine)
     model.head.weight = model.embed.token.weight  # tied, as in GPT-2

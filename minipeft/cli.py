@@ -62,7 +62,7 @@ def examples(goal, number=3):
     """A few words and their right answers, as text."""
     batch = goal.batch(number, torch.Generator().manual_seed(7))
     right = [decode(row[row != IGNORE]).removesuffix(".").strip() for row in batch.targets]
-    return [decode(row[-2 - 2 * LENGTH + 1 : -LENGTH]) for row in batch.tokens], right
+    return [decode(row[:-LENGTH]) for row in batch.tokens], right
 
 
 @app.command()
@@ -234,3 +234,12 @@ def sweep(
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"task": name, "steps": steps, "results": found}, indent=1) + "\n")
     console.print(f"Saved to {out}")
+
+
+def main():
+    """The entry point: what the user can mend is told in a line, without a traceback."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError) as error:
+        console.print(f"[red]{type(error).__name__}[/red]: {error}")
+        raise SystemExit(2) from None
