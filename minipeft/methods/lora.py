@@ -55,7 +55,7 @@ class LoRAEmbedding(WeightWrapper):
         self.scale = scale
 
     def forward(self, tokens):  # (...)
-        h = F.embedding(tokens, self.A.T)  # (..., r)
+        h = F.embedding(tokens, self.A.T, self.padding_idx)  # (..., r); no gradient at padding, as in the base
         return self.base(tokens) + F.linear(self.scale * h, self.B)  # (..., d)
 
     def delta(self):
