@@ -98,7 +98,8 @@ def compare(ours, theirs, close, what):
 
 @pytest.fixture
 def base(randomised):
-    return randomised(Transformer(Config(vocab=20, dim=12, layers=2, heads=3, ff=21, context=16)))
+    """In double precision: through a whole model rounding adds up, and here a difference is to be a mistake."""
+    return randomised(Transformer(Config(vocab=20, dim=12, layers=2, heads=3, ff=21, context=16))).double()
 
 
 @pytest.fixture
@@ -236,14 +237,14 @@ def test_transformer_logits_gradients_merge(base, tokens, mask, targets, rank, a
     ours, theirs = attach_both(base, rank, alpha, targets)
     got, expected = ours(tokens, mask), theirs(tokens, mask)
     assert not torch.allclose(expected[mask], base(tokens, mask)[mask], atol=0.1)
-    close(got[mask], expected[mask], 1e-5)
+    close(got[mask], expected[mask])
     loss_of(got, tokens, mask).backward()
     loss_of(expected, tokens, mask).backward()
     compare(ours, theirs, close, lambda p: p.grad)
     assert sum(p.numel() for p in trainable(ours).values()) == theirs.get_nb_trainable_parameters()[0]
     with torch.no_grad():
         merge(ours)
-        close(ours(tokens, mask)[mask], theirs.merge_and_unload()(tokens, mask)[mask], 1e-5)
+        close(ours(tokens, mask)[mask], theirs.merge_and_unload()(tokens, mask)[mask])
         close(detach(ours)(tokens, mask)[mask], base(tokens, mask)[mask], 0)
 
 
@@ -265,9 +266,10 @@ def test_rank_pattern_with_the_scale_of_each_rank(base, tokens, mask, close):
         "blocks.1.attn.v.A": 2,
         "blocks.1.mlp.down.A": 7,
     }
-    close(ours(tokens, mask)[mask], theirs(tokens, mask)[mask], 1e-5)
+    close(ours(tokens, mask)[mask], theirs(tokens, mask)[mask])
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks what transformers renamed
 def test_the_same_lora_on_the_fused_weights_of_gpt2(randomised, tokens, close):
     """peft on `c_attn` gives q, k and v one A; here each of the three then holds a copy of it, and a third of B."""
     config = GPT2Config(
@@ -309,7 +311,7 @@ def test_five_steps_of_training_are_the_same(base, tokens, mask, dropout, close)
             loss.backward()
             optimizer.step()
             curve.append(loss.item())
-    assert curves[0] == pytest.approx(curves[1], abs=1e-5)
+    assert curves[0] == pytest.approx(curves[1], abs=1e-6)
     assert dropout or curves[0][-1] < curves[0][0] - 0.01
     compare(ours, theirs, close, lambda p: p.detach())
 
@@ -395,7 +397,8 @@ def test_merged_linear_of_loralib_is_a_lora_on_q_and_one_on_v(close):
     x = numbers()
     close(torch.cat([model[name](x) for name in "qkv"], dim=-1), fused(x))
     merge(model)
-    close(torch.cat([model[name].weight for name in "qkv"]), fused.eval().weight)
+    fused.eval()  # here the library merges
+    close(torch.cat([model[name].weight for name in "qkv"]), fused.weight)
 
 
 def test_factors_of_a_convolution_cannot_be_exchanged_with_loralib():
