@@ -1,11 +1,8 @@
 """The command line: python -m minipeft compare | train | eval | generate | inspect | sweep."""
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small are slower on two threads than on one
 
 import torch
 import typer
@@ -30,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console()
+torch.set_num_threads(1)  # models this small are slower on several threads, and much slower on a busy machine
 
 TaskName = Annotated[
     str,

@@ -240,7 +240,7 @@ class Transformer(nn.Module):
                 nn.init.zeros_(p)
             elif p.ndim == 2:  # what is added to the residual stream starts smaller, the more so the deeper the model
                 adds = name.endswith(("attn.o.weight", "mlp.down.weight"))
-                nn.init.normal_(p, std=0.02 / math.sqrt(2 * c.layers) if adds else 0.02)
+                nn.init.normal_(p, std=(2 * c.dim) ** -0.5 * ((2 * c.layers) ** -0.5 if adds else 1))
 
     def forward(self, tokens, mask=None, cache=None):
         x, taken = self.embed(tokens, cache.start if cache else None, mask)  # (B, n+T, d)
