@@ -100,6 +100,27 @@ def spectrum(updates, ax=None, relative=True):
     return ax
 
 
+def elbow(errors, true_rank=None, bound=None, ax=None):
+    """Error against rank. errors: {rank: list over seeds}, relative to the base; bound: {rank: the least possible}."""
+    ax = bare(ax or new(6.0, 3.2))
+    if true_rank is not None:
+        ax.axvline(true_rank, color=FROZEN, lw=1, ls="--")
+        ax.text(true_rank, 1.02, "true rank", transform=ax.get_xaxis_transform(), ha="center", color=INK, fontsize=9)
+    mean = np.array([np.mean(values) for values in errors.values()])
+    low, high = (np.array([f(values) for values in errors.values()]) for f in (np.min, np.max))
+    ax.errorbar(
+        list(errors), mean, [mean - low, high - mean], fmt="o-", ms=6, capsize=4, color=hue("LoRA"), label="LoRA"
+    )
+    if bound:
+        ax.plot(list(bound), list(bound.values()), "x", ms=11, mew=1.5, color=INK, zorder=3, label="least possible")
+    ax.set_yscale("log")
+    ax.set_xticks(range(min(errors), max(errors) + 1))
+    ax.set_xlabel("rank r")
+    ax.set_ylabel("error / error of the base")
+    ax.legend(frameon=False)
+    return ax
+
+
 def what_moved(model, updates, ax=None):
     """One strip for the whole model: the relative change ‖ΔW‖/‖W‖ of every tensor, grey where nothing moved.
 
@@ -142,18 +163,126 @@ def what_moved(model, updates, ax=None):
     return ax
 
 
-def attention(weights, words, ax=None, title=None):
-    """One attention map: weights (T, S), rows are queries and columns keys, both labelled with `words`."""
-    weights = weights.detach().cpu().numpy()
-    ax = ax or new(3.4, 3.2)
-    ax.imshow(weights, cmap=AMOUNT, vmin=0, vmax=1)
-    ax.set_xticks(range(weights.shape[1]), words[-weights.shape[1] :], rotation=90)
-    ax.set_yticks(range(weights.shape[0]), words[-weights.shape[0] :])
+def attention(weights, words, ax=None, title=None, splits=()):
+    """One attention map: weights (T, S), rows read, columns are read from; `words` labels the last of both.
+
+    Grey is what a query may not see, where the weight is exactly zero. Small maps show their numbers.
+    splits: a thin line is drawn after so many words, to part an instruction from what follows.
+    """
+    weights = np.asarray(torch.as_tensor(weights).detach().cpu())
+    T, S = weights.shape
+    ax = ax or new(3.6, 3.4)
+    ax.imshow(np.ma.masked_equal(weights, 0), cmap=AMOUNT, vmin=0, vmax=1)
+    ax.set_facecolor("#e6e6e6")
+    if S <= 6:
+        for (i, j), weight in np.ndenumerate(weights):
+            ax.text(j, i, f"{weight:.2f}", ha="center", va="center", color="white" if weight > 0.5 else INK)
+    for place in splits:
+        ax.axvline(place - 0.5, color="#999999", lw=0.6)
+        ax.axhline(place - 0.5 - (S - T), color="#999999", lw=0.6)
+    ax.set_xticks(range(S), words[-S:], rotation=90)
+    ax.set_yticks(range(T), words[-T:])
     ax.tick_params(length=0, labelsize=8)
-    ax.set_xlabel("key: read from")
+    ax.set_xlabel("key: token read from")
     ax.set_ylabel("query: token that reads")
     if title:
         ax.set_title(title, fontsize=9)
+    return ax
+
+
+def attention_maps(maps, words, splits=()):
+    """All attention maps of a model: a row for each layer's (H, T, S), a column for each head, one scale of colour."""
+    layers, heads = len(maps), len(maps[0])
+    size = {"figsize": (2.45 * heads + 0.8, 2.45 * layers + 0.7), "layout": "constrained", "dpi": 80}
+    figure, axes = plt.subplots(layers, heads, squeeze=False, sharex=True, sharey=True, **size)
+    for (layer, head), ax in np.ndenumerate(axes):
+        attention(maps[layer][head], words, ax, f"layer {layer}, head {head}", splits)
+        ax.tick_params(labelsize=7.5)
+        ax.label_outer()
+        ax.set(xlabel="", ylabel="")
+    figure.supxlabel("key: token read from", fontsize=10)
+    figure.supylabel("query: token that reads", fontsize=10)
+    colours = plt.cm.ScalarMappable(plt.Normalize(0, 1), AMOUNT)
+    figure.colorbar(colours, ax=axes, fraction=0.02, pad=0.01).set_label("attention weight (grey: not visible)")
+    return axes
+
+
+def bars(values, ax=None, label="lines right (share)", colour=FROZEN):
+    """A horizontal bar for each {label: number}, the number at its end; of a list the mean, and a dot for each."""
+    ax = bare(ax or new(6.5, 0.6 + 0.36 * len(values)))
+    for y, value in enumerate(values.values()):
+        several = np.atleast_1d(value)
+        mean, top = several.mean(), several.max()
+        ax.barh(y, mean, height=0.62, color=colour)
+        if len(several) > 1:
+            ax.plot(several, np.full(len(several), y), "o", ms=4, color=INK, alpha=0.6, clip_on=False)
+        text = f"{mean:,.0f}" if mean.is_integer() and top > 1 else f"{mean:.2f}"
+        ax.annotate(text, (top, y), (7, 0), textcoords="offset points", va="center", fontsize=9, color=INK)
+    ax.set_yticks(range(len(values)), values)
+    ax.invert_yaxis()
+    ax.tick_params(axis="y", length=0)
+    ax.margins(x=0.1)
+    ax.set_xlim(left=0)
+    ax.set_xlabel(label)
+    if ax.get_xlim()[1] > 1000:
+        ax.xaxis.set_major_formatter("{x:,.0f}")
+    return ax
+
+
+def doors(layers=2, ax=None):
+    """The Transformer as a map: the residual stream runs to the right, and three doors are where a method steps in."""
+    ax = ax or new(9, 3.8)
+    door = SPARE[0]
+
+    def box(x, y, width, height, text, edge=INK, fill="#efefef"):
+        ax.add_patch(Rectangle((x, y), width, height, facecolor=fill, edgecolor=edge, lw=1.2, zorder=3))
+        ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9, color=INK, zorder=4)
+
+    def arrow(*points):
+        xs, ys = zip(*points, strict=True)
+        ax.plot(xs[:-1], ys[:-1], color=INK, lw=1.2, zorder=1)
+        ax.annotate("", points[-1], points[-2], arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1.2}, zorder=2)
+
+    def mark(x, y, number):
+        ax.plot(x, y, "o", ms=15, color=door, zorder=5)
+        ax.text(x, y, str(number), ha="center", va="center", color="white", weight="bold", fontsize=9, zorder=6)
+
+    ax.add_patch(Rectangle((3.15, -0.55), 9.75, 4.75, facecolor="none", edgecolor="#999999", ls="--", lw=1))
+    ax.text(12.75, 3.9, f"block, {layers} times", ha="right", va="center", fontsize=9, color=INK)
+    ax.text(0.45, 0, "tokens", ha="center", va="center", fontsize=9, color=INK)
+    arrow((0.95, 0), (1.4, 0))
+    box(1.4, -0.35, 1.4, 0.7, "embed", door)
+    ax.plot([2.8, 12.9], [0, 0], color=FROZEN, lw=5, zorder=0, solid_capstyle="butt")
+    ax.text(3.3, -0.3, "residual stream: (B, T, d)", fontsize=8, color=INK, va="center")
+    for x, name, parts in ((3.5, "attn", ("q", "k", "v", "o")), (8.3, "mlp", ("up", "down"))):
+        arrow((x + 0.2, 0), (x + 0.2, 0.75))
+        box(x - 0.25, 0.75, 0.95, 0.55, f"norm{1 if name == 'attn' else 2}")
+        arrow((x + 0.2, 1.3), (x + 0.2, 2.1), (x + 0.8, 2.1))
+        box(x + 0.8, 1.45, 2.65, 1.6, "", door, "#ffffff")
+        ax.text(x + 2.1, 2.8, name, ha="center", va="center", fontsize=9, color=INK, zorder=4)
+        width = 2.25 / len(parts)
+        for i, part in enumerate(parts):
+            box(x + 1.05 + i * width, 1.7, width - 0.1, 0.75, part, door)
+        mark(x + 1.05, 2.45, 1)
+        arrow((x + 3.45, 2.1), (x + 3.95, 2.1), (x + 3.95, 0.2))
+        mark(x + 3.95, 1.35, 2)
+        ax.text(x + 3.95, 0, "+", ha="center", va="center", fontsize=14, weight="bold", color=INK, zorder=4)
+    box(5.0, 3.45, 1.6, 0.5, "k v cache", door)
+    arrow((5.8, 3.45), (5.8, 3.05))
+    mark(5.0, 3.95, 3)
+    mark(1.4, 0.35, 3)
+    for x, name in ((13.1, "norm"), (14.5, "head")):
+        arrow((x - 0.2, 0), (x + 0.05, 0))
+        box(x + 0.05, -0.35, 1.05, 0.7, name)
+    arrow((15.6, 0), (16.0, 0))
+    ax.text(16.1, 0, "logits", va="center", fontsize=9, color=INK)
+    names = ("a weight: q k v o, up down", "a sublayer: what attn or mlp adds", "the token stream: embed and the cache")
+    for i, (x, name) in enumerate(zip((0.3, 5.3, 11.0), names, strict=True)):
+        mark(x, -1.25, i + 1)
+        ax.text(x + 0.4, -1.25, name, va="center", fontsize=9, color=INK)
+    ax.set_xlim(-0.2, 17.2)
+    ax.set_ylim(-1.65, 4.3)
+    ax.axis("off")
     return ax
 
 

@@ -30,11 +30,18 @@ class Wrapper(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(super().__getattr__("base"), name)
+            return getattr(bottom(super().__getattr__("base")), name)
 
     def merged(self):
         """A plain module that computes the same as this one. TypeError where the mathematics allows none."""
         raise TypeError(f"{type(self).__name__} cannot be merged: it is not a change of the frozen weights alone")
+
+
+def bottom(module):
+    """The frozen module below however many wrappers."""
+    while isinstance(module, Wrapper):
+        module = module.base
+    return module
 
 
 class WeightWrapper(Wrapper):

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minipeft.wrapping import Recipe, WeightWrapper, match, trainable, wrap
+from minipeft.wrapping import Recipe, WeightWrapper, bottom, match, trainable, wrap
 
 
 class LoRALinear(WeightWrapper):
@@ -154,9 +154,7 @@ class LoRA(Recipe):
         scale = self.alpha / (math.sqrt(rank) if self.rslora else rank)
         if isinstance(module, nn.Parameter):
             return LoRAWeight(module, rank, scale)
-        kind = module
-        while isinstance(kind, WeightWrapper):  # stacked on another method: what counts is what stands at the bottom
-            kind = kind.base
+        kind = bottom(module)  # it may be stacked on another method
         if isinstance(kind, nn.Linear):
             return LoRALinear(module, rank, scale, self.dropout)
         if isinstance(kind, nn.Embedding):

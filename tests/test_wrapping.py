@@ -1,0 +1,295 @@
+"""Putting methods on and taking them off, on models that are not ours: widths differ, and names are traps."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from minipeft.methods import Full, LoRA
+from minipeft.training import fit
+from minipeft.transformer import Config, Transformer
+from minipeft.wrapping import (
+    Recipe,
+    Wrapper,
+    attachments,
+    detach,
+    disabled,
+    match,
+    merge,
+    summary,
+    trainable,
+    unmerge,
+    wrap,
+)
+
+
+class Net(nn.Module):
+    """Names that a search for "A", "lora" or "q" in the text would take for what they are not."""
+
+    def __init__(self):
+        super().__init__()
+        self.Attention = nn.Linear(5, 7)
+        self.seq = nn.Linear(7, 6)
+        self.inner = nn.ModuleDict({"q": nn.Linear(6, 4), "explora_head": nn.Linear(4, 3)})
+
+    def forward(self, x):
+        x = self.seq(torch.tanh(self.Attention(x)))
+        return self.inner["explora_head"](torch.tanh(self.inner["q"](x)))
+
+
+def stir(model):
+    """Give everything that can be trained values far from their start."""
+    with torch.no_grad():
+        for p in trainable(model).values():
+            p.normal_()
+
+
+def state(model):
+    return {name: (t.clone(), p) for (name, t), p in zip(model.state_dict().items(), model.parameters(), strict=True)}
+
+
+def same(model, before):
+    now = state(model)
+    assert list(now) == list(before)
+    return all(torch.equal(now[n][0], before[n][0]) and now[n][1] is before[n][1] for n in before)
+
+
+@pytest.fixture
+def net():
+    return Net()
+
+
+@pytest.fixture
+def x():
+    return torch.randn(4, 5)
+
+
+def test_exactly_the_method_is_trainable(net):
+    LoRA(targets=("q", "Attention")).attach(net)
+    assert set(trainable(net)) == {"Attention.A", "Attention.B", "inner.q.A", "inner.q.B"}
+
+
+def test_detach_gives_the_base_back_bit_for_bit(net, x):
+    net.seq.requires_grad_(False)
+    before, y, modules = state(net), net(x), list(net.modules())
+    LoRA(targets=("q", "seq")).attach(net)
+    stir(net)
+    assert not torch.allclose(net(x), y, atol=1e-3)
+    detach(net)
+    assert same(net, before)
+    assert torch.equal(net(x), y)
+    assert all(a is b for a, b in zip(net.modules(), modules, strict=True))
+    assert {n for n, p in net.named_parameters() if not p.requires_grad} == {"seq.weight", "seq.bias"}
+    assert attachments(net) == []
+
+
+@pytest.mark.parametrize(
+    ("recipe", "error", "says"),
+    [
+        (LoRA(targets=("q", "missing")), ValueError, "'missing'.*seq \\(Linear\\)"),
+        (LoRA(targets=("Attention", "inner")), TypeError, "'inner' is a ModuleDict"),
+        (LoRA(targets="q"), ValueError, "tuple of names"),
+        (LoRA(targets=()), ValueError, "empty"),
+        (LoRA(targets=("q",), rank_pattern={"k": 2}), ValueError, "'k'"),
+        (LoRA(targets=lambda name, module: False), ValueError, "lambda"),
+        (Full(targets=("nothing",)), ValueError, "'nothing'"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_leaves_the_model_as_it_was(net, recipe, error, says):
+    before = state(net)
+    with pytest.raises(error, match=says):
+        recipe.attach(net)
+    assert same(net, before)
+    assert all(p.requires_grad for p in net.parameters())
+    assert attachments(net) == []
+
+
+def test_targets_are_suffixes_of_dotted_names(net):
+    assert match(net, ("q",)) == ["inner.q"]  # not seq
+    assert match(net, ("inner.q", "q", "weight")) == [
+        "inner.q", "Attention.weight", "seq.weight", "inner.q.weight", "inner.explora_head.weight"
+    ]  # fmt: skip
+    assert match(net, lambda name, module: isinstance(module, nn.Linear) and module.out_features > 5) == [
+        "Attention",
+        "seq",
+    ]
+
+
+def test_a_predicate_is_kept_as_the_names_it_chose(net):
+    LoRA(targets=lambda name, module: name.endswith("q")).attach(net)
+    assert attachments(net)[0].recipe == LoRA(targets=("seq", "inner.q"))
+
+
+def test_a_second_attach_is_an_error_unless_asked_for(net, x):
+    first, second = LoRA(rank=2, targets=("q",)), LoRA(rank=3, targets=("q", "seq"))
+    before = state(net)
+    first.attach(net)
+    stir(net)
+    y = net(x)
+    with pytest.raises(RuntimeError, match="attached already"):
+        second.attach(net)
+    assert torch.equal(net(x), y)
+    assert len(trainable(net)) == 2
+    second.attach(net, stack=True)
+    assert torch.equal(net(x), y)  # the second starts as the identity on top of the first
+    assert set(trainable(net)) == {"inner.q.A", "inner.q.B", "seq.A", "seq.B"}
+    assert trainable(net)["inner.q.A"].shape == (3, 6)  # the first, below, is frozen
+    stir(net)
+    y = net(x)
+    torch.testing.assert_close(merge(net)(x), y)
+    assert torch.equal(unmerge(net)(x), y)
+    assert same(detach(net), before)
+
+
+def test_disabled_nests_and_survives_an_exception(net, x):
+    y = net(x)
+    LoRA(targets=("q",)).attach(net)
+    stir(net)
+    adapted = net(x)
+    with disabled(net):
+        with disabled(net):
+            assert torch.equal(net(x), y)
+        assert torch.equal(net(x), y)
+    with pytest.raises(RuntimeError, match="shapes"), disabled(net):
+        net(x.T)
+    assert torch.equal(net(x), adapted)
+    assert not torch.equal(adapted, y)
+
+
+@pytest.mark.parametrize("recipe", [LoRA(targets=("q", "seq")), Full()], ids=str)
+def test_disabled_while_merged_is_the_base_too(net, x, recipe):
+    y = net(x)
+    recipe.attach(net)
+    stir(net)
+    adapted = merge(net)(x)
+    with disabled(net):
+        assert torch.equal(net(x), y)
+    assert torch.equal(net(x), adapted)
+
+
+def test_merged_is_plain_modules_with_the_same_outputs_and_unmerging_is_exact(net, x):
+    y0, before = net(x), state(net)
+    LoRA(targets=("q", "seq")).attach(net)
+    stir(net)
+    y = net(x)
+    names = list(before)
+    merge(net)
+    assert type(net.inner["q"]) is nn.Linear
+    assert list(net.state_dict()) == names
+    assert trainable(net) == {}
+    torch.testing.assert_close(net(x), y)
+    assert not torch.allclose(y, y0, atol=1e-3)
+    with pytest.raises(RuntimeError, match="merged already"):
+        merge(net)
+    with pytest.raises(RuntimeError, match="merged"):
+        LoRA(targets=("seq",)).attach(net, stack=True)
+    with pytest.raises(ValueError, match="nothing to train"):
+        fit(net, None, steps=1, lr=1e-3)
+    assert torch.equal(unmerge(net)(x), y)
+    assert len(trainable(net)) == 4
+    with pytest.raises(RuntimeError, match="not merged"):
+        unmerge(net)
+    assert same(detach(net), before)
+
+
+def test_detaching_a_merged_model_gives_the_base(net, x):
+    before = state(net)
+    LoRA(targets=("q",)).attach(net)
+    stir(net)
+    assert same(detach(merge(net)), before)
+
+
+def test_merging_what_cannot_be_merged_changes_nothing(net, x):
+    class Loud(Wrapper):
+        def forward(self, x):
+            return 2 * self.base(x)
+
+    class Mixed(Recipe):
+        def insert(self, model):
+            LoRA(targets=("seq",)).insert(model)
+            wrap(model, ("q",), lambda module, path: Loud(module))
+
+    with pytest.raises(RuntimeError, match="nothing is attached"):
+        merge(net)
+    Mixed().attach(net)
+    stir(net)
+    y = net(x)
+    with pytest.raises(TypeError, match="Loud cannot be merged"):
+        merge(net)
+    assert torch.equal(net(x), y)
+    assert isinstance(net.seq, Wrapper)
+
+
+def test_a_wrapper_answers_for_its_base(net):
+    linear = net.inner["q"]
+    LoRA(targets=("q",)).attach(net)
+    wrapped = net.inner["q"]
+    assert wrapped.weight is linear.weight
+    assert (wrapped.in_features, wrapped.out_features, wrapped.bias is linear.bias) == (6, 4, True)
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        _ = wrapped.no_such_thing
+
+
+def test_a_copy_of_an_adapted_model_is_independent(net, x):
+    y = net(x)
+    LoRA(targets=("q",)).attach(net)
+    stir(net)
+    twin, adapted = copy.deepcopy(net), net(x)
+    assert torch.equal(detach(twin)(x), y)
+    assert torch.equal(net(x), adapted)
+
+
+def test_the_summary_counts_against_the_base():
+    model = Transformer(Config(vocab=60, context=24))
+    LoRA(rank=1).attach(model)
+    assert summary(model) == "trainable: 512 of 109,372 (0.47 %)"
+
+
+def test_a_weight_without_a_module_of_its_own():
+    net = nn.ModuleDict({"rnn": nn.LSTM(5, 7, batch_first=True)})
+    x, before = torch.randn(2, 3, 5), list(net.state_dict().items())
+    y = net["rnn"](x)[0]
+    LoRA(rank=2, targets=("weight_ih_l0", "weight_hh_l0")).attach(net)
+    assert torch.equal(net["rnn"](x)[0], y)
+    stir(net)
+    adapted = net["rnn"](x)[0]
+    W = dict(before)["rnn.weight_ih_l0"]
+    layer = net["rnn"].parametrizations["weight_ih_l0"][0]
+    torch.testing.assert_close(net["rnn"].weight_ih_l0, W + 8 / 2 * layer.B @ layer.A)
+    adapted.sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in trainable(net).values())
+    with disabled(net):
+        assert torch.equal(net["rnn"](x)[0], y)
+    torch.testing.assert_close(merge(net)["rnn"](x)[0], adapted)
+    assert torch.equal(unmerge(net)["rnn"](x)[0], adapted)
+    detach(net)
+    assert type(net["rnn"]) is nn.LSTM
+    assert torch.equal(net["rnn"](x)[0], y)
+    assert {n for n, _ in before} == set(net.state_dict())
+
+
+def test_full_fine_tuning_trains_a_copy_and_keeps_what_is_tied(x):
+    model = Transformer(Config(vocab=9, dim=8, heads=2, ff=12, context=10))
+    model.head = nn.Linear(8, 9, bias=False)
+    model.head.weight = model.embed.token.weight
+    before = model.embed.token.weight.detach().clone()
+    Full().attach(model)
+    assert model.head.weight is model.embed.token.weight
+    assert len(trainable(model)) == len(list(model.parameters()))
+    stir(model)
+    assert torch.equal(detach(model).embed.token.weight, before)
+    assert model.head.weight is model.embed.token.weight
+
+
+def test_full_fine_tuning_of_some_targets(net):
+    Full(targets=("q", "seq.bias")).attach(net)
+    assert set(trainable(net)) == {"inner.q.weight", "inner.q.bias", "seq.bias"}
+
+
+def test_a_recipe_is_data():
+    assert LoRA(rank=4) == LoRA(rank=4) != LoRA(rank=8)
+    assert str(LoRA()) == "LoRA(rank=4)"
+    assert str(LoRA(rank=8, targets=("q",))) == "LoRA(rank=8, targets=('q',))"
+    assert str(Full()) == "Full"
+    assert eval(repr(LoRA(rank=2, alpha=3))) == LoRA(rank=2, alpha=3)
