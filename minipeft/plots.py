@@ -175,8 +175,9 @@ def attention(weights, words, ax=None, title=None, splits=()):
     ax.imshow(np.ma.masked_equal(weights, 0), cmap=AMOUNT, vmin=0, vmax=1)
     ax.set_facecolor("#e6e6e6")
     if S <= 6:
-        for (i, j), weight in np.ndenumerate(weights):
-            ax.text(j, i, f"{weight:.2f}", ha="center", va="center", color="white" if weight > 0.5 else INK)
+        for i, j in zip(*weights.nonzero(), strict=True):
+            colour = "white" if weights[i, j] > 0.4 else INK
+            ax.text(j, i, f"{weights[i, j]:.2f}", ha="center", va="center", color=colour)
     for place in splits:
         ax.axvline(place - 0.5, color="#999999", lw=0.6)
         ax.axhline(place - 0.5 - (S - T), color="#999999", lw=0.6)
@@ -221,7 +222,7 @@ def bars(values, ax=None, label="lines right (share)", colour=FROZEN):
     ax.set_yticks(range(len(values)), values)
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
-    ax.margins(x=0.1)
+    ax.margins(x=0.14)
     ax.set_xlim(left=0)
     ax.set_xlabel(label)
     if ax.get_xlim()[1] > 1000:
