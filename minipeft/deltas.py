@@ -7,6 +7,7 @@ delta can not be put on the wrong base by accident.
 import hashlib
 import json
 import os
+import re
 import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -40,7 +41,9 @@ def fingerprint(model):
     """SHA-256 of the base's weights, whatever is attached: names, types, shapes and bytes."""
     digest = hashlib.sha256()
     with disabled(model):
-        for name, tensor in sorted(model.state_dict().items()):
+        # a parametrized weight is stored under another name while its method is attached
+        state = {re.sub(r"parametrizations\.(\w+)\.original", r"\1", k): t for k, t in model.state_dict().items()}
+        for name, tensor in sorted(state.items()):
             tensor = tensor.detach().cpu().contiguous()
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -114,8 +117,11 @@ def read(path):
         raise DeltaError(
             f"{path} is a safetensors file but no delta: its format is {metadata.get('format')!r}, not {FORMAT!r}"
         )
-    recipe = recipe_from(json.loads(metadata["recipe"]), path)
-    return Delta(recipe, tensors, metadata["base"], json.loads(metadata["notes"]))
+    try:
+        recipe, notes = json.loads(metadata["recipe"]), json.loads(metadata["notes"])
+        return Delta(recipe_from(recipe, path), tensors, metadata["base"], notes)
+    except (KeyError, json.JSONDecodeError) as error:
+        raise DeltaError(f"{path}: its metadata is damaged ({error!r}); save the delta again") from None
 
 
 def recipe_from(data, path):
@@ -127,7 +133,10 @@ def recipe_from(data, path):
         raise DeltaError(
             f"{path}: {name} has no setting {', '.join(sorted(unknown))}; it was written by another version"
         )
-    return METHODS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+    try:
+        return METHODS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+    except ValueError as error:
+        raise DeltaError(f"{path}: {error}") from None
 
 
 def load(path, model):
@@ -142,8 +151,13 @@ def load(path, model):
             f"{path} belongs to another base: it was trained on {delta.base[:12]}, this is {fingerprint(model)[:12]} "
             "(SHA-256 of the weights); load the base it was trained on"
         )
-    with torch.random.fork_rng(devices=[]):  # the random start is overwritten: it must not cost the caller's generator
-        delta.recipe.attach(model)
+    try:
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # the random start is overwritten: it costs the caller no random numbers
+            delta.recipe.attach(model)
+    except (ValueError, TypeError) as error:
+        raise DeltaError(f"{path}: {delta.recipe} does not fit this model: {error}") from None
     try:
         put(model, delta.tensors, path)
     except BaseException:

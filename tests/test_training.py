@@ -1,0 +1,140 @@
+"""The one loop and the one evaluation: what is trained, what is not, and what the numbers mean."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from minipeft.methods import Full, LoRA
+from minipeft.tasks import BOS, IGNORE, VOCABULARY, Batch, task
+from minipeft.training import evaluate, fit, loss_of, pick_device, right, schedule
+from minipeft.transformer import Config, Transformer
+from minipeft.wrapping import detach, trainable
+
+TASK = task("reverse+blue")
+
+
+@pytest.fixture
+def model():
+    return Transformer(Config(vocab=len(VOCABULARY), dim=16, heads=2, ff=24, context=24, bos=BOS)).eval()
+
+
+def run(model, recipe, **settings):
+    torch.manual_seed(3)
+    recipe.attach(model)
+    settings = {"steps": 12, "lr": 1e-2, "batch_size": 8, "device": "cpu", "progress": False} | settings
+    return fit(model, TASK, **settings)
+
+
+@pytest.mark.parametrize("recipe", [LoRA(), LoRA(dropout=0.5), Full()], ids=str)
+def test_training_moves_the_method_and_not_the_base(model, recipe):
+    before = copy.deepcopy(model.state_dict())
+    history = run(model, recipe)
+    assert history.loss[-1] < history.loss[0]
+    assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
+    now = detach(model).state_dict()
+    assert list(now) == list(before)
+    assert all(torch.equal(now[name], before[name]) for name in before)
+
+
+def test_the_same_seed_gives_the_same_run(model):
+    twin, other = copy.deepcopy(model), copy.deepcopy(model)
+    losses = [run(m, LoRA(), seed=s).loss for m, s in ((model, 1), (twin, 1), (other, 2))]
+    assert losses[0] == losses[1] != losses[2]
+    assert all(torch.equal(p, trainable(twin)[name]) for name, p in trainable(model).items())
+
+
+def test_the_history_tells_every_step(model):
+    steps = []
+    history = run(model, LoRA(), steps=7, on_step=steps.append)
+    assert steps == list(range(7))
+    assert len(history.loss) == len(history.accuracy) == len(history.rate) == 7
+    assert history.seconds > 0
+    assert not model.training
+
+
+def test_groups_have_their_own_rates(model):
+    recipe = LoRA(lr_ratio=16)
+    LoRA().attach(model)
+    start = {name: p.detach().clone() for name, p in trainable(model).items()}
+    groups = recipe.groups(model, 1e-4)
+    fit(model, TASK, steps=1, lr=1e-4, groups=groups, warmup=0, device="cpu", progress=False, clip=1e9)
+    moved = {name: (p - start[name]).abs().max().item() for name, p in trainable(model).items()}
+    assert all(m == pytest.approx(16e-4, rel=0.01) for name, m in moved.items() if name.endswith("B"))
+    assert all(m == 0 for name, m in moved.items() if name.endswith("A"))  # no gradient yet
+
+
+def test_the_schedule_warms_up_and_falls_to_two_percent():
+    rates = [schedule(s, 100, 10) for s in range(100)]
+    assert rates[0] == 0.1
+    assert rates[9] == rates[10] == 1
+    assert rates[11:] == sorted(rates[11:], reverse=True)
+    assert rates[-1] == pytest.approx(0.02, abs=1e-3)
+    assert schedule(55, 100, 10) == pytest.approx(0.51)
+
+
+def test_only_what_is_asked_counts():
+    logits, targets = torch.randn(2, 3, 5), torch.tensor([[IGNORE, 1, 2], [IGNORE, IGNORE, 0]])
+    asked = logits.log_softmax(-1)[[0, 0, 1], [1, 2, 2], [1, 2, 0]]
+    assert loss_of(logits, targets).item() == pytest.approx(-asked.mean().item())
+    best = logits.argmax(-1)
+    assert right(logits, best).tolist() == [True, True]
+    best[0, 2] = (best[0, 2] + 1) % 5  # one wrong token spoils the line
+    assert right(logits, best).tolist() == [False, True]
+    best[0, 2] = IGNORE
+    assert right(logits, best).tolist() == [True, True]
+
+
+def test_classes_are_asked_like_tokens():
+    logits = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
+    assert right(logits, torch.tensor([1, 1])).tolist() == [True, False]
+    assert loss_of(logits, torch.tensor([1, 1])).item() == pytest.approx(
+        (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(2))) / 2
+    )
+
+
+def test_evaluation_is_teacher_forced_exact_match_and_leaves_the_mode(model):
+    class Echo(nn.Module):
+        """Right on every other line."""
+
+        def __init__(self):
+            super().__init__()
+            self.unused = nn.Parameter(torch.zeros(1))
+
+        def forward(self, tokens, mask=None):
+            good = TASK.batch(10, torch.Generator().manual_seed(5)).targets.clamp(min=0)
+            good[::2, -1] = 0
+            return nn.functional.one_hot(good, len(VOCABULARY)).float() * 100
+
+    model = Echo().train()
+    score = evaluate(model, TASK, size=10, seed=5)
+    assert score.accuracy == 0.5
+    assert score.token_accuracy == pytest.approx(1 - 5 / 70)
+    assert model.training
+
+
+def test_evaluation_draws_the_same_lines_for_all(model):
+    assert evaluate(model, TASK, 50) == evaluate(model, TASK, 50)
+    assert evaluate(model, TASK, 50) != evaluate(model, TASK, 50, seed=1)
+
+
+def test_nothing_to_train_is_an_error(model):
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="nothing to train"):
+        fit(model, TASK, steps=1, lr=1e-3)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(model):
+    class Broken:
+        def batch(self, size, generator):
+            return Batch(torch.ones(1, 3, dtype=torch.long), torch.full((1, 3), IGNORE))
+
+    with pytest.raises(FloatingPointError, match="nan at step 0"):
+        fit(model, Broken(), steps=3, lr=1e-3, progress=False, device="cpu")
+
+
+def test_devices():
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
