@@ -6,6 +6,7 @@ from typing import Annotated
 
 import torch
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -45,9 +46,9 @@ Method = Annotated[
 
 
 def share(values):
-    """Mean and range over seeds, in percent."""
-    low, mean, high = (100 * f(values) for f in (min, lambda v: sum(v) / len(v), max))
-    return f"{mean:.1f}" if low == high else f"{mean:.1f} [dim]({low:.1f} to {high:.1f})[/dim]"
+    """Mean over seeds in percent, and under it the range if there is one."""
+    low, mean, high = 100 * min(values), 100 * sum(values) / len(values), 100 * max(values)
+    return f"{mean:.1f}" if low == high else f"{mean:.1f}\n[dim]{low:.0f} to {high:.0f}[/dim]"
 
 
 def answer(model, text):
@@ -95,9 +96,11 @@ def compare(
 
 
 def results(rows, goal, steps, seeds):
-    table = Table(title=f"{goal} after {steps} steps, {seeds} seeds: mean (least to greatest)", title_justify="left")
-    table.add_column("method")
-    for heading in ("trained", "% of base", "lines right, %", "kept, attached, %", "kept, detached, %", "s", "bytes"):
+    table = Table(
+        title=f"{goal} after {steps} steps, mean and range over {seeds} seeds", title_justify="left", box=SIMPLE
+    )
+    table.add_column("method", no_wrap=True)
+    for heading in ("trained", "% of\nbase", "right\n%", "kept,\non %", "kept,\noff %", "time\ns", "delta\nbytes"):
         table.add_column(heading, justify="right")
     for row in rows:
         seconds = sum(row["seconds"]) / len(row["seconds"])
@@ -105,7 +108,11 @@ def results(rows, goal, steps, seeds):
             row["method"], f"{row['parameters']:,}", f"{row['percent']:.2f}", share(row["accuracy"]),
             share(row["kept_attached"]), share(row["kept_detached"]), f"{seconds:.1f}", f"{row['bytes']:,}",
         )  # fmt: skip
-    table.caption = "kept: lines right on the pretraining mixture. bytes: of the saved delta."
+    table.caption = (
+        "right: lines of the task right from end to end. kept: lines of the pretraining mixture still right, "
+        "with the delta on the model and off it again."
+    )
+    table.caption_justify = "left"
     return table
 
 

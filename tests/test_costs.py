@@ -1,0 +1,58 @@
+"""Costs predicted by counting are what weighing the tensors gives."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from minipeft.costs import delta_bytes, latency, measure, predict
+from minipeft.methods import Full, LoRA
+from minipeft.tasks import BOS, VOCABULARY, Batch, task
+from minipeft.transformer import Config, Transformer
+
+
+@pytest.fixture
+def model():
+    return Transformer(Config(vocab=len(VOCABULARY), dim=16, heads=2, ff=24, context=24, bos=BOS)).eval()
+
+
+@pytest.fixture
+def batch():
+    return task("reverse+blue").batch(4, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("recipe", "learned"), [(LoRA(rank=2), 2 * 2 * 2 * 32), (Full(), None)], ids=["lora", "full"])
+def test_predicted_is_measured(model, batch, recipe, learned):
+    total = sum(p.numel() for p in model.parameters())
+    learned = learned or total
+    recipe.attach(model)
+    before = copy.deepcopy(model.state_dict())
+    predicted, measured = predict(model), measure(model, batch)
+    assert predicted.weights == measured.weights == 4 * (total + (learned if learned < total else 0))
+    assert predicted.gradients == measured.gradients == delta_bytes(model) == 4 * learned
+    assert predicted.optimizer == measured.optimizer == 8 * learned
+    assert measured.total == measured.weights + measured.gradients + measured.optimizer + measured.activations
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())  # left as it was
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_activations_are_what_the_backward_pass_needs():
+    class Square(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(3, 5))
+
+        def forward(self, x, mask=None):
+            return torch.tanh(x @ self.w)  # keeps x (7·3) and tanh's output (7·5)
+
+    x, targets = torch.randn(7, 3), torch.zeros(7, dtype=torch.long)
+    kept = measure(Square(), Batch(x, targets)).activations
+    loss_keeps = 4 * 7 * 5 + 8 * 7  # log-softmax (7·5) and the targets
+    assert 4 * (7 * 3 + 7 * 5) < kept <= 4 * (7 * 3 + 7 * 5) + loss_keeps + 8
+
+
+def test_latency_gives_quartiles_in_order(model, batch):
+    times = latency({"a": model, "b": model}, batch, repeats=5)
+    assert set(times) == {"a", "b"}
+    assert all(0 < low <= middle <= high for low, middle, high in times.values())

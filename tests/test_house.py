@@ -1,0 +1,89 @@
+"""The rules of the house: imports point one way, a method file can be read alone, importing costs little."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import minipeft
+from minipeft.methods import METHODS, Full, LoRA, parse
+from minipeft.wrapping import Recipe
+
+HOUSE = Path(minipeft.__file__).parent
+ORDER = [
+    ["transformer"], ["wrapping"], ["methods"], ["deltas", "mixing"], ["tasks"], ["training"],
+    ["costs", "plots", "bases"], ["comparison"], ["classroom"], ["cli"],
+]  # fmt: skip
+FLOOR = {room: i for i, rooms in enumerate(ORDER) for room in rooms}
+METHOD_FILES = sorted(p for p in (HOUSE / "methods").glob("*.py") if p.name != "__init__.py")
+
+
+def imported(path):
+    """Dotted names of the modules that a file imports, with what is taken from the package itself spelled out."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{a.name}" for a in node.names) if node.module == "minipeft" else [node.module]
+
+
+@pytest.mark.parametrize("path", [p for p in HOUSE.glob("*.py") if p.stem in FLOOR], ids=lambda p: p.name)
+def test_imports_point_one_way(path):
+    rooms = {name.split(".")[1] for name in imported(path) if name.startswith("minipeft.")}
+    assert {room for room in rooms if FLOOR[room] >= FLOOR[path.stem]} == set()
+
+
+@pytest.mark.parametrize("path", METHOD_FILES, ids=lambda p: p.name)
+def test_a_method_file_stands_alone(path):
+    allowed = {"torch", "minipeft.wrapping"} | ({"minipeft.methods.lora"} if path.stem == "qlora" else set())
+    for name in imported(path):
+        top = name.split(".")[0]
+        assert top in sys.stdlib_module_names or top == "torch" or name in allowed, f"{path.name} imports {name}"
+    assert len(path.read_text().splitlines()) <= 180
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_a_registered_method_is_a_documented_recipe_that_its_label_makes_again(method):
+    assert issubclass(method, Recipe)
+    assert "Args:" in method.__doc__
+    assert parse(str(method())) == parse(method.__name__.lower()) == method()
+
+
+def test_every_method_file_is_registered():
+    assert {m.__module__.split(".")[-1] for m in METHODS.values()} == {p.stem for p in METHOD_FILES}
+
+
+def test_recipes_are_read_from_text():
+    assert parse("LoRA(rank=2, targets=('up', 'down'), rank_pattern={'up': 1})") == LoRA(
+        rank=2, targets=("up", "down"), rank_pattern={"up": 1}
+    )
+    assert parse("full") == Full()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("lora(", "not a recipe"),
+        ("LoRA(rank=print())", "not a recipe"),
+        ("1+1", "not a recipe"),
+        ("Magic(rank=1)", "there are: Full, LoRA"),
+        ("LoRA(ranks=1)", "ranks.*LoRA has rank, alpha"),
+        ("LoRA(rank=0)", "got 0"),
+    ],
+)
+def test_what_is_no_recipe_is_told(text, says):
+    with pytest.raises(ValueError, match=says):
+        parse(text)
+
+
+def test_importing_brings_no_figures_and_no_command_line():
+    code = "import sys, minipeft; print(*{m.split('.')[0] for m in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "torch" in loaded
+    assert not {"matplotlib", "rich", "typer", "jupytext", "transformers", "peft"} & set(loaded)
+
+
+def test_the_package_hands_on_what_it_lists():
+    assert all(hasattr(minipeft, name) for name in minipeft.__all__)
