@@ -166,12 +166,10 @@ def generate(
     delta: Annotated[Path | None, typer.Option(help="A saved delta, to see its answer beside the base's.")] = None,
 ):
     """Type a line, see how the base continues it, and how the adapted model does."""
-    line = (text if ":" in text else f": {text}").rstrip("= ") + " ="
-    word = line.partition(":")[2].strip("= ")
-    if len(word.replace(" ", "")) != LENGTH:
-        console.print(
-            f"[yellow]The base reads words of {LENGTH} letters, this has {len(word)}: expect nonsense.[/yellow]"
-        )
+    line = decode(encode((text if ":" in text else f": {text}").rstrip("= ") + " ="))
+    size = len(line.partition(":")[2].strip("= "))
+    if size != LENGTH:
+        console.print(f"[yellow]The base reads words of {LENGTH} letters, this has {size}: expect nonsense.[/yellow]")
     model = base()
     console.print(f"base      {line} {answer(model, line)}")
     if delta:
@@ -189,8 +187,8 @@ def inspect(
     model = base()
     fits = "this base" if deltas.fingerprint(model) == delta.base else "another base"
     console.print(f"[bold]{path}[/bold]  {path.stat().st_size:,} bytes, for {fits} ({delta.base[:12]})")
-    console.print(delta.recipe, *(f"{key} {value}" for key, value in delta.notes.items()), sep="\n  ")
-    table = Table(title="Tensors", title_justify="left")
+    console.print(f"recipe  {delta.recipe!r}", *(f"{key:7} {value}" for key, value in delta.notes.items()), sep="\n")
+    table = Table(title="Tensors", title_justify="left", box=SIMPLE)
     for heading in ("name", "shape", "parameters"):
         table.add_column(heading, justify="left" if heading == "name" else "right")
     for name, tensor in delta.tensors.items():
@@ -199,13 +197,14 @@ def inspect(
     deltas.load(path, model)
     moved = deltas.updates(model)
     matrices = {name: d.flatten(1) for name, (_, d) in moved.items() if d.ndim > 1}
-    table = Table(title="Updates of the weights, ΔW", title_justify="left")
-    for heading in ("weight", "‖ΔW‖/‖W‖", "singular values, largest first"):
-        table.add_column(heading, justify="right" if "‖" in heading else "left")
+    table = Table(title="Updates of the weights, ΔW", title_justify="left", box=SIMPLE)
+    for heading in ("weight", "‖ΔW‖/‖W‖", "rank", "singular values, largest first"):
+        table.add_column(heading, justify="right" if heading in ("rank", "‖ΔW‖/‖W‖") else "left")
     for name, d in matrices.items():
         values = torch.linalg.svdvals(d)
-        shown = "  ".join(f"{v:.3f}" for v in values[:8]) + ("  …" if values[8:].gt(1e-5).any() else "")
-        table.add_row(name, f"{d.norm() / moved[name][0].norm():.3f}", shown)
+        rank = int((values > 1e-5 * values[0]).sum())  # what is below is rounding
+        shown = "  ".join(f"{v:.3f}" for v in values[: min(rank, 6)]) + ("  …" if rank > 6 else "")
+        table.add_row(name, f"{d.norm() / moved[name][0].norm():.3f}", str(rank), shown)
     console.print(table)
     if picture:
         from minipeft import plots

@@ -1,0 +1,130 @@
+"""The command line as a person uses it, on the shipped base, with few steps."""
+
+import csv
+
+import pytest
+from typer.testing import CliRunner
+
+from minipeft import cli, comparison
+from minipeft.bases import FOLDER, base, card_of
+from minipeft.tasks import HELD_OUT, Mixture, task
+from minipeft.training import evaluate
+
+COMMANDS = ("compare", "train", "eval", "generate", "inspect", "sweep")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*words):
+    result = CliRunner().invoke(cli.app, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_shipped_base_knows_what_its_card_says():
+    card, model = card_of("letters-d64"), base()
+    assert card["parameters"] == sum(p.numel() for p in model.parameters())
+    assert tuple(card["held_out"]) == HELD_OUT
+    scores = card["scores"]
+    assert scores["pretraining mixture"] > 0.99
+    assert evaluate(model, Mixture()).accuracy == pytest.approx(scores["pretraining mixture"], abs=0.01)
+    held = evaluate(model, Mixture(HELD_OUT)).accuracy
+    assert held == pytest.approx(scores["held-out pairs, instructed"], abs=0.02)
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_another_base_or_a_changed_file_is_told(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="there are: letters-d64"):
+        base("gpt-7")
+    (tmp_path / "letters-d64.json").write_bytes((FOLDER / "letters-d64.json").read_bytes())
+    weights = bytearray((FOLDER / "letters-d64.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "letters-d64.safetensors").write_bytes(weights)
+    monkeypatch.setattr("minipeft.bases.FOLDER", tmp_path)
+    with pytest.raises(ValueError, match="SHA-256 differs"):
+        base()
+
+
+def test_compare_prints_the_table_and_writes_table_and_picture(folder):
+    output = run("compare", "reverse+red", "--steps", "2", "--seeds", "2")
+    with open(folder / "results" / "compare-reverse+red.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["method"] for row in rows] == [str(c.recipe) for c in comparison.CONTESTANTS]
+    assert all(row["method"] in output for row in rows)
+    by = {row["method"]: row for row in rows}
+    assert by["LoRA(rank=4)"]["parameters"] == "2048"
+    assert float(by["LoRA(rank=4)"]["percent"]) == pytest.approx(100 * 2048 / 109_372)
+    assert float(by["Full"]["percent"]) == 100
+    known = evaluate(base(), Mixture()).accuracy
+    assert all(float(row["kept_detached_min"]) == float(row["kept_detached_max"]) == known for row in rows)
+    assert int(by["LoRA(rank=8)"]["bytes"]) < 4 * 4096 + 2000
+    assert (folder / "results" / "compare-reverse+red.png").stat().st_size > 10_000
+    assert "known, given without" in output
+
+
+def test_train_then_eval_generate_and_inspect(folder):
+    output = run(
+        "train", "reverse+blue", "--out", "d.safetensors", "--steps", "3", "--method", "LoRA(rank=2)", "--device", "cpu"
+    )
+    assert "trainable: 1,024 of 109,372 (0.94 %)" in output
+    assert "reverse+blue" in run("eval", "d.safetensors")
+    assert "sort+red" in run("eval", "d.safetensors", "--task", "sort+red")
+    output = run("generate", "cabbed", "--delta", "d.safetensors")
+    assert "base      : cabbed =" in output
+    assert "adapted   : cabbed =" in output
+    output = run("inspect", "d.safetensors", "--picture", "d.png")
+    for word in ("LoRA(rank=2", "reverse+blue", "blocks.0.attn.q.A", "2 × 64", "‖ΔW‖"):
+        assert word in output
+    assert (folder / "d.png").stat().st_size > 10_000
+
+
+def test_generate_follows_instructions():
+    assert "base      reverse next : cabbed = efccbd" in run("generate", "reverse next : cabbed")
+    assert "base      reverse next : cabbed = efccbd" in run("generate", "reverse next: cabbed =")
+    assert "expect nonsense" in run("generate", "copy plain : cab")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches(command):
+    output = run(command, "--help")
+    assert len(output) > 300
+    assert "--help" in output
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["train", "reverse+purple"], "no task reverse+purple"),
+        (["train", "reverse+blue", "--method", "LoRA(rank=0)"], "rank must be"),
+        (["train", "reverse+blue", "--method", "magic"], "there are: Full, LoRA"),
+        (["eval", "nowhere.safetensors"], "there is no file nowhere.safetensors"),
+        (["inspect", "nowhere.safetensors"], "there is no file nowhere.safetensors"),
+        (["generate", "CABBED"], "no 'C'"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(words, says, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["minipeft", *words])
+    monkeypatch.setattr(cli.console, "width", 300)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    output = capsys.readouterr().out
+    assert says in output
+    assert "Traceback" not in output
+
+
+def test_the_sweep_offers_every_method_the_same_rates():
+    found = comparison.sweep(task("reverse+red"), comparison.CONTESTANTS[:2], steps=1, seeds=(100,), progress=False)
+    assert set(found) == {"Full", "LoRA(rank=1)"}
+    assert all([float(rate) for rate in by] == list(comparison.RATES) for by in found.values())
+    assert comparison.best_rate({"0.1": {"loss": [1, 5]}, "0.01": {"loss": [2, 3]}}) == 0.01
+
+
+def test_a_run_is_the_same_again():
+    recipe = comparison.CONTESTANTS[1].recipe
+    losses = [comparison.adapt(recipe, 1e-2, task("reverse+blue"), 3, seed)[1].loss for seed in (1, 1, 2)]
+    assert losses[0] == losses[1] != losses[2]
