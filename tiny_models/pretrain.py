@@ -20,7 +20,7 @@ from minipeft.transformer import Config, Transformer
 
 NAME, SEED = "letters-d64", 0
 CONFIG = Config(vocab=len(VOCABULARY), dim=64, layers=2, heads=4, ff=256, context=24, bos=BOS)
-RECIPE = {"steps": 5000, "lr": 2e-3, "batch_size": 128, "warmup": 200, "weight_decay": 0.01}
+RECIPE = {"steps": 4000, "lr": 2e-3, "batch_size": 128, "warmup": 200, "weight_decay": 0.1}
 
 
 def main():
