@@ -156,8 +156,8 @@ class Embed(nn.Module):
         return self.norm(x + self.position(positions)), taken
 
     def positions(self, tokens, start, visible, n):
-        positions = (start + F.pad(visible, (n, 0), value=True).cumsum(1) - 1).clamp(min=0)
-        return positions, positions[:, -1:] + 1
+        taken = start + F.pad(visible, (n, 0), value=True).cumsum(1)
+        return (taken - 1).clamp(min=0), taken[:, -1:]
 
 
 class EmbedFromBOS(Embed):
@@ -173,7 +173,7 @@ class EmbedFromBOS(Embed):
 
     def positions(self, tokens, start, visible, n):
         begun = ((tokens == self.bos).cumsum(1) + start) > 0
-        positions = F.pad((start + (begun & visible).cumsum(1)) * begun, (n, 0))
+        positions = F.pad(start + (begun & visible).cumsum(1), (n, 0))
         return positions, positions[:, -1:]
 
 
