@@ -48,7 +48,7 @@ Method = Annotated[
 def share(values):
     """Mean over seeds in percent, and under it the range if there is one."""
     low, mean, high = 100 * min(values), 100 * sum(values) / len(values), 100 * max(values)
-    return f"{mean:.1f}" if low == high else f"{mean:.1f}\n[dim]{low:.0f} to {high:.0f}[/dim]"
+    return f"{mean:.1f}" if low == high else f"{mean:.1f}\n[dim]{low:.0f}–{high:.0f}[/dim]"
 
 
 def answer(model, text):
@@ -67,7 +67,7 @@ def examples(goal, number=3):
 @app.command()
 def compare(
     name: TaskName = "reverse+blue",
-    steps: Steps = 400,
+    steps: Steps = comparison.STEPS,
     seeds: Annotated[int, typer.Option(min=1, help="Runs per method, each with its own start and data.")] = 3,
     out: Annotated[Path, typer.Option(help="Folder for the table (CSV) and the picture (PNG).")] = Path("results"),
 ):
@@ -218,25 +218,31 @@ def inspect(
 
 @app.command()
 def sweep(
-    name: TaskName = "reverse+blue",
-    steps: Steps = 400,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="TASKS", help="By default reverse+blue reverse+violet.")
+    ] = None,
+    steps: Steps = comparison.STEPS,
     out: Annotated[Path, typer.Option(help="Where the results are saved, as JSON.")] = Path("results/rates.json"),
 ):
     """Try the same learning rates with every method, on lines that `compare` does not report (about ten minutes)."""
-    found = comparison.sweep(task(name), steps=steps)
-    table = Table(title=f"{name}: lines right in %, mean of two seeds, validation lines", title_justify="left")
-    table.add_column("method")
-    for lr in comparison.RATES:
-        table.add_column(f"{lr:g}", justify="right")
-    for method, by_rate in found.items():
-        best = comparison.best_rate(by_rate)
-        cells = [f"{100 * sum(s['accuracy']) / len(s['accuracy']):.1f}" for s in by_rate.values()]
-        marked = [f"[bold]{c}[/bold]" if float(r) == best else c for r, c in zip(by_rate, cells, strict=True)]
-        table.add_row(method, *marked)
-    table.caption = "bold: least validation loss"
-    console.print(table)
+    names = names or ["reverse+blue", "reverse+violet"]
+    found = comparison.sweep([task(name) for name in names], steps=steps)
+    for name in names:
+        table = Table(title=f"{name}: right, %, mean of the runs, validation lines", title_justify="left", box=SIMPLE)
+        table.add_column("method", no_wrap=True)
+        for lr in comparison.RATES:
+            table.add_column(f"{lr:g}", justify="right")
+        for method, by_rate in found.items():
+            cells = []
+            for rate, runs in by_rate.items():
+                right = [100 * run["accuracy"] for run in runs if run["task"] == name]
+                chosen = "[bold]*[/bold]" if float(rate) == comparison.best_rate(by_rate) else ""
+                cells.append(f"{chosen}{sum(right) / len(right):.1f}")
+            table.add_row(method, *cells)
+        console.print(table)
+    console.print("* the rate of least validation loss, all tasks together")
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"task": name, "steps": steps, "results": found}, indent=1) + "\n")
+    out.write_text(json.dumps({"steps": steps, "results": found}, indent=1) + "\n")
     console.print(f"Saved to {out}")
 
 

@@ -6,6 +6,7 @@ A method joins by a line in CONTESTANTS: a recipe and its learning rate, chosen 
 import csv
 import tempfile
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from minipeft.tasks import Mixture
 from minipeft.training import VALIDATION, evaluate, fit
 from minipeft.wrapping import Recipe, detach, trainable
 
+STEPS = 300
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # every method is offered the same ones
 
 
@@ -45,7 +47,7 @@ def adapt(recipe, lr, task, steps, seed, name="letters-d64", progress=False):
     return model, history
 
 
-def compare(task, contestants=CONTESTANTS, steps=400, seeds=3, progress=True):
+def compare(task, contestants=CONTESTANTS, steps=STEPS, seeds=3, progress=True):
     """One row for each contestant, a dictionary:
 
     method, parameters (trained), percent (of the base), lr; lists over seeds: accuracy (on the task), kept_attached and
@@ -74,33 +76,30 @@ def compare(task, contestants=CONTESTANTS, steps=400, seeds=3, progress=True):
     return rows
 
 
-def sweep(task, contestants=CONTESTANTS, rates=RATES, steps=400, seeds=(100, 101), progress=True):
-    """Every contestant at every rate, on the validation sample: {method: {rate: {"accuracy": [...], "loss": [...]}}}.
+def sweep(tasks, contestants=CONTESTANTS, rates=RATES, steps=STEPS, seeds=(100, 101), progress=True):
+    """Every contestant at every rate, on the validation sample of every task.
 
-    Seeds and lines are none of those that `compare` reports. A run that diverges counts as accuracy 0, loss infinite.
+    Returns {method: {rate: [one dictionary of task, seed, accuracy and loss for each run]}}. Seeds and lines are none
+    of those that `compare` reports. A run that diverges counts as accuracy 0, loss infinite.
     """
-    found = {}
-    with tqdm(total=len(contestants) * len(rates) * len(seeds), disable=not progress, leave=False) as bar:
-        for c in contestants:
-            for lr in rates:
-                scores = {"accuracy": [], "loss": []}
-                for seed in seeds:
-                    bar.set_description(f"{c.recipe}, rate {lr:g}, seed {seed}")
-                    try:
-                        score = evaluate(adapt(c.recipe, lr, task, steps, seed)[0], task, seed=VALIDATION)
-                        accuracy, loss = score.accuracy, score.loss
-                    except FloatingPointError:
-                        accuracy, loss = 0.0, float("inf")
-                    scores["accuracy"].append(accuracy)
-                    scores["loss"].append(loss)
-                    bar.update()
-                found.setdefault(str(c.recipe), {})[f"{lr:g}"] = scores
+    found = {str(c.recipe): {f"{lr:g}": [] for lr in rates} for c in contestants}
+    runs = list(product(contestants, rates, tasks, seeds))
+    bar = tqdm(runs, disable=not progress, leave=False)
+    for c, lr, goal, seed in bar:
+        bar.set_description(f"{c.recipe} on {goal}, rate {lr:g}, seed {seed}")
+        try:
+            score = evaluate(adapt(c.recipe, lr, goal, steps, seed)[0], goal, seed=VALIDATION)
+            accuracy, loss = score.accuracy, score.loss
+        except FloatingPointError:
+            accuracy, loss = 0.0, float("inf")
+        run = {"task": str(goal), "seed": seed, "accuracy": round(accuracy, 4), "loss": round(loss, 6)}
+        found[str(c.recipe)][f"{lr:g}"].append(run)
     return found
 
 
 def best_rate(by_rate):
-    """The rate of least validation loss, averaged over seeds, from one method's part of what `sweep` gives."""
-    return float(min(by_rate, key=lambda rate: sum(by_rate[rate]["loss"])))
+    """The rate of least validation loss, over all tasks and seeds, from one method's part of what `sweep` gives."""
+    return float(min(by_rate, key=lambda rate: sum(run["loss"] for run in by_rate[rate])))
 
 
 def write_csv(rows, path):

@@ -48,7 +48,7 @@ def attend(q, k, v, visible=None):
 class Attention(nn.Module):
     """Multi-head self-attention over the cached keys and its own.
 
-    `weights` holds the last attention map (B, H, T, S) inside `recording(model)`, else None.
+    `weights` holds the attention map (B, H, T, S) of the last pass inside `recording(model)`.
     """
 
     def __init__(self, dim, heads, causal):
@@ -163,7 +163,7 @@ class Embed(nn.Module):
 class EmbedFromBOS(Embed):
     """Counts positions from the token BOS, which has position 1.
 
-    Whatever stands before it, instruction words or virtual tokens, is an unordered preamble that shares position 0.
+    Whatever stands before it, instruction words or virtual tokens, is a preamble whose members share position 0.
     A soft prompt then simply stands where the instruction would stand.
     """
 
@@ -243,14 +243,14 @@ class Transformer(nn.Module):
                 nn.init.normal_(p, std=(2 * c.dim) ** -0.5 * ((2 * c.layers) ** -0.5 if adds else 1))
 
     def forward(self, tokens, mask=None, cache=None):
-        x, taken = self.embed(tokens, cache.start if cache else None, mask)  # (B, n+T, d)
+        cache = cache or Cache(len(self.blocks))
+        x, taken = self.embed(tokens, cache.start, mask)  # (B, n+T, d)
         n = x.shape[1] - tokens.shape[1]
         if mask is not None:
             mask = F.pad(mask, (n, 0), value=True)
-        if cache:
-            mask = cache.extend(mask, x.shape[:2], taken)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, mask, cache.layers[layer] if cache else None)
+        mask = cache.extend(mask, x.shape[:2], taken)
+        for block, past in zip(self.blocks, cache.layers, strict=True):
+            x = block(x, mask, past)
         return self.head(self.norm(x[:, n:]))  # (B, T, V)
 
     @torch.no_grad()
@@ -271,8 +271,8 @@ class Transformer(nn.Module):
             raise ValueError(f"temperature must be 0 (the likeliest token) or more, got {temperature}")
         if tokens.shape[1] == 0 or new < 1:
             raise ValueError(f"generate needs a token to continue and a token to make, got {tokens.shape[1]} and {new}")
-        room = F.pad(tokens, (0, new - 1), value=0), F.pad(mask, (0, new - 1), value=True) if mask is not None else None
-        self.embed(room[0], mask=room[1])  # what will not fit in the context fails here, before any work
+        room = (0, new - 1)  # what will not fit in the context fails here, before any work
+        self.embed(F.pad(tokens, room), mask=None if mask is None else F.pad(mask, room, value=True))
         memory = Cache(len(self.blocks)) if cache else None
         whole, step, made = tokens, tokens, []
         ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)

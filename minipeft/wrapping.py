@@ -19,7 +19,8 @@ from torch.nn.utils import parametrize
 class Wrapper(nn.Module):
     """A module that stands in front of a frozen one, `base`, and answers for it: `wrapper.weight` is `base.weight`.
 
-    A method's layer derives from it, adds its parameters and writes its equation in `forward`.
+    A method's layer derives from it, adds its parameters, under names that the base has not, and writes its equation in
+    `forward`.
     """
 
     def __init__(self, base):

@@ -1,6 +1,8 @@
 """The command line as a person uses it, on the shipped base, with few steps."""
 
 import csv
+import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -118,10 +120,20 @@ def test_mistakes_are_told_in_a_line(words, says, monkeypatch, capsys):
 
 
 def test_the_sweep_offers_every_method_the_same_rates():
-    found = comparison.sweep(task("reverse+red"), comparison.CONTESTANTS[:2], steps=1, seeds=(100,), progress=False)
+    tasks, contestants = [task("reverse+red"), task("sort+red")], comparison.CONTESTANTS[:2]
+    found = comparison.sweep(tasks, contestants, steps=1, seeds=(100,), progress=False)
     assert set(found) == {"Full", "LoRA(rank=1)"}
     assert all([float(rate) for rate in by] == list(comparison.RATES) for by in found.values())
-    assert comparison.best_rate({"0.1": {"loss": [1, 5]}, "0.01": {"loss": [2, 3]}}) == 0.01
+    assert [run["task"] for run in found["Full"]["0.01"]] == ["reverse+red", "sort+red"]
+    assert comparison.best_rate({"0.1": [{"loss": 1}, {"loss": 5}], "0.01": [{"loss": 2}, {"loss": 3}]}) == 0.01
+
+
+def test_the_rates_that_are_used_are_those_that_the_stored_sweep_found():
+    stored = json.loads((Path(__file__).parents[1] / "benchmarks" / "rates.json").read_text())
+    assert stored["steps"] == comparison.STEPS
+    assert {m: comparison.best_rate(by) for m, by in stored["results"].items()} == {
+        str(c.recipe): c.lr for c in comparison.CONTESTANTS
+    }
 
 
 def test_a_run_is_the_same_again():
