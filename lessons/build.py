@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.pop("MPLBACKEND", None)  # the kernel chooses the one that puts figures into the notebook
 
 import jupytext
 import nbformat
