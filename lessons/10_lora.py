@@ -1,0 +1,415 @@
+# %% [markdown]
+# # 10 · LoRA: the change is two thin matrices
+#
+# | time | difficulty | you need | it runs |
+# |---|---|---|---|
+# | 60 minutes | ●●○ | PyTorch, lesson 1 (Transformer, toy world) | a minute on a CPU |
+#
+# You will derive LoRA's gradients, read its source, train it, measure it, and break it.
+
+# %% [markdown]
+# ## First, guess
+#
+# Our small Transformer has 109,372 numbers. Told `reverse blue`, it reverses a word and swaps its letters by a table.
+# We want it to do so untold.
+#
+# 1. How many numbers must we train: all, a tenth, a hundredth?
+# 2. LoRA adds a product $BA$ that starts at zero. How can zero learn?
+
+# %%
+import copy
+import inspect
+import os
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from minipeft import Full, LoRA, Mixture, base, costs, decode, deltas, encode, evaluate, fit, plots, task
+from minipeft.methods.lora import LoRALinear
+from minipeft.wrapping import detach, merge, summary, trainable, unmerge
+
+torch.set_num_threads(1)
+FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
+SEEDS, STEPS, ENOUGH = ([0], 150, 0.7) if FAST else ([0, 1, 2], 200, 0.95)
+
+# %% [markdown]
+# ## The base and the task
+#
+# A line has instruction words, a colon, six letters and `=`. The **base** is the pretrained model; now it is
+# **frozen**: none of its numbers will change. It knows the words `reverse` and `blue`, though it never saw them
+# together. Without words it cannot know what we want.
+
+# %%
+told, untold = task("reverse+blue", instructed=True), task("reverse+blue")
+model = base()
+for asked in (told, untold):
+    for word in ("cabbed", "minola"):
+        line = encode(asked.prompt(word))
+        print(decode(line), decode(model.generate(line[None], new=7)[0]))
+    print(f"    lines that are right: {evaluate(model, asked).accuracy:.2f}\n")
+assert evaluate(model, told).accuracy > 0.5
+assert evaluate(model, untold).accuracy < 0.1
+
+# %% [markdown]
+# ## The idea on a 4 × 4
+#
+# Training turns a weight $W$ into $W + \Delta W$. **Full fine-tuning** learns all of $\Delta W$. LoRA learns two thin
+# factors, $\Delta W = BA$: $A$ reads a few numbers out of $x$, and $B$ says where they are added. How many it reads is
+# the **rank** $r$.
+
+# %%
+W = np.eye(4)
+B = np.array([[1.0], [0.0], [2.0], [0.0]])  # (out, r) = (4, 1): add to the first place, twice to the third
+A = np.array([[0.0, 1.0, 0.0, -1.0]])  # (r, in) = (1, 4): read second minus fourth
+x = np.array([1.0, 5.0, 2.0, 3.0])
+
+print("BA =", B @ A, sep="\n")
+print("A x =", A @ x, "   y = W x + B (A x) =", W @ x + B @ (A @ x), "\n")
+assert np.linalg.matrix_rank(B @ A) == 1  # all rows of BA are multiples of one row
+assert np.allclose(W @ x + B @ (A @ x), (W + B @ A) @ x)  # beside W, or added to W: the same
+
+print("how many numbers: out · in, against r · (in + out)\n   width         full   LoRA r=1   LoRA r=8     ratio")
+for d in (4, 64, 768, 12288):  # this example, our base, GPT-2, GPT-3
+    print(f"{d:8,} {d * d:12,} {2 * d:10,} {16 * d:10,} {d * d / (16 * d):9.2f}")
+
+# %% [markdown]
+# ## The gradients, by hand
+#
+# In full, $y = Wx + s\,BAx$ with $s=\alpha/r$. You choose $\alpha$; the paper divides by $r$ so that one learning rate
+# serves several ranks. With $g=\partial L/\partial y$:
+#
+# $$\frac{\partial L}{\partial B} = s\,g\,(Ax)^\top \qquad \frac{\partial L}{\partial A} = s\,B^\top g\,x^\top$$
+#
+# Each has the *other* matrix in it.
+
+# %%
+rng = np.random.default_rng(0)
+W, A, B = rng.normal(size=(3, 5)), rng.normal(size=(2, 5)), rng.normal(size=(3, 2))
+x, t, s = rng.normal(size=5), rng.normal(size=3), 1.5
+
+for name, b in {"B random": B, "B zero": 0 * B}.items():
+    g = W @ x + s * b @ (A @ x) - t  # ∂L/∂y of L = ‖y − t‖²/2
+    by_hand = s * np.outer(b.T @ g, x), s * np.outer(g, A @ x)  # ∂A, ∂B
+
+    A_, B_ = torch.tensor(A, requires_grad=True), torch.tensor(b, requires_grad=True)
+    y = torch.tensor(W @ x) + s * B_ @ (A_ @ torch.tensor(x))
+    autograd = torch.autograd.grad((y - torch.tensor(t)).square().sum() / 2, (A_, B_))
+    for mine, theirs in zip(by_hand, autograd, strict=True):
+        assert np.allclose(mine, theirs)
+    print(f"{name}:   ‖∂A‖ = {np.linalg.norm(by_hand[0]):5.2f}   ‖∂B‖ = {np.linalg.norm(by_hand[1]):5.2f}")
+
+# %% [markdown]
+# ## The source
+#
+# So zero can learn. $A$ starts random, $B$ at zero: $BA = 0$, the model starts *as the base*. At first only $B$ has a
+# gradient; from the second step on $A$ joins in.
+#
+# Here is the real layer, a **wrapper**: a module that stands in another's place and keeps it as `base`.
+
+# %%
+print(inspect.getsource(LoRALinear))
+
+# %% [markdown]
+# ## Attach it
+#
+# `attach` freezes the model and wraps the modules named in `targets`: `q` and `v`, query and value, as in the paper.
+# We check three promises: the outputs are the base's to the last bit, exactly the $A$ and $B$ are trained, and at
+# the start only $B$ has a gradient.
+
+# %%
+model = LoRA(rank=4, alpha=8, targets=("q", "v")).attach(base())
+batch = untold.batch(64, torch.Generator().manual_seed(0))
+logits = model(batch.tokens)
+assert torch.equal(logits, base()(batch.tokens))
+
+names = [f"blocks.{i}.attn.{proj}.{matrix}" for i in (0, 1) for proj in "qv" for matrix in "AB"]
+assert list(trainable(model)) == names
+assert sum(p.numel() for p in trainable(model).values()) == 4 * 4 * (64 + 64)  # matrices · r · (in + out)
+
+F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten()).backward()
+for name, p in trainable(model).items():
+    assert (p.grad.norm() == 0) == name.endswith("A")
+print(model.blocks[0].attn)
+print(summary(model))
+
+# %% [markdown]
+# ## Train it
+#
+# A result from one seed is an anecdote, so we use several.
+#
+# *Figure: loss (left, logarithmic) and accuracy (right) while training, a line for each seed. All seeds climb from none
+# right to nearly all between steps 40 and 100.*
+
+
+# %%
+def adapt(recipe, lr=1e-2, seed=0):
+    torch.manual_seed(seed)  # draws A
+    model = recipe.attach(base())
+    history = fit(model, untold, steps=STEPS, lr=lr, batch_size=32, seed=seed, progress=False)
+    return model, history
+
+
+runs = {f"LoRA(rank=4), seed {seed}": adapt(LoRA(rank=4), seed=seed) for seed in SEEDS}
+left, right = plots.new(8, 2.8, columns=2)
+plots.curves({name: history for name, (_, history) in runs.items()}, "loss", left)
+plots.curves({name: history for name, (_, history) in runs.items()}, "accuracy", right)
+plt.show()
+scores = [evaluate(m, untold).accuracy for m, _ in runs.values()]
+model = runs["LoRA(rank=4), seed 0"][0]
+print(summary(model), "  lines that are right, by seed:", *(f"{score:.3f}" for score in scores))
+assert min(scores) > ENOUGH
+
+# %% [markdown]
+# ## What moved, what was learned
+#
+# *Figure 1: the whole model as a strip, a block for each weight and bias. Only q and v are coloured; all else is grey,
+# frozen.*
+#
+# *Figure 2: the trained B, 64 × 4, times A, 4 × 64, is the change of one weight, 64 × 64: 512 numbers make 4,096.*
+
+# %%
+plots.what_moved(model, deltas.updates(model))
+plt.show()
+layer = model.blocks[0].attn.q
+plots.low_rank(layer.A, layer.B, layer.scale)
+plt.show()
+assert set(deltas.updates(model)) == {f"blocks.{i}.attn.{proj}.weight" for i in (0, 1) for proj in "qv"}
+assert torch.linalg.matrix_rank(layer.delta(), rtol=1e-5) == 4
+
+# %% [markdown]
+# ## Which rank is enough? Plant one
+#
+# Take a task whose rank we know. In the base's last layer, the head, the rows of a and b change places, c and d, e and
+# f, g and h. That is a $\Delta W$ of rank exactly 4, and a LoRA on the head must imitate it.
+
+# %%
+old, order = base().head, torch.arange(60)
+order[encode(":abcdefgh")[1:]] = encode(":badcfehg")[1:]
+planted = old.weight[order] - old.weight  # ΔW (60, 64)
+assert torch.linalg.matrix_rank(planted) == 4
+
+trunk = base()
+trunk.head = torch.nn.Identity()  # what comes before the head is frozen, so compute it once
+generator = torch.Generator().manual_seed(0)
+with torch.no_grad():
+    H = torch.cat([trunk(Mixture().batch(200, generator).tokens).flatten(0, 1) for _ in range(6)])  # (N, 64)
+    Y = old(H) + H @ planted.T  # (N, 60), the logits to imitate
+train, test = slice(0, len(H) // 2), slice(len(H) // 2, None)
+moved = (Y - old(H)).square().mean().sqrt()
+print(f"{len(H):,} tokens; swapping the letters moves a logit by {moved:.2f} on average")
+
+# %% [markdown]
+# The error is the mean squared distance to the wanted logits, divided by the base's: 1 is "learned nothing". The
+# singular values of $H \Delta W^\top$ give a bound that no rank $r$ can beat (Eckart and Young, 1936).
+#
+# *Figure: error against rank. On the bound up to rank 3, more than thirty times lower at 4.*
+
+
+# %%
+def imitate(recipe, seed, lr=3e-2):
+    torch.manual_seed(seed)
+    model = recipe.attach(base())
+    optimizer = torch.optim.Adam(trainable(model).values(), lr=lr)
+    rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    for _ in range(STEPS):
+        some = torch.randint(train.stop, (512,))
+        loss = F.mse_loss(model.head(H[some]), Y[some])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rates.step()
+    with torch.no_grad():
+        far, start = F.mse_loss(model.head(H[test]), Y[test]), F.mse_loss(old(H[test]), Y[test])
+    return model, (far / start).item()
+
+
+# %%
+ranks = (1, 2, 3, 4, 5, 8)
+students = {rank: [imitate(LoRA(rank=rank, targets=("head",)), seed) for seed in SEEDS] for rank in ranks}
+errors = {rank: [error for _, error in found] for rank, found in students.items()}
+energy = torch.linalg.svdvals(H[test] @ planted.T) ** 2
+bound = {rank: (energy[rank:].sum() / energy.sum()).item() for rank in range(1, 4)}
+plots.elbow(errors, true_rank=4, bound=bound)
+plt.show()
+print("drop from rank 3 to rank 4, by seed:", *(f"{a / b:.0f}x" for a, b in zip(errors[3], errors[4], strict=True)))
+for seed in range(len(SEEDS)):
+    assert errors[3][seed] / errors[4][seed] > 30  # the elbow stands at the true rank
+    assert errors[4][seed] / errors[8][seed] < 10  # more rank brings little
+    assert all(errors[rank][seed] < 1.1 * bound[rank] for rank in bound)  # training comes close to the bound
+
+# %% [markdown]
+# ## What would full fine-tuning have learned?
+#
+# Singular values say how strong a matrix is in each of its directions; the rank is how many are not zero.
+#
+# *Figure: singular values of the head's change. The plant, full fine-tuning, and LoRA of rank 8 and 4 have the same
+# four, then a cliff. Rank 2 ends after two.*
+
+# %%
+full, error = imitate(Full(targets=("head.weight",)), seed=0)
+found = {"planted": planted, "Full(head)": full.head.weight - old.weight}
+found |= {f"LoRA(rank={rank})": students[rank][0][0].head.delta() for rank in (8, 4, 2)}
+plots.spectrum(found, relative=False, first=8)
+plt.show()
+print(f"error of full fine-tuning: {error:.4f}")
+for name in ("Full(head)", "LoRA(rank=8)"):
+    values = torch.linalg.svdvals(found[name].detach())
+    assert values[4] < 1e-3 * values[3]
+
+# %% [markdown]
+# A warning: we planted a low rank, and it was found. Symmetry even helped: rows a and b get opposite gradients, so
+# *no* training could leave rank 4.
+#
+# What about a task that nobody planted? Back to `reverse+blue`, all of q and v against LoRA.
+#
+# *Figure: singular values of one change. Full fine-tuning slopes over all 64, without a cliff.*
+
+# %%
+rivals = {"Full(q, v)": adapt(Full(targets=("q.weight", "v.weight")), lr=3e-3)[0]}
+for rank in [4] if FAST else [8, 4, 2, 1]:
+    rivals[f"LoRA(rank={rank})"] = model if rank == 4 else adapt(LoRA(rank=rank))[0]
+moved = {name: {place: d for place, (_, d) in deltas.updates(m).items()} for name, m in rivals.items()}
+plots.spectrum({name: changes["blocks.0.attn.q.weight"] for name, changes in moved.items()})
+plt.show()
+for name, m in rivals.items():
+    energies = [torch.linalg.svdvals(d) ** 2 for d in moved[name].values()]
+    shares = [(e[:4].sum() / e.sum()).item() for e in energies]
+    accuracy = evaluate(m, untold).accuracy
+    print(f"{name:13} right: {accuracy:.3f}   energy in the top 4 of 64:", np.round(shares, 2))
+    assert accuracy > ENOUGH or name == "LoRA(rank=1)"
+    if name == "Full(q, v)":
+        assert all(0.4 < share < 0.97 for share in shares)
+        assert all(e[4] > 0.1 * e[3] for e in energies)  # no cliff after the fourth
+noise = torch.linalg.svdvals(torch.randn(64, 64)) ** 2
+print(f"a random matrix:{'':42}", np.round((noise[:4].sum() / noise.sum()).item(), 2))
+
+# %% [markdown]
+# So here the picture "fine-tuning has low rank" does **not** show. Full fine-tuning's change (one seed, four matrices)
+# is far more concentrated than noise, but it has no cliff. And still LoRA of rank 2, not one
+# number in a hundred, solves the task.
+#
+# A low-rank solution *exists*; free training does not *choose* it.
+
+# %% [markdown]
+# ## Merging
+#
+# $W + s\,BA$ is a matrix like $W$. `merge` writes it into a plain `nn.Linear`. `unmerge` undoes that exactly, because
+# $W$, $A$ and $B$ were kept aside. `detach` gives the base back, bit for bit.
+
+# %%
+with torch.no_grad():
+    apart = model(batch.tokens)
+    merged = merge(copy.deepcopy(model))
+    difference = (merged(batch.tokens) - apart).abs().max().item()
+    print(f"largest difference of a logit: {difference:.1e}, of {apart.abs().max():.0f}")
+    assert difference < 1e-5 * max(1, apart.abs().max().item())
+    assert type(merged.blocks[0].attn.q) is torch.nn.Linear
+    assert [type(m) for m in merged.modules()] == [type(m) for m in base().modules()]
+    assert torch.equal(unmerge(copy.deepcopy(merged))(batch.tokens), apart)
+    assert deltas.fingerprint(detach(copy.deepcopy(model))) == deltas.fingerprint(base())
+
+# %% [markdown]
+# ## What it costs: time
+#
+# Merged, LoRA *is* a model of the base's shape. Unmerged, it makes two thin products more for each layer. We wrap all
+# six projections of a block and feed one line at a time; in a model this small the difference is large.
+
+# %%
+everywhere = LoRA(targets=("q", "k", "v", "o", "up", "down")).attach(base())
+models = {"base": base(), "merged": merge(copy.deepcopy(everywhere)), "unmerged": everywhere}
+times = costs.latency(models, untold.batch(1, torch.Generator().manual_seed(0)), repeats=50 if FAST else 200)
+for name, (low, median, high) in times.items():
+    print(f"{name:9} {median:5.2f} ms (half of the runs: {low:.2f} to {high:.2f}), {low / times['base'][0]:.2f} x base")
+assert times["unmerged"][0] > 1.1 * times["merged"][0]
+
+# %% [markdown]
+# ## What it costs: memory
+#
+# For each *trained* number Adam needs a gradient and two running means. So we predict: three times the weights for full
+# fine-tuning, almost nothing for LoRA. **Activations**, which the forward pass keeps for the backward pass, we only
+# measure.
+
+# %%
+measured = {}
+for recipe in (Full(), LoRA(rank=4)):
+    m = recipe.attach(base())
+    expected, real = costs.predict(m), costs.measure(m, batch)
+    print(f"{recipe!s:14}{'predicted':>12}{'measured':>12}   (kilobytes)")
+    for part in ("weights", "gradients", "optimizer"):
+        guess, found = getattr(expected, part), getattr(real, part)
+        print(f"  {part:12}{guess / 1000:12,.1f}{found / 1000:12,.1f}   ratio {found / guess:.2f}")
+        assert guess == found
+    print(f"  {'activations':12}{'':12}{real.activations / 1000:12,.1f}")
+    print(f"  {'a task, stored':24}{costs.delta_bytes(m) / 1000:12,.1f}\n")
+    measured[type(recipe)] = real
+ratio = measured[LoRA].activations / measured[Full].activations
+print(f"activations, LoRA / full: {ratio:.2f}")
+assert ratio > 0.4
+
+# %% [markdown]
+# Honestly: activations shrink far less, for the gradient must still travel through frozen layers to the first `q`.
+# With 64 lines at once they are most of the bill here. LoRA pays where weights are large: gradients and Adam's means
+# all but vanish, and a task is a file of 8 KB.
+
+# %% [markdown]
+# ## Break it
+#
+# **Both zero**, $A = B = 0$: each gradient has the other as a factor, so nothing ever moves. **Both random**: the model
+# is not the base at the start, and what it knew is gone. **Scale forgotten**: trained with $s = \alpha/r$, used with
+# $s = 1$.
+
+# %%
+known = task("reverse+red", instructed=True)  # the base has practised this one
+for name, (good, _) in runs.items():
+    zero, random, forgetful = LoRA(rank=4).attach(base()), LoRA(rank=4).attach(base()), copy.deepcopy(good)
+    for path in ("blocks.0.attn.q", "blocks.0.attn.v", "blocks.1.attn.q", "blocks.1.attn.v"):
+        torch.nn.init.zeros_(zero.get_submodule(path).A)
+        torch.nn.init.kaiming_uniform_(random.get_submodule(path).B, a=5**0.5)
+        forgetful.get_submodule(path).scale = 1.0  # was α/r = 8/4
+    fit(zero, untold, steps=20, lr=1e-2, progress=False)
+    assert all(p.count_nonzero() == 0 for p in trainable(zero).values())
+    before, after = evaluate(base(), known).accuracy, evaluate(random, known).accuracy
+    scaled, unscaled = evaluate(good, untold).accuracy, evaluate(forgetful, untold).accuracy
+    print(f"{name}: both random {before:.2f} → {after:.2f}, scale forgotten {scaled:.2f} → {unscaled:.2f}")
+    assert after < before - 0.3
+    assert unscaled < scaled - 0.2
+
+# %% [markdown]
+# ## Your turn
+#
+# 1. Count by hand what `LoRA(rank=8, targets=("k", "up"))` trains. Check with `summary`.
+# 2. From which rank on does LoRA train *more* numbers than a 64 × 64 weight has? Check with
+#    `LoRA(rank=..., targets=("q",))` and `Full(targets=("q.weight",))`.
+# 3. Start with $A = 0$, $B$ random: what has a gradient? Check as in "Attach it".
+
+# %% [markdown]
+# 4. Plant a *cycle* instead: `order[encode(":abc")[1:]] = encode(":bca")[1:]`. Which rank has it? Predict, run that
+#    cell, let `matrix_rank` judge, and sweep again. Does full fine-tuning still end at the true rank?
+# 5. `untold = task("reverse+violet")` has a table the base never saw. How does accuracy depend on the rank? Try 1 to
+#    16, three seeds.
+
+# %% [markdown]
+# ## In three lines
+#
+# - LoRA learns $\Delta W = s\,BA$ beside a frozen $W$: $r\,(\text{in} + \text{out})$ numbers.
+# - $A$ random, $B = 0$: it starts as the base. Merged, it costs no time.
+# - It needs a low-rank solution to exist, not that full fine-tuning would find one.
+#
+# Paper: Hu et al. 2021, [arXiv:2106.09685](https://arxiv.org/abs/2106.09685).
+
+# %% [markdown]
+# ## The same in peft
+#
+# ```python
+# from peft import LoraConfig, get_peft_model
+#
+# config = LoraConfig(r=4, lora_alpha=8, target_modules=["q", "v"])
+# model = get_peft_model(base(), config)  # changes the model it is given, as ours does
+# model.print_trainable_parameters()
+# ...  # train as usual
+# model = model.merge_and_unload()  # plain nn.Linear again
+# ```
+#
+# Our parity tests hold the two equal: outputs, gradients, merged weights.
