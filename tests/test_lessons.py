@@ -1,0 +1,93 @@
+"""The lessons: each notebook is its source, executed, within its budgets; each source runs as a script."""
+
+import importlib.util
+import json
+import re
+import runpy
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "lessons"
+KILOBYTES, CELLS, WORDS, LINES = 300, 40, 60, 20
+
+spec = importlib.util.spec_from_file_location("build", FOLDER / "build.py")
+build = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(build)
+
+each_lesson = pytest.mark.parametrize("source", build.sources(), ids=lambda path: path.stem)
+
+
+def built(source):
+    return nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def prose(cell):
+    """The words of a Markdown cell, without those in code fences."""
+    return re.sub(r"```.*?```", "", cell.source, flags=re.DOTALL).split()
+
+
+def test_there_are_lessons_and_no_notebook_without_a_source():
+    assert build.sources()
+    assert {path.stem for path in FOLDER.glob("*.ipynb")} == {path.stem for path in build.sources()}
+
+
+@each_lesson
+def test_the_notebook_is_its_source(source):
+    def inputs(notebook):
+        return [(cell.id, cell.cell_type, cell.source) for cell in notebook.cells]
+
+    assert inputs(built(source)) == inputs(build.notebook(source)), (
+        f"build it again: python run.py lessons {source.stem}"
+    )
+
+
+@each_lesson
+def test_the_notebook_is_executed_from_top_to_bottom(source):
+    cells = code(built(source))
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    for cell in cells:
+        kinds = [output.output_type for output in cell.outputs]
+        assert "error" not in kinds
+        assert not [output for output in cell.outputs if output.get("name") == "stderr"], "a warning in the notebook"
+        figures = sum("image/png" in output.get("data", {}) for output in cell.outputs)
+        assert figures == cell.source.count("plt.show()"), f"a figure is missing after {cell.source[:60]!r}"
+
+
+@each_lesson
+def test_the_notebook_keeps_no_pairing(source):
+    notebook = built(source)
+    assert list(notebook.metadata) == ["kernelspec"]
+    assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
+    assert "jupytext" not in json.dumps([notebook.metadata, [cell.metadata for cell in notebook.cells]])
+
+
+@each_lesson
+def test_the_notebook_keeps_its_budgets(source):
+    notebook = built(source)
+    assert source.with_suffix(".ipynb").stat().st_size <= 1000 * KILOBYTES
+    assert len(notebook.cells) <= CELLS
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert len(cell.source.splitlines()) <= LINES, cell.source
+        else:
+            assert len(prose(cell)) <= WORDS, cell.source
+
+
+@each_lesson
+def test_the_lesson_runs_as_a_script(source, monkeypatch, tmp_path):
+    monkeypatch.setenv("MINIPEFT_FAST", "1")
+    monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
+    monkeypatch.chdir(tmp_path)
+    plt.switch_backend("Agg")
+    try:
+        runpy.run_path(str(source), run_name="__main__")
+        assert not plt.get_fignums(), "a figure is drawn but not shown"
+    finally:
+        plt.close("all")
