@@ -7,34 +7,36 @@ or green too. Every axis carries a label with its unit.
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb
 from matplotlib.patches import Rectangle
 
 from minipeft.wrapping import disabled
 
 FROZEN = "#b8b8b8"
 INK = "#333333"
-HUES = {"Full": "#000000", "LoRA": "#0072b2"}  # Okabe and Ito's colours; a method that has none gets the next of SPARE
+HUES = {"Full": "#000000", "LoRA": "#0072b2"}  # Okabe and Ito's colours; what has none gets the next of SPARE
 SPARE = ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442")
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#b2432f", "#ffffff", "#0072b2"])  # below zero, zero, above
 AMOUNT = LinearSegmentedColormap.from_list("amount", ["#ffffff", "#56b4e9", "#0072b2", "#002b4d"])
 
 
+def method(label):
+    return str(label).split("(")[0]
+
+
 def hue(label):
     """The colour of a method, from a label such as `LoRA(rank=4)`."""
-    name = str(label).split("(")[0]
-    if name in HUES:
-        return HUES[name]
-    return SPARE[sum(map(ord, name)) % len(SPARE)]
+    return HUES.get(method(label), SPARE[0])
 
 
 def shades(labels):
-    """A colour for each label: the method's hue, lighter for each further label of the same method."""
-    seen, colours = {}, []
-    for label in labels:
-        name = str(label).split("(")[0]
-        fade = min(0.18 * seen.get(name, 0), 0.75)
-        rgb = np.array(plt.matplotlib.colors.to_rgb(hue(label)))
+    """A colour for each label: the method's hue, paler from one label of the same method to the next."""
+    names = [method(label) for label in labels]
+    strangers = [name for name in dict.fromkeys(names) if name not in HUES]
+    colours, seen = [], {}
+    for name in names:
+        rgb = np.array(to_rgb(HUES[name] if name in HUES else SPARE[strangers.index(name) % len(SPARE)]))
+        fade = 0.65 * seen.get(name, 0) / max(1, names.count(name) - 1)
         colours.append(tuple(rgb + (1 - rgb) * fade))
         seen[name] = seen.get(name, 0) + 1
     return colours
