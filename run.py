@@ -1,12 +1,12 @@
 """Sets everything up on first use, then runs a task. Needs nothing but Python 3.10 to 3.13.
 
-    python run.py demo        adapt the frozen base with every method, print the table, draw the picture
-    python run.py test        the tests (further words go to pytest:  python run.py test -k lora)
-    python run.py lab         open the lessons in Jupyter
-    python run.py lessons     build the notebooks from their sources
-    python run.py pretrain    make the shipped base again
-    python run.py parity      compare with the reference libraries, which this installs
-    python run.py style       ruff: check and format
+python run.py demo        adapt the frozen base with every method, print the table, draw the picture
+python run.py test        the tests (further words go to pytest:  python run.py test -k lora)
+python run.py lab         open the lessons in Jupyter
+python run.py lessons     build the notebooks from their sources
+python run.py pretrain    make the shipped base again
+python run.py parity      compare with the reference libraries, which this installs
+python run.py style       ruff: check and format
 """
 
 import hashlib
