@@ -121,13 +121,14 @@ def train(
     name: TaskName,
     out: Annotated[Path, typer.Option(help="Where the delta is saved.")] = Path("deltas/delta.safetensors"),
     method: Method = "LoRA(rank=4)",
-    steps: Steps = 400,
-    lr: Annotated[float, typer.Option(min=0, help="Peak learning rate; full fine-tuning wants about 1e-3.")] = 1e-2,
+    steps: Steps = comparison.STEPS,
+    lr: Annotated[float | None, typer.Option(min=0, help="Peak learning rate; by default what `sweep` found.")] = None,
     seed: Annotated[int, typer.Option(help="Draws the start and the data.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ):
     """Train one method on a task and save its delta."""
     goal, recipe, model = task(name), parse(method), base()
+    lr = lr or comparison.rate_of(recipe)
     torch.manual_seed(seed)
     recipe.attach(model)
     console.print(f"{recipe} on {goal} ({goal.kind})\n{summary(model)}")
