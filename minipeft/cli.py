@@ -9,6 +9,7 @@ import typer
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from tqdm.auto import tqdm
 
 from minipeft import comparison, deltas
 from minipeft.bases import base
@@ -30,14 +31,11 @@ app = typer.Typer(
 console = Console()
 torch.set_num_threads(1)  # models this small are slower on several threads, and much slower on a busy machine
 
-TaskName = Annotated[
-    str,
-    typer.Argument(
-        metavar="TASK",
-        help="An operation and a table: reverse+blue (a pair the base never saw together), reverse+red (one it knows), "
-        "reverse+violet (a table it has never seen).",
-    ),
-]
+TASK_HELP = (
+    "An operation and a table: reverse+blue (a pair the base never saw together), reverse+red (one it knows), "
+    "reverse+violet (a table it has never seen)."
+)
+TaskName = Annotated[str, typer.Argument(metavar="TASK", help=TASK_HELP)]
 DeltaPath = Annotated[Path, typer.Argument(metavar="DELTA", help="A delta that `train` saved.")]
 Steps = Annotated[int, typer.Option(min=1, help="Training steps of 64 lines each.")]
 Method = Annotated[
@@ -48,7 +46,7 @@ Method = Annotated[
 def share(values):
     """Mean over seeds in percent, and under it the range if there is one."""
     low, mean, high = 100 * min(values), 100 * sum(values) / len(values), 100 * max(values)
-    return f"{mean:.1f}" if low == high else f"{mean:.1f}\n[dim]{low:.0f}–{high:.0f}[/dim]"
+    return f"{mean:.1f}\n[dim]{low:.0f}–{high:.0f}[/dim]" if round(low) < round(high) else f"{mean:.1f}"
 
 
 def answer(model, text):
@@ -66,7 +64,9 @@ def examples(goal, number=3):
 
 @app.command()
 def compare(
-    name: TaskName = "reverse+blue",
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="TASK...", help=f"{TASK_HELP} By default reverse+blue.")
+    ] = None,
     steps: Steps = comparison.STEPS,
     seeds: Annotated[int, typer.Option(min=1, help="Runs per method, each with its own start and data.")] = 3,
     out: Annotated[Path, typer.Option(help="Folder for the table (CSV) and the picture (PNG).")] = Path("results"),
@@ -74,25 +74,38 @@ def compare(
     """Adapt the base to a task with every method and lay the results side by side."""
     from minipeft import plots
 
-    goal = task(name)
-    model = base()
-    words, right = examples(goal)
-    console.print(f"[bold]Task {goal}[/bold]: {goal.kind}, given without instruction words.")
-    for word, r in zip(words, right, strict=True):
-        console.print(f"  {word} {r}      [dim]the base answers {answer(model, word)}[/dim]")
-    console.print(
-        f"The base knows its pretraining mixture to {100 * evaluate(model, Mixture()).accuracy:.1f} % "
-        f"and this task to {100 * evaluate(model, goal).accuracy:.1f} %. It stays frozen.\n"
-    )
-    rows = comparison.compare(goal, steps=steps, seeds=seeds)
-    console.print(results(rows, goal, steps, seeds))
+    goals = [task(name) for name in names or ["reverse+blue"]]
+    found = {}
+    for goal in goals:
+        introduce(goal)
+        words, _ = examples(goal)
+
+        def show(recipe, seed, model, words=words):
+            if seed == 0:  # tqdm writes above its bar
+                tqdm.write(f"  {recipe!s:13} now answers  " + "   ".join(f"{w} {answer(model, w)}" for w in words))
+
+        found[goal] = comparison.compare(goal, steps=steps, seeds=seeds, after=show)
+        console.print("", results(found[goal], goal, steps, seeds))
     out.mkdir(parents=True, exist_ok=True)
-    stem = out / f"compare-{goal}"
-    comparison.write_csv(rows, f"{stem}.csv")
-    ax = plots.pareto(rows)
-    ax.set_title(f"{goal} ({goal.kind}), {steps} steps, {seeds} seeds", fontsize=10)
-    ax.figure.savefig(f"{stem}.png", dpi=120)
-    console.print(f"Table: {stem}.csv    Picture: {stem}.png")
+    comparison.write_csv(
+        [{"task": str(goal)} | row for goal, rows in found.items() for row in rows], out / "compare.csv"
+    )
+    axes = plots.new(6.5 * len(goals), 3.8, columns=len(goals), squeeze=False)[0]
+    for ax, (goal, rows) in zip(axes, found.items(), strict=True):
+        plots.pareto(rows, ax).set_title(f"{goal} ({goal.kind}), {steps} steps, {seeds} seeds", fontsize=10)
+    axes[0].figure.savefig(out / "compare.png", dpi=120)
+    console.print(f"Table: {out / 'compare.csv'}    Picture: {out / 'compare.png'}")
+
+
+def introduce(goal):
+    """What the task is, and that the base does not do it yet."""
+    model = base()
+    known, able = evaluate(model, Mixture()).accuracy, evaluate(model, goal).accuracy
+    console.print(f"[bold]Task {goal}[/bold]: {goal.kind}, given without instruction words.")
+    for word, right in zip(*examples(goal), strict=True):
+        console.print(f"  {word} {right}      [dim]the base answers {answer(model, word)}[/dim]")
+    console.print(f"The base has {100 * known:.1f} % of its pretraining lines right and {100 * able:.1f} % of these.")
+    console.print("It stays frozen; each method trains beside it.\n")
 
 
 def results(rows, goal, steps, seeds):

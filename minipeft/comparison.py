@@ -52,11 +52,13 @@ def adapt(recipe, lr, task, steps, seed, name="letters-d64", progress=False):
     return model, history
 
 
-def compare(task, contestants=CONTESTANTS, steps=STEPS, seeds=3, progress=True):
+def compare(task, contestants=CONTESTANTS, steps=STEPS, seeds=3, progress=True, after=None):
     """One row for each contestant, a dictionary:
 
     method, parameters (trained), percent (of the base), lr; lists over seeds: accuracy (on the task), kept_attached and
     kept_detached (on the pretraining mixture), seconds (of training); bytes (of the saved delta).
+
+    after: called as `after(recipe, seed, model)` at the end of each run, while the delta is on the model.
     """
     rows = []
     total = sum(p.numel() for p in base().parameters())
@@ -74,6 +76,8 @@ def compare(task, contestants=CONTESTANTS, steps=STEPS, seeds=3, progress=True):
                 row["seconds"].append(history.seconds)
                 with tempfile.TemporaryDirectory() as folder:
                     row["bytes"] = deltas.save(model, Path(folder) / "delta.safetensors")
+                if after:
+                    after(c.recipe, seed, model)
                 row["kept_detached"].append(evaluate(detach(model), Mixture()).accuracy)
                 bar.set_postfix(accuracy=f"{row['accuracy'][-1]:.2f}")
                 bar.update()

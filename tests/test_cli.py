@@ -52,10 +52,11 @@ def test_another_base_or_a_changed_file_is_told(tmp_path, monkeypatch):
 
 
 def test_compare_prints_the_table_and_writes_table_and_picture(folder):
-    output = run("compare", "reverse+red", "--steps", "2", "--seeds", "2")
-    with open(folder / "results" / "compare-reverse+red.csv") as file:
+    output = run("compare", "reverse+red", "sort+violet", "--steps", "2", "--seeds", "2")
+    with open(folder / "results" / "compare.csv") as file:
         rows = list(csv.DictReader(file))
-    assert [row["method"] for row in rows] == [str(c.recipe) for c in comparison.CONTESTANTS]
+    assert [row["method"] for row in rows] == 2 * [str(c.recipe) for c in comparison.CONTESTANTS]
+    assert [row["task"] for row in rows] == len(rows) // 2 * ["reverse+red"] + len(rows) // 2 * ["sort+violet"]
     assert all(row["method"] in output for row in rows)
     by = {row["method"]: row for row in rows}
     assert by["LoRA(rank=4)"]["parameters"] == "2048"
@@ -64,8 +65,10 @@ def test_compare_prints_the_table_and_writes_table_and_picture(folder):
     known = evaluate(base(), Mixture()).accuracy
     assert all(float(row["kept_detached_min"]) == float(row["kept_detached_max"]) == known for row in rows)
     assert int(by["LoRA(rank=8)"]["bytes"]) < 4 * 4096 + 2000
-    assert (folder / "results" / "compare-reverse+red.png").stat().st_size > 10_000
+    assert (folder / "results" / "compare.png").stat().st_size > 10_000
     assert "known, given without" in output
+    assert "new table, given without" in output
+    assert output.count("now answers") == len(rows)
 
 
 def test_train_then_eval_generate_and_inspect(folder):
