@@ -327,11 +327,11 @@ def pareto(rows, ax=None):
         low, high = values.mean() - values.min(), values.max() - values.mean()
         ax.errorbar(row["parameters"], values.mean(), [[low], [high]], fmt="o", ms=7, capsize=3, color=colour)
         ax.annotate(
-            row["method"], (row["parameters"], values.mean()), (0, -14 - 12 * (i % 2)), textcoords="offset points",
+            row["method"], (row["parameters"], values.min()), (0, -16 - 11 * (i % 2)), textcoords="offset points",
             ha="center", fontsize=8, color=INK,
         )  # fmt: skip
     ax.set_xscale("log")
-    ax.set_ylim(-0.08, 1.05)
+    ax.set_ylim(-0.14, 1.05)
     ax.margins(x=0.12)
     ax.set_xlabel("trainable parameters")
     ax.set_ylabel("lines right (share)\nmean and range over seeds")
