@@ -322,17 +322,18 @@ def pareto(rows, ax=None):
     """
     ax = bare(ax or new(6.5, 3.6))
     rows = sorted(rows, key=lambda row: row["parameters"])
-    for i, (row, colour) in enumerate(zip(rows, shades([r["method"] for r in rows]), strict=True)):
+    for row, colour in zip(rows, shades([r["method"] for r in rows]), strict=True):
         values = np.array(row["accuracy"])
-        low, high = values.mean() - values.min(), values.max() - values.mean()
-        ax.errorbar(row["parameters"], values.mean(), [[low], [high]], fmt="o", ms=7, capsize=3, color=colour)
+        x, y = row["parameters"], values.mean()
+        ax.errorbar(x, y, [[y - values.min()], [values.max() - y]], fmt="o", ms=7, capsize=3, color=colour)
+        side = -1 if y > 0.5 else 1  # names slant away from the points, down from the top and up from the bottom
         ax.annotate(
-            row["method"], (row["parameters"], values.min()), (0, -16 - 11 * (i % 2)), textcoords="offset points",
-            ha="center", fontsize=8, color=INK,
+            row["method"], (x, y), (5, 5 * side), textcoords="offset points", fontsize=8, color=INK,
+            rotation=55 * side, rotation_mode="anchor", va="center",
         )  # fmt: skip
     ax.set_xscale("log")
-    ax.set_ylim(-0.14, 1.05)
-    ax.margins(x=0.12)
+    ax.set_ylim(-0.06, 1.05)
+    ax.margins(x=0.1)
     ax.set_xlabel("trainable parameters")
     ax.set_ylabel("lines right (share)\nmean and range over seeds")
     return ax
