@@ -30,6 +30,12 @@ TASKS = {
 }
 
 
+def same_python():
+    """Is there a .venv of this very Python? What somebody put into it stays."""
+    version = [PYTHON, "-c", "import sys; print(sys.version)"]
+    return PYTHON.exists() and subprocess.check_output(version, text=True).strip() == sys.version
+
+
 def install(requirements):
     """Install a requirements file into .venv, unless that was done with the same file and the same Python."""
     wanted = hashlib.sha256(b"".join((ROOT / f).read_bytes() for f in (requirements, "pyproject.toml")))
@@ -38,7 +44,7 @@ def install(requirements):
     if stamp.exists() and stamp.read_text() == wanted.hexdigest():
         return
     print(f"Installing {requirements} into {VENV.name} (a minute or two, about 1.3 GB in all) ...", flush=True)
-    if requirements == "requirements.txt":
+    if not same_python():
         venv.create(VENV, clear=True, with_pip=True)
     subprocess.check_call([PYTHON, "-m", "pip", "install", "-q", "-r", requirements], cwd=ROOT)
     subprocess.check_call([PYTHON, "-m", "pip", "install", "-q", "--no-deps", "-e", "."], cwd=ROOT)

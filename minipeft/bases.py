@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 from torch import nn
 
@@ -32,7 +33,7 @@ def card_of(name):
     """How a shipped base was made and what it scores, as a dictionary."""
     path = FOLDER / f"{name}.json"
     if not path.is_file():
-        names = ", ".join(sorted(p.stem for p in FOLDER.glob("*.json")))
+        names = ", ".join(sorted(p.stem for p in FOLDER.glob("*.json"))) or "none (install with: pip install -e .)"
         raise FileNotFoundError(f"there is no base {name!r} in {FOLDER}; there are: {names}")
     return json.loads(path.read_text())
 
@@ -46,7 +47,7 @@ def from_gpt2(weights, heads):
     model = Transformer(Config(vocab, dim, layers, heads, ff, context, gelu="tanh"))
     model.head = nn.Linear(dim, vocab, bias=False)
     mine = {"embed.token.weight": w["wte.weight"], "embed.position.weight": w["wpe.weight"]}
-    mine |= {"norm.weight": w["ln_f.weight"], "norm.bias": w["ln_f.bias"], "head.weight": w["wte.weight"]}
+    mine |= {"norm.weight": w["ln_f.weight"], "norm.bias": w["ln_f.bias"], "head.weight": w["lm_head.weight"]}
     for i in range(layers):
         theirs, ours = f"h.{i}.", f"blocks.{i}."
         for kind in ("weight", "bias"):
@@ -56,7 +57,8 @@ def from_gpt2(weights, heads):
             mine |= {f"{ours}{name}.{kind}": t.t() for name, t in names.items()}  # it stores (in, out)
             mine |= {f"{ours}norm{j}.{kind}": w[f"{theirs}ln_{j}.{kind}"] for j in (1, 2)}
     model.load_state_dict(mine)
-    model.head.weight = model.embed.token.weight  # tied, as in GPT-2
+    if torch.equal(model.head.weight, model.embed.token.weight):
+        model.head.weight = model.embed.token.weight  # tied, as in GPT-2
     return model.requires_grad_(False).eval()
 
 
@@ -85,5 +87,6 @@ def from_bert(weights, heads, eps=1e-12):
         places |= {f"{ours}mlp.up": f"{theirs}intermediate.dense", f"{ours}mlp.down": f"{theirs}output.dense"}
     mine |= {f"{ours}.{kind}": w[f"{theirs}.{kind}"] for ours, theirs in places.items() for kind in ("weight", "bias")}
     model.load_state_dict(mine)
-    model.head[3].weight = model.embed.token.weight  # tied, as in BERT
+    if torch.equal(model.head[3].weight, model.embed.token.weight):
+        model.head[3].weight = model.embed.token.weight  # tied, as in BERT
     return model.requires_grad_(False).eval()

@@ -1,6 +1,7 @@
 """The command line: python -m minipeft compare | train | eval | generate | inspect | sweep."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import torch
 import typer
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from tqdm.auto import tqdm
 
@@ -74,7 +76,8 @@ def compare(
     """Adapt the base to a task with every method and lay the results side by side."""
     from minipeft import plots
 
-    goals = [task(name) for name in names or ["reverse+blue"]]
+    goals = [task(name) for name in dict.fromkeys(names or ["reverse+blue"])]
+    out.mkdir(parents=True, exist_ok=True)  # what cannot be written fails here, before the work
     found = {}
     for goal in goals:
         introduce(goal)
@@ -85,8 +88,7 @@ def compare(
                 tqdm.write(f"  {recipe!s:13} now answers  " + "   ".join(f"{w} {answer(model, w)}" for w in words))
 
         found[goal] = comparison.compare(goal, steps=steps, seeds=seeds, after=show)
-        console.print("", results(found[goal], goal, steps, seeds))
-    out.mkdir(parents=True, exist_ok=True)
+        console.print("", results(found[goal], goal, steps, seeds), "")
     comparison.write_csv(
         [{"task": str(goal)} | row for goal, rows in found.items() for row in rows], out / "compare.csv"
     )
@@ -141,7 +143,10 @@ def train(
 ):
     """Train one method on a task and save its delta."""
     goal, recipe, model = task(name), parse(method), base()
-    lr = lr or comparison.rate_of(recipe)
+    lr = comparison.rate_of(recipe) if lr is None else lr
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; name the file to save the delta in")
+    out.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     recipe.attach(model)
     console.print(f"{recipe} on {goal} ({goal.kind})\n{summary(model)}")
@@ -150,7 +155,8 @@ def train(
     notes = {"task": str(goal), "steps": steps, "lr": lr, "seed": seed, "accuracy": round(score.accuracy, 4)}
     size = deltas.save(model, out, notes)
     console.print(f"{100 * score.accuracy:.1f} % of fresh lines right after {history.seconds:.0f} s")
-    console.print(f"Saved {size:,} bytes to {out}. Try: python -m minipeft generate cabbed --delta {out}")
+    console.print(f"Saved {size:,} bytes to {escape(str(out))}. To see it at work:")
+    console.print(f"  python -m minipeft generate cabbed --delta {escape(str(out))}", soft_wrap=True)
 
 
 @app.command("eval")
@@ -162,7 +168,7 @@ def evaluate_(
     delta = deltas.read(path)
     goal = task(name or delta.notes.get("task", ""))
     model = deltas.load(path, base())
-    table = Table(title=f"{delta.recipe} from {path}", title_justify="left")
+    table = Table(title=f"{delta.recipe} from {escape(str(path))}", title_justify="left", box=SIMPLE)
     for heading in ("lines right, %", "attached", "detached"):
         table.add_column(heading, justify="left" if heading.startswith("lines") else "right")
     for what in (goal, Mixture()):
@@ -199,15 +205,21 @@ def inspect(
     """What is in a delta: recipe, tensors, and how many directions its update of each weight really has."""
     delta = deltas.read(path)
     model = base()
-    fits = "this base" if deltas.fingerprint(model) == delta.base else "another base"
-    console.print(f"[bold]{path}[/bold]  {path.stat().st_size:,} bytes, for {fits} ({delta.base[:12]})")
-    console.print(f"recipe  {delta.recipe!r}", *(f"{key:7} {value}" for key, value in delta.notes.items()), sep="\n")
+    fits = deltas.fingerprint(model) == delta.base
+    whose = "the shipped base" if fits else "another base"
+    console.print(f"[bold]{escape(str(path))}[/bold]  {path.stat().st_size:,} bytes, for {whose} ({delta.base[:12]})")
+    console.print(f"recipe   {delta.recipe!r}", markup=False)
+    for key, value in delta.notes.items():
+        console.print(f"{key:8} {value}", markup=False)
     table = Table(title="Tensors", title_justify="left", box=SIMPLE)
     for heading in ("name", "shape", "parameters"):
         table.add_column(heading, justify="left" if heading == "name" else "right")
     for name, tensor in delta.tensors.items():
         table.add_row(name, " × ".join(map(str, tensor.shape)), f"{tensor.numel():,}")
     console.print(table)
+    if not fits:
+        console.print("What it changes can only be told on its own base.")
+        return
     deltas.load(path, model)
     moved = deltas.updates(model)
     matrices = {name: d.flatten(1) for name, (_, d) in moved.items() if d.ndim > 1}
@@ -227,7 +239,7 @@ def inspect(
         plots.spectrum(dict(list(matrices.items())[:6]), top)
         plots.what_moved(model, moved, bottom)
         top.figure.savefig(picture, dpi=120)
-        console.print(f"Picture: {picture}")
+        console.print(f"Picture: {escape(str(picture))}")
 
 
 @app.command()
@@ -257,13 +269,15 @@ def sweep(
     console.print("* the rate of least validation loss, all tasks together")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"steps": steps, "results": found}, indent=1) + "\n")
-    console.print(f"Saved to {out}")
+    console.print(f"Saved to {escape(str(out))}")
 
 
 def main():
     """The entry point: what the user can mend is told in a line, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):  # Δ and ‖ cannot be printed in every country's old encoding
+        stream.reconfigure(encoding="utf-8")
     try:
         app()
-    except (ValueError, FileNotFoundError) as error:
-        console.print(f"[red]{type(error).__name__}[/red]: {error}")
+    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+        console.print(f"[red]{type(error).__name__}[/red]: {escape(str(error))}")
         raise SystemExit(2) from None

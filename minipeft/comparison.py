@@ -43,12 +43,12 @@ def rate_of(recipe):
     return next((c.lr for c in CONTESTANTS if c.recipe == recipe), 1e-2)
 
 
-def adapt(recipe, lr, task, steps, seed, name="letters-d64", progress=False):
+def adapt(recipe, lr, task, steps, seed):
     """One run from a fresh base: returns the adapted model and its History. `seed` draws initialisation and data."""
-    model = base(name)
+    model = base()
     torch.manual_seed(seed)
     recipe.attach(model)
-    history = fit(model, task, steps=steps, lr=lr, groups=recipe.groups(model, lr), seed=seed, progress=progress)
+    history = fit(model, task, steps=steps, lr=lr, groups=recipe.groups(model, lr), seed=seed, progress=False)
     return model, history
 
 

@@ -1,6 +1,7 @@
 """What a method costs: parameters, gradients, optimizer state, activations, time. First predicted, then measured.
 
-Bytes are counted in tensors, so they hold on any machine; seconds are the reader's own.
+Bytes are counted in tensors of the model, so they hold on any machine; seconds are the reader's own. What is kept aside
+for `detach`, with full fine-tuning the whole base, is not counted: one who never detaches needs none.
 """
 
 import statistics
@@ -9,8 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
+from minipeft.deltas import trained
 from minipeft.training import loss_of
-from minipeft.wrapping import attachments, trainable
+from minipeft.wrapping import trainable
 
 
 @dataclass
@@ -55,6 +57,7 @@ def measure(model, batch, lr=1e-3):
 
     was_training = model.training
     model.train()
+    batch = batch.to(next(model.parameters()).device)
     optimizer = torch.optim.Adam(parameters, lr=lr)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = loss_of(model(batch.tokens, batch.mask), batch.targets)
@@ -84,8 +87,9 @@ def latency(models, batch, repeats=100):
     times = {name: [] for name in models}
     for repeat in range(repeats + 3):
         for name, model in models.items():
+            at_hand = batch.to(next(model.parameters()).device)
             begun = time.perf_counter()
-            model(batch.tokens, batch.mask)
+            model(at_hand.tokens, at_hand.mask)
             if repeat >= 3:  # the first ones warm up
                 times[name].append(1000 * (time.perf_counter() - begun))
     return {name: tuple(statistics.quantiles(values, n=4)) for name, values in times.items()}
@@ -93,6 +97,4 @@ def latency(models, batch, repeats=100):
 
 def delta_bytes(model):
     """Bytes of the attached method's tensors: what a task adds on disk, but for a header of a kilobyte or so."""
-    things = [s.replacement for s in attachments(model)[-1].swaps]
-    tensors = {t for thing in things for t in ([thing] if isinstance(thing, torch.Tensor) else thing.parameters())}
-    return sum(t.numel() * t.element_size() for t in tensors if t.requires_grad)
+    return sum(t.numel() * t.element_size() for t in trained(model).values())

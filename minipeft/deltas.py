@@ -7,14 +7,12 @@ delta can not be put on the wrong base by accident.
 import hashlib
 import json
 import os
-import re
-import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from minipeft.methods import METHODS
@@ -34,16 +32,14 @@ class Delta:
     recipe: Recipe
     tensors: dict[str, Tensor]
     base: str  # fingerprint
-    notes: dict[str, str]
+    notes: dict  # what whoever saved it wanted to be known
 
 
 def fingerprint(model):
     """SHA-256 of the base's weights, whatever is attached: names, types, shapes and bytes."""
     digest = hashlib.sha256()
     with disabled(model):
-        # a parametrized weight is stored under another name while its method is attached
-        state = {re.sub(r"parametrizations\.(\w+)\.original", r"\1", k): t for k, t in model.state_dict().items()}
-        for name, tensor in sorted(state.items()):
+        for name, tensor in sorted(model.state_dict().items()):
             tensor = tensor.detach().cpu().contiguous()
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -51,9 +47,9 @@ def fingerprint(model):
 
 
 def trained(model):
-    """The tensors of the attached method, {dotted name: live tensor}, without those of the base."""
+    """The tensors of the attached methods, {dotted name: live tensor}, without those of the base."""
     found = {}
-    for swap in attachments(model)[-1].swaps:
+    for swap in [s for a in attachments(model) for s in a.swaps]:
         if isinstance(swap.replacement, nn.Parameter):
             found[swap.path] = swap.replacement
         else:
@@ -87,13 +83,12 @@ def save(model, path, notes=None):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: t.detach().cpu().contiguous() for name, t in trained(model).items()}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    os.close(handle)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(tensors, temporary, metadata)
+        temporary.write_bytes(serialize(tensors, metadata))
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
     return path.stat().st_size
 
@@ -108,7 +103,7 @@ def read(path):
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise DeltaError(
             f"{path} is not a whole safetensors file ({error}): it was cut short or is something else"
@@ -120,7 +115,7 @@ def read(path):
     try:
         recipe, notes = json.loads(metadata["recipe"]), json.loads(metadata["notes"])
         return Delta(recipe_from(recipe, path), tensors, metadata["base"], notes)
-    except (KeyError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise DeltaError(f"{path}: its metadata is damaged ({error!r}); save the delta again") from None
 
 
@@ -152,9 +147,7 @@ def load(path, model):
             "(SHA-256 of the weights); load the base it was trained on"
         )
     try:
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # the random start is overwritten: it costs the caller no random numbers
+        with torch.random.fork_rng(range(torch.cuda.device_count())):  # a random start that is overwritten
             delta.recipe.attach(model)
     except (ValueError, TypeError) as error:
         raise DeltaError(f"{path}: {delta.recipe} does not fit this model: {error}") from None
@@ -174,6 +167,8 @@ def put(model, tensors, path):
     if extra := sorted(set(tensors) - set(live)):
         raise DeltaError(f"{path} holds {', '.join(extra)}, for which the method has no place")
     for name, tensor in live.items():
+        if tensor.dtype != tensors[name].dtype:
+            raise DeltaError(f"{path}: {name} is of {tensors[name].dtype}, expected {tensor.dtype}")
         if tensor.shape != tensors[name].shape:
             raise DeltaError(f"{path}: {name} has shape {tuple(tensors[name].shape)}, expected {tuple(tensor.shape)}")
     with torch.no_grad():
@@ -184,12 +179,12 @@ def put(model, tensors, path):
 def updates(model):
     """What moved in the base's own weights: {dotted name: (W, ΔW)}, for methods that change weights."""
     found = {}
-    for swap in attachments(model)[-1].swaps:
+    for swap in [s for a in attachments(model) for s in a.swaps]:
         if isinstance(swap.replacement, nn.Parameter):
             W = swap.original.detach().to(swap.replacement.device)
             found[swap.path] = W, swap.replacement.detach() - W
-        elif isinstance(swap.original, nn.Identity):  # a parametrized weight
-            found[swap.path] = swap.parent.original.detach(), swap.replacement.delta().detach()
+        elif isinstance(swap.original, nn.Parameter):
+            found[swap.path] = swap.original.detach(), swap.replacement.delta().detach()
         elif hasattr(swap.replacement, "delta"):
             found[f"{swap.path}.weight"] = swap.replacement.base.weight.detach(), swap.replacement.delta().detach()
     return found

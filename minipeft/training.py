@@ -96,6 +96,8 @@ def fit(model, task, *, steps, lr, groups=None, batch_size=64, seed=0, warmup=No
         batch = task.batch(batch_size, generator).to(device)
         logits = model(batch.tokens, batch.mask)
         loss = loss_of(logits, batch.targets)
+        if not loss.isfinite():
+            raise FloatingPointError(f"the loss is {loss.item()} at step {step}: try a lower rate than {lr}")
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, clip)
@@ -104,8 +106,6 @@ def fit(model, task, *, steps, lr, groups=None, batch_size=64, seed=0, warmup=No
         history.accuracy.append(right(logits, batch.targets).float().mean().item())
         history.rate.append(optimizer.param_groups[0]["lr"])
         rates.step()
-        if not math.isfinite(history.loss[-1]):
-            raise FloatingPointError(f"the loss is {history.loss[-1]} at step {step}: try a lower rate than {lr}")
         if on_step:
             on_step(step)
         if step % 10 == 0:
@@ -117,16 +117,17 @@ def fit(model, task, *, steps, lr, groups=None, batch_size=64, seed=0, warmup=No
 
 @torch.no_grad()
 def evaluate(model, task, size=1000, seed=TEST):
-    """Score the model on `size` fresh lines, the same for every model."""
+    """Score the model on `size` fresh lines, the same for every model, drawn in batches of 100 or fewer."""
     was_training = model.training
     model.eval()
-    device = next(model.parameters()).device
-    batch = task.batch(size, torch.Generator().manual_seed(seed)).to(device)
-    logits = model(batch.tokens, batch.mask)
+    device, generator = next(model.parameters()).device, torch.Generator().manual_seed(seed)
+    rows, tokens, losses = [], [], []
+    for start in range(0, size, 100):
+        batch = task.batch(min(100, size - start), generator).to(device)
+        logits, asked = model(batch.tokens, batch.mask), batch.targets != IGNORE
+        rows.append(right(logits, batch.targets))
+        tokens.append((logits.argmax(-1) == batch.targets)[asked])
+        losses.append(loss_of(logits, batch.targets) * asked.sum())
     model.train(was_training)
-    asked = batch.targets != IGNORE
-    return Score(
-        accuracy=right(logits, batch.targets).float().mean().item(),
-        token_accuracy=(logits.argmax(-1) == batch.targets)[asked].float().mean().item(),
-        loss=loss_of(logits, batch.targets).item(),
-    )
+    tokens = torch.cat(tokens).float()
+    return Score(torch.cat(rows).float().mean().item(), tokens.mean().item(), (sum(losses) / len(tokens)).item())

@@ -65,7 +65,8 @@ class Attention(nn.Module):
             k, v = past.extend(k, v)  # (B, H, S, d/H)
         T, S = q.shape[2], k.shape[2]
         if self.recording:
-            y, self.weights = attend(q, k, v, self.visible(T, S, mask, x.device))
+            y, weights = attend(q, k, v, self.visible(T, S, mask, x.device))
+            self.weights = weights.detach()
         elif self.causal and mask is None and T == S:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
@@ -74,17 +75,15 @@ class Attention(nn.Module):
 
     def visible(self, T, S, mask, device):
         """Which key each query may see: a boolean (1 or B, 1, T, S), or None for all of them."""
-        triangle = None
-        if self.causal and T > 1:  # the past, S - T keys, is visible to every query
-            triangle = torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)[None, None]
+        if mask is None and (T == 1 or not self.causal):
+            return None
+        every = torch.ones(T, S, dtype=torch.bool, device=device)
+        seen = every.tril(S - T)[None, None] if self.causal else every  # the past, S - T keys, is seen by every query
         if mask is None:
-            return triangle
+            return seen
         keys = F.pad(mask, (S - mask.shape[1], 0), value=True)[:, None, None]  # (B, 1, 1, S)
-        if triangle is None:
-            return keys
-        # a padding token on the left sees at least itself: a softmax over nothing would be NaN
-        itself = torch.eye(T, dtype=torch.bool, device=device)
-        return (triangle & keys) | F.pad(itself, (S - T, 0))
+        itself = F.pad(torch.eye(T, dtype=torch.bool, device=device), (S - T, 0))
+        return (seen & keys) | itself  # padding sees itself: a softmax over nothing would be NaN
 
 
 class MLP(nn.Module):
@@ -139,6 +138,8 @@ class Embed(nn.Module):
         self.norm = norm or nn.Identity()
 
     def forward(self, tokens, start=None, mask=None, front=None):
+        if not tokens.numel():
+            raise ValueError(f"there are no tokens: the input has shape {tuple(tokens.shape)}")
         x = self.token(tokens)  # (B, T, d)
         n = 0
         if front is not None:
@@ -172,7 +173,7 @@ class EmbedFromBOS(Embed):
         self.bos = bos
 
     def positions(self, tokens, start, visible, n):
-        begun = ((tokens == self.bos).cumsum(1) + start) > 0
+        begun = (((tokens == self.bos) & visible).cumsum(1) + start) > 0
         positions = F.pad(start + (begun & visible).cumsum(1), (n, 0))
         return positions, positions[:, -1:]
 
@@ -244,6 +245,7 @@ class Transformer(nn.Module):
 
     def forward(self, tokens, mask=None, cache=None):
         cache = cache or Cache(len(self.blocks))
+        mask = mask if mask is None else mask.bool()
         x, taken = self.embed(tokens, cache.start, mask)  # (B, n+T, d)
         n = x.shape[1] - tokens.shape[1]
         if mask is not None:
@@ -269,8 +271,10 @@ class Transformer(nn.Module):
             raise ValueError("a bidirectional model cannot generate: its tokens see the future; use a causal one")
         if temperature < 0:
             raise ValueError(f"temperature must be 0 (the likeliest token) or more, got {temperature}")
-        if tokens.shape[1] == 0 or new < 1:
-            raise ValueError(f"generate needs a token to continue and a token to make, got {tokens.shape[1]} and {new}")
+        if new < 1:
+            raise ValueError(f"new must be at least 1 token, got {new}")
+        if mask is not None and not mask[:, -1].all():
+            raise ValueError("a row ends in padding, so what follows it would be wrong: pad on the left to generate")
         room = (0, new - 1)  # what will not fit in the context fails here, before any work
         self.embed(F.pad(tokens, room), mask=None if mask is None else F.pad(mask, room, value=True))
         memory = Cache(len(self.blocks)) if cache else None
@@ -299,10 +303,11 @@ class Transformer(nn.Module):
 def recording(model):
     """Inside, every Attention below `model` writes its attention out by hand and keeps the map in `.weights`."""
     layers = [m for m in model.modules() if isinstance(m, Attention)]
+    before = [layer.recording for layer in layers]
     for layer in layers:
         layer.recording = True
     try:
         yield layers
     finally:
-        for layer in layers:
-            layer.recording = False
+        for layer, was in zip(layers, before, strict=True):
+            layer.recording = was

@@ -64,30 +64,63 @@ def frozen(tensor):
 
 @dataclass
 class Swap:
-    """At `parent.name` stands `replacement` (a module or a parameter) instead of `original`."""
+    """At `parent.name` stands `replacement` instead of `original`.
 
-    path: str  # dotted name of the place in the model
+    original: a module or a weight. replacement: of the same kind; or, for a weight, a module that computes the new
+    weight from the old one and is registered as its parametrization (torch.nn.utils.parametrize).
+    """
+
+    path: str  # dotted name of the place in the base
     parent: nn.Module
     name: str
     original: nn.Module | nn.Parameter
     replacement: nn.Module | nn.Parameter
 
     def put(self, thing):
-        setattr(self.parent, self.name, thing)
+        """Let `thing` stand here. What was out of the model takes on its device and mode, which may have changed."""
+        there = getattr(self.parent, self.name)
+        if isinstance(self.original, nn.Module):
+            for p in there.parameters():
+                thing.to(p.device)
+                break
+            setattr(self.parent, self.name, thing.train(self.parent.training))
+            return
+        if parametrize.is_parametrized(self.parent, self.name):
+            parametrize.remove_parametrizations(self.parent, self.name, leave_parametrized=False)
+        weight = thing if isinstance(thing, nn.Parameter) else self.original
+        weight.data = weight.data.to(there)
+        setattr(self.parent, self.name, weight)
+        if thing is not weight:
+            parametrize.register_parametrization(self.parent, self.name, thing.to(there.device))
+
+    def now(self):
+        """What stands here."""
+        if isinstance(self.original, nn.Parameter) and parametrize.is_parametrized(self.parent, self.name):
+            return self.replacement
+        return getattr(self.parent, self.name)
+
+    def merged(self):
+        """What computes the same as the replacement without its parts."""
+        if isinstance(self.replacement, nn.Parameter):
+            return self.replacement
+        if isinstance(self.original, nn.Parameter):
+            return frozen(self.replacement(self.original))
+        return self.replacement.merged()
 
 
 @dataclass
 class Attachment:
-    """What one `attach` did to a model: its recipe, its swaps, and how to undo the rest."""
+    """What one `attach` did to a model: its recipe, its swaps, and what else to give back."""
 
     recipe: "Recipe"
+    requires_grad: list[tuple[nn.Parameter, bool]]
+    buffers: list[tuple[nn.Module, str, torch.Tensor]]  # with a copy: a BatchNorm counts on, frozen or not
     swaps: list[Swap] = field(default_factory=list)
-    parametrized: list[tuple[nn.Module, str]] = field(default_factory=list)
-    requires_grad: list[tuple[nn.Parameter, bool]] = field(default_factory=list)
     merged: bool = False
+    disabled: bool = False
 
 
-@dataclass
+@dataclass(frozen=True)
 class Recipe:
     """A method's hyper-parameters as plain data: prints as itself, compares equal, is stored beside the weights.
 
@@ -124,19 +157,25 @@ class Recipe:
                 f"{names} is attached already; call detach(model) first, "
                 "or attach(model, stack=True) to put one method on the other"
             )
-        if any(a.merged for a in attachments(model)):
-            raise RuntimeError(f"{names} is merged; call unmerge(model) before attaching another method")
-        entry = Attachment(self, requires_grad=[(p, p.requires_grad) for p in model.parameters()])
+        check(model, "attaching another method")
+        flags = [(p, p.requires_grad) for p in model.parameters()]
+        buffers = [(m, name, b.clone()) for m in model.modules() for name, b in m.named_buffers(recurse=False)]
+        entry = Attachment(self.plain(), flags, buffers)
         model.attachments = [*attachments(model), entry]
         model.requires_grad_(False)
         try:
             self.insert(model)
-            if callable(getattr(self, "targets", None)):  # data again: the places it chose
-                entry.recipe = replace(self, targets=tuple(s.path for s in entry.swaps))
+            if callable(getattr(self, "targets", None)):  # data again: the places it chose, by their whole names
+                entry.recipe = replace(self, targets=tuple("." + s.path for s in entry.swaps))
         except BaseException:
             undo(model)
             raise
         return model
+
+    def plain(self):
+        """A copy that is nobody else's, with tuples for lists: as it will be read from disk."""
+        settings = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: tuple(v) if isinstance(v, list) else copy.deepcopy(v) for k, v in settings.items()})
 
 
 def default(setting):
@@ -148,28 +187,31 @@ def attachments(model):
     return getattr(model, "attachments", [])
 
 
+def check(model, action, merged=False):
+    """RuntimeError if the methods are disabled, or, unless that is allowed, merged."""
+    for a in attachments(model):
+        if a.disabled:
+            raise RuntimeError(f"{a.recipe} is disabled here; leave `with disabled(model)` before {action}")
+        if a.merged and not merged:
+            raise RuntimeError(f"{a.recipe} is merged already; call unmerge(model) before {action}")
+
+
 def undo(model):
     """Take the last attached method off."""
     entry = model.attachments.pop()
     for swap in reversed(entry.swaps):
-        put_back(swap)
-    for module, name in entry.parametrized:
-        parametrize.remove_parametrizations(module, name, leave_parametrized=False)
+        swap.put(swap.original)
     for parameter, flag in entry.requires_grad:
         parameter.requires_grad_(flag)
+    for module, name, copied in entry.buffers:
+        getattr(module, name).copy_(copied)
     if not model.attachments:
         del model.attachments
 
 
-def put_back(swap):
-    """The original at its place; a parameter that was swapped out did not travel with the model to its device."""
-    if isinstance(swap.original, nn.Parameter):
-        swap.original.data = swap.original.data.to(getattr(swap.parent, swap.name).device)
-    swap.put(swap.original)
-
-
 def detach(model):
-    """Take every method off: the base again, bit for bit, with the `requires_grad` it had. Returns the model."""
+    """Take every method off: the base again, bit for bit, with its buffers and `requires_grad`. Returns the model."""
+    check(model, "detaching", merged=True)
     while attachments(model):
         undo(model)
     return model
@@ -177,8 +219,7 @@ def detach(model):
 
 def swap(model, path, replacement):
     """Let `replacement` stand at the dotted name `path` until the method is detached."""
-    parent_path, _, name = path.rpartition(".")
-    parent = model.get_submodule(parent_path)
+    parent, name = next((parent, name) for p, parent, name in sites(model) if p == path)
     entry = Swap(path, parent, name, getattr(parent, name), replacement)
     attachments(model)[-1].swaps.append(entry)
     entry.put(replacement)
@@ -188,61 +229,63 @@ def wrap(model, targets, make):
     """Put `make(module, path)`, a Wrapper, in front of every module that `targets` names.
 
     Args:
-        targets: suffixes of dotted names ("q", "attn.q", "blocks.0.attn.q"), or a predicate `(path, module) -> bool`.
-            A suffix may also name a weight ("lstm.weight_ih_l0"): `make(parameter, path)` then gives a module that
-            computes the new weight from the old one, and is registered as its parametrization.
+        targets: suffixes of dotted names ("q", "attn.q"), whole names behind a dot (".blocks.0.attn.q"), or a predicate
+            `(path, module) -> bool`. A name may also be that of a weight ("lstm.weight_ih_l0"): `make(parameter, path)`
+            then gives a module that computes the new weight from the old one.
 
-    Raises ValueError if a target matches nothing; the message lists what is there.
+    Raises ValueError if a target matches nothing; the message lists what is there. TypeError where a wrapper would have
+    no effect, because the module around it reads the weights itself.
     """
-    for path in match(model, targets):
-        parent_path, _, name = path.rpartition(".")
-        parent = model.get_submodule(parent_path)
+    for path, parent, name in match(model, targets):
         thing = getattr(parent, name)
-        if isinstance(thing, nn.Module):
-            swap(model, path, make(thing, path))
-            continue
-        layer = make(thing, path)
-        parametrize.register_parametrization(parent, name, layer)
-        entry = attachments(model)[-1]
-        entry.parametrized.append((parent, name))
-        entry.swaps.append(Swap(path, parent.parametrizations[name], "0", nn.Identity(), layer))
+        if isinstance(thing, nn.Module) and isinstance(parent, nn.MultiheadAttention | nn.TransformerEncoderLayer):
+            raise TypeError(
+                f"{type(parent).__name__} reads the weights of {path!r} itself and would pass a wrapper by; "
+                f"target the weight instead: '{path}.weight'"
+            )
+        swap(model, path, make(thing, path))
 
 
 def match(model, targets):
-    """The dotted names of the modules and weights that `targets` names, in the model's order. See `wrap`."""
-    modules = dict(sites(model))
+    """(path, parent, name) of the modules and weights that `targets` names, in the model's order. See `wrap`."""
+    places = list(sites(model))
     if callable(targets):
-        found = [path for path, module in modules.items() if targets(path, module)]
+        modules = [place for place in places if isinstance(getattr(*place[1:]), nn.Module)]
+        found = [place for place in modules if targets(place[0], getattr(*place[1:]))]
         missing = [] if found else [getattr(targets, "__name__", "the predicate")]
     else:
         if isinstance(targets, str):
             raise ValueError(f"targets must be a tuple of names, got the string {targets!r}; write ({targets!r},)")
-        own = [(path, name) for path, m in modules.items() for name, _ in m.named_parameters(recurse=False)]
-        weights = [f"{path}.{name}" if path else name for path, name in own]
-        paths = [path for path in [*modules, *weights] if path]
-        ends = {t: [p for p in paths if p == t or p.endswith("." + t)] for t in targets}
-        missing = [t for t, hits in ends.items() if not hits]
-        found = [p for p in paths if any(p in hits for hits in ends.values())]
+        named = {t: [p for p, *_ in places if p == t[1:] or f".{p}".endswith("." + t)] for t in targets}
+        missing = [t for t, hits in named.items() if not hits]
+        found = [place for place in places if any(place[0] in hits for hits in named.values())]
     if missing or not found:
-        names = {}
-        for path, module in modules.items():
-            if not list(module.children()):
-                names.setdefault(f"{path.rpartition('.')[2]} ({type(module).__name__})", path)
+        there = dict.fromkeys(
+            f"{name} ({type(getattr(parent, name)).__name__})"
+            for _, parent, name in places
+            if not holds_modules(parent, name)
+        )
         raise ValueError(
             f"no module or weight is named {' or '.join(map(repr, missing)) or 'in the empty targets'}; "
-            f"there are: {', '.join(names)}"
+            f"there are: {', '.join(there)}"
         )
     return found
 
 
-def sites(model):
-    """Modules with their dotted names, as the base has them: nothing inside a wrapper but what it stands for."""
-    inside = []
-    for path, module in model.named_modules():
-        if not any(path.startswith(i) for i in inside):
-            yield path, module
-        if isinstance(module, Wrapper) or parametrize.is_parametrized(module):
-            inside.append(path + "." if path else "")
+def holds_modules(parent, name):
+    thing = getattr(parent, name)
+    return isinstance(thing, nn.Parameter) or any(True for _ in bottom(thing).children())
+
+
+def sites(model, prefix=""):
+    """(path, parent, name) of every module and weight below the model, named as if nothing were attached."""
+    module = bottom(model)
+    for name, child in module._modules.items():  # all names of a module that has several
+        if child is not None and name != "parametrizations":
+            yield prefix + name, module, name
+            yield from sites(child, f"{prefix}{name}.")
+    for name, _ in module.named_parameters(recurse=False):
+        yield prefix + name, module, name
 
 
 def trainable(model):
@@ -253,15 +296,25 @@ def trainable(model):
 @contextmanager
 def disabled(model):
     """Inside, the model is its base. May be nested; whatever happens inside, the methods are back afterwards."""
-    swaps = [s for a in attachments(model) for s in a.swaps]
-    before = [(s, getattr(s.parent, s.name)) for s in swaps]
-    for s in reversed(swaps):
-        put_back(s)
+    entries = [a for a in attachments(model) if not a.disabled]
+    before = [(s, s.now()) for a in entries for s in a.swaps]
+    buffers = [(getattr(m, name), copied) for a in entries[:1] for m, name, copied in a.buffers]
+    current = [buffer.clone() for buffer, _ in buffers]
     try:
+        for a in entries:
+            a.disabled = True
+        for s, _ in reversed(before):
+            s.put(s.original)
+        for buffer, copied in buffers:
+            buffer.copy_(copied)
         yield model
     finally:
         for s, thing in before:
             s.put(thing)
+        for (buffer, _), values in zip(buffers, current, strict=True):
+            buffer.copy_(values)
+        for a in entries:
+            a.disabled = False
 
 
 def merge(model):
@@ -273,13 +326,11 @@ def merge(model):
     """
     if not attachments(model):
         raise RuntimeError("nothing is attached, so there is nothing to merge")
-    if any(a.merged for a in attachments(model)):
-        raise RuntimeError("merged already; merging twice would add the update twice")
-    swaps = [s for a in attachments(model) for s in a.swaps if isinstance(s.replacement, nn.Module)]
+    check(model, "merging: a second time would add the update twice")
     with torch.no_grad():
-        plain = [(s, s.replacement.merged()) for s in swaps]
-    for s, module in plain:
-        s.put(module)
+        plain = [(s, s.merged()) for a in attachments(model) for s in a.swaps]
+    for s, thing in plain:
+        s.put(thing)
     for a in attachments(model):
         a.merged = True
     return model
@@ -289,10 +340,11 @@ def unmerge(model):
     """Undo `merge`, exactly: base and wrappers were kept apart. Returns the model."""
     if not any(a.merged for a in attachments(model)):
         raise RuntimeError("not merged, so there is nothing to undo")
+    check(model, "unmerging", merged=True)
     for a in attachments(model):
-        for s in a.swaps:
-            s.put(s.replacement)
         a.merged = False
+    for s in [s for a in attachments(model) for s in a.swaps]:
+        s.put(s.replacement)
     return model
 
 

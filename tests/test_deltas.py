@@ -199,7 +199,7 @@ def test_a_crash_while_writing_leaves_the_old_file(model, tmp_path, monkeypatch)
     def crash(*args):
         raise OSError("disk full")
 
-    for name in ("save_file", "os.replace"):
+    for name in ("serialize", "os.replace"):
         monkeypatch.setattr(f"minipeft.deltas.{name}", crash)
         with pytest.raises(OSError, match="disk full"):
             save(model, path)

@@ -22,7 +22,7 @@ METHOD_FILES = sorted(p for p in (HOUSE / "methods").glob("*.py") if p.name != "
 
 def imported(path):
     """Dotted names of the modules that a file imports, with what is taken from the package itself spelled out."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -41,7 +41,7 @@ def test_a_method_file_stands_alone(path):
     for name in imported(path):
         top = name.split(".")[0]
         assert top in sys.stdlib_module_names or top == "torch" or name in allowed, f"{path.name} imports {name}"
-    assert len(path.read_text().splitlines()) <= 180
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 180
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)

@@ -106,11 +106,16 @@ def test_a_recipe_that_does_not_fit_leaves_the_model_as_it_was(net, recipe, erro
 
 
 def test_targets_are_suffixes_of_dotted_names(net):
-    assert match(net, ("q",)) == ["inner.q"]  # not seq
-    assert match(net, ("inner.q", "q", "weight")) == [
-        "inner.q", "Attention.weight", "seq.weight", "inner.q.weight", "inner.explora_head.weight"
+    def paths(targets):
+        return [path for path, *_ in match(net, targets)]
+
+    assert paths(("q",)) == paths((".inner.q",)) == ["inner.q"]  # not seq
+    with pytest.raises(ValueError, match=r"'\.q'"):
+        paths((".q",))  # a whole name
+    assert sorted(paths(("inner.q", "q", "weight"))) == [
+        "Attention.weight", "inner.explora_head.weight", "inner.q", "inner.q.weight", "seq.weight"
     ]  # fmt: skip
-    assert match(net, lambda name, module: isinstance(module, nn.Linear) and module.out_features > 5) == [
+    assert paths(lambda name, module: isinstance(module, nn.Linear) and module.out_features > 5) == [
         "Attention",
         "seq",
     ]
@@ -118,7 +123,7 @@ def test_targets_are_suffixes_of_dotted_names(net):
 
 def test_a_predicate_is_kept_as_the_names_it_chose(net):
     LoRA(targets=lambda name, module: name.endswith("q")).attach(net)
-    assert attachments(net)[0].recipe == LoRA(targets=("seq", "inner.q"))
+    assert attachments(net)[0].recipe == LoRA(targets=(".seq", ".inner.q"))
 
 
 def test_a_second_attach_is_an_error_unless_asked_for(net, x):

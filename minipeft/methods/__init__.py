@@ -1,4 +1,4 @@
-"""The methods, one file each. To be registered is to be listed here: `load`, `parse` and the command line follow."""
+"""The methods, one file each. To be registered is to be listed here; `comparison.CONTESTANTS` adds learning rates."""
 
 import ast
 
@@ -16,9 +16,13 @@ def parse(text):
     try:
         call = ast.parse(text, mode="eval").body
         name = call.func.id if isinstance(call, ast.Call) else call.id
+        if isinstance(call, ast.Call) and call.args:
+            raise ValueError
         settings = {k.arg: ast.literal_eval(k.value) for k in call.keywords} if isinstance(call, ast.Call) else {}
     except (SyntaxError, AttributeError, ValueError):
-        raise ValueError(f"{text!r} is not a recipe; write one like LoRA(rank=4)") from None
+        raise ValueError(
+            f"{text!r} is not a recipe; write one like LoRA(rank=4), with the names of its settings"
+        ) from None
     method = {known.lower(): m for known, m in METHODS.items()}.get(name.lower())
     if method is None:
         raise ValueError(f"there is no method {name!r}; there are: {', '.join(METHODS)}")

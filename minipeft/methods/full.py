@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from minipeft.wrapping import Recipe, match, swap
+from minipeft.wrapping import Recipe, match, sites, swap
 
 
-@dataclass
+@dataclass(frozen=True)
 class Full(Recipe):
     """Train every weight.
 
@@ -28,10 +28,11 @@ class Full(Recipe):
     targets: tuple[str, ...] | None = None
 
     def insert(self, model):
-        below = [""] if self.targets is None else match(model, self.targets)
+        below = [""] if self.targets is None else [path for path, *_ in match(model, self.targets)]
         copies = {}  # a weight that stands in two places (a tied head) is one weight in the copy too
-        for path, parameter in list(model.named_parameters(remove_duplicate=False)):
-            if any(not b or path == b or path.startswith(b + ".") for b in below):
-                if parameter not in copies:
-                    copies[parameter] = nn.Parameter(parameter.detach().clone())
-                swap(model, path, copies[parameter])
+        for path, parent, name in list(sites(model)):
+            weight = getattr(parent, name)
+            if isinstance(weight, nn.Parameter) and any(not b or path == b or path.startswith(b + ".") for b in below):
+                if weight not in copies:
+                    copies[weight] = nn.Parameter(weight.detach().clone())
+                swap(model, path, copies[weight])

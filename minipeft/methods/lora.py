@@ -18,7 +18,6 @@ as the convolution (r, in, k, k) and B as 1×1; loralib's factors are shaped dif
 import math
 from dataclasses import dataclass, field
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -51,7 +50,7 @@ class LoRAEmbedding(WeightWrapper):
         super().__init__(base)
         vocab, dim = base.weight.shape
         self.A = nn.Parameter(base.weight.new_zeros(rank, vocab))
-        self.B = nn.Parameter(torch.randn_like(base.weight[0].expand(rank, dim)).T.contiguous())  # (d, r)
+        self.B = nn.Parameter(base.weight.new_empty(dim, rank).normal_())
         self.scale = scale
 
     def forward(self, tokens):  # (...)
@@ -101,22 +100,8 @@ class LoRAWeight(nn.Module):
     def delta(self):
         return self.scale * (self.B @ self.A).view(self.shape)
 
-    def merged(self):
-        return Plus(self.delta())
 
-
-class Plus(nn.Module):
-    """W ↦ W + a constant: what a merged LoRAWeight leaves behind."""
-
-    def __init__(self, constant):
-        super().__init__()
-        self.register_buffer("constant", constant, persistent=False)
-
-    def forward(self, weight):
-        return weight + self.constant
-
-
-@dataclass
+@dataclass(frozen=True)
 class LoRA(Recipe):
     """Low-rank updates beside frozen weights.
 
@@ -138,16 +123,22 @@ class LoRA(Recipe):
     lr_ratio: float = 1.0
 
     def __post_init__(self):
+        if not isinstance(self.rank_pattern, dict):
+            raise ValueError(
+                f'rank_pattern is a dictionary of names and ranks like {{"v": 8}}, got {self.rank_pattern!r}'
+            )
         for rank in [self.rank, *self.rank_pattern.values()]:
-            if not isinstance(rank, int) or rank < 1:
+            if type(rank) is not int or rank < 1:
                 raise ValueError(f"rank must be a whole number of at least 1, got {rank}; 4 is a good start")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is a probability below 1, got {self.dropout}")
-        if self.alpha <= 0 or self.lr_ratio <= 0:
-            raise ValueError(f"alpha and lr_ratio must be above 0, got {self.alpha} and {self.lr_ratio}")
+        if not (0 < self.alpha < math.inf and 0 < self.lr_ratio < math.inf):
+            raise ValueError(f"alpha and lr_ratio must be numbers above 0, got {self.alpha} and {self.lr_ratio}")
 
     def insert(self, model):
-        special = {path: rank for name, rank in self.rank_pattern.items() for path in match(model, (name,))}
+        special = {path: rank for name, rank in self.rank_pattern.items() for path, *_ in match(model, (name,))}
+        if idle := set(special) - {path for path, *_ in match(model, self.targets)}:
+            raise ValueError(f"rank_pattern names {', '.join(sorted(idle))}, which targets does not; add it there")
         wrap(model, self.targets, lambda module, path: self.layer(module, path, special.get(path, self.rank)))
 
     def layer(self, module, path, rank):
