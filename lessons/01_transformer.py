@@ -383,7 +383,7 @@ assert results["all at one position"].accuracy < 0.05
 
 # %%
 cheat = Transformer(Config(vocab=len(VOCABULARY), dim=64, layers=1, heads=2, ff=64, context=24, bos=BOS, causal=False))
-fit(cheat, Mixture(), steps=100, lr=1e-2, batch_size=16, progress=False)
+fit(cheat, Mixture(), steps=100, lr=1e-2, batch_size=16, device="cpu", progress=False)
 seen = evaluate(cheat, Mixture(), LINES)
 cheat.blocks[0].attn.causal = True  # as in real use: the future does not exist yet
 honest = evaluate(cheat, Mixture(), LINES)

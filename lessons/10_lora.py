@@ -148,7 +148,7 @@ print(summary(model))
 def adapt(recipe, lr=1e-2, seed=0):
     torch.manual_seed(seed)  # draws A
     model = recipe.attach(base())
-    history = fit(model, untold, steps=STEPS, lr=lr, batch_size=32, seed=seed, progress=False)
+    history = fit(model, untold, steps=STEPS, lr=lr, batch_size=32, seed=seed, device="cpu", progress=False)
     return model, history
 
 
@@ -376,7 +376,7 @@ for name, (good, _) in runs.items():
         torch.nn.init.zeros_(zero.get_submodule(path).A)
         torch.nn.init.kaiming_uniform_(random.get_submodule(path).B, a=5**0.5)
         forgetful.get_submodule(path).scale = 1.0  # was α/r = 8/4
-    fit(zero, untold, steps=20, lr=1e-2, progress=False)
+    fit(zero, untold, steps=20, lr=1e-2, device="cpu", progress=False)
     assert all(p.count_nonzero() == 0 for p in trainable(zero).values())
     before, after = evaluate(base(), known).accuracy, evaluate(random, known).accuracy
     scaled, unscaled = evaluate(good, untold).accuracy, evaluate(forgetful, untold).accuracy

@@ -57,8 +57,9 @@ def curves(histories, quantity="loss", ax=None, window=10):
     ax = bare(ax or new())
     for (label, history), colour in zip(histories.items(), shades(histories), strict=True):
         values = np.array(getattr(history, quantity))
-        smooth = np.convolve(values, np.ones(window) / window, "valid")
-        ax.plot(np.arange(len(smooth)) + window, smooth, color=colour, label=label)
+        over = min(window, len(values))
+        smooth = np.convolve(values, np.ones(over) / over, "valid")
+        ax.plot(np.arange(len(smooth)) + over, smooth, color=colour, label=label)
     ax.set_xlabel("training step")
     ax.set_ylabel("loss (nats per token)" if quantity == "loss" else "lines right (share)")
     if quantity == "loss":

@@ -117,13 +117,13 @@ def fit(model, task, *, steps, lr, groups=None, batch_size=64, seed=0, warmup=No
 
 @torch.no_grad()
 def evaluate(model, task, size=1000, seed=TEST):
-    """Score the model on `size` fresh lines, the same for every model, drawn in batches of 100 or fewer."""
+    """Score the model on `size` fresh lines, the same for every model, drawn in batches of 50."""
     was_training = model.training
     model.eval()
     device, generator = next(model.parameters()).device, torch.Generator().manual_seed(seed)
     rows, tokens, losses = [], [], []
-    for start in range(0, size, 100):
-        batch = task.batch(min(100, size - start), generator).to(device)
+    for start in range(0, size, 50):
+        batch = task.batch(min(50, size - start), generator).to(device)
         logits, asked = model(batch.tokens, batch.mask), batch.targets != IGNORE
         rows.append(right(logits, batch.targets))
         tokens.append((logits.argmax(-1) == batch.targets)[asked])

@@ -1,6 +1,7 @@
 """The command line as a person uses it, on the shipped base, with few steps."""
 
 import csv
+import inspect
 import json
 from pathlib import Path
 
@@ -73,14 +74,30 @@ def test_compare_prints_the_table_and_writes_table_and_picture(folder):
 
 def test_train_then_eval_generate_and_inspect(folder):
     output = run(
-        "train", "reverse+blue", "--out", "d.safetensors", "--steps", "3", "--method", "LoRA(rank=2)", "--device", "cpu"
+        "train",
+        "reverse+blue",
+        "--out",
+        "d.safetensors",
+        "--steps",
+        "12",
+        "--lr",
+        "0.1",
+        "--method",
+        "LoRA(rank=2)",
+        "--device",
+        "cpu",
     )
     assert "trainable: 1,024 of 109,372 (0.94 %)" in output
-    assert "reverse+blue" in run("eval", "d.safetensors")
+    base_alone = [line.split() for line in run("eval", "d.safetensors").splitlines() if "pretraining mixture" in line]
+    assert float(base_alone[0][-1]) > 99  # detached
+    assert float(base_alone[0][-2]) < 50  # attached
     assert "sort+red" in run("eval", "d.safetensors", "--task", "sort+red")
     output = run("generate", "cabbed", "--delta", "d.safetensors")
     assert "base      : cabbed =" in output
     assert "adapted   : cabbed =" in output
+    base_line, adapted_line = output.splitlines()[:2]
+    assert base_line.split()[-1] == "cabbed"  # untold, the base copies
+    assert adapted_line.split()[4] != "cabbed"
     output = run("inspect", "d.safetensors", "--picture", "d.png")
     for word in ("LoRA(rank=2", "reverse+blue", "blocks.0.attn.q.A", "2 × 64", "‖ΔW‖"):
         assert word in output
@@ -94,10 +111,13 @@ def test_generate_follows_instructions():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_teaches(command):
+def test_help_tells_what_for_and_explains_every_option(command):
     output = run(command, "--help")
-    assert len(output) > 300
-    assert "--help" in output
+    function = {c.callback.__name__.rstrip("_"): c.callback for c in cli.app.registered_commands}
+    function = function.get(command, function.get("evaluate"))
+    assert " ".join(function.__doc__.split())[:60] in " ".join(output.split())
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        assert parameter.annotation.__metadata__[0].help, parameter.name
 
 
 @pytest.mark.parametrize(
@@ -109,6 +129,12 @@ def test_help_teaches(command):
         (["eval", "nowhere.safetensors"], "there is no file nowhere.safetensors"),
         (["inspect", "nowhere.safetensors"], "there is no file nowhere.safetensors"),
         (["generate", "CABBED"], "no 'C'"),
+        (["generate", "[/red]"], "no '['"),
+        (["inspect", "d[x].safetensors"], "there is no file d[x].safetensors"),
+        (["train", "reverse+blue", "--out", "."], "is a folder"),
+        (["train", "reverse+blue", "--steps", "3", "--lr", "1e30"], "try a lower rate"),
+        (["train", "reverse+blue", "--device", "nonsense"], "nonsense"),
+        (["train", "reverse+blue", "--method", "LoRA(8)"], "names of its settings"),
     ],
 )
 def test_mistakes_are_told_in_a_line(words, says, monkeypatch, capsys):

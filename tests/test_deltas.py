@@ -153,6 +153,11 @@ SPOILED = {
     "'Sorcery', which is not here": recipe(method="Sorcery"),
     "LoRA has no setting spell": recipe(spell=3),
     "metadata is damaged": lambda path: rewritten(path, recipe="{"),
+    "its metadata is": lambda path: rewritten(path, recipe="[]"),
+    "metadata": recipe(dropout="x"),
+    "float64, expected torch.float32": lambda path: rewritten(
+        path, {n: t.double() for n, t in load_file(path).items()}
+    ),
     "rank must be": recipe(rank=0),
     "no module or weight is named 'wand'": recipe(targets=["wand"]),
     "there is no file": lambda path: path.unlink(),
@@ -227,3 +232,17 @@ def test_updates_are_new_minus_old(model, recipe):
     for name, (W, change) in moved.items():
         assert torch.equal(W, old[name])
         torch.testing.assert_close(change, new[name] - old[name])
+
+
+def test_what_was_read_does_not_hang_on_the_file(model, tmp_path):
+    save(stirred(model, LoRA()), tmp_path / "d")
+    delta = read(tmp_path / "d")
+    before = {name: t.clone() for name, t in delta.tensors.items()}
+    (tmp_path / "d").write_bytes(bytes((tmp_path / "d").stat().st_size))
+    assert all(torch.equal(t, before[name]) for name, t in delta.tensors.items())
+
+
+def test_others_may_read_what_was_saved(model, tmp_path):
+    (tmp_path / "plain").write_text("")
+    save(stirred(model, LoRA()), tmp_path / "d")
+    assert (tmp_path / "d").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import minipeft
+from minipeft.comparison import CONTESTANTS
 from minipeft.methods import METHODS, Full, LoRA, parse
 from minipeft.wrapping import Recipe
 
@@ -51,6 +52,10 @@ def test_a_registered_method_is_a_documented_recipe_that_its_label_makes_again(m
     assert parse(str(method())) == parse(method.__name__.lower()) == method()
 
 
+def test_every_registered_method_takes_part_in_the_comparison():
+    assert {type(c.recipe).__name__ for c in CONTESTANTS} == set(METHODS)
+
+
 def test_every_method_file_is_registered():
     assert {m.__module__.split(".")[-1] for m in METHODS.values()} == {p.stem for p in METHOD_FILES}
 
@@ -68,6 +73,8 @@ def test_recipes_are_read_from_text():
         ("lora(", "not a recipe"),
         ("LoRA(rank=print())", "not a recipe"),
         ("1+1", "not a recipe"),
+        ("LoRA(8)", "names of its settings"),
+        ("LoRA(rank_pattern=3)", "dictionary"),
         ("Magic(rank=1)", "there are: Full, LoRA"),
         ("LoRA(ranks=1)", "ranks.*LoRA has rank, alpha"),
         ("LoRA(rank=0)", "got 0"),

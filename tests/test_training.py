@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from minipeft.methods import Full, LoRA
-from minipeft.tasks import BOS, IGNORE, VOCABULARY, Batch, task
+from minipeft.tasks import BOS, IGNORE, VOCABULARY, Batch, Mixture, task
 from minipeft.training import evaluate, fit, loss_of, pick_device, right, schedule
 from minipeft.transformer import Config, Transformer
 from minipeft.wrapping import detach, trainable
@@ -133,6 +133,46 @@ def test_a_loss_that_is_no_number_stops_the_run(model):
 
     with pytest.raises(FloatingPointError, match="nan at step 0"):
         fit(model, Broken(), steps=3, lr=1e-3, progress=False, device="cpu")
+
+
+def test_a_diverging_run_stops_before_the_weights_are_spoiled(model):
+    LoRA().attach(model)
+    with torch.no_grad():
+        model.blocks[0].attn.q.B[0, 0] = math.inf
+    before = {name: p.detach().clone() for name, p in trainable(model).items()}
+    with pytest.raises(FloatingPointError):
+        fit(model, TASK, steps=3, lr=1e-3, progress=False, device="cpu")
+    assert all(torch.equal(p, before[name]) for name, p in trainable(model).items())
+
+
+def test_the_loop_is_the_textbook_one(model):
+    """The same steps written out, with gradients cut, for a whole run."""
+    twin = copy.deepcopy(model)
+    history = fit(model, TASK, steps=6, lr=3e-3, batch_size=8, seed=4, warmup=2, clip=0.5, device="cpu", progress=False)
+    optimizer = torch.optim.AdamW(twin.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=0.0)
+    generator = torch.Generator().manual_seed(4)
+    twin.train()
+    for step in range(6):
+        optimizer.param_groups[0]["lr"] = 3e-3 * schedule(step, 6, 2)
+        batch = TASK.batch(8, generator)
+        logits = twin(batch.tokens)
+        optimizer.zero_grad()
+        loss = loss_of(logits, batch.targets)
+        loss.backward()
+        assert torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.5) > 0.5
+        optimizer.step()
+        assert history.loss[step] == pytest.approx(loss.item(), rel=1e-5)
+        assert history.accuracy[step] == right(logits, batch.targets).float().mean()
+        assert history.rate[step] == pytest.approx(optimizer.param_groups[0]["lr"])
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_the_mixture_is_scored_on_instructions_of_every_length(model):
+    seen = set()
+    model.register_forward_pre_hook(lambda model, args: seen.add(args[0].shape[1]))
+    evaluate(model, Mixture())
+    assert seen == {14 + words for words in (2, 3, 4, 5)}
 
 
 def test_devices():

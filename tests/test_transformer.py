@@ -3,6 +3,7 @@
 Every parameter is random, biases and norms too; a fresh zero or one would hide what is wrong.
 """
 
+import copy
 import math
 
 import pytest
@@ -556,3 +557,42 @@ def test_a_prompt_in_front_of_a_bidirectional_model():
     logits = model(tokens, mask)
     for i, row in enumerate(rows):
         close(logits[i][mask[i]], model(row[None])[0])
+
+
+def test_padding_that_looks_like_bos_does_not_start_the_count():
+    model = make(bos=True)
+    row = draw()[:1]
+    padded_row, mask = F.pad(row, (3, 0), value=BOS), F.pad(torch.ones_like(row), (3, 0)).bool()
+    close(model(padded_row, mask)[:, 3:], model(row))
+    close(model(padded_row, mask.long()), model(padded_row, mask))  # a mask of ones and zeros will do
+
+
+def test_generation_refuses_padding_on_the_right():
+    tokens = draw()
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    mask[0, -1] = False
+    with pytest.raises(ValueError, match="pad on the left"):
+        make().generate(tokens, 3, mask)
+
+
+def test_recording_nests_and_leaves_a_model_that_can_be_copied():
+    model = make().requires_grad_(True)
+    with recording(model):
+        with recording(model):
+            pass
+        model(draw())
+    weights = model.blocks[0].attn.weights
+    assert not weights.requires_grad
+    copy.deepcopy(model)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_row_of_padding_alone_spoils_nothing(causal):
+    model, tokens = make(causal=causal), draw()
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    mask[0] = False
+    fused = model(tokens, mask)
+    with recording(model):
+        by_hand = model(tokens, mask)
+    assert fused.isfinite().all()
+    close(fused, by_hand)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from minipeft.deltas import fingerprint, load, save
 from minipeft.methods import Full, LoRA
+from minipeft.methods.lora import LoRALinear
 from minipeft.training import fit
 from minipeft.transformer import Config, Transformer
 from minipeft.wrapping import (
@@ -298,3 +300,159 @@ def test_a_recipe_is_data():
     assert str(LoRA(rank=8, targets=("q",))) == "LoRA(rank=8, targets=('q',))"
     assert str(Full()) == "Full"
     assert eval(repr(LoRA(rank=2, alpha=3))) == LoRA(rank=2, alpha=3)
+
+
+def test_buffers_come_back_and_do_not_change_the_base(tmp_path):
+    net, x = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6)), torch.randn(8, 5)
+    mark = fingerprint(net)
+    for recipe in (LoRA(targets=("0",)), Full()):
+        recipe.attach(net).train()
+        net(x)
+        moved = net[1].running_mean.clone()
+        assert moved.any()
+        with disabled(net):
+            assert not net[1].running_mean.any()
+        assert torch.equal(net[1].running_mean, moved)
+        save(net, tmp_path / "d")
+        assert fingerprint(detach(net)) == mark
+        load(tmp_path / "d", net)
+        detach(net)
+
+
+@pytest.mark.parametrize(
+    ("net", "module", "weight"),
+    [
+        (nn.MultiheadAttention(8, 2, batch_first=True), "out_proj", "out_proj.weight"),
+        (nn.TransformerEncoderLayer(8, 2, 12, batch_first=True), "linear1", "linear1.weight"),
+    ],
+    ids=["attention", "encoder"],
+)
+def test_a_module_that_would_be_passed_by_is_told_and_its_weight_works(net, module, weight):
+    x = torch.randn(2, 3, 8)
+
+    def run():
+        with torch.no_grad():
+            return net(x, x, x)[0] if module == "out_proj" else net(x)
+
+    for mode in (True, False):
+        net.train(mode)
+        torch.manual_seed(0)
+        y = run()
+        with pytest.raises(TypeError, match=f"target the weight instead: '{weight}'"):
+            LoRA(targets=(module,)).attach(net)
+        LoRA(targets=(weight,)).attach(net)
+        stir(net)
+        torch.manual_seed(0)
+        assert not torch.allclose(run(), y, atol=1e-2)
+        detach(net)
+        torch.manual_seed(0)
+        assert torch.equal(run(), y)
+
+
+def test_what_is_disabled_cannot_be_changed(net, x):
+    LoRA(targets=("q",)).attach(net)
+    stir(net)
+    y = net(x)
+    with disabled(net):
+        for change in (detach, merge, LoRA(targets=("seq",)).attach):
+            with pytest.raises(RuntimeError, match="disabled here"):
+                change(net, stack=True) if change not in (detach, merge) else change(net)
+    assert torch.equal(net(x), y)
+    merge(net)
+    with disabled(net), pytest.raises(RuntimeError, match="disabled here"):
+        unmerge(net)
+    assert torch.equal(unmerge(net)(x), y)
+
+
+def test_two_methods_at_one_place_are_disabled_and_merged_together(net, x):
+    y = net(x)
+    for rank in (1, 2):
+        LoRA(rank=rank, targets=("q", "seq")).attach(net, stack=True)
+        stir(net)
+    adapted = net(x)
+    for change in (lambda net: net, merge, unmerge):
+        change(net)
+        with disabled(net):
+            assert torch.equal(net(x), y)
+            assert type(net.inner["q"]) is nn.Linear
+        torch.testing.assert_close(net(x), adapted)
+
+
+def test_a_method_reaches_below_the_wrapper_of_another(net, x):
+    class Loud(Wrapper):
+        def forward(self, x):
+            return 2 * self.base(x)
+
+    class Outer(Recipe):
+        def insert(self, model):
+            wrap(model, ("part",), lambda module, path: Loud(module))
+
+    model = nn.ModuleDict({"part": nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))})
+    y = model["part"](x)
+    Outer().attach(model)
+    LoRA(targets=("part.1",)).attach(model, stack=True)
+    assert torch.equal(model["part"](x), 2 * y)
+    stir(model)
+    assert not torch.allclose(model["part"](x), 2 * y, atol=1e-2)
+    assert len(trainable(model)) == 2
+    assert torch.equal(detach(model)["part"](x), y)
+
+
+def test_a_module_with_two_names_is_found_by_both(x):
+    shared = nn.Linear(5, 5)
+    net = nn.ModuleDict({"enc": shared, "dec": shared})
+    LoRA(targets=("dec",)).attach(net)
+    assert (type(net["enc"]), type(net["dec"])) == (nn.Linear, LoRALinear)
+    assert detach(net)["dec"] is shared
+
+
+def test_full_on_top_of_another_method_trains_the_base_below(net, x):
+    y = net(x)
+    LoRA(targets=("q",)).attach(net)
+    Full().attach(net, stack=True)
+    assert set(trainable(net)) == {
+        "Attention.weight", "Attention.bias", "seq.weight", "seq.bias", "inner.q.base.weight", "inner.q.base.bias",
+        "inner.explora_head.weight", "inner.explora_head.bias",
+    }  # fmt: skip
+    stir(net)
+    assert torch.equal(detach(net)(x), y)
+
+
+def test_what_was_aside_takes_on_the_mode(net, x):
+    LoRA(targets=("q",), dropout=0.5).attach(net).train()
+    stir(net)
+    merge(net).eval()
+    unmerge(net)
+    assert torch.equal(net(x), net(x))  # no dropout
+    with disabled(net):
+        net.train()
+    assert not torch.equal(net(x), net(x))
+
+
+def test_a_weight_is_merged_into_a_plain_module():
+    net, x = nn.ModuleDict({"rnn": nn.LSTM(5, 7)}), torch.randn(3, 2, 5)
+    names = list(net.state_dict())
+    LoRA(targets=("weight_ih_l0",)).attach(net)
+    stir(net)
+    y, whole = net["rnn"](x)[0], net["rnn"].weight_ih_l0.detach().clone()
+    merge(net)
+    assert type(net["rnn"]) is nn.LSTM
+    assert set(net.state_dict()) == set(names)
+    assert torch.equal(net.state_dict()["rnn.weight_ih_l0"], whole)
+    assert torch.equal(net["rnn"](x)[0], y)
+
+
+def test_a_recipe_cannot_change_after_it_was_attached(net):
+    names, ranks = ["q", "seq"], {"q": 2}
+    recipe = LoRA(targets=names, rank_pattern=ranks)
+    recipe.attach(net)
+    names.append("Attention")
+    ranks["q"] = 9
+    assert attachments(net)[0].recipe == LoRA(targets=("q", "seq"), rank_pattern={"q": 2})
+    with pytest.raises(AttributeError):
+        recipe.rank = 8
+
+
+def test_a_rank_for_what_is_not_a_target_is_told(net):
+    with pytest.raises(ValueError, match="rank_pattern names seq, which targets does not"):
+        LoRA(targets=("q",), rank_pattern={"seq": 2}).attach(net)

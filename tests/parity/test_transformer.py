@@ -141,3 +141,18 @@ def test_generation_stops_at_the_same_token(gpt2):
     got = ours.generate(tokens, 12, mask, stop=stop)
     assert torch.equal(got, expected)
     assert not torch.equal(got, free[:, : got.shape[1]])
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bert"])
+def test_a_head_that_is_not_tied_keeps_its_own_weights(kind, randomised, close):
+    small = {"vocab_size": VOCAB, "tie_word_embeddings": False}
+    if kind == "gpt2":
+        theirs = GPT2LMHeadModel(GPT2Config(n_embd=24, n_layer=1, n_head=4, bos_token_id=0, eos_token_id=0, **small))
+    else:
+        theirs = BertForMaskedLM(
+            BertConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=4, intermediate_size=40, **small)
+        )
+    load = bases.from_gpt2 if kind == "gpt2" else bases.from_bert
+    ours, tokens = load(randomised(theirs).state_dict(), heads=4), torch.randint(VOCAB, (3, T))
+    with torch.no_grad():
+        close(ours(tokens), theirs(tokens).logits, 1e-5)
