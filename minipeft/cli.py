@@ -107,7 +107,7 @@ def introduce(goal):
     for word, right in zip(*examples(goal), strict=True):
         console.print(f"  {word} {right}      [dim]the base answers {answer(model, word)}[/dim]")
     console.print(f"The base has {100 * known:.1f} % of its pretraining lines right and {100 * able:.1f} % of these.")
-    console.print("It stays frozen; each method trains beside it.\n")
+    console.print("It stays frozen: Full trains a copy, the other methods train beside it.\n")
 
 
 def results(rows, goal, steps, seeds):
@@ -278,6 +278,6 @@ def main():
         stream.reconfigure(encoding="utf-8")
     try:
         app()
-    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError) as error:
         console.print(f"[red]{type(error).__name__}[/red]: {escape(str(error))}")
         raise SystemExit(2) from None

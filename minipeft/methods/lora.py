@@ -107,7 +107,7 @@ class LoRA(Recipe):
     """Low-rank updates beside frozen weights.
 
     Args:
-        rank, alpha: r and α. The update is scaled by α/r, so a learning rate found for one rank serves another.
+        rank, alpha: r and α. The update is scaled by α/r, so the best learning rates of small ranks lie close.
         targets: names of modules (Linear, Embedding, Conv2d) or weights, or a predicate; see `wrapping.wrap`.
         dropout: on the input of A, while training; Linear and Conv2d only.
         rank_pattern: other ranks for some of the targets, {"v": 8}.
