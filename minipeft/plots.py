@@ -24,11 +24,6 @@ def method(label):
     return str(label).split("(")[0]
 
 
-def hue(label):
-    """The colour of a method, from a label such as `LoRA(rank=4)`."""
-    return HUES.get(method(label), SPARE[0])
-
-
 def shades(labels):
     """A colour for each label: the method's hue, paler from one label of the same method to the next."""
     names = [method(label) for label in labels]
@@ -137,7 +132,7 @@ def elbow(errors, true_rank=None, bound=None, ax=None):
         fmt="o-",
         ms=6,
         capsize=4,
-        color=hue("LoRA"),
+        color=HUES["LoRA"],
         label="LoRA, all seeds",
     )
     if bound:

@@ -45,6 +45,8 @@ def pick_device(device="auto"):
     """ "auto" is the GPU if there is one, else the CPU."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if str(device).startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"the device {device!r} was asked for, but PyTorch finds no CUDA here; use cpu or auto")
     return torch.device(device)
 
 
