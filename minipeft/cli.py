@@ -150,7 +150,7 @@ def train(
     torch.manual_seed(seed)
     recipe.attach(model)
     console.print(f"{recipe} on {goal} ({goal.kind})\n{summary(model)}")
-    history = fit(model, goal, steps=steps, lr=lr, groups=recipe.groups(model, lr), seed=seed, device=device)
+    history = fit(model, goal, steps=steps, lr=lr, seed=seed, device=device)
     score = evaluate(model, goal)
     notes = {"task": str(goal), "steps": steps, "lr": lr, "seed": seed, "accuracy": round(score.accuracy, 4)}
     size = deltas.save(model, out, notes)

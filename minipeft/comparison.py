@@ -48,7 +48,7 @@ def adapt(recipe, lr, task, steps, seed):
     model = base()
     torch.manual_seed(seed)
     recipe.attach(model)
-    history = fit(model, task, steps=steps, lr=lr, groups=recipe.groups(model, lr), seed=seed, progress=False)
+    history = fit(model, task, steps=steps, lr=lr, seed=seed, progress=False)
     return model, history
 
 

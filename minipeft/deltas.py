@@ -16,7 +16,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from minipeft.methods import METHODS
-from minipeft.wrapping import Recipe, attachments, detach, disabled
+from minipeft.wrapping import Recipe, Wrapper, attachments, detach, disabled
 
 FORMAT = "minipeft delta 1"
 
@@ -47,18 +47,45 @@ def fingerprint(model):
 
 
 def trained(model):
-    """The tensors of the attached methods, {dotted name: live tensor}, without those of the base."""
+    """What is left of the attached methods after training, {dotted name: tensor}, without what the base has.
+
+    The tensors are the live ones, unless the method has parts to fold away: then they are what those compute.
+    """
     found = {}
     for swap in [s for a in attachments(model) for s in a.swaps]:
         if isinstance(swap.replacement, nn.Parameter):
             found[swap.path] = swap.replacement
+        elif isinstance(swap.replacement, Wrapper):
+            found |= {f"{swap.path}.{name}": t for name, t in swap.replacement.stored().items()}
         else:
-            own = swap.replacement.state_dict(keep_vars=True)
-            found |= {f"{swap.path}.{name}": t for name, t in own.items() if not name.startswith("base.")}
+            found |= {f"{swap.path}.{name}": t for name, t in swap.replacement.state_dict(keep_vars=True).items()}
     once = {}
     for name, tensor in found.items():  # tied weights are one tensor
         once.setdefault(tensor, name)
     return {name: tensor for tensor, name in once.items()}
+
+
+def only(model, action):
+    """The recipe of the one attached method. Raises DeltaError if there is not exactly one."""
+    attached = attachments(model)
+    if len(attached) != 1:
+        raise DeltaError(
+            f"{action} needs exactly one attached method, there are {len(attached)}: attach one, or detach first"
+        )
+    return attached[0].recipe
+
+
+def fold(model):
+    """Replace the parts that only training needs (a prompt encoder, a prefix's MLP) by what they compute.
+
+    The model computes the same, faster; it is what saving and loading would leave. Returns the model.
+    Raises DeltaError if there is not exactly one method attached.
+    """
+    recipe = only(model, "fold").folded()
+    tensors = {name: t.detach().clone() for name, t in trained(model).items()}
+    recipe.attach(detach(model))
+    put(model, tensors, "the method")
+    return model
 
 
 def save(model, path, notes=None):
@@ -68,12 +95,7 @@ def save(model, path, notes=None):
 
     Raises DeltaError if there is not exactly one method attached.
     """
-    attached = attachments(model)
-    if len(attached) != 1:
-        raise DeltaError(
-            f"save needs exactly one attached method, there are {len(attached)}: attach one, or detach first"
-        )
-    recipe = attached[0].recipe
+    recipe = only(model, "save").folded()
     metadata = {
         "format": FORMAT,
         "recipe": json.dumps({"method": type(recipe).__name__, **asdict(recipe)}),

@@ -1,4 +1,4 @@
-"""One training loop and one evaluation, for the base and for every method. Nothing here knows of methods.
+"""One training loop and one evaluation, for the base and for every method. Nothing here knows of any one method.
 
 `fit` trains whatever has `requires_grad`. A task is anything with `batch(size, generator)`, a model anything that turns
 `batch.tokens` and `batch.mask` into logits for `batch.targets`.
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from minipeft.tasks import IGNORE
+from minipeft.wrapping import Recipe, attachments
 
 VALIDATION, TEST = 10_001, 10_002  # seeds of two samples that no training touches; rates are chosen on the first
 
@@ -68,21 +69,24 @@ def schedule(step, steps, warmup):
     return 0.02 + 0.98 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
 
 
-def fit(model, task, *, steps, lr, groups=None, batch_size=64, seed=0, warmup=None, betas=(0.9, 0.98), weight_decay=0.0,
+def fit(model, task, *, steps, lr, batch_size=64, seed=0, warmup=None, betas=(0.9, 0.98), weight_decay=0.0,
         clip=1.0, device="auto", progress=True, on_step=None):  # fmt: skip
     """Train in place what has `requires_grad`, with AdamW, and return a History.
+
+    The recipe of the attached method has its say in three places: the parameter groups, a term of the loss, and what is
+    done after a step (see `wrapping.Recipe`).
 
     Args:
         steps, batch_size: so many steps on fresh lines of the task.
         lr: the peak rate, reached after `warmup` steps (default: a tenth of `steps`, at most 200).
-        groups: parameter groups for the optimizer instead of one for all, `recipe.groups(model, lr)`.
         seed: draws the data; the model's own initialisation is not touched.
         clip: the norm of the gradient is cut to this.
         on_step: called as `on_step(step)` after each step.
 
     Raises ValueError if nothing is trainable, FloatingPointError as soon as the loss is no longer finite.
     """
-    groups = groups or [{"params": [p for p in model.parameters() if p.requires_grad], "lr": lr}]
+    recipe = attachments(model)[-1].recipe if attachments(model) else Recipe()
+    groups = recipe.groups(model, lr)
     parameters = [p for g in groups for p in g["params"]]
     if not parameters:
         raise ValueError("nothing to train: every parameter is frozen; attach a method (or unmerge it) first")
@@ -101,9 +105,10 @@ def fit(model, task, *, steps, lr, groups=None, batch_size=64, seed=0, warmup=No
         if not loss.isfinite():
             raise FloatingPointError(f"the loss is {loss.item()} at step {step}: try a lower rate than {lr}")
         optimizer.zero_grad()
-        loss.backward()
+        (loss + recipe.penalty(model)).backward()
         torch.nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
+        recipe.after_step(model, step, steps)
         history.loss.append(loss.item())
         history.accuracy.append(right(logits, batch.targets).float().mean().item())
         history.rate.append(optimizer.param_groups[0]["lr"])

@@ -119,14 +119,15 @@ class Block(nn.Module):
 class Embed(nn.Module):
     """Tokens to vectors. Where a token stands is decided here and nowhere else.
 
-    Positions are absolute, as in GPT-2 and BERT: vectors in `front` take the first ones and the tokens follow;
-    padding takes none, so a padded row gets what it would get alone.
+    Positions are absolute, as in GPT-2 and BERT: virtual tokens take the first ones and the tokens follow; padding
+    takes none, so a padded row gets what it would get alone.
 
     Args of forward:
         tokens: (B, T) integers.
         start: how many positions are taken already, a number or (B, 1); None at the beginning of the sequence.
         mask: (B, T) booleans, False at padding.
         front: (n, d) or (B, n, d) vectors to stand before the tokens (virtual tokens).
+        skip: how many virtual tokens stand before all that without a vector here, because they are in the layers only.
 
     Returns the vectors (B, n+T, d) and how many positions are taken now (B or 1, 1).
     Raises ValueError if a position lies beyond the context.
@@ -137,7 +138,7 @@ class Embed(nn.Module):
         self.token, self.position = nn.Embedding(vocab, dim), nn.Embedding(context, dim)
         self.norm = norm or nn.Identity()
 
-    def forward(self, tokens, start=None, mask=None, front=None):
+    def forward(self, tokens, start=None, mask=None, front=None, skip=0):
         if not tokens.numel():
             raise ValueError(f"there are no tokens: the input has shape {tuple(tokens.shape)}")
         x = self.token(tokens)  # (B, T, d)
@@ -146,18 +147,18 @@ class Embed(nn.Module):
             n = front.shape[-2]
             x = torch.cat([front.expand(len(tokens), -1, -1), x], dim=1)  # (B, n+T, d)
         visible = torch.ones_like(tokens[:1], dtype=torch.bool) if mask is None else mask
-        positions, taken = self.positions(tokens, 0 if start is None else start, visible, n)  # (B or 1, n+T)
+        positions, taken = self.positions(tokens, 0 if start is None else start, visible, n, skip)  # (B or 1, n+T)
         last, context = int(positions.max()), self.position.num_embeddings
         if last >= context:
-            virtual = f"{n} virtual and " if n else ""
+            virtual = f"{n + skip} virtual and " if n + skip else ""
             raise ValueError(
                 f"the sequence needs {last + 1} positions but the context has {context}: "
                 f"{virtual}{tokens.shape[1]} tokens were given; shorten the input or the prompt"
             )
         return self.norm(x + self.position(positions)), taken
 
-    def positions(self, tokens, start, visible, n):
-        taken = start + F.pad(visible, (n, 0), value=True).cumsum(1)
+    def positions(self, tokens, start, visible, n, skip):
+        taken = start + skip + F.pad(visible, (n, 0), value=True).cumsum(1)
         return (taken - 1).clamp(min=0), taken[:, -1:]
 
 
@@ -172,7 +173,7 @@ class EmbedFromBOS(Embed):
         super().__init__(vocab, dim, context, norm)
         self.bos = bos
 
-    def positions(self, tokens, start, visible, n):
+    def positions(self, tokens, start, visible, n, skip):
         begun = (((tokens == self.bos) & visible).cumsum(1) + start) > 0
         positions = F.pad(start + (begun & visible).cumsum(1), (n, 0))
         return positions, positions[:, -1:]

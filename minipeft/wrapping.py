@@ -33,6 +33,10 @@ class Wrapper(nn.Module):
         except AttributeError:
             return getattr(bottom(super().__getattr__("base")), name)
 
+    def stored(self):
+        """What a delta keeps of this layer, {name: tensor}: what the layer of the folded recipe consists of."""
+        return {name: t for name, t in self.state_dict(keep_vars=True).items() if not name.startswith("base.")}
+
     def merged(self):
         """A plain module that computes the same as this one. TypeError where the mathematics allows none."""
         raise TypeError(f"{type(self).__name__} cannot be merged: it is not a change of the frozen weights alone")
@@ -141,6 +145,17 @@ class Recipe:
     def groups(self, model, lr):
         """What the optimizer gets: parameter groups, for methods that want several learning rates."""
         return [{"params": list(trainable(model).values()), "lr": lr}]
+
+    def penalty(self, model):
+        """What the method adds to the loss of a step."""
+        return 0.0
+
+    def after_step(self, model, step, steps):
+        """Called after each step, of `steps` in all, of the optimizer; the gradients are still there."""
+
+    def folded(self):
+        """The recipe of what is left after training, without the parts that only training needs."""
+        return self
 
     def attach(self, model, stack=False):
         """Freeze the model and put the method on it, in place. Returns the model.

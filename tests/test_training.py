@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -56,14 +57,46 @@ def test_the_history_tells_every_step(model):
 
 
 def test_groups_have_their_own_rates(model):
-    recipe = LoRA(lr_ratio=16)
-    LoRA().attach(model)
+    LoRA(lr_ratio=16).attach(model)
     start = {name: p.detach().clone() for name, p in trainable(model).items()}
-    groups = recipe.groups(model, 1e-4)
-    fit(model, TASK, steps=1, lr=1e-4, groups=groups, warmup=0, device="cpu", progress=False, clip=1e9)
+    fit(model, TASK, steps=1, lr=1e-4, warmup=0, device="cpu", progress=False, clip=1e9)
     moved = {name: (p - start[name]).abs().max().item() for name, p in trainable(model).items()}
     assert all(m == pytest.approx(16e-4, rel=0.01) for name, m in moved.items() if name.endswith("B"))
     assert all(m == 0 for name, m in moved.items() if name.endswith("A"))  # no gradient yet
+
+
+@dataclass(frozen=True)
+class Meddling(LoRA):
+    """Adds half the sum of squares of A to the loss, and after each step sets B to the number of the step."""
+
+    def penalty(self, model):
+        return 0.5 * sum(p.square().sum() for name, p in trainable(model).items() if name.endswith("A"))
+
+    def after_step(self, model, step, steps):
+        assert steps == 3
+        for name, p in trainable(model).items():
+            if name.endswith("B"):
+                assert p.grad is not None
+                p.data.fill_(step)
+
+
+def test_a_method_may_add_to_the_loss_and_act_after_a_step(model):
+    Meddling().attach(model)
+    before = {name: p.detach().clone() for name, p in trainable(model).items()}
+    seen = []
+
+    def look(step):
+        seen.append({name: (p.detach().clone(), p.grad.clone()) for name, p in trainable(model).items()})
+
+    history = fit(model, TASK, steps=3, lr=1e-3, clip=1e9, device="cpu", progress=False, on_step=look)
+    for name, start in before.items():
+        if name.endswith("A"):
+            torch.testing.assert_close(seen[0][name][1], start)  # B = 0, so all its gradient is the penalty's
+        else:
+            assert [float(s[name][0].mean()) for s in seen] == [0, 1, 2]
+    detach(model)
+    torch.manual_seed(0)
+    assert history.loss[0] == fit(LoRA().attach(model), TASK, steps=1, lr=1e-3, device="cpu", progress=False).loss[0]
 
 
 def test_the_schedule_warms_up_and_falls_to_two_percent():

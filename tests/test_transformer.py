@@ -195,8 +195,11 @@ def test_a_new_model_starts_with_zero_biases_and_smaller_weights_where_it_adds()
 def test_absolute_positions():
     embed = random(Embed(VOCAB, DIM, 16))
     tokens, mask = torch.tensor([[5, 6, 7], [0, 0, 8]]), torch.tensor([[True] * 3, [False, False, True]])
-    assert embed.positions(tokens, 0, mask, 0)[0].tolist() == [[0, 1, 2], [0, 0, 0]], "padding takes no position"
-    assert embed.positions(tokens, 0, mask, 2)[0].tolist() == [[0, 1, 2, 3, 4], [0, 1, 1, 1, 2]], "n virtual come first"
+    assert embed.positions(tokens, 0, mask, 0, 0)[0].tolist() == [[0, 1, 2], [0, 0, 0]], "padding takes no position"
+    assert embed.positions(tokens, 0, mask, 2, 0)[0].tolist() == [[0, 1, 2, 3, 4], [0, 1, 1, 1, 2]], (
+        "n virtual come first"
+    )
+    assert embed.positions(tokens, 0, mask, 1, 2)[0].tolist() == [[2, 3, 4, 5], [2, 2, 2, 3]], "skipped before those"
     x, taken = embed(tokens, mask=mask)
     assert taken.tolist() == [[3], [1]]
     close(x[0], embed.token.weight[[5, 6, 7]] + embed.position.weight[:3])
@@ -221,7 +224,7 @@ def test_positions_from_bos():
     def at(row, start=0, mask=None, n=0):
         tokens = torch.tensor([row])
         visible = torch.ones_like(tokens, dtype=torch.bool) if mask is None else torch.tensor([mask]).bool()
-        positions, taken = embed.positions(tokens, start, visible, n)
+        positions, taken = embed.positions(tokens, start, visible, n, skip=7)  # what has no vector has no place
         return positions[0].tolist(), taken.item()
 
     assert at([7, 8, BOS, 5, 6]) == ([0, 0, 1, 2, 3], 3)
