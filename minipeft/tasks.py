@@ -173,6 +173,29 @@ def task(name, instructed=False):
 
 
 @dataclass(frozen=True)
+class Few:
+    """`size` lines of a task and no others, drawn with `seed`: what there is to learn from when examples are few."""
+
+    task: Task
+    size: int
+    seed: int = 0
+
+    def __post_init__(self):
+        if type(self.size) is not int or self.size < 1:
+            raise ValueError(f"at least one example is needed, got {self.size}")
+
+    def __str__(self):
+        return f"{self.size} lines of {self.task}"
+
+    def batch(self, size, generator):
+        """`size` of the lines, every one as often as another (give or take one), in an order drawn with `generator`."""
+        lines = self.task.batch(self.size, torch.Generator().manual_seed(self.seed))
+        rounds = -(-size // self.size)
+        rows = torch.cat([torch.randperm(self.size, generator=generator) for _ in range(rounds)])[:size]
+        return Batch(lines.tokens[rows], lines.targets[rows])
+
+
+@dataclass(frozen=True)
 class Mixture:
     """What the base is pretrained on: instructed lines of all pairs but the held-out ones, or of those `only`.
 
@@ -217,3 +240,16 @@ def instructions(o, t, generator):
     fillers = ID[FILLERS[0]] + random(len(FILLERS), size, K)
     bag = torch.where(unsaid, fillers, words[concept, random(2, size, K)])
     return bag.gather(1, torch.rand(size, K, generator=generator).argsort(1))
+
+
+def answer(model, text):
+    """What a model continues `text` with, up to the full stop."""
+    tokens = encode(text)[None].to(next(model.parameters()).device)
+    return decode(model.generate(tokens, LENGTH + 1, stop=EOS)[0]).removesuffix(".").strip()
+
+
+def examples(goal, number=3):
+    """A few words and their right answers, as text."""
+    batch = goal.batch(number, torch.Generator().manual_seed(7))
+    right = [decode(row[row != IGNORE]).removesuffix(".").strip() for row in batch.targets]
+    return [decode(row[:-LENGTH]) for row in batch.tokens], right
