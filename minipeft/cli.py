@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 from minipeft import comparison, deltas
 from minipeft.bases import base
 from minipeft.methods import METHODS, parse
-from minipeft.tasks import LENGTH, Mixture, answer, decode, encode, examples, task
+from minipeft.mixing import MultiTask
+from minipeft.tasks import EOS, LENGTH, OPERATIONS, TABLES, Few, Mixture, answer, decode, encode, examples, task
 from minipeft.training import evaluate, fit
 from minipeft.wrapping import disabled, summary
 
@@ -29,8 +30,14 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    epilog=(
+        f"A task is an operation ({', '.join(OPERATIONS)}), a plus and a table ({', '.join(TABLES)}). Examples:\n\n"
+        "python -m minipeft train reverse+blue --method 'PromptTuning(length=4)' --out blue.safetensors\n\n"
+        "python -m minipeft generate cabbed --delta blue.safetensors\n\n"
+        "python -m minipeft compare reverse+blue --examples 8"
+    ),
 )
-console = Console()
+console, complaints = Console(), Console(stderr=True)
 torch.set_num_threads(1)  # models this small are slower on several threads, and much slower on a busy machine
 
 TASK_HELP = (
@@ -144,6 +151,9 @@ def train(
     name: TaskName,
     out: Annotated[Path, typer.Option(help="Where the delta is saved.")] = Path("deltas/delta.safetensors"),
     method: Method = "LoRA(rank=4)",
+    lines: Annotated[
+        int | None, typer.Option("--examples", min=1, help="Train on so many lines only, instead of fresh ones.")
+    ] = None,
     steps: Steps = comparison.STEPS,
     lr: Annotated[float | None, typer.Option(min=0, help="Peak learning rate; by default what `sweep` found.")] = None,
     seed: Annotated[int, typer.Option(help="Draws the start and the data.")] = 0,
@@ -158,9 +168,13 @@ def train(
     torch.manual_seed(seed)
     recipe.attach(model)
     console.print(f"{recipe} on {goal} ({goal.kind})\n{summary(model)}")
-    history = fit(model, goal, steps=steps, lr=lr, seed=seed, device=device)
+    given = Few(goal, lines, seed) if lines else goal
+    history = fit(model, given, steps=steps, lr=lr, seed=seed, device=device)
     score = evaluate(model, goal)
     notes = {"task": str(goal), "steps": steps, "lr": lr, "seed": seed, "accuracy": round(score.accuracy, 4)}
+    if lines:
+        notes["examples"] = lines
+        console.print(f"{100 * evaluate(model, given, lines).accuracy:.1f} % of the {lines} lines it was given right")
     size = deltas.save(model, out, notes)
     console.print(f"{100 * score.accuracy:.1f} % of fresh lines right after {history.seconds:.0f} s")
     console.print(f"Saved {size:,} bytes to {escape(str(out))}. To see it at work:")
@@ -191,18 +205,23 @@ def generate(
     text: Annotated[
         str, typer.Argument(help="A word of six letters, cabbed, or a line with instructions: 'reverse next : cabbed'.")
     ],
-    delta: Annotated[Path | None, typer.Option(help="A saved delta, to see its answer beside the base's.")] = None,
+    paths: Annotated[
+        list[Path] | None, typer.Option("--delta", help="A saved delta, or several: they answer in one batch.")
+    ] = None,
 ):
-    """Type a line, see how the base continues it, and how the adapted model does."""
+    """Type a line, see how the base continues it, and how it does under each delta."""
     line = decode(encode((text if ":" in text else f": {text}").rstrip("= ") + " ="))
     size = len(line.partition(":")[2].strip("= "))
     if size != LENGTH:
         console.print(f"[yellow]The base reads words of {LENGTH} letters, this has {size}: expect nonsense.[/yellow]")
-    model = base()
-    console.print(f"base      {line} {answer(model, line)}")
-    if delta:
-        deltas.load(delta, model)
-        console.print(f"adapted   {line} {answer(model, line)}      [dim]{deltas.read(delta).recipe}[/dim]")
+    names = {str(path): path for path in paths or ()}
+    several = MultiTask(base(), names)
+    rows = encode(line).expand(1 + len(names), -1)
+    for name, made in zip([None, *names], several.generate(rows, [None, *names], LENGTH + 1, stop=EOS), strict=True):
+        said = decode(made).partition(".")[0].strip()
+        notes = deltas.read(names[name]) if name else None
+        who = f"      [dim]{escape(name)}: {notes.recipe}[/dim]" if name else ""
+        console.print(f"{'adapted' if name else 'base':9} {line} {said}{who}", soft_wrap=True)
 
 
 @app.command()
@@ -298,5 +317,5 @@ def main():
     try:
         app()
     except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError) as error:
-        console.print(f"[red]{type(error).__name__}[/red]: {escape(str(error))}")
+        complaints.print(f"[red]{type(error).__name__}[/red]: {escape(str(error))}")
         raise SystemExit(2) from None

@@ -60,8 +60,8 @@ def adapt(recipe, lr, task, steps, seed):
     return model, history
 
 
-def parallel(function, jobs, workers, on_done, progress=True):
-    """Call `function(*job)` for every job, in `workers` processes of one thread each, and `on_done(job, result)` here.
+def parallel(function, jobs, workers=1, progress=True, on_done=None):
+    """[function(*job) for job in jobs], in `workers` processes of one thread each; on_done(job, result) is called here.
 
     workers=1 stays in this process; None takes one for each core. Models this small gain nothing from more threads.
     """
@@ -69,19 +69,20 @@ def parallel(function, jobs, workers, on_done, progress=True):
     with tqdm(total=len(jobs), disable=not progress, leave=False) as bar:
 
         def done(job, result):
-            on_done(job, result)
+            if on_done:
+                on_done(job, result)
             bar.set_description(str(job[0].recipe))
             bar.update()
+            return result
 
         if workers <= 1:
-            for job in jobs:
-                done(job, function(*job))
-            return
+            return [done(job, function(*job)) for job in jobs]
         pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
         try:
             futures = {pool.submit(function, *job): job for job in jobs}
             for future in as_completed(futures):
                 done(futures[future], future.result())
+            return [future.result() for future in futures]
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -104,22 +105,13 @@ def compare(task, contestants=CONTESTANTS, steps=STEPS, seeds=3, examples=None, 
         on_run: called as `on_run(contestant, seed, result)` after each run.
     """
     jobs = [(c, task, steps, seed, examples, words) for c in contestants for seed in range(seeds)]
-    found = {c: [None] * seeds for c in contestants}
-
-    def on_done(job, result):
-        found[job[0]][job[3]] = result
-        if on_run:
-            on_run(job[0], job[3], result)
-
-    parallel(one_run, jobs, workers, on_done, progress)
-    return [
-        {"method": str(c.recipe), "lr": c.lr, **runs[0]} | {key: [run[key] for run in runs] for key in over_seeds(runs)}
-        for c, runs in found.items()
-    ]
-
-
-def over_seeds(runs):
-    return [key for key in runs[0] if key not in ("parameters", "percent", "bytes")]
+    done = on_run and (lambda job, result: on_run(job[0], job[3], result))
+    results, rows = parallel(one_run, jobs, workers, progress, done), []
+    for i, c in enumerate(contestants):
+        runs = results[i * seeds : (i + 1) * seeds]
+        listed = {k: [run[k] for run in runs] for k in runs[0] if k not in ("parameters", "percent", "bytes")}
+        rows.append({"method": str(c.recipe), "lr": c.lr, **runs[0], **listed})
+    return rows
 
 
 def one_run(contestant, task, steps, seed, examples, words):
@@ -140,13 +132,14 @@ def one_run(contestant, task, steps, seed, examples, words):
     return result
 
 
-def sweep(tasks, contestants=CONTESTANTS, rates=RATES, steps=STEPS, seeds=(100, 101), found=None, workers=1,
-          progress=True):  # fmt: skip
+def sweep(tasks, contestants=CONTESTANTS, rates=RATES, steps=STEPS, seeds=(100, 101), examples=None, found=None,
+          workers=1, progress=True):  # fmt: skip
     """Every contestant at every rate, on the validation sample of every task.
 
     Returns {method: {rate: [one dictionary of task, seed, accuracy and loss for each run]}}. Seeds and lines are none
     of those that `compare` reports. A run that diverges counts as accuracy 0, loss infinite.
 
+    examples: as in `compare`.
     found: what an earlier sweep returned; it is filled in place, and only the runs that it lacks are made.
     """
     found = {} if found is None else found
@@ -156,21 +149,22 @@ def sweep(tasks, contestants=CONTESTANTS, rates=RATES, steps=STEPS, seeds=(100, 
         for lr in rates:
             runs = by_rate.setdefault(f"{lr:g}", [])
             there = {(run["task"], run["seed"]) for run in runs}
-            jobs += [(Contestant(c.recipe, lr), t, steps, s) for t in tasks for s in seeds if (str(t), s) not in there]
+            new = [(t, steps, s, examples) for t in tasks for s in seeds if (str(t), s) not in there]
+            jobs += [(Contestant(c.recipe, lr), *run) for run in new]
 
     def on_done(job, run):
-        contestant, _, _, _ = job
-        runs = found[str(contestant.recipe)][f"{contestant.lr:g}"]
+        runs = found[str(job[0].recipe)][f"{job[0].lr:g}"]
         runs.append(run)
         runs.sort(key=lambda run: (run["task"], run["seed"]))
 
-    parallel(try_rate, jobs, workers, on_done, progress)
+    parallel(try_rate, jobs, workers, progress, on_done)
     return found
 
 
-def try_rate(contestant, task, steps, seed):
+def try_rate(contestant, task, steps, seed, examples):
+    lines = task if examples is None else Few(task, examples, seed)
     try:
-        score = evaluate(adapt(contestant.recipe, contestant.lr, task, steps, seed)[0], task, seed=VALIDATION)
+        score = evaluate(adapt(contestant.recipe, contestant.lr, lines, steps, seed)[0], task, seed=VALIDATION)
         accuracy, loss = score.accuracy, score.loss
     except FloatingPointError:
         accuracy, loss = 0.0, float("inf")

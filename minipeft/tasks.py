@@ -79,8 +79,10 @@ def encode(text):
     pieces = before.split() + [":"] * bool(colon) + [c for c in after if not c.isspace()]
     for piece in pieces:
         if piece not in ID:
-            known = f"letters {LETTERS[0]} to {LETTERS[-1]}" if len(piece) == 1 else ", ".join(VOCABULARY[20:])
-            raise ValueError(f"the toy world has no {piece!r}; it knows {known}")
+            known = f"the small letters {LETTERS[0]} to {LETTERS[-1]}"
+            known = known if len(piece) == 1 else ", ".join(VOCABULARY[20:])
+            colon = "" if text.count(":") else " (a colon parts the instruction from the word: reverse next : cabbed)"
+            raise ValueError(f"the toy world has no {piece!r}; it knows {known}{colon if ' ' in text.strip() else ''}")
     return torch.tensor([ID[piece] for piece in pieces])
 
 
@@ -132,8 +134,8 @@ class Task:
     def __post_init__(self):
         if self.operation not in OPERATIONS or self.table not in TABLES:
             raise ValueError(
-                f"no task {self}: an operation ({', '.join(OPERATIONS)}), a plus, a table ({', '.join(TABLES)}), "
-                "like reverse+blue"
+                f"no task {str(self).rstrip('+')}: an operation ({', '.join(OPERATIONS)}), "
+                f"a plus, a table ({', '.join(TABLES)}), like reverse+blue"
             )
         if self.instructed and {self.operation, self.table} & set(UNSEEN):
             raise ValueError(f"{self} cannot be instructed: the base has no word for it")
