@@ -6,8 +6,8 @@
 2. Teach: the new table with 512 and with 1,024 parameters, for long: prompts beside LoRA.
 3. Few examples: a held-out pair from 8 and from 64 lines; right on those lines and on fresh ones.
 
-Learning rates are chosen for each method by the same sweep, on validation lines and other seeds than those reported: for
-1 that of rates.json, for 2 three rates at full length, for 3 all rates with 8 lines.
+Learning rates are chosen for each method by the same sweep, on validation lines and other seeds than those reported:
+for 1 that of rates.json, for 2 three rates at full length, for 3 all rates with 8 lines.
 """
 
 import json

@@ -88,7 +88,14 @@ def compare(
                 tqdm.write(f"  {contestant.recipe!s:22} now answers  {said}")
 
         found[goal] = comparison.compare(
-            goal, steps=steps, seeds=seeds, examples=lines, words=words, workers=workers, on_run=show
+            goal,
+            comparison.CONTESTANTS,
+            steps=steps,
+            seeds=seeds,
+            examples=lines,
+            words=words,
+            workers=workers,
+            on_run=show,
         )
         console.print("", results(found[goal], goal, steps, seeds, lines), "")
     comparison.write_csv(
