@@ -137,8 +137,8 @@ def rows(request):
 def library():
     """peft's method on a copy of a model of transformers.
 
-    For a masked language model peft has no task type, and without one it puts no prompt on a model; the one for features
-    hands everything through to the model and its head.
+    For a masked language model peft has no task type, and without one it refuses a prompt; the one for features hands
+    everything through to the model and its head.
     """
 
     def attach(theirs, config, **settings):

@@ -1,8 +1,8 @@
 """Our prompt tuning computes, trains and stores like peft's; where the two part company, a test shows it.
 
 peft knows no task type for a masked language model: BERT goes through its type for features, which hands everything to
-the model and its head. It cannot be told positions: rows padded on the left are held against a third, by hand, which puts
-the vectors before the embedded tokens of transformers' model.
+the model and its head. It cannot be told positions: rows padded on the left are held against a third party, which puts
+the vectors by hand before the embedded tokens of transformers' model.
 """
 
 import math
@@ -92,7 +92,7 @@ def test_padding_on_the_left_takes_positions_in_the_library_and_none_here(three,
         close(got[i][real[i]], alone)
 
 
-def test_the_mask_is_widened_by_ones(three, rows, given, close, apart):
+def test_the_mask_is_widened_by_ones(three, rows, close, apart):
     theirs, peft, ours = three
     expected = F.pad(rows.real, (N, 0), value=True)
     mask = rows.real.long()
@@ -140,7 +140,7 @@ def test_greedy_generation_of_a_row_is_equal_alone_and_in_a_padded_batch_here(th
             peft.generate(input_ids=alone, attention_mask=torch.ones_like(alone), **greedy)[0, alone.shape[1] :]
         )
     made = torch.stack(made)
-    assert len(made.unique()) > 3
+    assert len(made.unique()) > 2
     for cache in (True, False):
         assert torch.equal(ours.generate(rows.tokens, 8, rows.mask, cache=cache), made)
     batch = peft.generate(input_ids=rows.tokens, attention_mask=rows.real.long(), **greedy)[:, 9:]
@@ -153,16 +153,13 @@ def test_the_library_scores_the_first_token_too_which_the_last_virtual_token_pre
     _, peft, ours = three
     tokens = rows.tokens
     result = peft(input_ids=tokens, labels=tokens)
-    terms = F.cross_entropy(
-        result.logits[:, :-1].flatten(0, 1), F.pad(tokens, (N - 1, 0))[:, :].flatten(), reduction="none"
-    )
-    terms = terms.view(3, -1)[:, N - 1 :]
+    terms = F.cross_entropy(result.logits[:, N - 1 : -1].transpose(1, 2), tokens, reduction="none")
     assert terms.shape == (3, 9)  # T of them
-    close(result.loss, terms.mean())
+    close(result.loss.double(), terms.mean())  # transformers takes it in single precision
     mine = F.cross_entropy(ours(tokens)[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
     assert mine.shape == (3, 8)  # T − 1, as without a prompt
     close(mine, terms[:, 1:])
-    close((terms[:, 0].sum() + mine.sum()) / terms.numel(), result.loss)
+    close((terms[:, 0].sum() + mine.sum()) / terms.numel(), result.loss.double())
 
 
 # ---- training ---------------------------------------------------------------------------------------------------
@@ -186,7 +183,7 @@ def test_five_steps_move_the_prompt_to_the_same_place(three, rows, train, close)
     close(got, expected)
     assert got[-1] < got[0] - 0.01
     close(ours.embed.P, vectors(peft))
-    assert (ours.embed.P - start).abs().min() > 1e-3
+    assert (ours.embed.P - start).abs().median() > 0.01
 
 
 def test_the_trained_numbers_are_n_times_d_in_both(three):
@@ -215,10 +212,9 @@ def test_the_library_starts_fifty_times_wider_than_the_embeddings_of_gpt2(make, 
         for table in (theirs.transformer.wte.weight, ours.embed.token.weight):
             table.normal_(std=theirs.config.initializer_range)  # 0.02, as GPT-2 is made
     peft = library(theirs, PromptTuningConfig, num_virtual_tokens=100)
-    start = {init: PromptTuning(100, init).attach(ours).embed.P.detach() for init in ["normal"]}
-    scale = theirs.transformer.wte.weight.std()
-    assert (vectors(peft).std() / scale).item() == pytest.approx(50, rel=0.05)
-    assert (start["normal"].std() / scale).item() == pytest.approx(1, rel=0.05)
+    P = PromptTuning(100).attach(ours).embed.P
+    assert (vectors(peft).std() / theirs.transformer.wte.weight.std()).item() == pytest.approx(50, rel=0.05)
+    assert (P.std() / ours.embed.token.weight.std()).item() == pytest.approx(1, rel=0.05)
 
 
 def test_the_paper_starts_uniformly(make):
