@@ -39,7 +39,7 @@ class DeepPrompt(Wrapper):
         self.P = nn.Parameter(P)
 
     def forward(self, h, mask=None, past=None):  # (B, T, d)
-        if past.k is not None:  # the sequence began with P, whose keys and values are in the past
+        if past.begun:  # the sequence began with P, whose keys and values are in the past
             return self.base(h, mask, past)
         n = len(self.P)
         mask = mask if mask is None else F.pad(mask, (n, 0), value=True)
@@ -58,7 +58,7 @@ class DeepKeys(Wrapper):
         self.P_K, self.P_V = nn.Parameter(P_K), nn.Parameter(P_V)
 
     def forward(self, x, mask=None, past=None):  # (B, T, d)
-        if past.k is None:
+        if not past.begun:
             heads = (P.unflatten(1, (self.heads, -1)).transpose(0, 1) for P in (self.P_K, self.P_V))  # (H, n, d/H)
             past.extend(*(P.expand(len(x), -1, -1, -1) for P in heads))  # (B, H, n, d/H)
         return self.base(x, mask, past)

@@ -41,7 +41,7 @@ class Prefix(Wrapper):
         return self.P_K, self.P_V
 
     def forward(self, x, mask=None, past=None):  # (B, T, d)
-        if past.k is None:  # a sequence begins
+        if not past.begun:
             heads = (P.unflatten(1, (self.heads, -1)).transpose(0, 1) for P in self.keys_values())  # (H, n, d/H)
             past.extend(*(P.expand(len(x), -1, -1, -1) for P in heads))  # (B, H, n, d/H)
         return self.base(x, mask, past)
