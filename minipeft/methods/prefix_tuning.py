@@ -111,7 +111,7 @@ class PrefixTuning(Recipe):
     Args:
         length: n, how many of them each layer gets.
         init: "normal", N(0, 1), or a tuple of tokens (repeated or cut to the length): what the base computes from them,
-            so that the model starts as if it had read them. Not together with `mlp`.
+            so that a causal model starts as if it had read them. Not together with `mlp`.
         mlp: w, the width of the network that makes them while training; None trains them directly.
     """
 
