@@ -23,10 +23,14 @@ from torch import Tensor, nn
 
 @dataclass
 class Past:
-    """What one attention layer remembers: keys and values of shape (B, H, S, d/H), or nothing yet."""
+    """What one attention layer remembers: keys and values of shape (B, H, S, d/H), or nothing yet.
+
+    begun: the layer has read tokens; what was learned instead of read (a prefix) comes before.
+    """
 
     k: Tensor | None = None
     v: Tensor | None = None
+    begun: bool = False
 
     def extend(self, k, v):
         """Append the keys and values of new tokens; return all of them. Nothing is changed in place."""
@@ -63,6 +67,7 @@ class Attention(nn.Module):
         q, k, v = (proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for proj in (self.q, self.k, self.v))
         if past is not None:
             k, v = past.extend(k, v)  # (B, H, S, d/H)
+            past.begun = True
         T, S = q.shape[2], k.shape[2]
         if self.recording:
             y, weights = attend(q, k, v, self.visible(T, S, mask, x.device))

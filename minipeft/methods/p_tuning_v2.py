@@ -19,7 +19,8 @@ costs n more rows in every layer, or n more keys and values.
 Sources: 1) Liu et al. 2021, arXiv:2110.07602. 2) its code, THUDM/P-tuning-v2. 3) deep visual prompts, the hidden form:
 Jia et al. 2022, arXiv:2203.12119.
 Paper and library: for peft this is prefix tuning with a classification task. A prompt at the input alone is not v2,
-nor is a network that makes the prefix. The head reads the first real token ([CLS]), or the last in a causal model.
+nor is a network that makes the prefix. The head reads the first token ([CLS]), or the last in a causal model, and
+refuses padding there; peft finds the last token of GPT-2 itself, and leaves BERT's pooler, frozen, before the head.
 """
 
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class DeepPrompt(Wrapper):
         self.P = nn.Parameter(P)
 
     def forward(self, h, mask=None, past=None):  # (B, T, d)
-        if past.k is not None:  # the sequence began with P, whose keys and values are in the past
+        if past.begun:  # the sequence began with P, whose keys and values are in the past
             return self.base(h, mask, past)
         n = len(self.P)
         mask = mask if mask is None else F.pad(mask, (n, 0), value=True)
@@ -58,7 +59,7 @@ class DeepKeys(Wrapper):
         self.P_K, self.P_V = nn.Parameter(P_K), nn.Parameter(P_V)
 
     def forward(self, x, mask=None, past=None):  # (B, T, d)
-        if past.k is None:
+        if not past.begun:
             heads = (P.unflatten(1, (self.heads, -1)).transpose(0, 1) for P in (self.P_K, self.P_V))  # (H, n, d/H)
             past.extend(*(P.expand(len(x), -1, -1, -1) for P in heads))  # (B, H, n, d/H)
         return self.base(x, mask, past)
@@ -67,11 +68,14 @@ class DeepKeys(Wrapper):
 class AfterPrompts(Wrapper):
     """In front of a frozen `embed`: where positions are absolute, n of them are taken by the deep prompts."""
 
-    def __init__(self, base, length):
+    def __init__(self, base, length, place=None):
         super().__init__(base)
-        self.length = length
+        self.length, self.place = length, place  # the place that a classification head reads
 
     def forward(self, tokens, start=None, mask=None, front=None, skip=0):
+        if self.place is not None and mask is not None and not mask[:, self.place].all():
+            place, side = ("last", "left") if self.place else ("first", "right")
+            raise ValueError(f"the head reads the {place} token, but a row has padding there: pad on the {side}")
         return self.base(tokens, start, mask, front, skip + self.length if start is None else skip)
 
 
@@ -130,7 +134,7 @@ class PTuningV2(Recipe):
             wrap(model, blocks, lambda block, path: DeepPrompt(block, normal(float(table.std()))))
         else:
             wrap(model, ("attn",), lambda attn, path: DeepKeys(attn, normal(), normal()))
-        wrap(model, ("embed",), lambda embed, path: AfterPrompts(embed, self.length))
+        place = None if self.classes is None else -1 if bottom(model).config.causal else 0
+        wrap(model, ("embed",), lambda embed, path: AfterPrompts(embed, self.length, place))
         if self.classes:
-            place = -1 if bottom(model).config.causal else 0
             wrap(model, (".head",), lambda head, path: ClassHead(head, shape[1], self.classes, place).to(table))

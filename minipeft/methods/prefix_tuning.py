@@ -41,7 +41,7 @@ class Prefix(Wrapper):
         return self.P_K, self.P_V
 
     def forward(self, x, mask=None, past=None):  # (B, T, d)
-        if past.k is None:  # a sequence begins
+        if not past.begun:
             heads = (P.unflatten(1, (self.heads, -1)).transpose(0, 1) for P in self.keys_values())  # (H, n, d/H)
             past.extend(*(P.expand(len(x), -1, -1, -1) for P in heads))  # (B, H, n, d/H)
         return self.base(x, mask, past)
@@ -111,7 +111,7 @@ class PrefixTuning(Recipe):
     Args:
         length: n, how many of them each layer gets.
         init: "normal", N(0, 1), or a tuple of tokens (repeated or cut to the length): what the base computes from them,
-            so that the model starts as if it had read them. Not together with `mlp`.
+            so that a causal model starts as if it had read them. Not together with `mlp`.
         mlp: w, the width of the network that makes them while training; None trains them directly.
     """
 

@@ -13,7 +13,8 @@ Sources: 1) Lester, Al-Rfou, Constant 2021, arXiv:2104.08691.
 Paper and library: the paper draws P from U(−½, ½), from the most frequent words, or from the words of the labels; peft
 from N(0, 1), fifty times the scale of GPT-2's embeddings, or from the whole vocabulary. Here the default is a normal at
 the embeddings' own scale. On padded rows all three put P before the padding; here, as in `Embed`, padding takes no
-position. peft pools a classifier over BERT at the first virtual token, here that never leaves the blocks.
+position. peft pools a classifier over BERT at the first virtual token, here that never leaves the blocks; so peft has
+logits for the virtual tokens as well, and its loss a term more: the first token, told by the last virtual one.
 """
 
 from dataclasses import dataclass
