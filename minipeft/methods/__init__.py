@@ -2,10 +2,13 @@
 
 import ast
 
+from minipeft.methods.bitfit import BitFit
 from minipeft.methods.full import Full
+from minipeft.methods.ia3 import IA3
 from minipeft.methods.lora import LoRA
+from minipeft.methods.vera import VeRA
 
-METHODS = {method.__name__: method for method in (Full, LoRA)}
+METHODS = {method.__name__: method for method in (Full, BitFit, IA3, LoRA, VeRA)}
 
 
 def parse(text):
