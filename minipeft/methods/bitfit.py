@@ -4,7 +4,8 @@
     y = γ ⊙ x̂ + β          LayerNorm: β (d) is trained, γ (d) is not
 
 Trainable parameters: all biases; in a Transformer of width d, with f in the middle of the MLP, 7d + f for each layer,
-and those outside. Nothing is added to the model, so there is nothing to merge and inference costs exactly the base.
+and those outside. One of them is idle: b_k adds q·b_k to all scores of a query, which the softmax does not see.
+Nothing is added to the model, so there is nothing to merge and inference costs exactly the base.
 
 Sources: 1) Ben Zaken, Ravfogel, Goldberg 2021, arXiv:2106.10199.
 Paper and library: the paper also trains the task's head, which there is a new one with random weights. The head of the
