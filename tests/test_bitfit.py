@@ -82,6 +82,11 @@ def test_targets_name_modules_above_a_bias_or_the_bias_itself(model):
     assert set(trainable(model)) == attention | {"blocks.0.norm1.bias", "head.bias"}
 
 
+def test_a_name_is_not_taken_for_a_longer_one_that_begins_alike():
+    net = BitFit(targets=("1",)).attach(nn.Sequential(*(nn.Linear(2, 2) for _ in range(11))))
+    assert set(trainable(net)) == {"1.bias"}
+
+
 class Traps(nn.Module):
     """Names with "bias" in them that are none, and biases whose name is another."""
 
@@ -90,7 +95,7 @@ class Traps(nn.Module):
         self.relative_attention_bias = nn.Embedding(6, 3)
         self.bias_free = nn.Linear(3, 4, bias=False)
         self.debiased = nn.Linear(3, 4)
-        self.unbiased = nn.Parameter(torch.randn(3))
+        self.unbiased, self.bias_gain = nn.Parameter(torch.randn(3)), nn.Parameter(torch.randn(3))
         self.rnn = nn.LSTM(3, 4, num_layers=2, bidirectional=True)
         self.cell = nn.GRUCell(3, 4)
         self.several = nn.MultiheadAttention(4, 2, add_bias_kv=True)
