@@ -16,7 +16,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from minipeft.methods import METHODS
-from minipeft.wrapping import Recipe, Wrapper, attachments, detach, disabled
+from minipeft.wrapping import Recipe, WeightWrapper, Wrapper, attachments, detach, disabled
 
 FORMAT = "minipeft delta 1"
 
@@ -207,6 +207,8 @@ def updates(model):
             found[swap.path] = W, swap.replacement.detach() - W
         elif isinstance(swap.original, nn.Parameter):
             found[swap.path] = swap.original.detach(), swap.replacement.delta().detach()
-        elif hasattr(swap.replacement, "delta"):
-            found[f"{swap.path}.weight"] = swap.replacement.base.weight.detach(), swap.replacement.delta().detach()
+        elif isinstance(swap.replacement, WeightWrapper):
+            base = swap.replacement.base
+            for name, change in swap.replacement.deltas().items():
+                found[f"{swap.path}.{name}"] = getattr(base, name).detach(), change.detach()
     return found

@@ -49,16 +49,29 @@ def bottom(module):
     return module
 
 
+def flat(module):
+    """The module, or, where wrappers stand in front of it, a plain one that computes the same as they do."""
+    return module.merged() if isinstance(module, Wrapper) else module
+
+
 class WeightWrapper(Wrapper):
-    """A wrapper whose whole effect is W + ΔW; it tells ΔW, shaped like `base.weight`, in `delta()`."""
+    """A wrapper whose whole effect is W + ΔW; it tells ΔW, shaped like `base.weight`, in `delta()`.
+
+    One that changes the bias too tells both in `deltas()`.
+    """
 
     def delta(self):
         raise NotImplementedError(f"{type(self).__name__}.delta: the change of the weight, shaped like base.weight")
 
+    def deltas(self):
+        """The change of each of the base's parameters that changes, by its name."""
+        return {"weight": self.delta()}
+
     def merged(self):
-        base = self.base.merged() if isinstance(self.base, Wrapper) else self.base
-        twin = copy.copy(base)  # shares everything with the base but the weight
-        twin._parameters = {**base._parameters, "weight": frozen(base.weight + self.delta())}
+        base = flat(self.base)
+        twin = copy.copy(base)  # shares everything with the base but what changes
+        changed = {name: frozen(getattr(base, name) + change) for name, change in self.deltas().items()}
+        twin._parameters = {**base._parameters, **changed}
         return twin
 
 

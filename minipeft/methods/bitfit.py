@@ -1,0 +1,78 @@
+"""BitFit: only the biases are trained. What the model knows stays in its weights; what it does with it is shifted.
+
+    y = W x + b            b (out) is trained, W (out, in) is not
+    y = γ ⊙ x̂ + β          LayerNorm: β (d) is trained, γ (d) is not
+
+Trainable parameters: all biases; in a Transformer of width d, with f in the middle of the MLP, 7d + f for each layer,
+and those outside. One of them is idle: b_k adds q·b_k to all scores of a query, which the softmax does not see.
+Nothing is added to the model, so there is nothing to merge and inference costs exactly the base.
+
+Sources: 1) Ben Zaken, Ravfogel, Goldberg 2021, arXiv:2106.10199.
+Paper and library: the paper also trains the task's head, which there is a new one with random weights. The head of the
+toy base is pretrained and writes the letters of every task, so here its weight is frozen unless `head` asks for it.
+peft has no BitFit, but trains biases beside a LoRA (`bias="all"`): those of that very name, so not the ones of an LSTM
+or of `nn.MultiheadAttention`, which are trained here; and its `disable_adapter` leaves the trained biases in place,
+where `disabled` brings the old ones back.
+"""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from minipeft.wrapping import Recipe, match, sites, swap
+
+
+def is_bias(module, name):
+    """By what the module is and not by a part of a name: T5's table `relative_attention_bias.weight` is no bias."""
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        return name.startswith("bias_")  # two for each gate; their sum counts
+    if isinstance(module, nn.MultiheadAttention):
+        return name == "in_proj_bias"  # of q, k and v; its bias_k and bias_v are one more key and value
+    return name == "bias"
+
+
+def inside(path, places):
+    return any(not place or path == place or path.startswith(place + ".") for place in places)
+
+
+@dataclass(frozen=True)
+class BitFit(Recipe):
+    """Train the biases.
+
+    Args:
+        targets: names of modules whose biases are trained, or a predicate (see `wrapping.wrap`); None for the whole
+            model. ("attn.q", "mlp.up") is the paper's half: query and middle of the MLP.
+        head: train the module `head` too, weight and bias; for a head that is new.
+    """
+
+    targets: tuple[str, ...] | None = None
+    head: bool = False
+
+    def __post_init__(self):
+        if type(self.head) is not bool:
+            raise ValueError(f"head says whether the module `head` is trained too, True or False, got {self.head!r}")
+
+    def insert(self, model):
+        below = [""] if self.targets is None else [path for path, *_ in match(model, self.targets)]
+        head = [path for path, *_ in match(model, (".head",))] if self.head else []
+        weights = [place for place in sites(model) if isinstance(getattr(*place[1:]), nn.Parameter)]
+        biases = {path for path, parent, name in weights if is_bias(parent, name) and inside(path, below)}
+        chosen = biases | {path for path, *_ in weights if inside(path, head)}
+        idle = [place for place in below if not any(inside(path, [place]) for path in chosen)]
+        if idle or not biases:
+            where = ", ".join(repr(place) for place in idle if place) or "the model"
+            raise ValueError(
+                f"BitFit found no bias in {where} (Llama and T5, for example, are built without them); "
+                "name modules that have one, or take a method that needs none, such as LoRA"
+            )
+        copies = {}  # a bias that stands in two places is one bias in the copy too
+        for path, parent, name in weights:
+            if path in chosen:
+                bias = getattr(parent, name)
+                if bias not in copies:
+                    copies[bias] = nn.Parameter(bias.detach().clone())
+                swap(model, path, copies[bias])
+
+    def groups(self, model, lr):
+        # decay would draw a bias to zero and not to what it was in the base; it is customary to spare them
+        return [group | {"weight_decay": 0.0} for group in super().groups(model, lr)]
