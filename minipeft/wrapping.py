@@ -52,11 +52,15 @@ def bottom(module):
 class WeightWrapper(Wrapper):
     """A wrapper whose whole effect is W + ΔW; it tells ΔW, shaped like `base.weight`, in `delta()`."""
 
+    def below(self):
+        """The plain module in front of which it stands, with the effect of what is stacked between them."""
+        return self.base.merged() if isinstance(self.base, Wrapper) else self.base
+
     def delta(self):
         raise NotImplementedError(f"{type(self).__name__}.delta: the change of the weight, shaped like base.weight")
 
     def merged(self):
-        base = self.base.merged() if isinstance(self.base, Wrapper) else self.base
+        base = self.below()
         twin = copy.copy(base)  # shares everything with the base but the weight
         twin._parameters = {**base._parameters, "weight": frozen(base.weight + self.delta())}
         return twin

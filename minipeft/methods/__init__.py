@@ -2,10 +2,12 @@
 
 import ast
 
+from minipeft.methods.dora import DoRA
 from minipeft.methods.full import Full
 from minipeft.methods.lora import LoRA
+from minipeft.methods.pissa import PiSSA
 
-METHODS = {method.__name__: method for method in (Full, LoRA)}
+METHODS = {method.__name__: method for method in (Full, LoRA, DoRA, PiSSA)}
 
 
 def parse(text):
