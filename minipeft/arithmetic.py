@@ -58,8 +58,8 @@ def changes(model, delta):
 def add(model, deltas, weights=None):
     """Task arithmetic: W + Σ wᵢ ΔWᵢ, as a Full delta of those weights that any of the tasks changes.
 
-    The sum of two tasks can often do both, as far as they do not pull at the same numbers. A negative weight takes a
-    task away. Exact up to rounding.
+    Of the toy base, the sum of a delta for `reverse+plain` and one for `copy+blue` does most lines of `reverse+blue`,
+    for which neither was trained. A negative weight takes a task away. Exact up to rounding.
 
     Args:
         model: the bare base of all the deltas.
@@ -263,7 +263,10 @@ def full(model, moved, notes):
                 s.replacement.copy_(s.original + moved[s.path])
         for s in swaps:
             if not torch.equal(s.replacement, s.original + moved[s.path]):
-                raise DeltaError(f"{s.path} is tied to another weight of the base but is to change otherwise than that")
+                raise DeltaError(
+                    f"{s.path} is tied to another weight of the base, and the two would change differently, which a "
+                    "Full delta cannot hold; give both the same change, or untie them before training"
+                )
         return delta_of(model, notes)
     finally:
         detach(model)
