@@ -27,7 +27,7 @@ class DeltaError(ValueError):
 
 @dataclass
 class Delta:
-    """A delta as read from disk: what was trained, how, and on which base."""
+    """A delta off the model: what was trained, how, and on which base."""
 
     recipe: Recipe
     tensors: dict[str, Tensor]
@@ -88,26 +88,39 @@ def fold(model):
     return model
 
 
-def save(model, path, notes=None):
-    """Write the attached method to `path`, atomically: a crash leaves the old file or the new one. Returns its bytes.
+def delta_of(model, notes=None):
+    """The attached method as a Delta of its own, on the CPU.
 
     notes: what a reader may want to know later, {"task": "reverse+blue"}.
 
     Raises DeltaError if there is not exactly one method attached.
     """
-    recipe = only(model, "save").folded()
+    recipe = only(model, "a delta").folded()
+    tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in trained(model).items()}
+    return Delta(recipe, tensors, fingerprint(model), notes or {})
+
+
+def save(model, path, notes=None):
+    """Write the attached method to `path`, with notes as in `delta_of`. Returns the size of the file in bytes.
+
+    Raises DeltaError if there is not exactly one method attached.
+    """
+    return write(delta_of(model, notes), path)
+
+
+def write(delta, path):
+    """Write a Delta to `path`, atomically: a crash leaves the old file or the new one. Returns its bytes."""
     metadata = {
         "format": FORMAT,
-        "recipe": json.dumps({"method": type(recipe).__name__, **asdict(recipe)}),
-        "base": fingerprint(model),
-        "notes": json.dumps(notes or {}),
+        "recipe": json.dumps({"method": type(delta.recipe).__name__, **asdict(delta.recipe)}),
+        "base": delta.base,
+        "notes": json.dumps(delta.notes),
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: t.detach().cpu().contiguous() for name, t in trained(model).items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(serialize(tensors, metadata))
+        temporary.write_bytes(serialize(delta.tensors, metadata))
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -157,12 +170,12 @@ def recipe_from(data, path):
 
 
 def load(path, model):
-    """Attach to a bare base the method stored at `path`, with its weights. Returns the model.
+    """Attach to a bare base the method stored at `path`, or a Delta, with its weights. Returns the model.
 
     Raises DeltaError for whatever does not fit (another base, missing or extra tensors, other shapes); RuntimeError if
     a method is attached already. After an error the model is as it was.
     """
-    delta = read(path)
+    delta, path = (path, f"the delta of {path.recipe}") if isinstance(path, Delta) else (read(path), path)
     if not attachments(model) and fingerprint(model) != delta.base:
         raise DeltaError(
             f"{path} belongs to another base: it was trained on {delta.base[:12]}, this is {fingerprint(model)[:12]} "

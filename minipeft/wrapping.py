@@ -50,8 +50,8 @@ def bottom(module):
 
 
 def flat(module):
-    """The module, or, where wrappers stand in front of it, a plain one that computes the same as they do."""
-    return module.merged() if isinstance(module, Wrapper) else module
+    """The module, or, where it is a wrapper or stored in another form, a plain one that computes the same."""
+    return module.merged() if hasattr(module, "merged") else module
 
 
 class WeightWrapper(Wrapper):

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from minipeft.deltas import DeltaError, fingerprint, load, read, save, updates
+from minipeft.deltas import DeltaError, delta_of, fingerprint, load, read, save, updates, write
 from minipeft.methods import Full, LoRA
 from minipeft.transformer import Config, Transformer
 from minipeft.wrapping import attachments, detach, merge, trainable, unmerge
@@ -246,3 +246,23 @@ def test_others_may_read_what_was_saved(model, tmp_path):
     (tmp_path / "plain").write_text("")
     save(stirred(model, LoRA()), tmp_path / "d")
     assert (tmp_path / "d").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_delta_can_be_taken_along_without_a_file(model, tokens, tmp_path):
+    y = stirred(model, LoRA())(tokens)
+    delta = delta_of(model, {"task": "sort"})
+    with torch.no_grad():
+        for p in trainable(model).values():
+            p += 1  # training goes on
+    assert torch.equal(load(delta, detach(model))(tokens), y)
+    assert write(delta, tmp_path / "taken") == save(model, tmp_path / "saved", {"task": "sort"})
+    taken, saved = read(tmp_path / "taken"), read(tmp_path / "saved")
+    assert (taken.recipe, taken.base, taken.notes) == (saved.recipe, saved.base, saved.notes)
+    assert all(torch.equal(t, saved.tensors[name]) for name, t in taken.tensors.items())
+
+
+def test_a_delta_of_another_base_is_refused_by_its_recipe(model):
+    delta = delta_of(stirred(model, LoRA(rank=3)))
+    detach(model).head.bias.data += 1
+    with pytest.raises(DeltaError, match=r"the delta of LoRA\(rank=3\) belongs to another base"):
+        load(delta, model)

@@ -1,0 +1,90 @@
+"""DoRA: the length and the direction of each row of W are trained apart; a LoRA turns the directions.
+
+Full fine-tuning often changes the one much and the other little, LoRA both together; apart, either is free to move.
+
+    W' = m ⊙ V/‖V‖,  V = W + s·B A        W, V (out, in), A (r, in), B (out, r), s = α/r, m (out)
+
+‖V‖ (out) are the lengths of the rows, so m_i is the length of row i of W'. A starts random, B at zero, m at ‖W‖: then
+m/‖V‖ is 1 and the model starts as the base, bit for bit. In the gradient ‖V‖ counts as a constant (that saves memory).
+Trainable parameters: r·(in + out) + out for each matrix. Merging puts W' in the place of W: then inference costs
+exactly the base; unmerged, all of W' is computed in every pass, however short the input: in large layers that is felt.
+
+Sources: 1) Liu et al. 2024, arXiv:2402.09353; the constant ‖V‖ is section 4.3.
+Paper and library: the paper speaks of columns, because it writes W as (in, out); its code, peft and this file all take
+the weights of one output neuron together, which `nn.Linear` holds as a row. peft adds m/‖V‖ times the update to m/‖V‖
+times the frozen path, where this file writes W' down; the numbers are the same. Its dropout, which falls on the frozen
+path too, is left out here.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from minipeft.wrapping import Recipe, WeightWrapper, bottom, flat, wrap
+
+
+def decompose(W):
+    """Magnitude (out) and direction (out, in) of the rows of W: every direction has length 1, or is zero where W is.
+
+    Of W and of W + ΔW it shows what any method has changed: the lengths, the angles, or both.
+    """
+    magnitude = W.norm(dim=1).clamp(min=torch.finfo(W.dtype).tiny)
+    return magnitude, W / magnitude[:, None]
+
+
+class DoRALinear(WeightWrapper):
+    """y = x (m ⊙ V/‖V‖)ᵀ + b, V = W + s·B A, in front of a frozen `nn.Linear`."""
+
+    def __init__(self, base, rank, scale):
+        super().__init__(base)
+        W = flat(self.base).weight
+        out, into = W.shape
+        self.A = nn.Parameter(W.new_empty(rank, into))
+        self.B = nn.Parameter(W.new_zeros(out, rank))
+        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # U(−1/√in, 1/√in), as in LoRA
+        self.m = nn.Parameter(decompose(W.detach())[0])
+        self.scale = scale
+
+    def adapted(self):
+        """W'. The gradient passes through m and V but not through ‖V‖."""
+        V = flat(self.base).weight + self.scale * self.B @ self.A  # (out, in)
+        length, _ = decompose(V.detach())  # ‖V‖ (out)
+        return (self.m / length)[:, None] * V  # (out, in)
+
+    def forward(self, x):  # (..., in)
+        return F.linear(x, self.adapted(), flat(self.base).bias)  # (..., out)
+
+    def delta(self):
+        return self.adapted() - flat(self.base).weight  # (out, in)
+
+
+@dataclass(frozen=True)
+class DoRA(Recipe):
+    """Magnitude and direction of frozen weights, trained apart.
+
+    Args:
+        rank, alpha: r and α of the update of the direction, scaled by α/r. The paper often halves the rank of a LoRA.
+        targets: names of Linear modules, or a predicate; see `wrapping.wrap`.
+    """
+
+    rank: int = 4
+    alpha: float = 8
+    targets: tuple[str, ...] = ("q", "v")
+
+    def __post_init__(self):
+        if type(self.rank) is not int or self.rank < 1:
+            raise ValueError(f"rank must be a whole number of at least 1, got {self.rank}; 4 is a good start")
+        if not 0 < self.alpha < math.inf:
+            raise ValueError(f"alpha must be a number above 0, got {self.alpha}; twice the rank is a good start")
+
+    def insert(self, model):
+        wrap(model, self.targets, self.layer)
+
+    def layer(self, module, path):
+        kind = bottom(module)  # it may be stacked on another method
+        if not isinstance(kind, nn.Linear):
+            raise TypeError(f"DoRA goes in front of Linear; {path!r} is a {type(kind).__name__}: take it off targets")
+        return DoRALinear(module, self.rank, self.alpha / self.rank)

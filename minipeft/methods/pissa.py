@@ -1,0 +1,81 @@
+"""PiSSA: a LoRA that starts as the largest part of W itself; what is frozen is the rest.
+
+LoRA starts with a random A and B = 0, so its first steps are small and point anywhere. The singular vectors with the
+largest singular values carry most of W: trained directly, they move at once, and along directions that matter.
+
+    W = U S Vᵀ = B₀A₀ + R,  B₀ = U_r √S_r (out, r),  A₀ = √S_r V_rᵀ (r, in)        R (out, in) is frozen
+    y = x Rᵀ + b + x Aᵀ Bᵀ,  with A, B trained from A₀, B₀
+
+At the start BA + R is W up to rounding: in 32 bits the outputs of a layer differ by 1e-7 to 5e-7 of their size.
+Trainable parameters: r·(in + out) for each matrix, as in LoRA. Merging gives R + BA: then inference costs exactly the
+base; unmerged it costs two thin products per layer. R takes the memory of W once more, since W is kept for `detach`.
+
+A delta holds A and B; R follows from the base and is computed again. The signs of singular vectors are arbitrary but
+cancel in B₀A₀, so R does not depend on them. Only with R do A and B mean anything: on another base they would stand in
+for a largest part that is not theirs. What can be carried over is ΔW = BA − B₀A₀, a LoRA of rank 2r
+(`arithmetic.compress(model, delta, rank=2 * r)` finds it).
+
+Sources: 1) Meng, Wang, Zhang 2024, arXiv:2404.02948.
+Paper and library: peft scales BA by α/r, divides S by it at the start, and overwrites W by R; the paper and this file
+have no scale (α = r). Asked to, peft saves that LoRA of rank 2r; what it saves otherwise gives another model on W.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from minipeft.wrapping import Recipe, WeightWrapper, bottom, flat, wrap
+
+
+class PiSSALinear(WeightWrapper):
+    """y = x Rᵀ + b + x Aᵀ Bᵀ in front of a frozen `nn.Linear`; at the start R + BA = W."""
+
+    def __init__(self, base, rank):
+        super().__init__(base)
+        W = flat(self.base).weight.detach()
+        # in double precision and on the CPU, so that every machine that loads a delta finds the same R
+        U, S, Vt = torch.linalg.svd(W.cpu().double(), full_matrices=False)  # (out, k), (k), (k, in), k = min(out, in)
+        root = S[:rank].sqrt()
+        self.A = nn.Parameter((root[:, None] * Vt[:rank]).to(W))  # (r, in)
+        self.B = nn.Parameter((U[:, :rank] * root).to(W))  # (out, r)
+        principal = self.B.detach().cpu().double() @ self.A.detach().cpu().double()
+        self.register_buffer("R", (W.cpu().double() - principal).to(W), persistent=False)  # (out, in); not stored
+
+    def forward(self, x):  # (..., in)
+        h = F.linear(x, self.A)  # (..., r)
+        return F.linear(x, self.R, flat(self.base).bias) + F.linear(h, self.B)  # (..., out)
+
+    def delta(self):
+        return self.R + self.B @ self.A - flat(self.base).weight  # (out, in)
+
+
+@dataclass(frozen=True)
+class PiSSA(Recipe):
+    """The principal singular values and vectors of the weights are trained, the rest is frozen.
+
+    Args:
+        rank: how many of them.
+        targets: names of Linear modules, or a predicate; see `wrapping.wrap`. The paper takes all in the blocks.
+    """
+
+    rank: int = 4
+    targets: tuple[str, ...] = ("q", "v")
+
+    def __post_init__(self):
+        if type(self.rank) is not int or self.rank < 1:
+            raise ValueError(f"rank must be a whole number of at least 1, got {self.rank}; 4 is a good start")
+
+    def insert(self, model):
+        wrap(model, self.targets, self.layer)
+
+    def layer(self, module, path):
+        kind = bottom(module)  # it may be stacked on another method
+        if not isinstance(kind, nn.Linear):
+            raise TypeError(f"PiSSA goes in front of Linear; {path!r} is a {type(kind).__name__}: take it off targets")
+        if self.rank > min(kind.weight.shape):
+            raise ValueError(
+                f"{path!r} has only {min(kind.weight.shape)} singular values, got rank={self.rank}; lower the rank"
+            )
+        return PiSSALinear(module, self.rank)
