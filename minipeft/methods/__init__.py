@@ -2,10 +2,12 @@
 
 import ast
 
+from minipeft.methods.adapter import Houlsby, ParallelAdapter, Pfeiffer
+from minipeft.methods.adapter_fusion import AdapterFusion
 from minipeft.methods.full import Full
 from minipeft.methods.lora import LoRA
 
-METHODS = {method.__name__: method for method in (Full, LoRA)}
+METHODS = {method.__name__: method for method in (Full, LoRA, Houlsby, Pfeiffer, ParallelAdapter, AdapterFusion)}
 
 
 def parse(text):
