@@ -7,9 +7,9 @@ and in each layer an attention over the adapters, asked anew for each token, lea
     α   = softmax_t(q·k_t)                  q = W_q h + b_q, k_t = W_k z_t + b_k; over the adapters, not the tokens
     o   = Σ_t α_t W_v z_t                   W_q, W_k, W_v (d, d)
 
-o is added where one adapter would add its A(h): y = LN(s + o), h = LN(s), in a post-norm block (BERT), y = s + o, h = s,
-in a pre-norm block (GPT-2), where s = x + f is the residual stream after the MLP.
-W_v starts at the identity, and the loss gets λ‖I − W_v‖² for each layer: adapters are mixed first, changed reluctantly.
+o is added where one adapter would add its A(h). With s, the residual stream after the MLP, that is y = LN(s + o) and
+h = LN(s) in a post-norm block (BERT), y = s + o and h = s in a pre-norm block (GPT-2).
+W_v starts at the identity, and the loss gets λ‖I − W_v‖² for each layer: what the adapters say is mixed, not replaced.
 
     for name in names:
         Pfeiffer(size=16).attach(model), fit(model, task(name), steps=300, lr=1e-2), save(model, name), detach(model)
