@@ -132,8 +132,10 @@ class AdapterFusion(Recipe):
         Args:
             deltas: as many as `adapters`, of Pfeiffer with the same size, each as `deltas.read(path, model)` gives it.
 
-        Raises ValueError, before anything is changed, if they do not fit.
+        Raises ValueError, before anything is changed, if they do not fit; RuntimeError if this is not attached.
         """
+        if self not in [a.recipe for a in attachments(model)]:
+            raise RuntimeError(f"{self} is not attached to this model; attach it, then fill it")
         if len(deltas) != self.adapters:
             raise ValueError(f"{self} has places for {self.adapters} adapters, got {len(deltas)}")
         copies = []
