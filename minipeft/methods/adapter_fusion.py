@@ -22,10 +22,10 @@ Trainable parameters: L·(3d² + 2d); stored are, besides, the N frozen adapters
 Cannot be merged. At inference it costs all N adapters, the keys and values of each, in every layer.
 
 Sources: 1) Pfeiffer et al. 2021, arXiv:2005.00247. 2) github.com/adapter-hub/adapters, `BertFusion`.
-Paper and library (`adapters` 1.3): neither divides the scores by √d. The library starts the off-diagonal of W_v at
-10⁻⁶, here it is 0; it can cool the softmax from a temperature of 50 and drops scores out before the softmax, as often
-as the model drops attention: neither is here. In its code and in this file keys and values read z_t without the
-residual, and the query is h, after the LayerNorm; in the paper's text it is what the MLP puts out.
+Paper and library (`adapters` 1.3): neither divides the scores by √d, nor does this file. Besides its diagonal of ones
+W_v starts with entries of 10⁻⁶ there, with zeros here. The library can cool the softmax from a temperature of 50, and
+drops out scores before the softmax, as often as the model drops attention; neither is here. In its code and here keys
+and values read z_t without the residual, and the query reads h, where the paper's text has what the MLP puts out.
 """
 
 import math
