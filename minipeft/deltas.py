@@ -128,10 +128,12 @@ def write(delta, path):
     return path.stat().st_size
 
 
-def read(path):
+def read(path, model=None):
     """Read a delta from disk without putting it on a model.
 
-    Raises DeltaError if the file is not one, is cut short or holds an unknown recipe.
+    model: the base it has to belong to, with or without something attached.
+
+    Raises DeltaError if the file is not one, is cut short, holds an unknown recipe or belongs to another base.
     """
     if not Path(path).is_file():
         raise DeltaError(f"there is no file {path}")
@@ -149,9 +151,20 @@ def read(path):
         )
     try:
         recipe, notes = json.loads(metadata["recipe"]), json.loads(metadata["notes"])
-        return Delta(recipe_from(recipe, path), tensors, metadata["base"], notes)
+        delta = Delta(recipe_from(recipe, path), tensors, metadata["base"], notes)
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise DeltaError(f"{path}: its metadata is damaged ({error!r}); save the delta again") from None
+    if model is not None:
+        belongs(delta, model, path)
+    return delta
+
+
+def belongs(delta, model, path):
+    if (mark := fingerprint(model)) != delta.base:
+        raise DeltaError(
+            f"{path} belongs to another base: it was trained on {delta.base[:12]}, this is {mark[:12]} "
+            "(SHA-256 of the weights); load the base it was trained on"
+        )
 
 
 def recipe_from(data, path):
@@ -176,11 +189,8 @@ def load(path, model):
     a method is attached already. After an error the model is as it was.
     """
     delta, path = (path, f"the delta of {path.recipe}") if isinstance(path, Delta) else (read(path), path)
-    if not attachments(model) and fingerprint(model) != delta.base:
-        raise DeltaError(
-            f"{path} belongs to another base: it was trained on {delta.base[:12]}, this is {fingerprint(model)[:12]} "
-            "(SHA-256 of the weights); load the base it was trained on"
-        )
+    if not attachments(model):  # attaching twice is told below
+        belongs(delta, model, path)
     try:
         with torch.random.fork_rng(range(torch.cuda.device_count())):  # a random start that is overwritten
             delta.recipe.attach(model)

@@ -2,19 +2,22 @@
 the same weights, the library's and ours; rows of tokens; a few helpers.
 
 They are the oracle: nothing else in the project imports them. Install requirements-parity.txt, then
-`pytest tests/parity`.
+`pytest tests/parity`. The `adapters` library cannot be installed beside the others; what it computes is in fixtures/.
 """
 
+import json
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the libraries are imported: no test may load anything
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from peft import get_peft_model
+from safetensors.torch import load_file
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
@@ -176,3 +179,57 @@ def train():
         return torch.stack(curve).detach()
 
     return five
+
+
+class Said:
+    """What the `adapters` library computed on one tiny model (see make_adapter_fixtures.py), and that model as ours.
+
+    tensors: by name; about: settings and counts of the cases; model: our base with the library's weights, in double
+    precision.
+    """
+
+    PLACES = {  # ours, in block i, and the library's
+        "bert": {
+            "blocks.{i}.attn": "bert.encoder.layer.{i}.attention.output",
+            "blocks.{i}.mlp": "bert.encoder.layer.{i}.output",
+            "blocks.{i}.norm1": "bert.encoder.layer.{i}.attention.output.LayerNorm",
+            "blocks.{i}.norm2": "bert.encoder.layer.{i}.output.LayerNorm",
+            "embed.norm": "bert.embeddings.LayerNorm",
+            "head.2": "cls.predictions.transform.LayerNorm",
+        },
+        "gpt2": {
+            "blocks.{i}.attn": "transformer.h.{i}.attention_adapters",
+            "blocks.{i}.mlp": "transformer.h.{i}.output_adapters",
+            "blocks.{i}.norm1": "transformer.h.{i}.ln_1",
+            "blocks.{i}.norm2": "transformer.h.{i}.ln_2",
+            "norm": "transformer.ln_f",
+        },
+    }
+
+    def __init__(self, kind):
+        folder = Path(__file__).parent / "fixtures"
+        self.kind, self.tensors = kind, load_file(folder / f"adapters_{kind}.safetensors")
+        about = json.loads((folder / "adapters.json").read_text())
+        self.about, self.size, self.scale = about[kind], about["size"], about["scale"]
+        weights = {n.removeprefix("base."): t for n, t in self.tensors.items() if n.startswith("base.")}
+        if kind == "bert":
+            weights["cls.predictions.decoder.bias"] = weights["cls.predictions.bias"]
+        self.model = getattr(bases, f"from_{kind}")(weights, heads=about["heads"]).double()
+        self.tokens, self.mask = self.tensors["tokens"], self.tensors["mask"]
+
+    def place(self, ours):
+        """The library's name for a place of ours: "blocks.1.mlp" is "bert.encoder.layer.1.output"."""
+        i = next((part for part in ours.split(".") if part.isdigit() and ours.startswith("blocks")), "")
+        return next(t.format(i=i) for o, t in self.PLACES[self.kind].items() if o.format(i=i) == ours)
+
+    def logits(self):
+        """Ours, with zeros at padding, as the library's are stored."""
+        return self.model(self.tokens, self.mask) * self.mask[..., None]
+
+    def backward(self):
+        (self.logits() * self.tensors["direction"]).sum().backward()
+
+
+@pytest.fixture(params=["bert", "gpt2"])
+def said(request):
+    return Said(request.param)

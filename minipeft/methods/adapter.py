@@ -1,0 +1,165 @@
+"""Bottleneck adapters, all three of them: one thin MLP, and three places to put it.
+
+Inside a frozen model a small MLP is trained that squeezes d numbers through m ≪ d and adds what it finds:
+
+    A(h) = U φ(D h + b_D) + b_U                   D (m, d), U (d, m), both with a bias
+
+The three methods differ in what A reads and where its answer is added. Let F be a sublayer, attention or MLP:
+
+                      post-norm block (BERT), f = F(x)      pre-norm block (GPT-2), n = LN(x), f = F(n)
+    Houlsby           LN(x + f + A(f))                      x + f + A(f)          behind attention and MLP
+    Pfeiffer          LN(x + f + A(LN(x + f)))              x + f + A(x + f)      behind the MLP only
+    ParallelAdapter   LN(x + f + s·A(x))                    x + f + s·A(n)        beside the MLP
+
+Trainable parameters, in L layers: Pfeiffer and ParallelAdapter L·(2dm + m + d); Houlsby twice that, and 2d for each
+LayerNorm of the model. None can be merged: φ stands in between. At inference each costs two thin products, one after
+the other and, except beside the MLP, after the sublayer: in a small batch that waiting is most of the price.
+The start is near the base, not at it: with D and U both zero neither would ever have a gradient. In ParallelAdapter U
+alone is zero, as B is in LoRA, so the start is exact.
+
+Sources: 1) Houlsby et al. 2019, arXiv:1902.00751, and github.com/google-research/adapter-bert.
+         2) Pfeiffer et al. 2020, arXiv:2005.00247. 3) He et al. 2021, arXiv:2110.04366.
+Paper and library (`adapters` 1.3): Houlsby's paper starts D and U at 0.01 · N(0, 1), cut off at two σ (its code at
+0.001), uses GELU and trains all LayerNorms; the library starts at 0.02, uses SiLU (it says swish) and leaves the norms
+frozen, which is `norms=False` here. Pfeiffer's pre-norm equation is the library's, the paper knows BERT alone. In a
+pre-norm block the library's parallel adapter reads x; here it reads n, which is what the MLP reads.
+"""
+
+import math
+from dataclasses import dataclass
+
+from torch import nn
+
+from minipeft.wrapping import Recipe, Wrapper, match, sites, swap
+
+
+class Bottleneck(nn.Module):
+    """A(h) = U φ(D h + b_D) + b_U. Of the width, type and device of `like`, a vector (d,)."""
+
+    def __init__(self, like, size, act):
+        super().__init__()
+        self.D, self.U, self.act = nn.Linear(len(like), size), nn.Linear(size, len(like)), act
+        for layer in (self.D, self.U):
+            nn.init.trunc_normal_(layer.weight, std=0.01, a=-0.02, b=0.02)
+            nn.init.zeros_(layer.bias)
+        self.to(like)
+
+    def forward(self, h):  # (B, T, d)
+        z = self.act(self.D(h))  # (B, T, m)
+        return self.U(z)  # (B, T, d)
+
+
+class Behind(Wrapper):
+    """f + A(f) in front of a sublayer F (Houlsby), y + A(y) in front of a whole pre-norm block (Pfeiffer)."""
+
+    def __init__(self, base, adapter):
+        super().__init__(base)
+        self.adapter = adapter
+
+    def forward(self, x, *rest):  # (B, T, d), and what else attention wants: the mask, the cache
+        f = self.base(x, *rest)
+        return f + self.adapter(f)
+
+
+class BehindNorm(Wrapper):
+    """LN(s + A(LN(s))), s = x + f, in front of the LayerNorm that ends a post-norm block (Pfeiffer): it acts twice."""
+
+    def __init__(self, base, adapter):
+        super().__init__(base)
+        self.adapter = adapter
+
+    def forward(self, s):  # (B, T, d)
+        h = self.base(s)
+        return self.base(s + self.adapter(h))
+
+
+class Beside(Wrapper):
+    """F(x) + s·A(x) in front of the MLP. U starts at zero, D as in any linear layer."""
+
+    def __init__(self, base, adapter, scale):
+        super().__init__(base)
+        self.adapter, self.scale = adapter, scale
+        nn.init.kaiming_uniform_(adapter.D.weight, a=math.sqrt(5))  # U(−1/√d, 1/√d)
+        nn.init.zeros_(adapter.U.weight)
+
+    def forward(self, x):  # (B, T, d)
+        return self.base(x) + self.scale * self.adapter(x)
+
+
+def sublayers(model, *names):
+    """(path, block, module) for these sublayers of every Transformer block."""
+    for path, block, name in match(model, names):
+        if not hasattr(block, "pre_norm"):
+            raise TypeError(
+                f"adapters stand in Transformer blocks, with `pre_norm` and `norm2`, "
+                f"but {path!r} is in a {type(block).__name__}"
+            )
+        yield path, block, getattr(block, name)
+
+
+@dataclass(frozen=True)
+class Bottlenecks(Recipe):
+    """What the three share."""
+
+    size: int = 16
+
+    def __post_init__(self):
+        if type(self.size) is not int or self.size < 1:
+            raise ValueError(f"size, of the bottleneck, must be a whole number of at least 1, got {self.size!r}")
+
+
+@dataclass(frozen=True)
+class Houlsby(Bottlenecks):
+    """Two adapters per layer, behind attention and behind the MLP.
+
+    Args:
+        size: m, the width of the bottleneck.
+        norms: train the LayerNorms too, all of the model, as in the paper.
+    """
+
+    norms: bool = True
+
+    def insert(self, model):
+        for path, block, module in sublayers(model, "attn", "mlp"):
+            swap(model, path, Behind(module, Bottleneck(block.norm2.weight, self.size, nn.GELU())))
+        for path, norm, name in list(sites(model)):
+            if self.norms and isinstance(norm, nn.LayerNorm):
+                swap(model, path, nn.Parameter(getattr(norm, name).detach().clone()))
+
+
+@dataclass(frozen=True)
+class Pfeiffer(Bottlenecks):
+    """One adapter per layer, behind the MLP; it reads what the block would have put out.
+
+    Args:
+        size: m, the width of the bottleneck.
+    """
+
+    def insert(self, model):
+        for path, block, _ in sublayers(model, "mlp"):
+            end = path.removesuffix(".mlp") if block.pre_norm else path.removesuffix("mlp") + "norm2"
+            layer = Behind if block.pre_norm else BehindNorm
+            adapter = Bottleneck(block.norm2.weight, self.size, nn.ReLU())
+            swap(model, end, layer(model.get_submodule(end), adapter))
+
+
+@dataclass(frozen=True)
+class ParallelAdapter(Bottlenecks):
+    """One adapter per layer, beside the MLP: it reads what the MLP reads.
+
+    Args:
+        size: m, the width of the bottleneck.
+        scale: s, by which its answer is multiplied; the paper found 4 to be good.
+    """
+
+    scale: float = 4.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"scale must be a number above 0, got {self.scale!r}; the paper takes 4")
+
+    def insert(self, model):
+        for path, block, module in sublayers(model, "mlp"):
+            adapter = Bottleneck(block.norm2.weight, self.size, nn.ReLU())
+            swap(model, path, Beside(module, adapter, self.scale))
