@@ -2,10 +2,11 @@
 
 import ast
 
+from minipeft.methods.adalora import AdaLoRA
 from minipeft.methods.full import Full
 from minipeft.methods.lora import LoRA
 
-METHODS = {method.__name__: method for method in (Full, LoRA)}
+METHODS = {method.__name__: method for method in (Full, LoRA, AdaLoRA)}
 
 
 def parse(text):
