@@ -13,19 +13,17 @@ direction in. All matrices start with a few too many; while they are trained, th
 
 b(t) is r·matrices at first, then falls like a cubic, and at the end the choice is fixed. Until then a masked λ is still
 trained and may come back; P and Q are never masked. Λ starts at zero: the model starts as the base.
-Trainable parameters: r·(in + out + 1) for each matrix; training keeps as many Ī and Ū. Merging gives W + PΛQ: then
-inference costs exactly the base. A delta holds P, λ and Q whole, with the masked triplets.
+Trainable parameters: r·(in + out + 1) for each matrix; training keeps as many Ī and Ū, a delta none. Merging gives
+W + PΛQ: then inference costs exactly the base.
 
 Sources: 1) Zhang et al. 2023, arXiv:2303.10512. 2) Their code: github.com/QingruZhang/AdaLoRA.
 Paper and library: the paper has no α, since λ carries the scale, and so has this file; its code and peft multiply by
-α/(r + 1e-5), where r stays that of the start. Both penalise the mean of the norms instead of the sum of their squares
-(`mean_norm`), and peft only if the model was made with a `task_type`. The printed b(t) has t − tᵢ − t_f where t − tᵢ
-meets both ends, as in the codes. In I the paper takes w before the step; the codes, and this file, after it, and they
-let Ī rest from the final choice on. P and Q are Gaussian in the paper, N(0, 0.02²) in the codes and here. A budget
-that keeps every triplet crashes peft. Its files lack the masked triplets.
+α/(r + 1e-5), with the r of the start. Both penalise the mean of the norms, not the sum of their squares (`mean_norm`),
+and peft only if the model has a `task_type`. The printed b(t) has t − tᵢ − t_f where t − tᵢ meets both ends, as in the
+codes. In I the paper takes w before the step; the codes, and this file, after it, and they let Ī rest from the final
+choice on. P and Q start Gaussian, in the codes and here N(0, 0.02²). peft leaves masked triplets out of its files.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -63,8 +61,8 @@ class AdaLoRALinear(WeightWrapper):
 
     def begin(self):
         """Nothing is known of the triplets and all are kept. Only training needs this, so no delta has it."""
-        self.mean = {name: torch.zeros_like(getattr(self, name)) for name in ("P", "lam", "Q")}  # Ī
-        self.spread = {name: torch.zeros_like(getattr(self, name)) for name in ("P", "lam", "Q")}  # Ū
+        zeros = {name: torch.zeros_like(getattr(self, name)) for name in ("P", "lam", "Q")}
+        self.mean, self.spread = zeros, dict(zeros)  # Ī and Ū
         self.kept = torch.ones_like(self.lam, dtype=torch.bool)
         self.history = [(0, len(self.lam))]
 
@@ -79,9 +77,6 @@ class AdaLoRALinear(WeightWrapper):
     def scores(self):
         s = {name: self.mean[name] * self.spread[name] for name in self.mean}
         return s["lam"] + s["P"].mean(0) + s["Q"].mean(1)  # (r,)
-
-    def mask(self):
-        self.lam[~self.kept] = 0
 
 
 @dataclass(frozen=True)
@@ -116,15 +111,12 @@ class AdaLoRA(Recipe):
                 raise ValueError(f"{name} must be a whole number of at least 1, got {getattr(self, name)}")
         if not 0 < self.rank <= self.start:
             raise ValueError(f"rank must be above 0 and at most start={self.start}, got {self.rank}; raise start")
-        if not 0 <= self.gamma < math.inf:
+        if not 0 <= self.gamma < float("inf"):
             raise ValueError(f"gamma must be a number of at least 0, got {self.gamma}; 0.1 is a good start")
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
             raise ValueError(f"beta1 and beta2 must be at least 0 and below 1, got {self.beta1} and {self.beta2}")
-        if not (self.warmup >= 0 and self.final >= 0 and self.warmup + self.final < 1):
-            raise ValueError(
-                "warmup and final are shares of the steps, not negative, and their sum must be below 1, "
-                f"got {self.warmup} and {self.final}; leave some steps for allocation"
-            )
+        if not (min(shares := (self.warmup, self.final)) >= 0 and sum(shares) < 1):
+            raise ValueError(f"warmup and final must be shares of the steps with a sum below 1, got {shares}")
 
     def insert(self, model):
         wrap(model, self.targets, self.layer)
@@ -159,11 +151,10 @@ class AdaLoRA(Recipe):
                 layer.begin()
             if t < last:
                 layer.weigh(self.beta1, self.beta2)
+            if t > last:
+                layer.lam[~layer.kept] = 0
         if t == last or (first < t < last and t % self.every == 0):
             allocate(found, t, self.budget(t, steps, len(found)))
-        elif t > last:
-            for layer in found:
-                layer.mask()
 
 
 def allocate(layers, t, budget):
@@ -173,7 +164,7 @@ def allocate(layers, t, budget):
     kept[scores.topk(budget).indices] = True
     for layer, mine in zip(layers, kept.split([len(layer.lam) for layer in layers]), strict=True):
         layer.kept = mine
-        layer.mask()
+        layer.lam[~mine] = 0
         layer.history.append((t, int(mine.sum())))
 
 
