@@ -1,0 +1,179 @@
+"""AdaLoRA, all of it: updates in the form of a singular value decomposition, and one budget of ranks for all matrices.
+
+LoRA gives every matrix the same rank, needed or not. Here an update is a sum of triplets: a direction out, a number, a
+direction in. All matrices start with a few too many; while they are trained, the least important ones are masked.
+
+    y = W x + b + P Λ Q x             P (out, r), Λ = diag(λ) (r, r), Q (r, in); a triplet is P[:, i], λ[i], Q[i]
+    loss + γ Σ ‖PᵀP − I‖² + ‖QQᵀ − I‖²    over all matrices, Frobenius: so that λ[i] alone tells how large triplet i is
+    I = |w·∂L/∂w|                     sensitivity of a number w of P, λ or Q: what the loss would change without it
+    Ī ← β₁Ī + (1 − β₁)I               smoothed
+    Ū ← β₂Ū + (1 − β₂)|I − Ī|         uncertainty, with the new Ī; it raises the score
+    S[i] = s(λ[i]) + mean s(P[:, i]) + mean s(Q[i])    where s = Ī·Ū
+    λ[i] ← 0                          unless S[i] is among the b(t) highest of all matrices
+
+b(t) is r·matrices at first, then falls like a cubic, and at the end the choice is fixed. Until then a masked λ is still
+trained and may come back; P and Q are never masked. Λ starts at zero: the model starts as the base.
+Trainable parameters: r·(in + out + 1) for each matrix; training keeps as many Ī and Ū, a delta none. Merging gives
+W + PΛQ: then inference costs exactly the base.
+
+Sources: 1) Zhang et al. 2023, arXiv:2303.10512. 2) Their code: github.com/QingruZhang/AdaLoRA.
+Paper and library: the paper has no α, since λ carries the scale, and so has this file; its code and peft multiply by
+α/(r + 1e-5), with the r of the start. Both penalise the mean of the norms, not the sum of their squares (`mean_norm`),
+and peft only if the model has a `task_type`. The printed b(t) has t − tᵢ − t_f where t − tᵢ meets both ends, as in the
+codes. In I the paper takes w before the step; the codes, and this file, after it, and they let Ī rest from the final
+choice on. P and Q start Gaussian, in the codes and here N(0, 0.02²). peft leaves masked triplets out of its files.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from minipeft.wrapping import Recipe, WeightWrapper, attachments, bottom, wrap
+
+
+class AdaLoRALinear(WeightWrapper):
+    """y = x Wᵀ + b + (λ ⊙ x Qᵀ) Pᵀ in front of a frozen `nn.Linear`. λ is called `lam`: lambda is a word of Python.
+
+    history: [(t, rank)], what this matrix was left with at the start and at each allocation of the last training.
+    """
+
+    def __init__(self, base, rank):
+        super().__init__(base)
+        out, into = base.weight.shape
+        self.P = nn.Parameter(base.weight.new_empty(out, rank).normal_(std=0.02))
+        self.lam = nn.Parameter(base.weight.new_zeros(rank))
+        self.Q = nn.Parameter(base.weight.new_empty(rank, into).normal_(std=0.02))
+        self.begin()
+
+    def forward(self, x):  # (..., in)
+        h = F.linear(x, self.Q)  # (..., r)
+        return self.base(x) + F.linear(self.lam * h, self.P)  # (..., out)
+
+    def delta(self):
+        return self.P * self.lam @ self.Q  # (out, in)
+
+    def gaps(self):
+        """How far P and Q are from orthonormal, (r, r) each."""
+        eye = torch.eye(len(self.lam)).to(self.P)
+        return self.P.T @ self.P - eye, self.Q @ self.Q.T - eye
+
+    def begin(self):
+        """Nothing is known of the triplets and all are kept. Only training needs this, so no delta has it."""
+        zeros = {name: torch.zeros_like(getattr(self, name)) for name in ("P", "lam", "Q")}
+        self.mean, self.spread = zeros, dict(zeros)  # Ī and Ū
+        self.kept = torch.ones_like(self.lam, dtype=torch.bool)
+        self.history = [(0, len(self.lam))]
+
+    def weigh(self, beta1, beta2):
+        """Take the gradients of this step into Ī and Ū."""
+        for name in self.mean:
+            w = getattr(self, name)
+            now = (w * w.grad).abs()
+            self.mean[name] = beta1 * self.mean[name] + (1 - beta1) * now
+            self.spread[name] = beta2 * self.spread[name] + (1 - beta2) * (now - self.mean[name]).abs()
+
+    def scores(self):
+        s = {name: self.mean[name] * self.spread[name] for name in self.mean}
+        return s["lam"] + s["P"].mean(0) + s["Q"].mean(1)  # (r,)
+
+
+@dataclass(frozen=True)
+class AdaLoRA(Recipe):
+    """Low-rank updates whose ranks find their places while training.
+
+    Args:
+        rank: mean rank at the end, with the budget of a LoRA of this rank: 1.5 on 12 matrices is 18 triplets in all.
+        start: r, the rank of each matrix at the start and the most it can have; the paper takes 1.5 times `rank`.
+        targets: names of Linear modules, or a predicate; see `wrapping.wrap`. The paper takes every matrix of a block.
+        gamma: γ of the orthogonality penalty; in the paper between 0.1 and 0.5.
+        mean_norm: the library's penalty, γ times the mean of the norms.
+        beta1, beta2: β₁ and β₂.
+        warmup, final: shares of the steps before b(t) falls and after it has fallen.
+        every: steps between two allocations; in between, masked triplets may come back.
+    """
+
+    rank: float = 4
+    start: int = 6
+    targets: tuple[str, ...] = ("q", "k", "v", "o", "up", "down")
+    gamma: float = 0.1
+    mean_norm: bool = False
+    beta1: float = 0.85
+    beta2: float = 0.85
+    warmup: float = 0.1
+    final: float = 0.3
+    every: int = 10
+
+    def __post_init__(self):
+        for name in ("start", "every"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {getattr(self, name)}")
+        if not 0 < self.rank <= self.start:
+            raise ValueError(f"rank must be above 0 and at most start={self.start}, got {self.rank}; raise start")
+        if not 0 <= self.gamma < float("inf"):
+            raise ValueError(f"gamma must be a number of at least 0, got {self.gamma}; 0.1 is a good start")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise ValueError(f"beta1 and beta2 must be at least 0 and below 1, got {self.beta1} and {self.beta2}")
+        if not (min(shares := (self.warmup, self.final)) >= 0 and sum(shares) < 1):
+            raise ValueError(f"warmup and final must be shares of the steps with a sum below 1, got {shares}")
+
+    def insert(self, model):
+        wrap(model, self.targets, self.layer)
+
+    def layer(self, module, path):
+        if not isinstance(bottom(module), nn.Linear):  # it may be stacked on another method
+            raise TypeError(f"AdaLoRA goes in front of Linear; {path!r} is a {type(bottom(module)).__name__}")
+        return AdaLoRALinear(module, self.start)
+
+    def penalty(self, model):
+        gaps = [gap for layer in layers(model).values() for gap in layer.gaps()]
+        if self.mean_norm:
+            return self.gamma * sum(gap.norm() for gap in gaps) / len(gaps)
+        return self.gamma * sum(gap.square().sum() for gap in gaps)
+
+    def phases(self, steps):
+        """tᵢ and T − t_f: the last step of the warm-up and that of the final choice."""
+        return int(self.warmup * steps), steps - int(self.final * steps)
+
+    def budget(self, t, steps, matrices):
+        """b(t): how many triplets of all `matrices` together are kept after step t of 1, ..., `steps`."""
+        full, target = self.start * matrices, max(1, round(self.rank * matrices))
+        first, last = self.phases(steps)
+        left = 1 - min(max(t - first, 0) / (last - first), 1)
+        return int((full - target) * left**3 + target)
+
+    @torch.no_grad()
+    def after_step(self, model, step, steps):
+        found, t, (first, last) = layers(model).values(), step + 1, self.phases(steps)
+        for layer in found:
+            if t == 1:
+                layer.begin()
+            if t < last:
+                layer.weigh(self.beta1, self.beta2)
+            if t > last:
+                layer.lam[~layer.kept] = 0
+        if t == last or (first < t < last and t % self.every == 0):
+            allocate(found, t, self.budget(t, steps, len(found)))
+
+
+def allocate(layers, t, budget):
+    """Keep, of the triplets of all layers, the `budget` with the highest scores."""
+    scores = torch.cat([layer.scores() for layer in layers])
+    kept = torch.zeros_like(scores, dtype=torch.bool)
+    kept[scores.topk(budget).indices] = True
+    for layer, mine in zip(layers, kept.split([len(layer.lam) for layer in layers]), strict=True):
+        layer.kept = mine
+        layer.lam[~mine] = 0
+        layer.history.append((t, int(mine.sum())))
+
+
+def layers(model):
+    """The layers of AdaLoRA by the dotted names of what they stand in front of; the last attached, if it was twice."""
+    mine = [a for a in attachments(model) if isinstance(a.recipe, AdaLoRA)]
+    return {s.path: s.replacement for a in mine[-1:] for s in a.swaps}
+
+
+def ranks(model):
+    """The rank of every update as it is now, {dotted name: rank}: how many λ are not zero."""
+    return {path: int(layer.lam.count_nonzero()) for path, layer in layers(model).items()}
