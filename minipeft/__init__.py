@@ -9,14 +9,14 @@ detach(model)
 
 from minipeft.bases import base
 from minipeft.deltas import DeltaError, load, save
-from minipeft.methods import METHODS, Full, LoRA
+from minipeft.methods import METHODS, Full, LoRA, QLoRA
 from minipeft.tasks import Mixture, Task, decode, encode, task
 from minipeft.training import evaluate, fit
 from minipeft.transformer import Config, Transformer, recording
 from minipeft.wrapping import detach, disabled, merge, summary, trainable, unmerge
 
 __all__ = [
-    "METHODS", "Config", "DeltaError", "Full", "LoRA", "Mixture", "Task", "Transformer", "base", "decode", "detach",
-    "disabled", "encode", "evaluate", "fit", "load", "merge", "recording", "save", "summary", "task", "trainable",
-    "unmerge",
+    "METHODS", "Config", "DeltaError", "Full", "LoRA", "Mixture", "QLoRA", "Task", "Transformer", "base", "decode",
+    "detach", "disabled", "encode", "evaluate", "fit", "load", "merge", "recording", "save", "summary", "task",
+    "trainable", "unmerge",
 ]  # fmt: skip

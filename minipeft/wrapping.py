@@ -56,7 +56,7 @@ class WeightWrapper(Wrapper):
         raise NotImplementedError(f"{type(self).__name__}.delta: the change of the weight, shaped like base.weight")
 
     def merged(self):
-        base = self.base.merged() if isinstance(self.base, Wrapper) else self.base
+        base = self.base.merged() if hasattr(self.base, "merged") else self.base
         twin = copy.copy(base)  # shares everything with the base but the weight
         twin._parameters = {**base._parameters, "weight": frozen(base.weight + self.delta())}
         return twin

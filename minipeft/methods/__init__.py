@@ -4,8 +4,9 @@ import ast
 
 from minipeft.methods.full import Full
 from minipeft.methods.lora import LoRA
+from minipeft.methods.qlora import QLoRA
 
-METHODS = {method.__name__: method for method in (Full, LoRA)}
+METHODS = {method.__name__: method for method in (Full, LoRA, QLoRA)}
 
 
 def parse(text):
