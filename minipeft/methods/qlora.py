@@ -174,7 +174,7 @@ class QLoRA(LoRA):
     def layer(self, module, path, rank):
         kind = bottom(module)
         if not isinstance(kind, nn.Linear):
-            raise TypeError(f"QLoRA quantises Linear modules; {path!r} is a {type(kind).__name__}, use LoRA for it")
+            raise TypeError(f"QLoRA quantises Linear modules; leave out {path!r}, which is a {type(kind).__name__}")
         plain = module.merged() if isinstance(module, Wrapper) else module  # what another method made of it
         quantised = QuantisedLinear(plain, self.quant_type, self.block_size, self.double_quant)
         return super().layer(quantised, path, rank)
