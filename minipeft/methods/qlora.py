@@ -9,7 +9,7 @@ Trainable parameters: r·(in + out) for each matrix, as in LoRA. The start is no
 evaluated there, it tells what quantisation alone costs. Bits stored per weight: 4 + 32/64 = 4.5; with absmax in 8 bits
 (double quantisation) 4 + 8/64 + 32/(64·256) = 4.127. Saved is storage, not compute: every pass, forward and backward,
 unpacks Ŵ and multiplies in the precision of x, so a step is slower than LoRA's; activations are LoRA's. minipeft keeps
-the original W aside for `detach`; a real deployment does not, and that is what it saves.
+the original W aside for `detach` and `disabled`; a real deployment does not, and that is what it saves.
 Merging gives Ŵ + s·BA in full precision, what was trained. In 4 bits it is rounded again (`rounding_error` tells by how
 much); s·BA on the original W is a model that nobody trained.
 
@@ -154,7 +154,7 @@ class QLoRA(LoRA):
     Args:
         rank, alpha, dropout, rank_pattern, rslora, lr_ratio: of LoRA.
         targets: names of Linear modules, or a predicate; see `wrapping.wrap`. They are quantised, and nothing else is.
-        quant_type: the levels: "nf4", "int4", "fp4", or fewer: "nf3", "nf2", "int3", "int2".
+        quant_type: the levels: "nf4", "int4", "fp4"; or fewer, still in half a byte: "nf3", "nf2", "int3", "int2".
         block_size: so many weights share an absmax.
         double_quant: store absmax in 8 bits.
     """
