@@ -274,6 +274,15 @@ def test_merging_adds_to_the_rounded_weight_and_gives_a_plain_linear(bias):
     assert detach(net).layer is linear
 
 
+def test_the_plain_twin_of_a_quantised_linear_is_frozen_and_draws_no_random_numbers():
+    layer = QuantisedLinear(nn.Linear(10, 7).requires_grad_(False))
+    state = torch.get_rng_state()
+    plain, x = layer.merged(), torch.ones(2, 10)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(p.requires_grad for p in plain.parameters())
+    torch.testing.assert_close(plain(x), layer(x))
+
+
 def test_a_merged_weight_in_4_bits_again_is_rounded_once_more():
     net = adapted(nn.Linear(256, 128))
     W = net.layer.merged().weight
