@@ -7,9 +7,29 @@ save(model, "reverse.safetensors")
 detach(model)
 """
 
+from minipeft.arithmetic import add, compress
 from minipeft.bases import base
-from minipeft.deltas import DeltaError, fold, load, save
-from minipeft.methods import METHODS, Full, LoRA, PrefixTuning, PromptTuning, PTuning, PTuningV2
+from minipeft.deltas import DeltaError, fold, load, read, save
+from minipeft.methods import (
+    IA3,
+    METHODS,
+    AdaLoRA,
+    AdapterFusion,
+    BitFit,
+    DoRA,
+    Full,
+    Houlsby,
+    LoRA,
+    ParallelAdapter,
+    Pfeiffer,
+    PiSSA,
+    PrefixTuning,
+    PromptTuning,
+    PTuning,
+    PTuningV2,
+    QLoRA,
+    VeRA,
+)
 from minipeft.mixing import MultiTask
 from minipeft.tasks import Mixture, Task, decode, encode, task
 from minipeft.training import evaluate, fit
@@ -17,7 +37,9 @@ from minipeft.transformer import Config, Transformer, recording
 from minipeft.wrapping import detach, disabled, merge, summary, trainable, unmerge
 
 __all__ = [
-    "METHODS", "Config", "DeltaError", "Full", "LoRA", "Mixture", "MultiTask", "PTuning", "PTuningV2",
-    "PrefixTuning", "PromptTuning", "Task", "Transformer", "base", "decode", "detach", "disabled", "encode", "evaluate",
-    "fit", "fold", "load", "merge", "recording", "save", "summary", "task", "trainable", "unmerge",
+    "IA3", "METHODS", "AdaLoRA", "AdapterFusion", "BitFit", "Config", "DeltaError", "DoRA", "Full", "Houlsby", "LoRA",
+    "Mixture", "MultiTask", "PTuning", "PTuningV2", "ParallelAdapter", "Pfeiffer", "PiSSA", "PrefixTuning",
+    "PromptTuning", "QLoRA", "Task", "Transformer", "VeRA", "add", "base", "compress", "decode", "detach", "disabled",
+    "encode", "evaluate", "fit", "fold", "load", "merge", "read", "recording", "save", "summary", "task", "trainable",
+    "unmerge",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from minipeft.wrapping import trainable
 
 @dataclass
 class Memory:
-    """Bytes of one training step. activations: what the forward pass keeps for the backward pass."""
+    """Bytes of one training step. weights: with buffers. activations: what the forward keeps for the backward pass."""
 
     weights: int
     gradients: int
@@ -29,12 +29,17 @@ class Memory:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
+def tensors(model):
+    """What a model holds; a quantised weight is a buffer."""
+    return [*model.parameters(), *model.buffers()]
+
+
 def predict(model):
     """Memory from counting alone, for Adam in the model's own precision (activations left out).
 
     Every weight is stored; only what is trained has a gradient and Adam's two moments.
     """
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    weights = sum(t.numel() * t.element_size() for t in tensors(model))
     learned = sum(p.numel() * p.element_size() for p in trainable(model).values())
     return Memory(weights, gradients=learned, optimizer=2 * learned)
 
@@ -46,7 +51,7 @@ def measure(model, batch, lr=1e-3):
     """
     parameters = list(trainable(model).values())
     before = [p.detach().clone() for p in parameters]
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    own = {t.untyped_storage().data_ptr() for t in tensors(model)}
     saved = {}
 
     def pack(tensor):
@@ -65,7 +70,7 @@ def measure(model, batch, lr=1e-3):
     optimizer.step()
     moments = [t for state in optimizer.state.values() for t in state.values() if t.numel() > 1]
     memory = Memory(
-        weights=sum(p.numel() * p.element_size() for p in model.parameters()),
+        weights=sum(t.numel() * t.element_size() for t in tensors(model)),
         gradients=sum(p.grad.numel() * p.grad.element_size() for p in model.parameters() if p.grad is not None),
         optimizer=sum(t.numel() * t.element_size() for t in moments),
         activations=sum(saved.values()),

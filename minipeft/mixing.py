@@ -138,11 +138,11 @@ class MultiTask:
 
     def sharing(self, name):
         """Rows for which this is equal share a pass."""
-        kinds = {LoRALinear} if name is None else {type(s.replacement) for s in self.deltas[name].swaps}
-        if kinds == {LoRALinear}:
-            return "LoRA"
-        if kinds == {Prompt}:
-            return "prompts", len(self.deltas[name].swaps[0].replacement.P)
+        swaps = self.deltas[name].swaps if name is not None else []
+        if all(type(s.replacement) is LoRALinear and s.replacement.base is s.original for s in swaps):
+            return "LoRA"  # and the bare base; QLoRA's base is another one
+        if all(type(s.replacement) is Prompt for s in swaps):
+            return "prompts", len(swaps[0].replacement.P)
         return "alone", name
 
     def together(self, names):

@@ -23,6 +23,16 @@ EVERY = [
     PrefixTuning(length=3, mlp=5),
     PTuningV2(length=3),
     PTuningV2(length=3, form="key/value"),
+    BitFit(),
+    IA3(),
+    Houlsby(size=5),
+    Pfeiffer(size=5),
+    ParallelAdapter(size=5),
+    AdaLoRA(rank=2, start=3),
+    QLoRA(rank=3, block_size=8),
+    DoRA(rank=3),
+    VeRA(rank=6),
+    PiSSA(rank=3),
 ]
 METHOD = pytest.mark.parametrize("recipe", EVERY, ids=str)
 KIND = pytest.mark.parametrize("bos", [None, BOS], ids=["absolute", "from BOS"])

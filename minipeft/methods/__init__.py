@@ -2,14 +2,29 @@
 
 import ast
 
+from minipeft.methods.adalora import AdaLoRA
+from minipeft.methods.adapter import Houlsby, ParallelAdapter, Pfeiffer
+from minipeft.methods.adapter_fusion import AdapterFusion
+from minipeft.methods.bitfit import BitFit
+from minipeft.methods.dora import DoRA
 from minipeft.methods.full import Full
+from minipeft.methods.ia3 import IA3
 from minipeft.methods.lora import LoRA
 from minipeft.methods.p_tuning import PTuning
 from minipeft.methods.p_tuning_v2 import PTuningV2
+from minipeft.methods.pissa import PiSSA
 from minipeft.methods.prefix_tuning import PrefixTuning
 from minipeft.methods.prompt_tuning import PromptTuning
+from minipeft.methods.qlora import QLoRA
+from minipeft.methods.vera import VeRA
 
-METHODS = {method.__name__: method for method in (Full, LoRA, PromptTuning, PTuning, PrefixTuning, PTuningV2)}
+METHODS = {
+    method.__name__: method
+    for method in (
+        Full, BitFit, Houlsby, Pfeiffer, ParallelAdapter, AdapterFusion, PromptTuning, PTuning, PrefixTuning, PTuningV2,
+        LoRA, AdaLoRA, QLoRA, DoRA, VeRA, PiSSA, IA3,
+    )
+}  # fmt: skip
 
 
 def parse(text):

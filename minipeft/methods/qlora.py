@@ -1,0 +1,180 @@
+"""QLoRA, all of it: NF4, packing, double quantisation, a linear layer that is stored in 4 bits, LoRA on top.
+
+A frozen weight is only read, so it may be stored coarsely: for each value the number of the nearest of 16 levels, for
+each block of 64 values their scale. LoRA in front learns in full precision and makes up for the rounding.
+
+    y = x Ŵᵀ + b + s·x Aᵀ Bᵀ    Ŵ = levels[codes]·absmax    codes (out·in,) of 4 bits, absmax (out·in/64,)
+
+Trainable parameters: r·(in + out) for each matrix, as in LoRA. The start is not the base but the quantised base:
+evaluated there, it tells what quantisation alone costs. Bits stored per weight: 4 + 32/64 = 4.5; with absmax in 8 bits
+(double quantisation) 4 + 8/64 + 32/(64·256) = 4.127. Saved is storage, not compute: every pass, forward and backward,
+unpacks Ŵ and multiplies in the precision of x, so a step is slower than LoRA's; activations are LoRA's. minipeft keeps
+the original W aside for `detach` and `disabled`; a real deployment does not, and that is what it saves.
+Merging gives Ŵ + s·BA in full precision, what was trained. In 4 bits it is rounded again (`rounding_error` tells by how
+much); s·BA on the original W is a model that nobody trained.
+
+Sources: 1) Dettmers et al. 2023, arXiv:2305.14314. 2) 8-bit levels: Dettmers 2015, arXiv:1511.04561.
+         3) FP4 as E2M1: Rouhani et al. 2023, arXiv:2310.10537.
+Paper and library: equation 4 of the paper asks for Φ⁻¹(0) = −∞ and has no zero; the table in its appendix is that of
+bitsandbytes, made as in `normal`. For absmax the paper names 8-bit floats; bitsandbytes, and this file, take `dynamic`.
+The FP4 of bitsandbytes is a table of its own. It keeps scales in 32 bits, this file in the type of W. Paging optimizer
+state to the CPU is left out. `nf3` and `nf2` continue the construction, to show what fewer levels cost.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from minipeft.methods.lora import LoRA
+from minipeft.wrapping import bottom, flat, frozen
+
+
+def normal(bits):
+    """2^bits levels for normally distributed weights: its quantiles, 0 and ±1 among them; one more above 0 than below.
+
+    The outermost quantile lies half a level inside: at 1 − 1/2n, averaged over n = 2^bits and n = 2^bits − 1 levels.
+    """
+    n = 2**bits
+    edge = 1 - (1 / (2 * n) + 1 / (2 * (n - 1))) / 2
+    above, below = (torch.linspace(0.5, edge, m + 1, dtype=torch.float64)[1:] for m in (n // 2, n // 2 - 1))
+    up, down = torch.special.ndtri(above), torch.special.ndtri(below)  # Φ⁻¹
+    return (torch.cat([-down.flip(0), torch.zeros(1), up]) / up[-1]).float()
+
+
+def dynamic():
+    """256 levels for absmax: 0, 1, and ± the centres of cells; each decade up to 1 has twice as many as the last."""
+    decades = [(10.0 ** (i - 6), torch.linspace(0.1, 1, 2**i + 1)) for i in range(7)]
+    up = torch.cat([scale * (edges[1:] + edges[:-1]) / 2 for scale, edges in decades])
+    return torch.cat([-up.flip(0), torch.zeros(1), up, torch.ones(1)])
+
+
+LEVELS = {f"nf{bits}": normal(bits) for bits in (4, 3, 2)}
+LEVELS |= {f"int{top.bit_length() + 1}": torch.arange(-top, top + 1) / top for top in (7, 3, 1)}
+LEVELS["fp4"] = torch.tensor([-6, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 6]) / 6  # E2M1
+DYNAMIC, GROUP = dynamic(), 256  # so many absmax share a scale
+
+
+def encode(values, levels, size):
+    """Codes (n, padded with zeros to whole blocks) of the nearest levels, and the absmax of each block of `size`."""
+    blocks = F.pad(values.flatten(), (0, -values.numel() % size)).view(-1, size)  # (blocks, size)
+    absmax = blocks.abs().amax(1)  # (blocks,)
+    scaled = blocks / absmax.clamp(min=torch.finfo(values.dtype).tiny)[:, None]  # a block of zeros stays zero
+    middles = (levels[1:] + levels[:-1]) / 2
+    return torch.bucketize(scaled, middles.to(values)).flatten().to(torch.uint8), absmax
+
+
+def decode(codes, absmax, levels, size):
+    return levels.to(absmax)[codes.long()] * absmax.repeat_interleave(size)[: len(codes)]
+
+
+def quantise(tensor, quant_type="nf4", block_size=64, double_quant=True):
+    """What is stored instead of the tensor, {name: tensor}."""
+    codes, absmax = encode(tensor, LEVELS[quant_type], block_size)
+    codes = codes[: tensor.numel() + tensor.numel() % 2]
+    packed = codes[0::2] << 4 | codes[1::2]  # two in a byte, the earlier one above
+    if not double_quant:
+        return {"packed": packed, "absmax": absmax}
+    mean = absmax.mean()  # absmax is positive, the levels lie on both sides of 0
+    codes, absmax2 = encode(absmax - mean, DYNAMIC, GROUP)
+    return {"packed": packed, "absmax": codes[: len(absmax)], "mean": mean, "absmax2": absmax2}
+
+
+def dequantise(stored, shape, quant_type="nf4", block_size=64):
+    """The tensor that `quantise` stored, with its rounding."""
+    absmax = stored["absmax"]
+    if "mean" in stored:
+        absmax = decode(absmax, stored["absmax2"], DYNAMIC, GROUP) + stored["mean"]
+    codes = torch.stack([stored["packed"] >> 4, stored["packed"] & 15], dim=1).flatten()[: math.prod(shape)]
+    return decode(codes, absmax, LEVELS[quant_type], block_size).view(shape)
+
+
+def rounding_error(tensor, quant_type="nf4", block_size=64, double_quant=True):
+    """‖Ŵ − W‖ / ‖W‖. Of a merged weight: what putting it back into 4 bits would cost."""
+    rounded = dequantise(quantise(tensor, quant_type, block_size, double_quant), tensor.shape, quant_type, block_size)
+    return ((rounded - tensor).norm() / tensor.norm()).item()
+
+
+def predicted_bits(block_size=64, double_quant=True):
+    """Storage for each weight, in bits, if scales have 32."""
+    return 4 + (8 / block_size + 32 / (block_size * GROUP) if double_quant else 32 / block_size)
+
+
+def measured_bits(model):
+    """The same, weighed: above the prediction, because blocks and groups are not always full, and for the mean."""
+    layers = [m for m in model.modules() if isinstance(m, QuantisedLinear)]
+    stored = sum(8 * b.numel() * b.element_size() for m in layers for b in m.buffers())
+    return stored / sum(m.in_features * m.out_features for m in layers)
+
+
+class Product(torch.autograd.Function):
+    """x Ŵᵀ. The backward pass unpacks Ŵ again: autograd would keep the whole of it, for every layer, until then."""
+
+    @staticmethod
+    def forward(ctx, x, linear):
+        ctx.linear = linear
+        return x @ linear.weight.T
+
+    @staticmethod
+    def backward(ctx, grad):  # (..., out)
+        return grad @ ctx.linear.weight, None  # (..., in)
+
+
+class QuantisedLinear(nn.Linear):
+    """y = x Ŵᵀ + b: a frozen `nn.Linear` that stores only codes and scales, and makes Ŵ when it is asked for."""
+
+    def __init__(self, linear, quant_type="nf4", block_size=64, double_quant=True):
+        nn.Module.__init__(self)  # and not nn.Linear's own, which makes a whole weight
+        self.in_features, self.out_features, self.bias = linear.in_features, linear.out_features, linear.bias
+        self.quant_type, self.block_size = quant_type, block_size
+        for name, tensor in quantise(linear.weight.detach(), quant_type, block_size, double_quant).items():
+            self.register_buffer(name, tensor)
+
+    @property
+    def weight(self):
+        shape = self.out_features, self.in_features
+        return dequantise(dict(self.named_buffers()), shape, self.quant_type, self.block_size)
+
+    def forward(self, x):  # (..., in)
+        y = Product.apply(x, self)  # (..., out)
+        return y if self.bias is None else y + self.bias
+
+    def merged(self):
+        plain = nn.Linear(self.in_features, self.out_features, device="meta")  # no numbers drawn for nothing
+        plain.weight, plain.bias = frozen(self.weight), self.bias
+        return plain
+
+
+@dataclass(frozen=True)
+class QLoRA(LoRA):
+    """LoRA in front of linear layers stored in 4 bits.
+
+    Args:
+        rank, alpha, dropout, rank_pattern, rslora, lr_ratio: of LoRA.
+        targets: names of Linear modules, or a predicate; see `wrapping.wrap`. They are quantised, and nothing else is.
+        quant_type: the levels: "nf4", "int4", "fp4"; or fewer, still in half a byte: "nf3", "nf2", "int3", "int2".
+        block_size: so many weights share an absmax.
+        double_quant: store absmax in 8 bits.
+    """
+
+    targets: tuple[str, ...] = ("q", "k", "v", "o", "up", "down")
+    quant_type: str = "nf4"
+    block_size: int = 64
+    double_quant: bool = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.quant_type not in LEVELS:
+            raise ValueError(f"there is no quant_type {self.quant_type!r}; there are: {', '.join(LEVELS)}")
+        if type(self.block_size) is not int or self.block_size < 2 or self.block_size % 2:
+            raise ValueError(f"block_size must be an even whole number, got {self.block_size}; 64 is usual")
+
+    def layer(self, module, path, rank):
+        kind = bottom(module)
+        if not isinstance(kind, nn.Linear):
+            raise TypeError(f"QLoRA quantises Linear modules; leave out {path!r}, which is a {type(kind).__name__}")
+        plain = flat(module)  # what another method may have made of it
+        quantised = QuantisedLinear(plain, self.quant_type, self.block_size, self.double_quant)
+        return super().layer(quantised, path, rank)
