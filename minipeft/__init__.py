@@ -7,7 +7,6 @@ save(model, "reverse.safetensors")
 detach(model)
 """
 
-from minipeft.arithmetic import add, compress
 from minipeft.bases import base
 from minipeft.deltas import DeltaError, fold, load, read, save
 from minipeft.methods import (
@@ -39,7 +38,7 @@ from minipeft.wrapping import detach, disabled, merge, summary, trainable, unmer
 __all__ = [
     "IA3", "METHODS", "AdaLoRA", "AdapterFusion", "BitFit", "Config", "DeltaError", "DoRA", "Full", "Houlsby", "LoRA",
     "Mixture", "MultiTask", "PTuning", "PTuningV2", "ParallelAdapter", "Pfeiffer", "PiSSA", "PrefixTuning",
-    "PromptTuning", "QLoRA", "Task", "Transformer", "VeRA", "add", "base", "compress", "decode", "detach", "disabled",
+    "PromptTuning", "QLoRA", "Task", "Transformer", "VeRA", "base", "decode", "detach", "disabled",
     "encode", "evaluate", "fit", "fold", "load", "merge", "read", "recording", "save", "summary", "task", "trainable",
     "unmerge",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 
+from minipeft.methods.adapter_fusion import fusions
 from minipeft.transformer import Config, Transformer
 from minipeft.wrapping import trainable
 
@@ -26,6 +27,9 @@ def stirred(recipe, model):
     with torch.no_grad():
         for p in trainable(model).values():
             p.add_(0.4 * torch.randn_like(p))
+        for adapters in fusions(model).values():  # trained ones, say
+            for b in adapters.buffers():
+                b.normal_(std=0.4)
     return model
 
 
