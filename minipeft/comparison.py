@@ -7,7 +7,8 @@ import csv
 import os
 import tempfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -16,8 +17,26 @@ from tqdm.auto import tqdm
 
 from minipeft import deltas
 from minipeft.bases import base
-from minipeft.methods import Full, LoRA, PrefixTuning, PromptTuning, PTuning, PTuningV2
-from minipeft.tasks import Few, Mixture, answer
+from minipeft.methods import (
+    IA3,
+    AdaLoRA,
+    AdapterFusion,
+    BitFit,
+    DoRA,
+    Full,
+    Houlsby,
+    LoRA,
+    ParallelAdapter,
+    Pfeiffer,
+    PiSSA,
+    PrefixTuning,
+    PromptTuning,
+    PTuning,
+    PTuningV2,
+    QLoRA,
+    VeRA,
+)
+from minipeft.tasks import Few, Mixture, answer, task
 from minipeft.training import VALIDATION, evaluate, fit
 from minipeft.wrapping import Recipe, detach, trainable
 
@@ -27,8 +46,11 @@ RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)  # every method is offered th
 
 @dataclass(frozen=True)
 class Contestant:
+    """A recipe, its learning rate, and for a fusion the tasks whose adapters it fuses, trained first."""
+
     recipe: Recipe
     lr: float
+    sources: tuple[str, ...] = ()
 
 
 CONTESTANTS = (  # the rates are those of benchmarks/rates.json
@@ -41,6 +63,17 @@ CONTESTANTS = (  # the rates are those of benchmarks/rates.json
     Contestant(PTuning(length=4), 3e-3),
     Contestant(PrefixTuning(length=4), 1e-1),
     Contestant(PTuningV2(length=4), 1e-1),
+    Contestant(Houlsby(size=8), 1e-2),
+    Contestant(Pfeiffer(size=16), 1e-2),
+    Contestant(ParallelAdapter(size=16), 1e-2),
+    Contestant(AdapterFusion(adapters=3), 1e-2, sources=("reverse+plain", "copy+blue", "sort+red")),
+    Contestant(BitFit(), 3e-2),
+    Contestant(IA3(), 1e-1),
+    Contestant(AdaLoRA(rank=1, start=2), 1e-2),
+    Contestant(QLoRA(rank=2), 1e-2),
+    Contestant(DoRA(rank=4), 1e-2),
+    Contestant(VeRA(rank=64), 1e-1),
+    Contestant(PiSSA(rank=4), 1e-2),
 )
 
 
@@ -51,13 +84,23 @@ def rate_of(recipe):
     return (same + alike + [1e-2])[0]
 
 
-def adapt(recipe, lr, task, steps, seed):
+def adapt(contestant, goal, steps, seed):
     """One run from a fresh base: returns the adapted model and its History. `seed` draws initialisation and data."""
-    model = base()
+    model, recipe = base(), contestant.recipe
+    adapters = [adapter(recipe.size, source, steps, seed) for source in contestant.sources]
     torch.manual_seed(seed)
     recipe.attach(model)
-    history = fit(model, task, steps=steps, lr=lr, seed=seed, device="cpu", progress=False)
+    if adapters:
+        recipe.fill(model, adapters)
+    history = fit(model, goal, steps=steps, lr=contestant.lr, seed=seed, device="cpu", progress=False)
     return model, history
+
+
+@cache
+def adapter(size, source, steps, seed):
+    """An adapter for a fusion, trained on a task of its own."""
+    recipe = Pfeiffer(size=size)
+    return deltas.delta_of(adapt(Contestant(recipe, rate_of(recipe)), task(source), steps, seed)[0])
 
 
 def parallel(function, jobs, workers=1, progress=True, on_done=None):
@@ -91,7 +134,7 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def compare(task, contestants=CONTESTANTS, steps=STEPS, seeds=3, examples=None, words=(), workers=1, progress=True,
+def compare(goal, contestants=CONTESTANTS, steps=STEPS, seeds=3, examples=None, words=(), workers=1, progress=True,
             on_run=None):  # fmt: skip
     """One row for each contestant, a dictionary:
 
@@ -104,7 +147,7 @@ def compare(task, contestants=CONTESTANTS, steps=STEPS, seeds=3, examples=None, 
         workers: see `parallel`.
         on_run: called as `on_run(contestant, seed, result)` after each run.
     """
-    jobs = [(c, task, steps, seed, examples, words) for c in contestants for seed in range(seeds)]
+    jobs = [(c, goal, steps, seed, examples, words) for c in contestants for seed in range(seeds)]
     done = on_run and (lambda job, result: on_run(job[0], job[3], result))
     results, rows = parallel(one_run, jobs, workers, progress, done), []
     for i, c in enumerate(contestants):
@@ -114,12 +157,12 @@ def compare(task, contestants=CONTESTANTS, steps=STEPS, seeds=3, examples=None, 
     return rows
 
 
-def one_run(contestant, task, steps, seed, examples, words):
+def one_run(contestant, goal, steps, seed, examples, words):
     """One contestant, one seed: what `compare` lists."""
-    lines = task if examples is None else Few(task, examples, seed)
-    model, history = adapt(contestant.recipe, contestant.lr, lines, steps, seed)
+    lines = goal if examples is None else Few(goal, examples, seed)
+    model, history = adapt(contestant, lines, steps, seed)
     result = {"parameters": sum(p.numel() for p in trainable(model).values())}
-    result["accuracy"] = evaluate(model, task).accuracy
+    result["accuracy"] = evaluate(model, goal).accuracy
     if examples is not None:
         result["learned"] = evaluate(model, lines, size=examples).accuracy
     result["kept_attached"] = evaluate(model, Mixture()).accuracy
@@ -150,7 +193,7 @@ def sweep(tasks, contestants=CONTESTANTS, rates=RATES, steps=STEPS, seeds=(100, 
             runs = by_rate.setdefault(f"{lr:g}", [])
             there = {(run["task"], run["seed"]) for run in runs}
             new = [(t, steps, s, examples) for t in tasks for s in seeds if (str(t), s) not in there]
-            jobs += [(Contestant(c.recipe, lr), *run) for run in new]
+            jobs += [(replace(c, lr=lr), *run) for run in new]
 
     def on_done(job, run):
         runs = found[str(job[0].recipe)][f"{job[0].lr:g}"]
@@ -161,14 +204,14 @@ def sweep(tasks, contestants=CONTESTANTS, rates=RATES, steps=STEPS, seeds=(100, 
     return found
 
 
-def try_rate(contestant, task, steps, seed, examples):
-    lines = task if examples is None else Few(task, examples, seed)
+def try_rate(contestant, goal, steps, seed, examples):
+    lines = goal if examples is None else Few(goal, examples, seed)
     try:
-        score = evaluate(adapt(contestant.recipe, contestant.lr, lines, steps, seed)[0], task, seed=VALIDATION)
+        score = evaluate(adapt(contestant, lines, steps, seed)[0], goal, seed=VALIDATION)
         accuracy, loss = score.accuracy, score.loss
     except FloatingPointError:
         accuracy, loss = 0.0, float("inf")
-    return {"task": str(task), "seed": seed, "accuracy": round(accuracy, 4), "loss": round(loss, 6)}
+    return {"task": str(goal), "seed": seed, "accuracy": round(accuracy, 4), "loss": round(loss, 6)}
 
 
 def best_rate(by_rate):

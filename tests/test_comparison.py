@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from minipeft import comparison
 from minipeft.comparison import CONTESTANTS, Contestant, compare, rate_of
-from minipeft.methods import LoRA, PromptTuning
+from minipeft.methods import AdapterFusion, LoRA, PromptTuning
+from minipeft.methods.adapter_fusion import fusions
 from minipeft.tasks import task
 
 BLUE = task("reverse+blue")
@@ -31,8 +33,7 @@ def test_the_rates_that_are_used_are_those_that_the_stored_sweep_found():
 
 
 def test_a_run_is_the_same_again():
-    recipe = comparison.CONTESTANTS[1].recipe
-    losses = [comparison.adapt(recipe, 1e-2, task("reverse+blue"), 3, seed)[1].loss for seed in (1, 1, 2)]
+    losses = [comparison.adapt(CONTESTANTS[1], BLUE, 3, seed)[1].loss for seed in (1, 1, 2)]
     assert losses[0] == losses[1] != losses[2]
 
 
@@ -75,3 +76,14 @@ def test_a_sweep_makes_only_the_runs_that_are_missing(monkeypatch):
 def test_a_recipe_that_took_no_part_gets_the_rate_of_its_method():
     assert rate_of(LoRA(rank=1)) == 1e-2
     assert rate_of(PromptTuning(length=9)) == rate_of(PromptTuning(length=4)) == 1e-1
+
+
+def test_a_fusion_gets_adapters_that_were_trained_on_its_sources():
+    contestant = Contestant(AdapterFusion(adapters=2, size=4), 1e-2, sources=("reverse+plain", "copy+blue"))
+    model, _ = comparison.adapt(contestant, BLUE, 2, seed=0)
+    for n, source in enumerate(contestant.sources):
+        alone = comparison.adapter(4, source, 2, 0)
+        assert alone is comparison.adapter(4, source, 2, 0), "trained once for all the runs of a process"
+        for path, fusion in fusions(model).items():
+            assert torch.equal(fusion.U[n], alone.tensors[f"{path}.adapter.U.weight"])
+    assert not torch.equal(fusion.U[0], fusion.U[1])

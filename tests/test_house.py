@@ -75,7 +75,7 @@ def test_recipes_are_read_from_text():
         ("1+1", "not a recipe"),
         ("LoRA(8)", "names of its settings"),
         ("LoRA(rank_pattern=3)", "dictionary"),
-        ("Magic(rank=1)", "there are: Full, LoRA"),
+        ("Magic(rank=1)", "there are: Full, .*LoRA"),
         ("LoRA(ranks=1)", "ranks.*LoRA has rank, alpha"),
         ("LoRA(rank=0)", "got 0"),
     ],
