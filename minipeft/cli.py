@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 from minipeft import comparison, deltas
 from minipeft.bases import base
 from minipeft.methods import METHODS, parse
-from minipeft.tasks import EOS, IGNORE, LENGTH, Mixture, decode, encode, task
+from minipeft.mixing import MultiTask
+from minipeft.tasks import EOS, LENGTH, OPERATIONS, TABLES, Few, Mixture, answer, decode, encode, examples, task
 from minipeft.training import evaluate, fit
 from minipeft.wrapping import disabled, summary
 
@@ -29,8 +30,14 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    epilog=(
+        f"A task is an operation ({', '.join(OPERATIONS)}), a plus and a table ({', '.join(TABLES)}). Examples:\n\n"
+        "python -m minipeft train reverse+blue --method 'PromptTuning(length=4)' --out blue.safetensors\n\n"
+        "python -m minipeft generate cabbed --delta blue.safetensors\n\n"
+        "python -m minipeft compare reverse+blue --examples 8"
+    ),
 )
-console = Console()
+console, complaints = Console(), Console(stderr=True)
 torch.set_num_threads(1)  # models this small are slower on several threads, and much slower on a busy machine
 
 TASK_HELP = (
@@ -40,6 +47,7 @@ TASK_HELP = (
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help=TASK_HELP)]
 DeltaPath = Annotated[Path, typer.Argument(metavar="DELTA", help="A delta that `train` saved.")]
 Steps = Annotated[int, typer.Option(min=1, help="Training steps of 64 lines each.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes to share the runs; by default one for each core.")]
 Method = Annotated[
     str, typer.Option(help=f"A recipe as Python writes it, LoRA(rank=4), or a name: {', '.join(METHODS)}.")
 ]
@@ -51,19 +59,6 @@ def share(values):
     return f"{mean:.1f}\n[dim]{low:.0f}–{high:.0f}[/dim]" if round(low) < round(high) else f"{mean:.1f}"
 
 
-def answer(model, text):
-    """What the model continues `text` with, up to the full stop."""
-    tokens = encode(text)[None].to(next(model.parameters()).device)
-    return decode(model.generate(tokens, LENGTH + 1, stop=EOS)[0]).removesuffix(".").strip()
-
-
-def examples(goal, number=3):
-    """A few words and their right answers, as text."""
-    batch = goal.batch(number, torch.Generator().manual_seed(7))
-    right = [decode(row[row != IGNORE]).removesuffix(".").strip() for row in batch.targets]
-    return [decode(row[:-LENGTH]) for row in batch.tokens], right
-
-
 @app.command()
 def compare(
     names: Annotated[
@@ -71,6 +66,10 @@ def compare(
     ] = None,
     steps: Steps = comparison.STEPS,
     seeds: Annotated[int, typer.Option(min=1, help="Runs per method, each with its own start and data.")] = 3,
+    lines: Annotated[
+        int | None, typer.Option("--examples", min=1, help="Train on so many lines only, instead of fresh ones.")
+    ] = None,
+    workers: Workers = None,
     out: Annotated[Path, typer.Option(help="Folder for the table (CSV) and the picture (PNG).")] = Path("results"),
 ):
     """Adapt the base to a task with every method and lay the results side by side."""
@@ -83,12 +82,22 @@ def compare(
         introduce(goal)
         words, _ = examples(goal)
 
-        def show(recipe, seed, model, words=words):
+        def show(contestant, seed, result, words=words):
             if seed == 0:  # tqdm writes above its bar
-                tqdm.write(f"  {recipe!s:13} now answers  " + "   ".join(f"{w} {answer(model, w)}" for w in words))
+                said = "   ".join(f"{w.strip(': =')} {a}" for w, a in zip(words, result["answers"], strict=True))
+                tqdm.write(f"  {contestant.recipe!s:22} now answers  {said}")
 
-        found[goal] = comparison.compare(goal, steps=steps, seeds=seeds, after=show)
-        console.print("", results(found[goal], goal, steps, seeds), "")
+        found[goal] = comparison.compare(
+            goal,
+            comparison.CONTESTANTS,
+            steps=steps,
+            seeds=seeds,
+            examples=lines,
+            words=words,
+            workers=workers,
+            on_run=show,
+        )
+        console.print("", results(found[goal], goal, steps, seeds, lines), "")
     comparison.write_csv(
         [{"task": str(goal)} | row for goal, rows in found.items() for row in rows], out / "compare.csv"
     )
@@ -110,21 +119,34 @@ def introduce(goal):
     console.print("It stays frozen: Full trains a copy, the other methods train beside it.\n")
 
 
-def results(rows, goal, steps, seeds):
+def results(rows, goal, steps, seeds, lines):
+    on = f" on {lines} lines" if lines else ""
     table = Table(
-        title=f"{goal} after {steps} steps, mean and range over {seeds} seeds", title_justify="left", box=SIMPLE
+        title=f"{goal} after {steps} steps{on}, mean and range over {seeds} seeds", title_justify="left", box=SIMPLE
     )
     table.add_column("method", no_wrap=True)
-    for heading in ("trained", "% of\nbase", "right\n%", "kept,\non %", "kept,\noff %", "time\ns", "delta\nbytes"):
+    learned = ("learned\n%",) if lines else ()
+    for heading in (
+        "trained",
+        "% of\nbase",
+        *learned,
+        "right\n%",
+        "kept,\non %",
+        "kept,\noff %",
+        "time\ns",
+        "delta\nbytes",
+    ):
         table.add_column(heading, justify="right")
     for row in rows:
         seconds = sum(row["seconds"]) / len(row["seconds"])
         table.add_row(
-            row["method"], f"{row['parameters']:,}", f"{row['percent']:.2f}", share(row["accuracy"]),
+            row["method"], f"{row['parameters']:,}", f"{row['percent']:.2f}",
+            *([share(row["learned"])] if lines else []), share(row["accuracy"]),
             share(row["kept_attached"]), share(row["kept_detached"]), f"{seconds:.1f}", f"{row['bytes']:,}",
         )  # fmt: skip
     table.caption = (
-        "right: lines of the task right from end to end. kept: lines of the pretraining mixture still right, "
+        ("learned: of the lines that were trained on. " if lines else "")
+        + "right: lines of the task right from end to end. kept: lines of the pretraining mixture still right, "
         "with the delta on the model and off it again."
     )
     table.caption_justify = "left"
@@ -136,6 +158,9 @@ def train(
     name: TaskName,
     out: Annotated[Path, typer.Option(help="Where the delta is saved.")] = Path("deltas/delta.safetensors"),
     method: Method = "LoRA(rank=4)",
+    lines: Annotated[
+        int | None, typer.Option("--examples", min=1, help="Train on so many lines only, instead of fresh ones.")
+    ] = None,
     steps: Steps = comparison.STEPS,
     lr: Annotated[float | None, typer.Option(min=0, help="Peak learning rate; by default what `sweep` found.")] = None,
     seed: Annotated[int, typer.Option(help="Draws the start and the data.")] = 0,
@@ -150,9 +175,13 @@ def train(
     torch.manual_seed(seed)
     recipe.attach(model)
     console.print(f"{recipe} on {goal} ({goal.kind})\n{summary(model)}")
-    history = fit(model, goal, steps=steps, lr=lr, seed=seed, device=device)
+    given = Few(goal, lines, seed) if lines else goal
+    history = fit(model, given, steps=steps, lr=lr, seed=seed, device=device)
     score = evaluate(model, goal)
     notes = {"task": str(goal), "steps": steps, "lr": lr, "seed": seed, "accuracy": round(score.accuracy, 4)}
+    if lines:
+        notes["examples"] = lines
+        console.print(f"{100 * evaluate(model, given, lines).accuracy:.1f} % of the {lines} lines it was given right")
     size = deltas.save(model, out, notes)
     console.print(f"{100 * score.accuracy:.1f} % of fresh lines right after {history.seconds:.0f} s")
     console.print(f"Saved {size:,} bytes to {escape(str(out))}. To see it at work:")
@@ -183,18 +212,23 @@ def generate(
     text: Annotated[
         str, typer.Argument(help="A word of six letters, cabbed, or a line with instructions: 'reverse next : cabbed'.")
     ],
-    delta: Annotated[Path | None, typer.Option(help="A saved delta, to see its answer beside the base's.")] = None,
+    paths: Annotated[
+        list[Path] | None, typer.Option("--delta", help="A saved delta, or several: they answer in one batch.")
+    ] = None,
 ):
-    """Type a line, see how the base continues it, and how the adapted model does."""
+    """Type a line, see how the base continues it, and how it does under each delta."""
     line = decode(encode((text if ":" in text else f": {text}").rstrip("= ") + " ="))
     size = len(line.partition(":")[2].strip("= "))
     if size != LENGTH:
         console.print(f"[yellow]The base reads words of {LENGTH} letters, this has {size}: expect nonsense.[/yellow]")
-    model = base()
-    console.print(f"base      {line} {answer(model, line)}")
-    if delta:
-        deltas.load(delta, model)
-        console.print(f"adapted   {line} {answer(model, line)}      [dim]{deltas.read(delta).recipe}[/dim]")
+    names = {str(path): path for path in paths or ()}
+    several = MultiTask(base(), names)
+    rows = encode(line).expand(1 + len(names), -1)
+    for name, made in zip([None, *names], several.generate(rows, [None, *names], LENGTH + 1, stop=EOS), strict=True):
+        said = decode(made).partition(".")[0].strip()
+        notes = deltas.read(names[name]) if name else None
+        who = f"      [dim]{escape(name)}: {notes.recipe}[/dim]" if name else ""
+        console.print(f"{'adapted' if name else 'base':9} {line} {said}{who}", soft_wrap=True)
 
 
 @app.command()
@@ -248,11 +282,24 @@ def sweep(
         list[str] | None, typer.Argument(metavar="TASKS", help="By default reverse+blue reverse+violet.")
     ] = None,
     steps: Steps = comparison.STEPS,
-    out: Annotated[Path, typer.Option(help="Where the results are saved, as JSON.")] = Path("results/rates.json"),
+    workers: Workers = None,
+    out: Annotated[
+        Path, typer.Option(help="Where the results are saved, as JSON. Runs that it holds already are not made again.")
+    ] = Path("results/rates.json"),
 ):
-    """Try the same learning rates with every method, on lines that `compare` does not report (about ten minutes)."""
+    """Try the same learning rates with every method, on lines that `compare` does not report (minutes per method)."""
     names = names or ["reverse+blue", "reverse+violet"]
-    found = comparison.sweep([task(name) for name in names], steps=steps)
+    goals, found = [task(name) for name in names], {}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.exists():
+        stored = json.loads(out.read_text())
+        if stored["steps"] != steps:
+            raise ValueError(f"{out} holds runs of {stored['steps']} steps, not {steps}: choose another file")
+        found = stored["results"]
+    try:
+        comparison.sweep(goals, steps=steps, found=found, workers=workers)
+    finally:  # what is done is kept
+        out.write_text(json.dumps({"steps": steps, "results": found}, indent=1) + "\n")
     for name in names:
         table = Table(title=f"{name}: right, %, mean of the runs, validation lines", title_justify="left", box=SIMPLE)
         table.add_column("method", no_wrap=True)
@@ -267,8 +314,6 @@ def sweep(
             table.add_row(method, *cells)
         console.print(table)
     console.print("* the rate of least validation loss, all tasks together")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"steps": steps, "results": found}, indent=1) + "\n")
     console.print(f"Saved to {escape(str(out))}")
 
 
@@ -279,5 +324,5 @@ def main():
     try:
         app()
     except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError) as error:
-        console.print(f"[red]{type(error).__name__}[/red]: {escape(str(error))}")
+        complaints.print(f"[red]{type(error).__name__}[/red]: {escape(str(error))}")
         raise SystemExit(2) from None

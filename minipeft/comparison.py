@@ -4,9 +4,11 @@ A method joins by a line in CONTESTANTS: a recipe and its learning rate, chosen 
 """
 
 import csv
+import os
 import tempfile
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -14,13 +16,13 @@ from tqdm.auto import tqdm
 
 from minipeft import deltas
 from minipeft.bases import base
-from minipeft.methods import Full, LoRA
-from minipeft.tasks import Mixture
+from minipeft.methods import Full, LoRA, PrefixTuning, PromptTuning, PTuning, PTuningV2
+from minipeft.tasks import Few, Mixture, answer
 from minipeft.training import VALIDATION, evaluate, fit
 from minipeft.wrapping import Recipe, detach, trainable
 
 STEPS = 300
-RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # every method is offered the same ones
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)  # every method is offered the same ones
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,18 @@ CONTESTANTS = (  # the rates are those of benchmarks/rates.json
     Contestant(LoRA(rank=2), 3e-2),
     Contestant(LoRA(rank=4), 3e-2),
     Contestant(LoRA(rank=8), 3e-2),
+    Contestant(PromptTuning(length=4), 1e-1),
+    Contestant(PTuning(length=4), 3e-3),
+    Contestant(PrefixTuning(length=4), 1e-1),
+    Contestant(PTuningV2(length=4), 1e-1),
 )
 
 
 def rate_of(recipe):
-    """The learning rate that the sweep found for this recipe; 0.01 for one that took no part."""
-    return next((c.lr for c in CONTESTANTS if c.recipe == recipe), 1e-2)
+    """The learning rate that the sweep found for this recipe, or for another of the same method; else 0.01."""
+    same = [c.lr for c in CONTESTANTS if c.recipe == recipe]
+    alike = [c.lr for c in CONTESTANTS if type(c.recipe) is type(recipe)]
+    return (same + alike + [1e-2])[0]
 
 
 def adapt(recipe, lr, task, steps, seed):
@@ -48,62 +56,119 @@ def adapt(recipe, lr, task, steps, seed):
     model = base()
     torch.manual_seed(seed)
     recipe.attach(model)
-    history = fit(model, task, steps=steps, lr=lr, seed=seed, progress=False)
+    history = fit(model, task, steps=steps, lr=lr, seed=seed, device="cpu", progress=False)
     return model, history
 
 
-def compare(task, contestants=CONTESTANTS, steps=STEPS, seeds=3, progress=True, after=None):
+def parallel(function, jobs, workers=1, progress=True, on_done=None):
+    """[function(*job) for job in jobs], in `workers` processes of one thread each; on_done(job, result) is called here.
+
+    workers=1 stays in this process; None takes one for each core. Models this small gain nothing from more threads.
+    """
+    workers = min(workers or cores(), len(jobs))
+    with tqdm(total=len(jobs), disable=not progress, leave=False) as bar:
+
+        def done(job, result):
+            if on_done:
+                on_done(job, result)
+            bar.set_description(str(job[0].recipe))
+            bar.update()
+            return result
+
+        if workers <= 1:
+            return [done(job, function(*job)) for job in jobs]
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+        try:
+            futures = {pool.submit(function, *job): job for job in jobs}
+            for future in as_completed(futures):
+                done(futures[future], future.result())
+            return [future.result() for future in futures]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def compare(task, contestants=CONTESTANTS, steps=STEPS, seeds=3, examples=None, words=(), workers=1, progress=True,
+            on_run=None):  # fmt: skip
     """One row for each contestant, a dictionary:
 
-    method, parameters (trained), percent (of the base), lr; lists over seeds: accuracy (on the task), kept_attached and
-    kept_detached (on the pretraining mixture), seconds (of training); bytes (of the saved delta).
+    method, parameters (trained), percent (of the base), lr, bytes (of the saved delta), and lists over seeds: accuracy
+    (on fresh lines of the task), kept_attached and kept_detached (on the pretraining mixture), seconds (of training),
+    answers (to `words`); with `examples`, learned (accuracy on the lines that were trained on).
 
-    after: called as `after(recipe, seed, model)` at the end of each run, while the delta is on the model.
+    Args:
+        examples: train on so many lines of the task instead of fresh ones at every step; each seed draws its own.
+        workers: see `parallel`.
+        on_run: called as `on_run(contestant, seed, result)` after each run.
     """
-    rows = []
-    total = sum(p.numel() for p in base().parameters())
-    with tqdm(total=len(contestants) * seeds, disable=not progress, leave=False) as bar:
-        for c in contestants:
-            row = {"method": str(c.recipe), "lr": c.lr}
-            row |= {key: [] for key in ("accuracy", "kept_attached", "kept_detached", "seconds")}
-            for seed in range(seeds):
-                bar.set_description(f"{c.recipe}, seed {seed}")
-                model, history = adapt(c.recipe, c.lr, task, steps, seed)
-                row["parameters"] = sum(p.numel() for p in trainable(model).values())
-                row["percent"] = 100 * row["parameters"] / total
-                row["accuracy"].append(evaluate(model, task).accuracy)
-                row["kept_attached"].append(evaluate(model, Mixture()).accuracy)
-                row["seconds"].append(history.seconds)
-                with tempfile.TemporaryDirectory() as folder:
-                    row["bytes"] = deltas.save(model, Path(folder) / "delta.safetensors")
-                if after:
-                    after(c.recipe, seed, model)
-                row["kept_detached"].append(evaluate(detach(model), Mixture()).accuracy)
-                bar.set_postfix(accuracy=f"{row['accuracy'][-1]:.2f}")
-                bar.update()
-            rows.append(row)
+    jobs = [(c, task, steps, seed, examples, words) for c in contestants for seed in range(seeds)]
+    done = on_run and (lambda job, result: on_run(job[0], job[3], result))
+    results, rows = parallel(one_run, jobs, workers, progress, done), []
+    for i, c in enumerate(contestants):
+        runs = results[i * seeds : (i + 1) * seeds]
+        listed = {k: [run[k] for run in runs] for k in runs[0] if k not in ("parameters", "percent", "bytes")}
+        rows.append({"method": str(c.recipe), "lr": c.lr, **runs[0], **listed})
     return rows
 
 
-def sweep(tasks, contestants=CONTESTANTS, rates=RATES, steps=STEPS, seeds=(100, 101), progress=True):
+def one_run(contestant, task, steps, seed, examples, words):
+    """One contestant, one seed: what `compare` lists."""
+    lines = task if examples is None else Few(task, examples, seed)
+    model, history = adapt(contestant.recipe, contestant.lr, lines, steps, seed)
+    result = {"parameters": sum(p.numel() for p in trainable(model).values())}
+    result["accuracy"] = evaluate(model, task).accuracy
+    if examples is not None:
+        result["learned"] = evaluate(model, lines, size=examples).accuracy
+    result["kept_attached"] = evaluate(model, Mixture()).accuracy
+    result["seconds"] = history.seconds
+    result["answers"] = [answer(model, word) for word in words]
+    with tempfile.TemporaryDirectory() as folder:
+        result["bytes"] = deltas.save(model, Path(folder) / "delta.safetensors")
+    result["kept_detached"] = evaluate(detach(model), Mixture()).accuracy
+    result["percent"] = 100 * result["parameters"] / sum(p.numel() for p in model.parameters())
+    return result
+
+
+def sweep(tasks, contestants=CONTESTANTS, rates=RATES, steps=STEPS, seeds=(100, 101), examples=None, found=None,
+          workers=1, progress=True):  # fmt: skip
     """Every contestant at every rate, on the validation sample of every task.
 
     Returns {method: {rate: [one dictionary of task, seed, accuracy and loss for each run]}}. Seeds and lines are none
     of those that `compare` reports. A run that diverges counts as accuracy 0, loss infinite.
+
+    examples: as in `compare`.
+    found: what an earlier sweep returned; it is filled in place, and only the runs that it lacks are made.
     """
-    found = {str(c.recipe): {f"{lr:g}": [] for lr in rates} for c in contestants}
-    runs = list(product(contestants, rates, tasks, seeds))
-    bar = tqdm(runs, disable=not progress, leave=False)
-    for c, lr, goal, seed in bar:
-        bar.set_description(f"{c.recipe} on {goal}, rate {lr:g}, seed {seed}")
-        try:
-            score = evaluate(adapt(c.recipe, lr, goal, steps, seed)[0], goal, seed=VALIDATION)
-            accuracy, loss = score.accuracy, score.loss
-        except FloatingPointError:
-            accuracy, loss = 0.0, float("inf")
-        run = {"task": str(goal), "seed": seed, "accuracy": round(accuracy, 4), "loss": round(loss, 6)}
-        found[str(c.recipe)][f"{lr:g}"].append(run)
+    found = {} if found is None else found
+    jobs = []
+    for c in contestants:
+        by_rate = found.setdefault(str(c.recipe), {})
+        for lr in rates:
+            runs = by_rate.setdefault(f"{lr:g}", [])
+            there = {(run["task"], run["seed"]) for run in runs}
+            new = [(t, steps, s, examples) for t in tasks for s in seeds if (str(t), s) not in there]
+            jobs += [(Contestant(c.recipe, lr), *run) for run in new]
+
+    def on_done(job, run):
+        runs = found[str(job[0].recipe)][f"{job[0].lr:g}"]
+        runs.append(run)
+        runs.sort(key=lambda run: (run["task"], run["seed"]))
+
+    parallel(try_rate, jobs, workers, progress, on_done)
     return found
+
+
+def try_rate(contestant, task, steps, seed, examples):
+    lines = task if examples is None else Few(task, examples, seed)
+    try:
+        score = evaluate(adapt(contestant.recipe, contestant.lr, lines, steps, seed)[0], task, seed=VALIDATION)
+        accuracy, loss = score.accuracy, score.loss
+    except FloatingPointError:
+        accuracy, loss = 0.0, float("inf")
+    return {"task": str(task), "seed": seed, "accuracy": round(accuracy, 4), "loss": round(loss, 6)}
 
 
 def best_rate(by_rate):
@@ -117,6 +182,8 @@ def write_csv(rows, path):
     for row in rows:
         flat.append({})
         for key, value in row.items():
+            if key == "answers":
+                continue
             if isinstance(value, list):
                 flat[-1] |= {key: sum(value) / len(value), f"{key}_min": min(value), f"{key}_max": max(value)}
             else:

@@ -79,8 +79,10 @@ def encode(text):
     pieces = before.split() + [":"] * bool(colon) + [c for c in after if not c.isspace()]
     for piece in pieces:
         if piece not in ID:
-            known = f"letters {LETTERS[0]} to {LETTERS[-1]}" if len(piece) == 1 else ", ".join(VOCABULARY[20:])
-            raise ValueError(f"the toy world has no {piece!r}; it knows {known}")
+            known = f"the small letters {LETTERS[0]} to {LETTERS[-1]}"
+            known = known if len(piece) == 1 else ", ".join(VOCABULARY[20:])
+            colon = "" if text.count(":") else " (a colon parts the instruction from the word: reverse next : cabbed)"
+            raise ValueError(f"the toy world has no {piece!r}; it knows {known}{colon if ' ' in text.strip() else ''}")
     return torch.tensor([ID[piece] for piece in pieces])
 
 
@@ -132,8 +134,8 @@ class Task:
     def __post_init__(self):
         if self.operation not in OPERATIONS or self.table not in TABLES:
             raise ValueError(
-                f"no task {self}: an operation ({', '.join(OPERATIONS)}), a plus, a table ({', '.join(TABLES)}), "
-                "like reverse+blue"
+                f"no task {str(self).rstrip('+')}: an operation ({', '.join(OPERATIONS)}), "
+                f"a plus, a table ({', '.join(TABLES)}), like reverse+blue"
             )
         if self.instructed and {self.operation, self.table} & set(UNSEEN):
             raise ValueError(f"{self} cannot be instructed: the base has no word for it")
@@ -170,6 +172,29 @@ def task(name, instructed=False):
     """`task("reverse+blue")`. Raises ValueError, with what exists, for an unknown name."""
     operation, _, table = name.partition("+")
     return Task(operation, table, instructed)
+
+
+@dataclass(frozen=True)
+class Few:
+    """`size` lines of a task and no others, drawn with `seed`: what there is to learn from when examples are few."""
+
+    task: Task
+    size: int
+    seed: int = 0
+
+    def __post_init__(self):
+        if type(self.size) is not int or self.size < 1:
+            raise ValueError(f"at least one example is needed, got {self.size}")
+
+    def __str__(self):
+        return f"{self.size} lines of {self.task}"
+
+    def batch(self, size, generator):
+        """`size` of the lines, every one as often as another (give or take one), in an order drawn with `generator`."""
+        lines = self.task.batch(self.size, torch.Generator().manual_seed(self.seed))
+        rounds = -(-size // self.size)
+        rows = torch.cat([torch.randperm(self.size, generator=generator) for _ in range(rounds)])[:size]
+        return Batch(lines.tokens[rows], lines.targets[rows])
 
 
 @dataclass(frozen=True)
@@ -217,3 +242,16 @@ def instructions(o, t, generator):
     fillers = ID[FILLERS[0]] + random(len(FILLERS), size, K)
     bag = torch.where(unsaid, fillers, words[concept, random(2, size, K)])
     return bag.gather(1, torch.rand(size, K, generator=generator).argsort(1))
+
+
+def answer(model, text):
+    """What a model continues `text` with, up to the full stop."""
+    tokens = encode(text)[None].to(next(model.parameters()).device)
+    return decode(model.generate(tokens, LENGTH + 1, stop=EOS)[0]).removesuffix(".").strip()
+
+
+def examples(goal, number=3):
+    """A few words and their right answers, as text."""
+    batch = goal.batch(number, torch.Generator().manual_seed(7))
+    right = [decode(row[row != IGNORE]).removesuffix(".").strip() for row in batch.targets]
+    return [decode(row[:-LENGTH]) for row in batch.tokens], right

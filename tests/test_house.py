@@ -14,7 +14,7 @@ from minipeft.wrapping import Recipe
 
 HOUSE = Path(minipeft.__file__).parent
 ORDER = [
-    ["transformer"], ["wrapping"], ["methods"], ["deltas", "mixing"], ["tasks"], ["training"],
+    ["transformer"], ["wrapping"], ["methods"], ["deltas"], ["mixing"], ["tasks"], ["training"],
     ["costs", "plots", "bases"], ["comparison"], ["classroom"], ["cli"],
 ]  # fmt: skip
 FLOOR = {room: i for i, rooms in enumerate(ORDER) for room in rooms}

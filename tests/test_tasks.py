@@ -17,6 +17,7 @@ from minipeft.tasks import (
     TABLES,
     UNSEEN,
     VOCABULARY,
+    Few,
     Mixture,
     decode,
     encode,
@@ -158,3 +159,18 @@ def test_what_has_no_word_cannot_be_instructed():
 def test_words_of_the_wrong_kind(word):
     with pytest.raises(ValueError, match="6 letters from a to p"):
         letters(word)
+
+
+def test_few_lines_are_always_the_same_ones_each_as_often_as_another():
+    few, generator = Few(task("sort+red"), 5, seed=3), torch.Generator().manual_seed(0)
+    first, second = few.batch(23, generator), few.batch(23, generator)
+    counts = [batch.tokens.unique(dim=0, return_counts=True) for batch in (first, second)]
+    assert torch.equal(counts[0][0], counts[1][0])
+    assert sorted(counts[0][1].tolist()) == [4, 4, 5, 5, 5]
+    assert not torch.equal(first.tokens, second.tokens), "in another order"
+    other = Few(task("sort+red"), 5).batch(5, generator)
+    assert not {tuple(r) for r in first.tokens.tolist()} & {tuple(r) for r in other.tokens.tolist()}
+    whole = task("sort+red").batch(5, torch.Generator().manual_seed(3))
+    assert {tuple(r) for r in few.batch(5, generator).tokens.tolist()} == {tuple(r) for r in whole.tokens.tolist()}
+    with pytest.raises(ValueError, match="at least one example"):
+        Few(task("sort+red"), 0)

@@ -4,9 +4,13 @@ import ast
 
 from minipeft.methods.full import Full
 from minipeft.methods.lora import LoRA
+from minipeft.methods.p_tuning import PTuning
+from minipeft.methods.p_tuning_v2 import PTuningV2
+from minipeft.methods.prefix_tuning import PrefixTuning
+from minipeft.methods.prompt_tuning import PromptTuning
 from minipeft.methods.qlora import QLoRA
 
-METHODS = {method.__name__: method for method in (Full, LoRA, QLoRA)}
+METHODS = {method.__name__: method for method in (Full, LoRA, QLoRA, PromptTuning, PTuning, PrefixTuning, PTuningV2)}
 
 
 def parse(text):

@@ -1,0 +1,81 @@
+"""What prompts can and cannot do, beside the other methods. Prints tables and stores every run in prompts.json.
+
+    python benchmarks/prompts.py            about half an hour on two cores; runs that are stored are not made again
+
+1. Select: a prompt of four vectors on a task that the base knows, a held-out pair and a new table.
+2. Teach: the new table with 512 and with 1,024 parameters, for long: prompts beside LoRA.
+3. Few examples: a held-out pair from 8 and from 64 lines; right on those lines and on fresh ones.
+
+Learning rates are chosen for each method by the same sweep, on validation lines and other seeds than those reported:
+for 1 that of rates.json, for 2 three rates at full length, for 3 all rates with 8 lines.
+"""
+
+import json
+import platform
+import sys
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from minipeft.comparison import CONTESTANTS, RATES, STEPS, Contestant, best_rate, compare, rate_of, sweep
+from minipeft.methods import LoRA, PromptTuning
+from minipeft.tasks import task
+
+OUT = Path(__file__).with_suffix(".json")
+KNOWN, HELD_OUT, NEW = (task(name) for name in ("reverse+red", "reverse+blue", "reverse+violet"))
+ONE_OF_EACH = [c.recipe for c in CONTESTANTS if not isinstance(c.recipe, LoRA) or c.recipe.rank == 4]
+
+
+def select(stored):
+    recipe = PromptTuning(length=4)
+    for goal in (KNOWN, HELD_OUT, NEW):
+        report(stored, f"select: {goal}", goal, [(recipe, rate_of(recipe))], STEPS, seeds=5)
+
+
+def teach(stored):
+    recipes = [LoRA(rank=1), PromptTuning(length=8), LoRA(rank=2), PromptTuning(length=16)]
+    rates = tuned(stored, "teach: rates", NEW, recipes, (1e-2, 3e-2, 1e-1), 2000, seeds=(100,))
+    report(stored, f"teach: {NEW}", NEW, rates, 2000, seeds=3)
+
+
+def few(stored):
+    rates = tuned(stored, "few: rates", HELD_OUT, ONE_OF_EACH, RATES, STEPS, (100, 101), examples=8)
+    for examples in (8, 64):
+        report(stored, f"few: {examples} lines of {HELD_OUT}", HELD_OUT, rates, STEPS, 5, examples)
+
+
+def tuned(stored, name, goal, recipes, rates, steps, seeds, examples=None):
+    """The best rate of each recipe, as pairs; a list, because a recipe may hold a dictionary."""
+    found = stored.setdefault(name, {})
+    contestants = [Contestant(recipe, 0) for recipe in recipes]
+    sweep((goal,), contestants, rates, steps, seeds, examples, found, workers=None)
+    save(stored)
+    return [(recipe, best_rate(found[str(recipe)])) for recipe in recipes]
+
+
+def report(stored, name, goal, rates, steps, seeds, examples=None):
+    rows = stored.setdefault(name, [])
+    there = {row["method"] for row in rows}
+    new = [Contestant(recipe, lr) for recipe, lr in rates if str(recipe) not in there]
+    if new:
+        rows += compare(goal, new, steps, seeds, examples, workers=None)
+        save(stored)
+    table = Table("method", "parameters", "rate", "its own lines, %", "fresh lines, %", title=f"{name}, {steps} steps")
+    for row in rows:
+        cells = [" ".join(f"{100 * a:.0f}" for a in row.get(key, ())) for key in ("learned", "accuracy")]
+        table.add_row(row["method"], f"{row['parameters']:,}", f"{row['lr']:g}", *cells)
+    Console().print(table)
+
+
+def save(stored):
+    stored["made with"] = {"torch": torch.__version__, "python": platform.python_version()}
+    OUT.write_text(json.dumps(stored, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    questions = {"select": select, "teach": teach, "few": few}
+    for name in sys.argv[1:] or questions:
+        questions[name](json.loads(OUT.read_text()) if OUT.exists() else {})

@@ -1,0 +1,78 @@
+"""Prompt tuning: a few free vectors stand in front of the embedded input, and nothing else is trained.
+
+An instruction in words is a row of embeddings. So learn the row itself, without asking it to be words:
+
+    X' = [P ; E(x)]        P (n, d) trained, E(x) (T, d) the embedded tokens
+
+The vectors enter once, below the first layer, and every layer carries them along like tokens.
+Trainable parameters: n·d for the whole model. It cannot be merged; inference costs n more tokens in every layer, at the
+beginning of a sequence (afterwards they are keys and values in the cache).
+Rows of one batch may carry different prompts: P (B, n, d). See `mixing`.
+
+Sources: 1) Lester, Al-Rfou, Constant 2021, arXiv:2104.08691.
+Paper and library: the paper draws P from U(−½, ½), from the most frequent words, or from the words of the labels; peft
+from N(0, 1), fifty times the scale of GPT-2's embeddings, or from the whole vocabulary. Here the default is a normal at
+the embeddings' own scale. On padded rows all three put P before the padding; here, as in `Embed`, padding takes no
+position. peft pools a classifier over BERT at the first virtual token, here that never leaves the blocks.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from minipeft.wrapping import Recipe, Wrapper, wrap
+
+
+class Prompt(Wrapper):
+    """[P ; E(x)] in front of a frozen `embed`."""
+
+    def __init__(self, base, P):  # (n, d)
+        super().__init__(base)
+        self.P = nn.Parameter(P)
+
+    def forward(self, tokens, start=None, mask=None, front=None, skip=0):  # (B, T)
+        if start is not None:  # a sequence goes on that began with P
+            return self.base(tokens, start, mask, front, skip)
+        P = self.P if front is None else torch.cat([self.P.expand(*front.shape[:-2], -1, -1), front], dim=-2)
+        return self.base(tokens, start, mask, P, skip)  # (B, n+T, d)
+
+
+def vectors(table, length, init):
+    """The start of P (n, d) from the embedding table (V, d); see PromptTuning."""
+    vocab, dim = table.shape
+    if init == "normal":
+        return table.new_empty(length, dim).normal_(std=float(table.std()))
+    if init == "uniform":
+        return table.new_empty(length, dim).uniform_(-0.5, 0.5)
+    if init == "vocabulary":
+        tokens = torch.randint(vocab, (length,))
+    else:
+        if beyond := [t for t in init if not 0 <= t < vocab]:
+            raise ValueError(f"init holds the token {beyond[0]}, but the vocabulary has the tokens 0 to {vocab - 1}")
+        tokens = torch.tensor([init[i % len(init)] for i in range(length)])
+    return table[tokens.to(table.device)].detach().clone()
+
+
+@dataclass(frozen=True)
+class PromptTuning(Recipe):
+    """Free vectors in front of the input.
+
+    Args:
+        length: n, the number of virtual tokens.
+        init: where they start: "normal" at the scale of the embeddings, "uniform" in ±½ as in the paper, "vocabulary"
+            at the embeddings of random tokens, or a tuple of tokens, at theirs (repeated or cut to the length).
+    """
+
+    length: int = 4
+    init: str | tuple[int, ...] = "normal"
+
+    def __post_init__(self):
+        if type(self.length) is not int or self.length < 1:
+            raise ValueError(f"length must be a whole number of at least 1 virtual token, got {self.length}")
+        words = isinstance(self.init, tuple | list) and self.init and all(type(t) is int for t in self.init)
+        if not words and self.init not in ("normal", "uniform", "vocabulary"):
+            raise ValueError(f"init must be normal, uniform, vocabulary or a tuple of tokens, got {self.init!r}")
+
+    def insert(self, model):
+        wrap(model, ("embed",), lambda embed, path: Prompt(embed, vectors(embed.token.weight, self.length, self.init)))

@@ -1,0 +1,47 @@
+"""Small models and rows that test files share. Every parameter is random: nothing hides behind a zero or a one."""
+
+import torch
+import torch.nn.functional as F
+
+from minipeft.transformer import Config, Transformer
+from minipeft.wrapping import trainable
+
+VOCAB, BOS, DIM, LAYERS, HEADS, T = 23, 1, 12, 3, 3, 7
+
+
+def make(bos=BOS, causal=True, context=24):
+    """Positions from BOS, or absolute with bos=None; pre-norm if causal, else post-norm."""
+    torch.manual_seed(0)
+    model = Transformer(Config(VOCAB, DIM, LAYERS, HEADS, 20, context, causal=causal, pre_norm=causal, bos=bos))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    return model.eval()
+
+
+def stirred(recipe, model):
+    """The model with the method on it, whose parameters are far from their start."""
+    torch.manual_seed(1)
+    recipe.attach(model)
+    with torch.no_grad():
+        for p in trainable(model).values():
+            p.add_(0.4 * torch.randn_like(p))
+    return model
+
+
+def rows(side=None):
+    """Three rows that begin with BOS, of 7, 4 and 6 tokens: alone, as one padded batch, and its mask."""
+    torch.manual_seed(2)
+    alone = [F.pad(torch.randint(2, VOCAB, (n - 1,)), (1, 0), value=BOS) for n in (T, 4, 6)]
+    pads = [(T - len(r), 0) if side == "left" else (0, T - len(r)) for r in alone]
+    tokens = torch.stack([F.pad(r, p) for r, p in zip(alone, pads, strict=True)])
+    mask = torch.stack([F.pad(torch.ones(len(r), dtype=torch.bool), p) for r, p in zip(alone, pads, strict=True)])
+    return alone, tokens, mask
+
+
+def close(a, b, tol=1e-5):
+    torch.testing.assert_close(a, b, atol=tol, rtol=tol)
+
+
+def count(model):
+    return sum(p.numel() for p in trainable(model).values())

@@ -1,0 +1,77 @@
+"""The comparison: what is run, in how many processes, at which rates."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from minipeft import comparison
+from minipeft.comparison import CONTESTANTS, Contestant, compare, rate_of
+from minipeft.methods import LoRA, PromptTuning
+from minipeft.tasks import task
+
+BLUE = task("reverse+blue")
+
+
+def test_the_sweep_offers_every_method_the_same_rates():
+    tasks, contestants = [task("reverse+red"), task("sort+red")], comparison.CONTESTANTS[:2]
+    found = comparison.sweep(tasks, contestants, steps=1, seeds=(100,), progress=False)
+    assert set(found) == {"Full", "LoRA(rank=1)"}
+    assert all([float(rate) for rate in by] == list(comparison.RATES) for by in found.values())
+    assert [run["task"] for run in found["Full"]["0.01"]] == ["reverse+red", "sort+red"]
+    assert comparison.best_rate({"0.1": [{"loss": 1}, {"loss": 5}], "0.01": [{"loss": 2}, {"loss": 3}]}) == 0.01
+
+
+def test_the_rates_that_are_used_are_those_that_the_stored_sweep_found():
+    stored = json.loads((Path(__file__).parents[1] / "benchmarks" / "rates.json").read_text())
+    assert stored["steps"] == comparison.STEPS
+    assert {m: comparison.best_rate(by) for m, by in stored["results"].items()} == {
+        str(c.recipe): c.lr for c in comparison.CONTESTANTS
+    }
+
+
+def test_a_run_is_the_same_again():
+    recipe = comparison.CONTESTANTS[1].recipe
+    losses = [comparison.adapt(recipe, 1e-2, task("reverse+blue"), 3, seed)[1].loss for seed in (1, 1, 2)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_two_processes_find_what_one_does():
+    settings = {"contestants": CONTESTANTS[1:3], "steps": 2, "seeds": 2, "words": (": cabbed =",), "progress": False}
+    one, two = (compare(BLUE, workers=workers, **settings) for workers in (1, 2))
+    for a, b in zip(one, two, strict=True):
+        assert a.pop("seconds") != b.pop("seconds")
+        assert a == b
+    assert [row["method"] for row in one] == ["LoRA(rank=1)", "LoRA(rank=2)"]
+    assert all(len(row["accuracy"]) == len(row["answers"]) == 2 for row in one)
+
+
+def test_an_error_in_another_process_comes_here():
+    with pytest.raises(FloatingPointError, match="lower rate"):
+        compare(BLUE, [Contestant(CONTESTANTS[0].recipe, 1e30)], steps=3, seeds=2, workers=2, progress=False)
+
+
+def test_with_few_examples_what_was_learned_is_told_apart_from_what_generalises():
+    contestants = [Contestant(LoRA(rank=8), 3e-2)]
+    (row,) = compare(BLUE, contestants, steps=40, seeds=2, examples=3, progress=False)
+    assert row["learned"] == [1, 1]
+    assert max(row["accuracy"]) < 0.2
+
+
+def test_a_sweep_makes_only_the_runs_that_are_missing(monkeypatch):
+    made = []
+    monkeypatch.setattr(comparison, "try_rate", lambda c, goal, steps, seed, examples: made.append((c.lr, seed)) or {
+        "task": str(goal), "seed": seed, "accuracy": 0.5, "loss": c.lr
+    })  # fmt: skip
+    settings = {"contestants": CONTESTANTS[:1], "steps": 1, "progress": False}
+    found = comparison.sweep([BLUE], rates=(0.1, 0.01), seeds=(7,), **settings)
+    made.clear()
+    again = comparison.sweep([BLUE], rates=(0.1, 0.01, 0.2), seeds=(7, 8), found=found, **settings)
+    assert made == [(0.1, 8), (0.01, 8), (0.2, 7), (0.2, 8)]
+    assert again is found
+    assert [[run["seed"] for run in runs] for runs in found["Full"].values()] == [[7, 8]] * 3
+
+
+def test_a_recipe_that_took_no_part_gets_the_rate_of_its_method():
+    assert rate_of(LoRA(rank=1)) == 1e-2
+    assert rate_of(PromptTuning(length=9)) == rate_of(PromptTuning(length=4)) == 1e-1
