@@ -148,7 +148,7 @@ def test_help_tells_what_for_and_explains_every_option(command):
         (["train", "reverse"], "no task reverse:"),
         (["generate", "reverse next cabbed"], "a colon parts"),
         (["train", "reverse+blue", "--method", "LoRA(rank=0)"], "rank must be"),
-        (["train", "reverse+blue", "--method", "magic"], "there are: Full, LoRA"),
+        (["train", "reverse+blue", "--method", "magic"], "there are: Full, BitFit"),
         (["eval", "nowhere.safetensors"], "there is no file nowhere.safetensors"),
         (["inspect", "nowhere.safetensors"], "there is no file nowhere.safetensors"),
         (["generate", "CABBED"], "no 'C'"),

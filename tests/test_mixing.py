@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from minipeft.bases import base
 from minipeft.deltas import DeltaError, fingerprint, save
-from minipeft.methods import Full, LoRA, PrefixTuning, PromptTuning, PTuning, PTuningV2
+from minipeft.methods import Full, LoRA, PrefixTuning, PromptTuning, PTuning, PTuningV2, QLoRA
 from minipeft.mixing import MultiTask
 from minipeft.tasks import encode
 from minipeft.transformer import Attention
@@ -20,6 +20,7 @@ METHODS = {
     "LoRA of rank 2": LoRA(rank=2, alpha=3),
     "LoRA of rank 5, elsewhere": LoRA(rank=5, targets=("v", "down", "head")),
     "LoRA of the embedding": LoRA(rank=2, targets=("token",)),
+    "LoRA on a quantised weight": QLoRA(rank=2, quant_type="nf3"),
     "prompt of 4": PromptTuning(length=4),
     "another of 4": PromptTuning(length=4),
     "prompt of 2": PromptTuning(length=2),
