@@ -219,7 +219,6 @@ def test_both_store_the_vectors_and_not_the_encoder(three, tmp_path, close, apar
     apart(saved["prompt_embeddings"], peft.prompt_encoder.default.embedding.weight)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:peft")  # it would look for the base's configuration on the hub
 def test_what_is_loaded_has_no_encoder_and_gives_the_same_logits(three, rows, tmp_path, close):
     theirs, peft, ours = three
     before, expected = ours(rows.tokens, rows.mask), of(peft, rows)
