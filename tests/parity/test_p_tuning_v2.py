@@ -53,8 +53,7 @@ def matrix(peft):
 
 
 def induced(theirs, ours):
-    """The prefix as peft stores it, (n, 2Ld). For the hidden form from the vectors, with the norms, W and b of
-    transformers' own model."""
+    """The prefix as peft stores it, (n, 2Ld); for the hidden form with the norms, W and b of transformers' model."""
     parts = []
     for block, layer in zip(ours.blocks, layers(theirs), strict=True):
         if not hasattr(block, "P"):
@@ -88,7 +87,6 @@ def by_hand(theirs, prompts, rows, replace):
         if replace or i == 0:
             x = torch.cat([prompts[i].expand(3, -1, -1), x[:, -9:]], dim=1)
         x = layer(x, attention_mask=mask)
-        x = x[0] if isinstance(x, tuple) else x
     x = x[:, N:]
     return theirs.lm_head(theirs.transformer.ln_f(x)) if causal else theirs.cls(x)
 
@@ -193,9 +191,9 @@ def test_one_attached_on_another_adds_to_its_prefix(gpt2, form, upper, rows, lib
 def classifier(randomised):
     """A model for classification of transformers around the body of another."""
 
-    def around(theirs, kind, classes=3):
-        config = theirs.config.__class__(**{**theirs.config.to_dict(), "num_labels": classes})
-        config._attn_implementation = "eager"
+    def around(theirs, kind):
+        config = copy.deepcopy(theirs.config)
+        config.num_labels = 3
         model = randomised(kind(config))
         model.base_model.load_state_dict(theirs.base_model.state_dict(), strict=False)
         return model

@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from minipeft import deltas
 from minipeft.methods.prefix_tuning import PrefixTuning
 from minipeft.transformer import Cache
-from minipeft.wrapping import trainable
+from minipeft.wrapping import detach, trainable
 
 pytestmark = [
     pytest.mark.usefixtures("double"),
@@ -230,10 +230,11 @@ def test_both_store_the_keys_and_values_and_not_the_network(three, tmp_path, clo
 def test_what_is_loaded_has_no_network_and_gives_the_same_logits(three, rows, tmp_path, close):
     theirs, peft, ours = three
     before, expected = ours(rows.tokens, rows.mask), of(peft, rows)
-    peft.save_pretrained(tmp_path)
-    again = PeftModel.from_pretrained(theirs, tmp_path)
+    peft.save_pretrained(tmp_path / "peft")
+    deltas.save(ours, tmp_path / "ours")
+    again = PeftModel.from_pretrained(theirs, tmp_path / "peft")
     close(of(again, rows), expected, 1e-9)
-    folded = deltas.fold(ours)
+    folded = deltas.load(tmp_path / "ours", detach(ours))
     assert {name.rsplit(".", 1)[1] for name in trainable(folded)} == {"P_K", "P_V"}
     assert torch.equal(folded(rows.tokens, rows.mask), before)
     close(flat(folded), again.prompt_encoder.default.embedding.weight)
