@@ -118,6 +118,12 @@ def test_the_rest_does_not_depend_on_the_signs_of_the_singular_vectors(monkeypat
     assert torch.equal(one.R, other.R)
 
 
+def test_the_parts_are_found_in_double_precision_whatever_the_base_has():
+    base = nn.Linear(30, 20)
+    layer, (_, S, Vt) = PiSSALinear(base, 3), torch.linalg.svd(base.weight.detach().double(), full_matrices=False)
+    assert torch.equal(layer.A, (S[:3].sqrt()[:, None] * Vt[:3]).float())
+
+
 def test_a_delta_is_refused_by_another_base_where_the_lora_it_amounts_to_would_do(model, tokens):
     stirred(PiSSA(3, ("q", "up")).attach(model))
     y, delta = model(tokens), delta_of(model)
@@ -174,6 +180,8 @@ def test_bad_settings_are_told(model):
             PiSSA(rank)
     with pytest.raises(ValueError, match=r"'blocks.0.attn.q' has only 12 singular values, got rank=13"):
         PiSSA(13).attach(model)
+    with pytest.raises(ValueError, match="only 12 singular values"):
+        PiSSA(13, ("up",)).attach(model)  # 12 in, 21 out
     with pytest.raises(TypeError, match=r"PiSSA goes in front of Linear; 'embed.token' is a Embedding"):
         PiSSA(targets=("q", "token")).attach(model)
     PiSSA(12, ALL).attach(model)
