@@ -276,6 +276,16 @@ def test_a_masked_triplet_that_grows_important_is_kept_again_until_the_choice_is
     assert all(seen[t] == seen[20] for t in range(21, 41))
 
 
+def test_importance_rests_from_the_final_choice_on():
+    net, recipe = two(start=3, rank=1, warmup=0, final=0.5)
+    scores = {}
+    for t in steps_of(net, recipe, 20):
+        recipe.after_step(net, t - 1, 20)
+        scores[t] = torch.cat([layer.scores() for layer in net])
+    assert not torch.equal(scores[9], scores[8])
+    assert all(torch.equal(scores[t], scores[9]) for t in range(10, 21))
+
+
 def test_a_budget_that_keeps_all_masks_nothing():
     net, recipe = two(start=3, rank=3)
     for t in steps_of(net, recipe, 20):
