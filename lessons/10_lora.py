@@ -396,7 +396,7 @@ for name, (good, _) in runs.items():
 # 4. Plant a *cycle* instead: `order[encode(":abc")[1:]] = encode(":bca")[1:]`. Which rank has it? Predict, run that
 #    cell, let `matrix_rank` judge, and sweep again. Does full fine-tuning still end at the true rank?
 # 5. `untold = task("reverse+violet")` has a table the base never saw. How does accuracy depend on the rank? Try 1 to
-#    16, three seeds.
+#    16, three seeds, with `lr=3e-2`. At this lesson's 1e-2 even rank 8 may fail: is that the rank's fault?
 
 # %% [markdown]
 # ## In three lines

@@ -162,7 +162,7 @@ class Embed(nn.Module):
             )
         return self.norm(x + self.position(positions)), taken
 
-    def positions(self, tokens, start, visible, n, skip):
+    def positions(self, tokens, start, visible, n, skip=0):
         taken = start + skip + F.pad(visible, (n, 0), value=True).cumsum(1)
         return (taken - 1).clamp(min=0), taken[:, -1:]
 
@@ -178,7 +178,7 @@ class EmbedFromBOS(Embed):
         super().__init__(vocab, dim, context, norm)
         self.bos = bos
 
-    def positions(self, tokens, start, visible, n, skip):
+    def positions(self, tokens, start, visible, n, skip=0):
         begun = (((tokens == self.bos) & visible).cumsum(1) + start) > 0
         positions = F.pad(start + (begun & visible).cumsum(1), (n, 0))
         return positions, positions[:, -1:]
