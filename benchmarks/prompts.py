@@ -19,13 +19,20 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from minipeft.comparison import CONTESTANTS, RATES, STEPS, Contestant, best_rate, compare, rate_of, sweep
-from minipeft.methods import LoRA, PromptTuning
+from minipeft.comparison import RATES, STEPS, Contestant, best_rate, compare, rate_of, sweep
+from minipeft.methods import Full, LoRA, Pfeiffer, PrefixTuning, PromptTuning, PTuningV2
 from minipeft.tasks import task
 
 OUT = Path(__file__).with_suffix(".json")
 KNOWN, HELD_OUT, NEW = (task(name) for name in ("reverse+red", "reverse+blue", "reverse+violet"))
-ONE_OF_EACH = [c.recipe for c in CONTESTANTS if not isinstance(c.recipe, LoRA) or c.recipe.rank == 4]
+FAMILIES = [
+    Full(),
+    LoRA(rank=4),
+    Pfeiffer(size=16),
+    PromptTuning(length=4),
+    PTuningV2(length=4),
+    PrefixTuning(length=4),
+]
 
 
 def select(stored):
@@ -41,7 +48,7 @@ def teach(stored):
 
 
 def few(stored):
-    rates = tuned(stored, "few: rates", HELD_OUT, ONE_OF_EACH, RATES, STEPS, (100, 101), examples=8)
+    rates = tuned(stored, "few: rates", HELD_OUT, FAMILIES, RATES, STEPS, (100, 101), examples=8)
     for examples in (8, 64):
         report(stored, f"few: {examples} lines of {HELD_OUT}", HELD_OUT, rates, STEPS, 5, examples)
 

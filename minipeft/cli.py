@@ -310,7 +310,7 @@ def sweep(
             for rate, runs in by_rate.items():
                 right = [100 * run["accuracy"] for run in runs if run["task"] == name]
                 chosen = "[bold]*[/bold]" if float(rate) == comparison.best_rate(by_rate) else ""
-                cells.append(f"{chosen}{sum(right) / len(right):.1f}")
+                cells.append(f"{chosen}{sum(right) / len(right):.0f}")
             table.add_row(method, *cells)
         console.print(table)
     console.print("* the rate of least validation loss, all tasks together")

@@ -196,9 +196,7 @@ def test_absolute_positions():
     embed = random(Embed(VOCAB, DIM, 16))
     tokens, mask = torch.tensor([[5, 6, 7], [0, 0, 8]]), torch.tensor([[True] * 3, [False, False, True]])
     assert embed.positions(tokens, 0, mask, 0)[0].tolist() == [[0, 1, 2], [0, 0, 0]], "padding takes no position"
-    assert embed.positions(tokens, 0, mask, 2)[0].tolist() == [[0, 1, 2, 3, 4], [0, 1, 1, 1, 2]], (
-        "n virtual come first"
-    )
+    assert embed.positions(tokens, 0, mask, 2)[0].tolist() == [[0, 1, 2, 3, 4], [0, 1, 1, 1, 2]], "n virtual come first"
     assert embed.positions(tokens, 0, mask, 1, 2)[0].tolist() == [[2, 3, 4, 5], [2, 2, 2, 3]], "skipped before those"
     x, taken = embed(tokens, mask=mask)
     assert taken.tolist() == [[3], [1]]
