@@ -48,7 +48,7 @@ def teach(stored):
 
 
 def few(stored):
-    rates = tuned(stored, "few: rates", HELD_OUT, FAMILIES, RATES, STEPS, (100, 101), examples=8)
+    rates = tuned(stored, "few: rates", HELD_OUT, FAMILIES, RATES, STEPS, seeds=(100,), examples=8)
     for examples in (8, 64):
         report(stored, f"few: {examples} lines of {HELD_OUT}", HELD_OUT, rates, STEPS, 5, examples)
 
@@ -57,8 +57,7 @@ def tuned(stored, name, goal, recipes, rates, steps, seeds, examples=None):
     """The best rate of each recipe, as pairs; a list, because a recipe may hold a dictionary."""
     found = stored.setdefault(name, {})
     contestants = [Contestant(recipe, 0) for recipe in recipes]
-    sweep((goal,), contestants, rates, steps, seeds, examples, found, workers=None)
-    save(stored)
+    sweep((goal,), contestants, rates, steps, seeds, examples, found, workers=None, on_run=lambda found: save(stored))
     return [(recipe, best_rate(found[str(recipe)])) for recipe in recipes]
 
 
@@ -83,6 +82,6 @@ def save(stored):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    questions = {"select": select, "teach": teach, "few": few}
+    questions = {"few": few, "select": select, "teach": teach}
     for name in sys.argv[1:] or questions:
         questions[name](json.loads(OUT.read_text()) if OUT.exists() else {})

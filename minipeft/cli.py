@@ -296,10 +296,11 @@ def sweep(
         if stored["steps"] != steps:
             raise ValueError(f"{out} holds runs of {stored['steps']} steps, not {steps}: choose another file")
         found = stored["results"]
-    try:
-        comparison.sweep(goals, steps=steps, found=found, workers=workers)
-    finally:  # what is done is kept
+
+    def save(found):  # after each run, so that what is done is kept
         out.write_text(json.dumps({"steps": steps, "results": found}, indent=1) + "\n")
+
+    comparison.sweep(goals, steps=steps, found=found, workers=workers, on_run=save)
     for name in names:
         table = Table(title=f"{name}: right, %, mean of the runs, validation lines", title_justify="left", box=SIMPLE)
         table.add_column("method", no_wrap=True)

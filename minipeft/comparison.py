@@ -176,7 +176,7 @@ def one_run(contestant, goal, steps, seed, examples, words):
 
 
 def sweep(tasks, contestants=CONTESTANTS, rates=RATES, steps=STEPS, seeds=(100, 101), examples=None, found=None,
-          workers=1, progress=True):  # fmt: skip
+          workers=1, progress=True, on_run=None):  # fmt: skip
     """Every contestant at every rate, on the validation sample of every task.
 
     Returns {method: {rate: [one dictionary of task, seed, accuracy and loss for each run]}}. Seeds and lines are none
@@ -184,6 +184,7 @@ def sweep(tasks, contestants=CONTESTANTS, rates=RATES, steps=STEPS, seeds=(100, 
 
     examples: as in `compare`.
     found: what an earlier sweep returned; it is filled in place, and only the runs that it lacks are made.
+    on_run: called as `on_run(found)` after each run.
     """
     found = {} if found is None else found
     jobs = []
@@ -199,6 +200,8 @@ def sweep(tasks, contestants=CONTESTANTS, rates=RATES, steps=STEPS, seeds=(100, 
         runs = found[str(job[0].recipe)][f"{job[0].lr:g}"]
         runs.append(run)
         runs.sort(key=lambda run: (run["task"], run["seed"]))
+        if on_run:
+            on_run(found)
 
     parallel(try_rate, jobs, workers, progress, on_done)
     return found
