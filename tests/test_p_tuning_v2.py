@@ -117,3 +117,14 @@ def test_a_classifier_learns():
 def test_bad_settings_are_told(settings, says):
     with pytest.raises(ValueError, match=says):
         PTuningV2(**settings)
+
+
+@pytest.mark.parametrize(("causal", "good", "bad"), [(True, "left", "right"), (False, "right", "left")])
+def test_a_head_never_reads_padding(causal, good, bad):
+    model = stirred(PTuningV2(length=3, classes=5), make(None, causal))
+    alone, tokens, mask = rows(good)
+    for i, row in enumerate(alone):
+        close(model(tokens, mask)[i], model(row[None])[0])
+    _, tokens, mask = rows(bad)
+    with pytest.raises(ValueError, match=f"a row has padding there: pad on the {good}"):
+        model(tokens, mask)

@@ -108,3 +108,18 @@ def test_a_word_that_does_not_exist_is_told_and_leaves_no_trace():
         PrefixTuning(length=30, init=(3,)).attach(make(None))
     assert not attachments(model)
     assert not any(m._forward_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("bos", [None, BOS])
+def test_a_prefix_on_a_prefix_is_one_longer_prefix(bos):
+    words, (_, tokens, _) = (5, 9, 14, 3, 8), rows()
+    model, whole = make(bos), PrefixTuning(length=5, init=words).attach(make(bos))
+    for length in (2, 3):
+        PrefixTuning(length=length).attach(model, stack=True)
+    with torch.no_grad():
+        for mine, theirs in zip(model.blocks, whole.blocks, strict=True):
+            for name in ("P_K", "P_V"):  # the outer one enters first
+                P = getattr(theirs.attn, name)
+                getattr(mine.attn, name).copy_(P[:3])
+                getattr(mine.attn.base, name).copy_(P[3:])
+    close(model(tokens), whole(tokens))
