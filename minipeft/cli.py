@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 import typer
 from rich.box import SIMPLE
 from rich.console import Console
@@ -17,7 +18,20 @@ from minipeft import comparison, deltas
 from minipeft.bases import base
 from minipeft.methods import METHODS, parse
 from minipeft.mixing import MultiTask
-from minipeft.tasks import EOS, LENGTH, OPERATIONS, TABLES, Few, Mixture, answer, decode, encode, examples, task
+from minipeft.tasks import (
+    EOS,
+    LENGTH,
+    OPERATIONS,
+    TABLES,
+    VOCABULARY,
+    Few,
+    Mixture,
+    answer,
+    decode,
+    encode,
+    examples,
+    task,
+)
 from minipeft.training import evaluate, fit
 from minipeft.wrapping import disabled, summary
 
@@ -236,7 +250,8 @@ def inspect(
     path: DeltaPath,
     picture: Annotated[Path | None, typer.Option(help="Also draw the singular values and what moved, as PNG.")] = None,
 ):
-    """What is in a delta: recipe, tensors, and how many directions its update of each weight really has."""
+    """What is in a delta: recipe, tensors, how many directions its update of each weight really has; of a prompt, the
+    words it is nearest to."""
     delta = deltas.read(path)
     model = base()
     fits = deltas.fingerprint(model) == delta.base
@@ -254,8 +269,13 @@ def inspect(
     if not fits:
         console.print("What it changes can only be told on its own base.")
         return
+    for vectors in [t for name, t in delta.tensors.items() if name.startswith("embed.")]:
+        console.print(nearest(vectors, model.embed.token.weight))
     deltas.load(path, model)
     moved = deltas.updates(model)
+    if not moved:
+        console.print("It changes no weight: there is no ΔW to look at.")
+        return
     matrices = {name: d.flatten(1) for name, (_, d) in moved.items() if d.ndim > 1}
     table = Table(title="Updates of the weights, ΔW", title_justify="left", box=SIMPLE)
     for heading in ("weight", "‖ΔW‖/‖W‖", "rank", "singular values, largest first"):
@@ -274,6 +294,20 @@ def inspect(
         plots.what_moved(model, moved, bottom)
         top.figure.savefig(picture, dpi=120)
         console.print(f"Picture: {escape(str(picture))}")
+
+
+def nearest(vectors, table, number=3):
+    """The words that a soft prompt is nearest to, vector by vector."""
+    shown = Table(title="Nearest words (cosine; 1 is the word itself)", title_justify="left", box=SIMPLE)
+    for heading in ("vector", "length", *map(str, range(1, number + 1))):
+        shown.add_column(heading)
+    likeness = F.normalize(vectors, dim=1) @ F.normalize(table, dim=1).T
+    for i, (values, tokens) in enumerate(zip(*likeness.topk(number), strict=True)):
+        words = [f"{VOCABULARY[t]} {v:.2f}" for v, t in zip(values, tokens, strict=True)]
+        shown.add_row(str(i + 1), f"{vectors[i].norm():.2f}", *words)
+    mean = float(table.norm(dim=1).mean())
+    shown.caption, shown.caption_justify = f"The embeddings of the words have a mean length of {mean:.2f}.", "left"
+    return shown
 
 
 @app.command()

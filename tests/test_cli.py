@@ -111,6 +111,9 @@ def test_deltas_answer_in_one_batch(folder):
         output = run("train", "reverse+blue", *words, "--examples", "5")
     assert "of the 5 lines it was given right" in output
     assert "examples 5" in run("inspect", "q.safetensors")
+    output = run("inspect", "p.safetensors")
+    assert "Nearest words" in output
+    assert "changes no weight" in output
     output = run("generate", "cabbed", "--delta", "q.safetensors", "--delta", "p.safetensors")
     assert [line.split()[0] for line in output.splitlines()] == ["base", "adapted", "adapted"]
     assert "q.safetensors: PrefixTuning(length=2)" in output.splitlines()[1]
