@@ -231,6 +231,8 @@ def generate(
     ] = None,
 ):
     """Type a line, see how the base continues it, and how it does under each delta."""
+    if " " in text.strip() and ":" not in text:
+        raise ValueError(f"a colon parts the instruction from the word, as in 'reverse next : cabbed'; got {text!r}")
     line = decode(encode((text if ":" in text else f": {text}").rstrip("= ") + " ="))
     size = len(line.partition(":")[2].strip("= "))
     if size != LENGTH:

@@ -81,8 +81,7 @@ def encode(text):
         if piece not in ID:
             known = f"the small letters {LETTERS[0]} to {LETTERS[-1]}"
             known = known if len(piece) == 1 else ", ".join(VOCABULARY[20:])
-            colon = "" if text.count(":") else " (a colon parts the instruction from the word: reverse next : cabbed)"
-            raise ValueError(f"the toy world has no {piece!r}; it knows {known}{colon if ' ' in text.strip() else ''}")
+            raise ValueError(f"the toy world has no {piece!r}; it knows {known}")
     return torch.tensor([ID[piece] for piece in pieces])
 
 
