@@ -19,10 +19,11 @@ alone is zero, as B is in LoRA, so the start is exact.
 
 Sources: 1) Houlsby et al. 2019, arXiv:1902.00751, and github.com/google-research/adapter-bert.
          2) Pfeiffer et al. 2020, arXiv:2005.00247. 3) He et al. 2021, arXiv:2110.04366.
-Paper and library (`adapters` 1.3): Houlsby's paper starts D and U at 0.01 · N(0, 1), cut off at two σ (its code at
-0.001), uses GELU and trains all LayerNorms; the library starts at 0.02, uses SiLU (it says swish) and leaves the norms
-frozen, which is `norms=False` here. Pfeiffer's pre-norm equation is the library's, the paper knows BERT alone. In a
-pre-norm block the library's parallel adapter reads x; here it reads n, which is what the MLP reads.
+Paper and library (`adapters` 1.3): Houlsby et al. draw D and U from N(0, 0.01²), cut off at two σ (their code takes
+0.001), apply GELU and train all LayerNorms; the library draws from N(0, 0.02²), applies SiLU, which it calls swish,
+and freezes the norms, which is `norms=False` here. Pfeiffer et al. know BERT alone: the equation for a pre-norm block
+is the library's. Beside the MLP of a pre-norm block the library reads x; the code of He et al. has tried x and n, and
+here it is n, what the MLP reads. Dropout, which the library offers, is left out.
 """
 
 import math

@@ -12,11 +12,11 @@ h = LN(s) in a post-norm block (BERT), y = s + o and h = s in a pre-norm block (
 W_v starts at the identity, and the loss gets λ‖I − W_v‖² for each layer: what the adapters say is mixed, not replaced.
 
     for name in names:
-        Pfeiffer(size=16).attach(model), fit(model, task(name), steps=300, lr=1e-2), save(model, name), detach(model)
+        Pfeiffer(size=16).attach(model), fit(model, task(name), steps=300, lr=3e-2), save(model, name), detach(model)
     fusion = AdapterFusion(adapters=len(names), size=16)
     fusion.attach(model)
     fusion.fill(model, [read(name, model) for name in names])
-    fit(model, task("sort+violet"), steps=300, lr=1e-2)
+    fit(model, task("swap+violet"), steps=300, lr=1e-2)
 
 Trainable parameters: L·(3d² + 2d); stored are, besides, the N frozen adapters: the delta of a fusion needs no other.
 Cannot be merged. At inference it costs all N adapters, the keys and values of each, in every layer.

@@ -215,6 +215,9 @@ class Said:
         if kind == "bert":
             weights["cls.predictions.decoder.bias"] = weights["cls.predictions.bias"]
         self.model = getattr(bases, f"from_{kind}")(weights, heads=about["heads"]).double()
+        if kind == "bert":  # the sum of positions and segment was rounded to single precision on its way
+            sums = [weights[f"bert.embeddings.{name}_embeddings.weight"] for name in ("position", "token_type")]
+            self.model.embed.position.weight.data = sums[0] + sums[1][0]
         self.tokens, self.mask = self.tensors["tokens"], self.tensors["mask"]
 
     def place(self, ours):

@@ -40,14 +40,14 @@ def attached(said, case):
 
 def agree(said, case, close):
     """Logits, and the gradient of everything trainable."""
-    close(said.logits(), said.tensors[f"{case}.logits"])
+    close(said.logits(), said.tensors[f"{case}.logits"], 1e-10)
     said.backward()
     for name, p in trainable(said.model).items():
-        close(p.grad, theirs(said, case, name, "grad"))
+        close(p.grad, theirs(said, case, name, "grad"), 1e-10)
 
 
 def test_the_bases_agree(said, close):
-    close(said.logits(), said.tensors["base logits"] * said.mask[..., None])
+    close(said.logits(), said.tensors["base logits"] * said.mask[..., None], 1e-10)
 
 
 @pytest.mark.parametrize(
