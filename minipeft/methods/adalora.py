@@ -4,7 +4,7 @@ LoRA gives every matrix the same rank, needed or not. Here an update is a sum of
 direction in. All matrices start with a few too many; while they are trained, the least important ones are masked.
 
     y = W x + b + P Λ Q x             P (out, r), Λ = diag(λ) (r, r), Q (r, in); a triplet is P[:, i], λ[i], Q[i]
-    loss + γ Σ ‖PᵀP − I‖² + ‖QQᵀ − I‖²    over all matrices, Frobenius: so that λ[i] alone tells how large triplet i is
+    loss + γ Σ (‖PᵀP − I‖² + ‖QQᵀ − I‖²)    over all matrices, Frobenius: λ[i] alone then tells how large triplet i is
     I = |w·∂L/∂w|                     sensitivity of a number w of P, λ or Q: what the loss would change without it
     Ī ← β₁Ī + (1 − β₁)I               smoothed
     Ū ← β₂Ū + (1 − β₂)|I − Ī|         uncertainty, with the new Ī; it raises the score
@@ -18,10 +18,11 @@ W + PΛQ: then inference costs exactly the base.
 
 Sources: 1) Zhang et al. 2023, arXiv:2303.10512. 2) Their code: github.com/QingruZhang/AdaLoRA.
 Paper and library: the paper has no α, since λ carries the scale, and so has this file; its code and peft multiply by
-α/(r + 1e-5), with the r of the start. Both penalise the mean of the norms, not the sum of their squares (`mean_norm`),
-and peft only if the model has a `task_type`. The printed b(t) has t − tᵢ − t_f where t − tᵢ meets both ends, as in the
-codes. In I the paper takes w before the step; the codes, and this file, after it, and they let Ī rest from the final
-choice on. P and Q start Gaussian, in the codes and here N(0, 0.02²). peft leaves masked triplets out of its files.
+α/(r + 1e-5), with the r of the start, which peft trains along if the base is not in single precision. Both penalise
+the mean of the norms, not the sum of their squares (`mean_norm`), and peft only if the model has a `task_type`. The
+printed b(t) has t − tᵢ − t_f where t − tᵢ meets both ends, as in the codes. In I the paper takes w before the step; the
+codes, and this file, after it, and they let Ī rest from the final choice on. P and Q start Gaussian, in the codes and
+here N(0, 0.02²). peft leaves masked triplets out of its files.
 """
 
 from dataclasses import dataclass
