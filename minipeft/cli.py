@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from minipeft import comparison, deltas
 from minipeft.bases import base
-from minipeft.methods import METHODS, parse
+from minipeft.methods import METHODS, AdapterFusion, parse
 from minipeft.mixing import MultiTask
 from minipeft.tasks import (
     EOS,
@@ -175,6 +175,9 @@ def train(
     lines: Annotated[
         int | None, typer.Option("--examples", min=1, help="Train on so many lines only, instead of fresh ones.")
     ] = None,
+    fuse: Annotated[
+        list[Path] | None, typer.Option(help="For AdapterFusion: a delta of Pfeiffer; once for each adapter.")
+    ] = None,
     steps: Steps = comparison.STEPS,
     lr: Annotated[float | None, typer.Option(min=0, help="Peak learning rate; by default what `sweep` found.")] = None,
     seed: Annotated[int, typer.Option(help="Draws the start and the data.")] = 0,
@@ -188,6 +191,10 @@ def train(
     out.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     recipe.attach(model)
+    if isinstance(recipe, AdapterFusion):
+        recipe.fill(model, [deltas.read(path, model) for path in fuse or ()])
+    elif fuse:
+        raise ValueError(f"--fuse is for AdapterFusion, not for {recipe}: leave it out")
     console.print(f"{recipe} on {goal} ({goal.kind})\n{summary(model)}")
     given = Few(goal, lines, seed) if lines else goal
     history = fit(model, given, steps=steps, lr=lr, seed=seed, device=device)

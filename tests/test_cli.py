@@ -121,6 +121,27 @@ def test_deltas_answer_in_one_batch(folder):
     assert output.splitlines()[2] == alone.splitlines()[1]
 
 
+def test_a_fusion_is_trained_from_saved_adapters(folder):
+    for name in ("reverse+plain", "copy+blue"):
+        run("train", name, "--method", "Pfeiffer(size=4)", "--steps", "2", "--out", name, "--device", "cpu")
+    words = (
+        "train",
+        "reverse+blue",
+        "--method",
+        "AdapterFusion(adapters=2, size=4)",
+        "--steps",
+        "2",
+        "--device",
+        "cpu",
+    )
+    run(*words, "--fuse", "reverse+plain", "--fuse", "copy+blue", "--out", "fusion")
+    assert "AdapterFusion(adapters=2, size=4" in run("inspect", "fusion")
+    with pytest.raises(ValueError, match="has places for 2 adapters, got 0"):
+        run(*words)
+    with pytest.raises(ValueError, match="--fuse is for AdapterFusion"):
+        run("train", "reverse+blue", "--fuse", "copy+blue")
+
+
 def test_compare_with_few_examples_shows_what_was_learned(folder, monkeypatch):
     monkeypatch.setattr(comparison, "CONTESTANTS", comparison.CONTESTANTS[1:2])
     output = run("compare", "--examples", "4", "--steps", "2", "--seeds", "1", "--workers", "1")
