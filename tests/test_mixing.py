@@ -8,9 +8,10 @@ import torch.nn.functional as F
 
 from minipeft.bases import base
 from minipeft.deltas import DeltaError, fingerprint, save
-from minipeft.methods import Full, LoRA, PrefixTuning, PromptTuning, PTuning, PTuningV2, QLoRA
+from minipeft.methods import Full, LoRA, Pfeiffer, PrefixTuning, PromptTuning, PTuning, PTuningV2, QLoRA
 from minipeft.mixing import MultiTask
-from minipeft.tasks import encode
+from minipeft.tasks import EOS, FIRST_LETTER, encode, task
+from minipeft.training import fit
 from minipeft.transformer import Attention
 from minipeft.wrapping import attachments, detach, merge, trainable
 from tests.models import BOS, T, close, make, rows, stirred
@@ -163,6 +164,36 @@ def test_on_the_shipped_base_the_row_decides_which_task_it_is():
     for row, name in zip(got, names, strict=True):
         told = encode(f"{name or ''} : cabbed =")[None]
         assert torch.equal(row, several.model.generate(told, 6)[0])
+
+
+def test_six_tasks_learned_by_six_methods_in_one_batch():
+    """On the shipped base, after real training: row by row what each gives alone, and mostly the right answers."""
+    learned = {
+        "reverse+blue": (PromptTuning(length=4), 3e-2),
+        "sort+red": (PTuningV2(length=4), 3e-2),
+        "swap+next": (LoRA(rank=4), 3e-2),
+        "left+plus5": (Full(), 3e-3),
+        "copy+mirror": (PTuning(length=4), 3e-3),
+        "right+green": (Pfeiffer(size=16), 1e-2),
+    }
+    several, expected, answers = MultiTask(base()), {}, {}
+    lines = task("copy+plain").batch(5, torch.Generator().manual_seed(0)).tokens[:, :8]
+    for name, (recipe, lr) in learned.items():
+        recipe.attach(several.model)
+        fit(several.model, task(name), steps=45, lr=lr, warmup=4, device="cpu", progress=False)
+        expected[name], answers[name] = several.model(lines), several.model.generate(lines, 7, stop=EOS)
+        several.keep(name)
+    names = [name for name in learned for _ in lines]
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(1))
+    rows, names = lines.repeat(6, 1)[order], [names[i] for i in order]
+    got = several(rows, names)
+    scale = float(got.detach().abs().max())
+    close(got / scale, torch.cat(list(expected.values()))[order] / scale, 1e-6)
+    made = several.generate(rows, names, 7, stop=EOS)
+    assert torch.equal(made, torch.cat([F.pad(a, (0, 7 - a.shape[1]), value=EOS) for a in answers.values()])[order])
+    right = [task(name).answer(row[None, 1:7] - FIRST_LETTER) for name, row in zip(names, rows, strict=True)]
+    hits = [torch.equal(m[:6], r[0] + FIRST_LETTER) for m, r in zip(made, right, strict=True)]
+    assert sum(hits) > 0.6 * len(hits)
 
 
 @pytest.mark.parametrize(
