@@ -7,7 +7,7 @@
 3. Few examples: a held-out pair from 8 and from 64 lines; right on those lines and on fresh ones.
 
 Learning rates are chosen for each method by the same sweep, on validation lines and other seeds than those reported:
-for 1 that of rates.json, for 2 three rates at full length, for 3 all rates with 8 lines.
+for 1 that of rates.json, for 2 three rates at full length, for 3 all rates, with as many examples.
 """
 
 import json
@@ -48,9 +48,9 @@ def teach(stored):
 
 
 def few(stored):
-    rates = tuned(stored, "few: rates", HELD_OUT, FAMILIES, RATES, STEPS, seeds=(100,), examples=8)
-    for examples in (8, 64):
-        report(stored, f"few: {examples} lines of {HELD_OUT}", HELD_OUT, rates, STEPS, 5, examples)
+    for n in (8, 64):
+        rates = tuned(stored, f"few: rates, {n} lines", HELD_OUT, FAMILIES, RATES, STEPS, seeds=(100,), examples=n)
+        report(stored, f"few: {n} lines of {HELD_OUT}", HELD_OUT, rates, STEPS, 5, n)
 
 
 def tuned(stored, name, goal, recipes, rates, steps, seeds, examples=None):
