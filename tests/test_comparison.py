@@ -38,12 +38,12 @@ def test_a_run_is_the_same_again():
 
 
 def test_two_processes_find_what_one_does():
-    settings = {"contestants": CONTESTANTS[1:3], "steps": 2, "seeds": 2, "words": (": cabbed =",), "progress": False}
+    settings = {"contestants": CONTESTANTS[1:2], "steps": 2, "seeds": 2, "words": (": cabbed =",), "progress": False}
     one, two = (compare(BLUE, workers=workers, **settings) for workers in (1, 2))
     for a, b in zip(one, two, strict=True):
         assert a.pop("seconds") != b.pop("seconds")
         assert a == b
-    assert [row["method"] for row in one] == ["LoRA(rank=1)", "LoRA(rank=2)"]
+    assert [row["method"] for row in one] == ["LoRA(rank=1)"]
     assert all(len(row["accuracy"]) == len(row["answers"]) == 2 for row in one)
 
 
