@@ -27,13 +27,23 @@ def imported(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path.name}: write the whole name of a module, not `from .{node.module or ''}`"
             yield from (f"{node.module}.{a.name}" for a in node.names) if node.module == "minipeft" else [node.module]
 
 
-@pytest.mark.parametrize("path", [p for p in HOUSE.glob("*.py") if p.stem in FLOOR], ids=lambda p: p.name)
+def room_of(path):
+    """A room is a file, or a folder of them."""
+    return path.relative_to(HOUSE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in HOUSE.rglob("*.py") if room_of(p) in FLOOR], ids=lambda p: p.relative_to(HOUSE).as_posix()
+)
 def test_imports_point_one_way(path):
-    rooms = {name.split(".")[1] for name in imported(path) if name.startswith("minipeft.")}
-    assert {room for room in rooms if FLOOR[room] >= FLOOR[path.stem]} == set()
+    own, names = room_of(path), set(imported(path))
+    rooms = {name.split(".")[1] for name in names if name.startswith("minipeft.")}
+    assert {room for room in rooms - {own} if FLOOR[room] >= FLOOR[own]} == set()
+    assert f"minipeft.{own}" not in names, "a room does not enter through its own door"
 
 
 @pytest.mark.parametrize("path", METHOD_FILES, ids=lambda p: p.name)

@@ -1,0 +1,127 @@
+"""Figures for attention: who reads where, and how much of it is read from virtual tokens."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.lines import Line2D
+
+from minipeft.plots.style import AMOUNT, INK, bare, new, shades
+
+
+def attention(weights, words, ax=None, title=None, splits=(), virtual=0):
+    """One attention map: weights (T, S), rows read, columns are read from; `words` labels the last of both.
+
+    Grey is what a query may not see, where the weight is exactly zero. Small maps show their numbers.
+
+    Args:
+        splits: a thin line is drawn after so many words, to part an instruction from what follows.
+        virtual: how many of the keys, the first ones, are virtual tokens, or the places of those that are. They are
+            called P1, P2 … and parted by a strong line from the others, which `words` names. Those of a prompt are
+            queries too, T = S; those of a prefix are keys alone.
+    """
+    weights = np.asarray(torch.as_tensor(weights).detach().cpu())
+    T, S = weights.shape
+    learned = seats(virtual, S)
+    names, real = np.empty(S, dtype=object), np.flatnonzero(~learned)
+    names[learned], names[real] = [f"P{i + 1}" for i in range(learned.sum())], list(words)[len(words) - len(real) :]
+    ax = ax or new(3.6, 3.4)
+    ax.imshow(np.ma.masked_equal(weights, 0), cmap=AMOUNT, vmin=0, vmax=1)
+    ax.set_facecolor("#e6e6e6")
+    if S <= 6:
+        for i, j in zip(*weights.nonzero(), strict=True):
+            colour = "white" if weights[i, j] > 0.4 else INK
+            ax.text(j, i, f"{weights[i, j]:.2f}", ha="center", va="center", color=colour)
+    rules = [(np.append(real, S)[after], {"color": "#999999", "lw": 0.6}) for after in splits]
+    rules += [(place + 1, {"color": INK, "lw": 1.5}) for place in np.flatnonzero(np.diff(learned))]
+    for place, look in rules:
+        ax.axvline(place - 0.5, **look)
+        if place > S - T:  # else it lies above all the queries
+            ax.axhline(place - 0.5 - (S - T), **look)
+    ax.set_xticks(range(S), names, rotation=90)
+    ax.set_yticks(range(T), names[S - T :])
+    ax.tick_params(length=0, labelsize=8)
+    ax.set_xlabel("key: token read from")
+    ax.set_ylabel("query: token that reads")
+    if title:
+        ax.set_title(title, fontsize=9)
+    return ax
+
+
+def attention_maps(maps, words, splits=(), virtual=0):
+    """All attention maps of a model: a row for each layer's (H, T, S), a column for each head, one scale of colour.
+
+    words, splits, virtual: as in `attention`.
+    """
+    layers, (heads, T, S) = len(maps), maps[0].shape
+    size = {"figsize": (2.45 * heads + 0.8, 2.45 * layers * T / S + 0.7), "layout": "constrained", "dpi": 80}
+    figure, axes = plt.subplots(layers, heads, squeeze=False, sharex=True, sharey=True, **size)
+    for (layer, head), ax in np.ndenumerate(axes):
+        attention(maps[layer][head], words, ax, f"layer {layer}, head {head}", splits, virtual)
+        ax.tick_params(labelsize=7.5)
+        ax.label_outer()
+        ax.set(xlabel="", ylabel="")
+    figure.supxlabel("key: token read from", fontsize=10)
+    figure.supylabel("query: token that reads", fontsize=10)
+    colours = plt.cm.ScalarMappable(plt.Normalize(0, 1), AMOUNT)
+    figure.colorbar(colours, ax=axes, fraction=0.02, pad=0.01).set_label("attention weight (grey: not visible)")
+    return axes
+
+
+def seats(virtual, keys):
+    """Which of the keys are virtual tokens, (S,) booleans. virtual: how many, at the beginning, or their places."""
+    learned = np.zeros(keys, dtype=bool)
+    learned[list(range(virtual) if isinstance(virtual, int) else virtual)] = True
+    return learned
+
+
+def virtual_share(maps, virtual):
+    """How much of their attention the real tokens give to the virtual ones, (L, H), and how much it were if even.
+
+    Even is the same weight for every key that a token may see.
+
+    Args:
+        maps: for each layer the weights (H, T, S); or (B, H, T, S), of rows without padding, for their mean.
+        virtual: how many of the keys, the first ones, are virtual tokens, or the places of those that are.
+    """
+    shares, even = [], []
+    for weights in (torch.as_tensor(w).detach().cpu() for w in maps):
+        H, T, S = weights.shape[-3:]
+        learned = torch.from_numpy(seats(virtual, S))
+        weights = weights[..., ~learned[S - T :], :]  # (…, H, real tokens, S)
+        shares.append(weights[..., learned].sum(-1).mean(-1).reshape(-1, H).mean(0))
+        visible = (weights > 0).float()
+        even.append((visible[..., learned].sum(-1) / visible.sum(-1)).mean())
+    return torch.stack(shares), float(torch.stack(even).mean())
+
+
+def attention_share(found, ax=None):
+    """Bars for each layer and head: the share of the real tokens' attention that virtual tokens get.
+
+    found: {label: what `virtual_share` gives}. A black line across a bar is the share if attention were even.
+    """
+    shape = {tuple(shares.shape) for shares, _ in found.values()}
+    if len(shape) > 1:
+        raise ValueError(f"the models must have as many layers and heads as each other, got {sorted(shape)}")
+    layers, heads = shape.pop()
+    ax = bare(ax or new(min(14, 2.4 + 0.34 * layers * (heads + 2) * len(found) ** 0.5), 3))
+    group, width = heads + 2, 0.84 / len(found)  # a bar more for the mean, and a gap
+    mean = heads + 0.25
+    for i, (label, (shares, even), colour) in enumerate(zip(found, found.values(), shades(found), strict=True)):
+        for layer, each in enumerate(np.asarray(shares)):
+            x = layer * group + np.append(np.arange(heads), mean) + (i - (len(found) - 1) / 2) * width
+            ax.bar(x, [*each, each.mean()], 0.95 * width, color=colour, label=None if layer else label)
+            ax.hlines([even] * len(x), x - width / 2, x + width / 2, color=INK, lw=1.5)
+    ticks = {k * group + head: str(head) for k in range(layers) for head in range(heads)}
+    ax.set_xticks(*zip(*(ticks | {k * group + mean: "mean" for k in range(layers)}).items(), strict=True))
+    for layer in range(layers):
+        middle = layer * group + mean / 2
+        ax.text(middle, 1.02, f"layer {layer}", transform=ax.get_xaxis_transform(), ha="center", color=INK)
+    ax.set_ylim(0, 1)
+    ax.set_xlabel("head, and the mean over heads")
+    ax.set_ylabel("attention to virtual tokens\n(share of the real tokens')")
+    ax.tick_params(axis="x", length=0, labelsize=9)
+    line = Line2D([], [], color=INK, lw=1.5, label="if it were even")
+    ax.legend(
+        handles=[*ax.containers[::layers], line], frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1)
+    )
+    return ax

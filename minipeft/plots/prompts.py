@@ -1,0 +1,212 @@
+"""Figures for soft prompts and prefixes: what the learned vectors are like, and where they went."""
+
+from itertools import product
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.patches import Rectangle
+from matplotlib.path import Path
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from minipeft.methods.p_tuning_v2 import DeepKeys, prefix_of
+from minipeft.methods.prefix_tuning import Prefix
+from minipeft.plots.style import AMOUNT, FROZEN, HUES, INK, SIGNED, bare, new
+
+
+def likeness(P, table, best=3):
+    """The tokens whose embeddings, rows of `table` (V, d), are likest to each vector of P (n, d).
+
+    Returns cosine similarities and tokens, both (n, best), the likest first.
+    """
+    return (F.normalize(P, dim=1) @ F.normalize(table, dim=1).T).topk(best)
+
+
+def nearest(P, table, words, best=3, seed=0):
+    """The `best` words for each vector of a soft prompt, by cosine similarity; beside them those for random vectors.
+
+    The random vectors are normal ones of the same lengths, so what they are like is chance. Their title tells what the
+    similarity to the best word stays below for 95 % of 1,000 of them.
+
+    Args:
+        P: (n, d), what was learned.
+        table: (V, d), the embeddings of the tokens; words: their names.
+    """
+    P, table = P.detach().float().cpu(), table.detach().float().cpu()
+    generator = torch.Generator().manual_seed(seed)
+    chance = torch.randn(1000, P.shape[1], generator=generator)
+    random = F.normalize(chance[: len(P)], dim=1) * P.norm(dim=1, keepdim=True)
+    limit = float(likeness(chance, table, 1).values.quantile(0.95))
+    axes = new(2 * (1.1 + 1.15 * best), 1.5 + 0.36 * len(P), columns=2, sharey=True)
+    titles = "learned vectors", f"random vectors (best word: below {limit:.2f} for 95 %)"
+    for ax, vectors, title in zip(axes, (P, random), titles, strict=True):
+        likest = likeness(vectors, table, best)
+        ax.imshow(likest.values.numpy(), cmap=AMOUNT, vmin=0, vmax=1, aspect="auto")
+        for (i, j), value in np.ndenumerate(likest.values.numpy()):
+            text = f"{words[likest.indices[i, j]]}  {value:.2f}"
+            ax.text(j, i, text, ha="center", va="center", fontsize=9, color="white" if value > 0.5 else INK)
+        ax.set_title(title, fontsize=9)
+        ax.set_xticks(range(best), [f"{k + 1}." for k in range(best)])
+        ax.set_yticks(range(len(P)), [f"P{i + 1}" for i in range(len(P))])
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+        ax.set_xlabel("likest words, best first")
+    axes[0].set_ylabel("virtual token")
+    bar = axes[0].figure.colorbar(plt.cm.ScalarMappable(plt.Normalize(0, 1), AMOUNT), ax=axes, pad=0.01)
+    bar.set_label("cosine similarity")
+    return axes
+
+
+def plane(table):
+    """The plane in which the rows of `table` (V, d) differ most, its first two principal components.
+
+    Returns their mean (d,), the two directions (2, d), and the share of the variance along each (2,).
+    """
+    mean = table.mean(0)
+    _, s, V = torch.linalg.svd(table - mean, full_matrices=False)
+    sign = V.gather(1, V.abs().argmax(1, keepdim=True)).sign()  # an SVD leaves it open
+    return mean, (sign * V)[:2], (s**2 / (s**2).sum())[:2]
+
+
+def around(at, size):
+    return Bbox.from_extents(*(at - size / 2), *(at + size / 2))
+
+
+def write(ax, names, points, avoid=(), **kwargs):
+    """Names beside their points (N, 2): not on each other, and on as few of the points to `avoid` as can be.
+
+    Limits, labels and titles must be there already. A name that stands far from its point is tied to it by a line.
+    Returns the texts.
+    """
+    ax.figure.draw_without_rendering()  # now the layout has its sizes
+    points, pixels = np.asarray(points, dtype=float), ax.figure.dpi / 72
+    spots = ax.transData.transform([*points, *np.reshape(avoid, (-1, 2))])
+    dots, texts, taken, lines = [around(at, 8 * pixels) for at in spots], [], [], []
+    for name, point, at in zip(names, points, spots, strict=False):
+        text = ax.annotate(
+            name, point, (0, 0), textcoords="offset points", ha="center", va="center", zorder=6,
+            arrowprops={"arrowstyle": "-", "color": INK, "lw": 0.5, "shrinkA": 0, "shrinkB": 3}, **kwargs,
+        )  # fmt: skip
+        size, tried = Text.get_window_extent(text).size / pixels, []  # without the line
+        for far, turn in product((5, 9, 14, 20, 27, 35, 44, 54), np.arange(16) * np.pi / 8):
+            offset = np.array([np.cos(turn), np.sin(turn)]) * (far + size / 2)
+            box, line = around(at + pixels * offset, pixels * size), Path([at, at + pixels * offset])
+            crossed = sum(line.intersects_bbox(other, False) for other in taken)
+            crossed += sum(other.intersects_bbox(box, False) for other in lines)
+            outside = not np.allclose(Bbox.union([ax.bbox, box]).size, ax.bbox.size)
+            cost = 100 * (box.count_overlaps(taken) + crossed + outside) + box.count_overlaps(dots) + far / 9
+            tried.append((cost, tuple(offset), far, box, line))
+        _, offset, far, box, line = min(tried, key=lambda one: one[0])
+        text.set_position(offset)
+        text.arrow_patch.set_visible(far > 14)
+        texts.append(text)
+        taken.append(box)
+        lines += [line] * (far > 14)
+    return texts
+
+
+def journey(path, table, words, named=()):
+    """The way of a soft prompt's vectors through the embeddings of the vocabulary while it is trained.
+
+    Both pictures show one plane: the first two principal components of the embeddings, which do not know the prompt.
+    Left to scale; right every vector of the prompt is brought to the mean length of an embedding, so that its direction
+    can be compared with theirs. The way of virtual token 1 leads from the ring to the disc with this number.
+
+    Args:
+        path: (steps, n, d), the vectors at the start and later, as `fit(..., on_step=...)` lets you collect them.
+        table: (V, d), the embeddings; words: their names, of which those of one letter are written where they are.
+        named: which of the other words to name; they are dots otherwise.
+    """
+    path, table = path.detach().float().cpu(), table.detach().float().cpu()
+    mean, directions, shares = plane(table)
+    places = (table - mean) @ directions.T  # (V, 2)
+    short = path * table.norm(dim=1).mean() / path.norm(dim=2, keepdim=True)
+    moved = path[-1] - path[0]
+    inside = float((moved @ directions.T).norm() ** 2 / moved.norm() ** 2)
+    left, right = axes = new(10.5, 5.3, columns=2)
+    left.set_title(f"to scale; {100 * inside:.0f} % of the way (squared) lies in this plane", fontsize=9)
+    right.set_title("each vector of the prompt brought to the length of an embedding", fontsize=9)
+    hue = HUES["PromptTuning"]
+    for ax, vectors in ((left, path), (right, short)):
+        ways = (vectors - mean) @ directions.T  # (steps, n, 2)
+        seen = torch.cat([places, ways.flatten(0, 1)])
+        low, high = seen.amin(0), seen.amax(0)
+        (x, y), half = ((low + high) / 2).tolist(), 0.56 * float((high - low).max())
+        bare(ax).set(xlim=(x - half, x + half), ylim=(y - half, y + half), box_aspect=1)
+        ax.set_xlabel(f"first principal component ({100 * shares[0]:.0f} % of the variance)")
+        ax.set_ylabel(f"second principal component ({100 * shares[1]:.0f} %)")
+        for place, word in zip(places.tolist(), words, strict=True):
+            if len(word) == 1 and ax is right:
+                ax.text(*place, word, ha="center", va="center", fontsize=8, color="#888888")
+            else:
+                ax.plot(*place, "o", ms=4 if word in named else 3, color=INK if word in named else FROZEN)
+        for number, way in enumerate(ways.unbind(1), start=1):
+            ax.plot(*way.T, lw=1, color=hue)
+            for end, ink, fill in ((0, hue, "white"), (-1, "white", hue)):
+                above = {"zorder": 4 - end + number / 10}
+                ax.plot(*way[end], "o", ms=10, mfc=fill, color=hue, **above)
+                ax.text(*way[end], str(number), ha="center", va="center_baseline", fontsize=8, color=ink, **above)
+    corner, size = places.amin(0) - 0.1, places.amax(0) - places.amin(0) + 0.2
+    left.add_patch(Rectangle(corner.tolist(), *size.tolist(), fill=False, edgecolor="#888888", ls=":"))
+    left.annotate(
+        "all words", (corner + size).tolist(), (3, -2), textcoords="offset points", va="top", fontsize=8, color=INK
+    )
+    spots = places[[words.index(word) for word in named]]
+    write(right, named, spots, [*places, *ways[:: max(1, len(ways) // 30)].flatten(0, 1)], fontsize=9, color=INK)
+    return axes
+
+
+def prefixes(model):
+    """The prefix of every layer, {path of the attention: (P_K, P_V)}, both (n, d), of prefix tuning or P-tuning v2."""
+    with torch.no_grad():
+        found = {
+            name: module.keys_values() if isinstance(module, Prefix) else (module.P_K, module.P_V)
+            for name, module in model.named_modules()
+            if isinstance(module, Prefix | DeepKeys)
+        }
+    return found or prefix_of(model)
+
+
+def prefix_map(found, heads):
+    """Keys and values of a prefix, entry by entry: a row of blocks for each layer, a column for each head, K beside V.
+
+    A block is one head's part (n, d/H): a row for each virtual token, a column for each entry. The number beside a row
+    is its length, ‖·‖.
+
+    Args:
+        found: {path: (P_K, P_V)}, as `prefixes` or `p_tuning_v2.prefix_of` gives it.
+        heads: H.
+    """
+    blocks = torch.stack([torch.stack(pair) for pair in found.values()]).detach().float().cpu()  # (L, 2, n, d)
+    layers, _, n, d = blocks.shape
+    blocks = blocks.unflatten(3, (heads, -1)).permute(0, 1, 3, 2, 4)  # (L, 2, H, n, d/H)
+    limit = float(blocks.abs().quantile(0.99))
+    size = {"figsize": (1.4 + 2 * heads, 1.1 + layers * (0.4 + 0.2 * n)), "layout": "constrained", "dpi": 80}
+    figure, axes = plt.subplots(
+        layers, 2 * heads + 1, squeeze=False, width_ratios=[6] * heads + [1] + [6] * heads, **size
+    )
+    for gap in axes[:, heads]:
+        gap.remove()
+    axes = np.delete(axes, heads, axis=1)
+    for (layer, column), ax in np.ndenumerate(axes):
+        kind, head = divmod(column, heads)
+        block = blocks[layer, kind, head]
+        ax.imshow(block.numpy(), cmap=SIGNED, vmin=-limit, vmax=limit, aspect="auto")
+        ax.set_xticks([])
+        ax.set_yticks(range(n), [f"P{i + 1}" for i in range(n)] if head == 0 else [""] * n)
+        ax.tick_params(length=0, labelsize=8)
+        for i, length in enumerate(block.norm(dim=1)):
+            ax.annotate(
+                f"{length:.1f}", (1, i), (2, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+                va="center", fontsize=7, color=INK,
+            )  # fmt: skip
+        if layer == 0:
+            ax.set_title(f"{'KV'[kind]}, head {head}", fontsize=9)
+        if column == 0:
+            ax.set_ylabel(f"layer {layer}\nvirtual token", fontsize=9)
+    figure.supxlabel(f"entry of the vector, {d // heads} for each head; beside each row its length ‖·‖", fontsize=9)
+    scale = plt.cm.ScalarMappable(plt.Normalize(-limit, limit), SIGNED)
+    figure.colorbar(scale, ax=axes, fraction=0.02, pad=0.02).set_label("entry")
+    return axes

@@ -1,0 +1,88 @@
+"""What all figures share: the palette, one look for each method, bare axes.
+
+What is frozen is grey. A method keeps its look in the whole course: a family has one hue and one marker, its members
+differ in lightness, in how the marker is filled and in the dash of a line. So they are told apart in grey as well, and
+by those who see no red or green.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
+
+FROZEN = "#b8b8b8"
+INK = "#333333"
+FAMILIES = {  # marker: hues, which are Okabe and Ito's colours and lighter and darker ones between them
+    "*": {"Full": "#000000"},
+    "D": {"BitFit": "#cc79a7", "IA3": "#8c3f6b"},
+    "s": {"Houlsby": "#009e73", "Pfeiffer": "#00805d", "ParallelAdapter": "#005a43", "AdapterFusion": "#84d087"},
+    "^": {"PromptTuning": "#d55e00", "PTuning": "#e69f00", "PrefixTuning": "#8a3300", "PTuningV2": "#f5c36b"},
+    "o": {
+        "LoRA": "#0072b2", "AdaLoRA": "#56b4e9", "QLoRA": "#003a5c", "DoRA": "#3a93d0", "VeRA": "#9bd0f2",
+        "PiSSA": "#00548a",
+    },
+}  # fmt: skip
+HUES = {name: hue for members in FAMILIES.values() for name, hue in members.items()}
+SPARE = ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442")  # for what is no method
+FILLS = ("full", "none", "left", "bottom", "right", "top")  # of the marker, by the member of the family
+DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
+SIGNED = LinearSegmentedColormap.from_list("signed", ["#b2432f", "#ffffff", "#0072b2"])  # below zero, zero, above
+AMOUNT = LinearSegmentedColormap.from_list("amount", ["#ffffff", "#56b4e9", "#0072b2", "#002b4d"])
+
+
+def method(label):
+    return str(label).split("(")[0]
+
+
+def shades(labels):
+    """A colour for each label: the method's hue, paler from one label of the same method to the next."""
+    names = [method(label) for label in labels]
+    strangers = [name for name in dict.fromkeys(names) if name not in HUES]
+    taken = {HUES[name] for name in names if name in HUES}
+    spare = [hue for hue in SPARE if hue not in taken] or SPARE
+    colours, seen = [], {}
+    for name in names:
+        rgb = np.array(to_rgb(HUES[name] if name in HUES else spare[strangers.index(name) % len(spare)]))
+        fade = 0.65 * seen.get(name, 0) / max(1, names.count(name) - 1)
+        colours.append(tuple(rgb + (1 - rgb) * fade))
+        seen[name] = seen.get(name, 0) + 1
+    return colours
+
+
+def place(label):
+    """The marker of the method's family, and which member of it the method is; a plain dot for what is no method."""
+    found = [(marker, list(members)) for marker, members in FAMILIES.items() if method(label) in members]
+    return (found[0][0], found[0][1].index(method(label))) if found else ("o", 0)
+
+
+def mark(label):
+    """How a point of the method looks, as keywords of `plot`."""
+    marker, member = place(label)
+    hollow = {"markerfacecolor": "white"} if FILLS[member] == "none" else {"fillstyle": FILLS[member]}
+    return {"marker": marker, "ms": 10 if marker == "*" else 7, "markerfacecoloralt": "white"} | hollow
+
+
+def dash(label):
+    """How a line of the method is dashed."""
+    return DASHES[place(label)[1]]
+
+
+def spread(wanted, gap, low, high):
+    """Places (N,), in rising order, as near to the `wanted` ones as they can be and still `gap` apart.
+
+    They stay between `low` and `high` if there is room.
+    """
+    steps = gap * np.arange(len(wanted))
+    z = np.asarray(wanted) - steps  # may not fall: the least squares for that are the greatest of the least means
+    n = range(len(z))
+    z = np.array([max(min(z[j : k + 1].mean() for k in n[i:]) for j in n[: i + 1]) for i in n])
+    return z.clip(low, max(low, high - gap * (len(wanted) - 1))) + steps
+
+
+def bare(ax):
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def new(width=6.0, height=3.0, columns=1, **kwargs):
+    """A figure of `columns` Axes in a row; one Axes if there is one."""
+    return plt.subplots(1, columns, figsize=(width, height), layout="constrained", dpi=80, **kwargs)[1]
