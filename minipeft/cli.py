@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
@@ -16,7 +17,7 @@ from tqdm.auto import tqdm
 
 from minipeft import comparison, deltas
 from minipeft.bases import base
-from minipeft.methods import METHODS, AdapterFusion, parse
+from minipeft.methods import METHODS, AdapterFusion, PrefixTuning, PromptTuning, PTuning, PTuningV2, parse
 from minipeft.mixing import MultiTask
 from minipeft.tasks import (
     EOS,
@@ -257,7 +258,7 @@ def generate(
 @app.command()
 def inspect(
     path: DeltaPath,
-    picture: Annotated[Path | None, typer.Option(help="Also draw the singular values and what moved, as PNG.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Also draw what was learned, as PNG.")] = None,
 ):
     """What is in a delta: recipe, tensors, how many directions its update of each weight really has; of a prompt, the
     words it is nearest to."""
@@ -278,12 +279,24 @@ def inspect(
     if not fits:
         console.print("What it changes can only be told on its own base.")
         return
-    for vectors in [t for name, t in delta.tensors.items() if name.startswith("embed.")]:
-        console.print(nearest(vectors, model.embed.token.weight))
+    table = model.embed.token.weight
+    prompts = [t for t in delta.tensors.values() if isinstance(delta.recipe, PromptTuning | PTuning)]
+    for vectors in prompts:
+        console.print(nearest(vectors, table))
     deltas.load(path, model)
     moved = deltas.updates(model)
     if not moved:
         console.print("It changes no weight: there is no ΔW to look at.")
+        if picture:
+            from minipeft import plots
+
+            if prompts:
+                axes = plots.nearest(prompts[0], table, VOCABULARY)
+            elif isinstance(delta.recipe, PrefixTuning | PTuningV2):
+                axes = plots.prefix_map(plots.prefixes(model), model.config.heads)
+            else:
+                axes = [plots.module_tree(model)]
+            draw(np.ravel(axes)[0].figure, picture)
         return
     matrices = {name: d.flatten(1) for name, (_, d) in moved.items() if d.ndim > 1}
     table = Table(title="Updates of the weights, ΔW", title_justify="left", box=SIMPLE)
@@ -301,8 +314,12 @@ def inspect(
         _, (top, bottom) = plots.plt.subplots(2, 1, figsize=(8, 6), layout="constrained")
         plots.spectrum(dict(list(matrices.items())[:6]), top)
         plots.what_moved(model, moved, bottom)
-        top.figure.savefig(picture, dpi=120)
-        console.print(f"Picture: {escape(str(picture))}")
+        draw(top.figure, picture)
+
+
+def draw(figure, path):
+    figure.savefig(path, dpi=120)
+    console.print(f"Picture: {escape(str(path))}")
 
 
 def nearest(vectors, table, number=3):
