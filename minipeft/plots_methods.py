@@ -474,6 +474,7 @@ def magnitude_direction(updates, axes=None):
         raise ValueError("there is no matrix that all of them changed; give the methods the same targets")
     if axes is None:
         axes = np.atleast_1d(new(3 * len(updates) + 1.2, 3.6, columns=len(updates), sharex=True, sharey=True))
+    widest = 1.0
     for (label, pairs), colour, ax in zip(updates.items(), shades(updates), axes, strict=True):
         points = {}
         for name in common:
@@ -494,7 +495,9 @@ def magnitude_direction(updates, axes=None):
         ax.set_xlabel("change of direction θ (degrees)")
         ax.set_yscale("log", base=2)
         ax.yaxis.set_major_formatter("{x:g}")
-        ax.set_xlim(left=0)
+        widest = max(widest, angles.max())
+    for ax in axes:
+        ax.set_xlim(0, 1.05 * widest)
     axes[0].set_ylabel("length of the row, new / old")
     axes[-1].legend(
         frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), title="median of", title_fontsize=8

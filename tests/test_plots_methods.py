@@ -212,11 +212,14 @@ def test_activations_are_what_passes_through_without_padding(recipe):
 
 
 def test_activations_leave_virtual_tokens_out():
-    model = PromptTuning(length=2).attach(make())
-    stirred_ = Pfeiffer(size=3).attach(model, stack=True)
+    model = Pfeiffer(size=3).attach(PromptTuning(length=2).attach(make()), stack=True)
     _, tokens, _ = rows()
-    (h, *_), *_ = figures.activations(stirred_, Batch(tokens, tokens)).values()
-    assert len(h) == 3 * T
+    whole = []
+    hook = model.blocks[0].adapter.register_forward_hook(lambda adapter, inputs, output: whole.append(inputs[0]))
+    (h, *_), *_ = figures.activations(model, Batch(tokens, tokens)).values()
+    hook.remove()
+    assert whole[0].shape[1] == 2 + T
+    close(h, whole[0][:, 2:].flatten(0, 1))
 
 
 def test_a_model_without_bottlenecks_is_told():
@@ -284,8 +287,9 @@ def test_levels_stand_at_the_levels_and_cells_have_the_colour_of_their_share():
     for name, shares in colours.items():
         mine, cells = cells[: len(shares)], cells[len(shares) :]
         assert sum(cell.get_width() for cell in mine) == pytest.approx(2)
-        for cell, share, level in zip(mine, shares, LEVELS[name], strict=True):
-            assert cell.get_x() - 1e-6 <= level <= cell.get_x() + cell.get_width() + 1e-6
+        ends = [cell.get_x() for cell in mine[1:]]
+        assert ends == pytest.approx(((LEVELS[name][1:] + LEVELS[name][:-1]) / 2).tolist(), abs=1e-6)
+        for cell, share in zip(mine, shares, strict=True):
             assert np.allclose(cell.get_facecolor(), AMOUNT(float(share) / most), atol=0.01)
     for text, name in zip(ax.texts, names, strict=True):
         error = rounding_error(blocks, name, block_size=32, double_quant=False)
@@ -402,6 +406,10 @@ def test_lengths_and_directions_are_told_apart():
         (90, math.sqrt(2))
     )
     assert axes[0].get_yscale() == axes[1].get_yscale() == "log"
+    for ax in axes:  # all can be seen, in the same frame
+        assert ax.get_xlim() == axes[0].get_xlim()
+        assert ax.get_xlim()[1] > 180
+        assert ax.get_ylim()[0] < 1 < 2 < ax.get_ylim()[1]
     assert to_hex(longer.get_color()) == to_hex(shades(["Full"])[0])
 
 
