@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from torch import nn
 
 from minipeft import deltas
-from minipeft import plots_methods as figures
+from minipeft import plots as figures
 from minipeft.methods import (
     METHODS,
     AdaLoRA,
@@ -33,7 +33,8 @@ from minipeft.methods import (
 )
 from minipeft.methods.adapter_fusion import fusions
 from minipeft.methods.qlora import LEVELS, dequantise, quantise, rounding_error
-from minipeft.plots import AMOUNT, shades
+from minipeft.plots import AMOUNT, shades, style
+from minipeft.plots.tree import parts
 from minipeft.tasks import Batch
 from minipeft.wrapping import disabled, trainable
 from tests.models import DIM, LAYERS, T, close, count, make, rows, stirred
@@ -80,7 +81,7 @@ def leaves(tree):
 @pytest.mark.parametrize("recipe", EVERY, ids=str)
 def test_the_parts_are_those_of_the_base_and_what_is_trained(recipe, causal):
     model = recipe.attach(make(causal=causal))
-    found = list(leaves(figures.parts(model)))
+    found = list(leaves(parts(model)))
     with disabled(model):
         base = [p.numel() for p in model.parameters()]
     assert sorted(n for n, learned in found if learned) == sorted(p.numel() for p in trainable(model).values())
@@ -94,7 +95,7 @@ def test_areas_of_the_tree_are_numbers_of_parameters_and_what_is_trained_has_the
     model = recipe.attach(make())
     ax = labelled(figures.module_tree(model))
     hue = to_hex(shades([recipe])[0])
-    expected = [(n, hue if learned else figures.PALE) for n, learned in leaves(figures.parts(model))]
+    expected = [(n, hue if learned else style.PALE) for n, learned in leaves(parts(model))]
     drawn = [(round(area(tile), 3), to_hex(tile.get_facecolor())) for tile in tiles(ax).values()]
     assert sorted(drawn) == sorted(expected)
     assert ax.get_xlim()[1] == sum(n for n, _ in expected)
@@ -136,7 +137,7 @@ def test_a_method_stands_in_the_tree_where_it_stands_in_the_model():
         VeRA(rank=4): "block 0.attn.v.d",
     }
     for recipe, name in names.items():
-        node = figures.parts(recipe.attach(make()))
+        node = parts(recipe.attach(make()))
         for step in name.split("."):
             node = node[step]
         assert node[1] is (name != "block 0.fusion.b_D.b_D")  # the adapters that are fused are frozen
@@ -172,7 +173,7 @@ def test_the_tree_of_a_stack_shows_both_and_colours_the_upper():
     model = LoRA(rank=2).attach(make())
     ax = figures.module_tree(LoRA(rank=3).attach(model, stack=True))
     shown, hue = tiles(ax), to_hex(shades(["LoRA"])[0])
-    assert to_hex(shown["block 0.attn.q.A"].get_facecolor()) == figures.PALE
+    assert to_hex(shown["block 0.attn.q.A"].get_facecolor()) == style.PALE
     assert to_hex(shown["block 0.attn.q.A′"].get_facecolor()) == hue
     assert [area(shown[f"block 0.attn.q.{name}"]) for name in ("A", "A′")] == pytest.approx([2 * DIM, 3 * DIM])
     assert "LoRA(rank=3) on LoRA(rank=2)" in ax.get_legend().get_texts()[1].get_text()
@@ -185,7 +186,7 @@ def test_the_tree_is_drawn_of_other_models_and_of_a_bare_one_too():
             self.lstm, self.head = nn.LSTM(4, 3), nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
 
     bare = tiles(figures.module_tree(make().requires_grad_(False)))
-    assert {to_hex(tile.get_facecolor()) for tile in bare.values()} == {figures.PALE}
+    assert {to_hex(tile.get_facecolor()) for tile in bare.values()} == {style.PALE}
     shown = tiles(figures.module_tree(LoRA(rank=2, targets=("lstm.weight_hh_l0",)).attach(Reader())))
     assert area(shown["lstm.A"]) == pytest.approx(2 * 3)
     assert area(shown["head 2.weight"]) == pytest.approx(4)
@@ -337,10 +338,10 @@ def test_biases_have_the_colour_and_the_number_of_their_relative_change():
         tile = shown[name.removesuffix(".bias")]
         value = float(change.norm() / b.norm())
         assert numbers[tile.get_x() + 0.5, tile.get_y() + 0.5] == f"{value:.2f}"
-        assert to_hex(tile.get_facecolor()) != figures.PALE
+        assert to_hex(tile.get_facecolor()) != style.PALE
         assert tile.get_x() == int(name.split(".")[1])
     frozen = set(shown) - {name.removesuffix(".bias") for name in updates}
-    assert {to_hex(shown[name].get_facecolor()) for name in frozen} == {figures.PALE}
+    assert {to_hex(shown[name].get_facecolor()) for name in frozen} == {style.PALE}
     hatched = [patch.get_y() for patch in ax.patches if patch.get_hatch()]
     ticks = [text.get_text() for text in ax.get_yticklabels()]
     assert {ticks[int(y)] for y in hatched} == {"attn.k (idle)"}
@@ -449,6 +450,6 @@ def test_methods_that_share_no_matrix_are_told():
 
 
 def test_text_can_be_read_on_every_colour():
-    assert [figures.readable(colour) for colour in ("#ffffff", "#56b4e9", "#002b4d", "#000000")] == [
+    assert [style.readable(colour) for colour in ("#ffffff", "#56b4e9", "#002b4d", "#000000")] == [
         figures.INK, figures.INK, "white", "white",
     ]  # fmt: skip

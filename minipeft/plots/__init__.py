@@ -7,12 +7,25 @@ import matplotlib.pyplot as plt
 
 from minipeft.plots.attention import attention, attention_maps, attention_share, virtual_share
 from minipeft.plots.general import bars, curves, doors, pareto
+from minipeft.plots.methods import (
+    activations,
+    biases,
+    block_error,
+    bottleneck,
+    fusion_weights,
+    levels,
+    magnitude_direction,
+    rank_map,
+    variances,
+)
 from minipeft.plots.prompts import journey, likeness, nearest, plane, prefix_map, prefixes
 from minipeft.plots.style import AMOUNT, FROZEN, HUES, INK, SIGNED, SPARE, bare, new, shades
+from minipeft.plots.tree import module_tree
 from minipeft.plots.weights import elbow, low_rank, spectrum, what_moved
 
 __all__ = [
-    "AMOUNT", "FROZEN", "HUES", "INK", "SIGNED", "SPARE", "attention", "attention_maps", "attention_share", "bare",
-    "bars", "curves", "doors", "elbow", "journey", "likeness", "low_rank", "nearest", "new", "pareto", "plane", "plt",
-    "prefix_map", "prefixes", "shades", "spectrum", "virtual_share", "what_moved",
+    "AMOUNT", "FROZEN", "HUES", "INK", "SIGNED", "SPARE", "activations", "attention", "attention_maps",
+    "attention_share", "bare", "bars", "biases", "block_error", "bottleneck", "curves", "doors", "elbow", "fusion_weights",
+    "journey", "levels", "likeness", "low_rank", "magnitude_direction", "module_tree", "nearest", "new", "pareto", "plane", "plt",
+    "prefix_map", "prefixes", "rank_map", "shades", "spectrum", "variances", "virtual_share", "what_moved",
 ]  # fmt: skip

@@ -11,6 +11,8 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
 FROZEN = "#b8b8b8"
 INK = "#333333"
+PALE = "#e6e6e6"  # what is frozen, as an area: so pale that every hue stands out from it in grey print
+GREY = "#8a8a8a"  # the same as a line
 FAMILIES = {  # marker: hues, which are Okabe and Ito's colours and lighter and darker ones between them
     "*": {"Full": "#000000"},
     "D": {"BitFit": "#cc79a7", "IA3": "#8c3f6b"},
@@ -86,3 +88,17 @@ def bare(ax):
 def new(width=6.0, height=3.0, columns=1, **kwargs):
     """A figure of `columns` Axes in a row; one Axes if there is one."""
     return plt.subplots(1, columns, figsize=(width, height), layout="constrained", dpi=80, **kwargs)[1]
+
+
+def hue(label):
+    """The colour of a method that has the figure for itself."""
+    return shades([label])[0]
+
+
+def darker(colour):
+    return tuple(0.6 * np.array(to_rgb(colour)))
+
+
+def readable(colour):
+    """In which colour text can be read on this one."""
+    return "white" if np.dot(to_rgb(colour), (0.30, 0.59, 0.11)) < 0.5 else INK

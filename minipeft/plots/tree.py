@@ -1,0 +1,147 @@
+"""The tree of a model's modules with the methods on it."""
+
+import math
+
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Patch, Rectangle
+from torch import nn
+
+from minipeft.plots.style import GREY, INK, PALE, bare, darker, hue, new, readable
+from minipeft.wrapping import attachments, disabled, trainable
+
+
+def parts(model):
+    """What the model consists of with its methods on: a tree of modules, at whose leaves {tensor: (shape, trained?)}.
+
+    Every tensor is there once, and a weight stored in 4 bits with the shape it stands for. A method's own tensors come
+    last in the module that it stands in front of. What no delta holds (random matrices that a seed gives) is left out.
+    """
+    tree, seen = {}, set()
+
+    def put(path, shape, learned):
+        *place, name = path.split(".")
+        node = tree
+        for i, step in enumerate(place):
+            if not step.isdigit():
+                number = f" {place[i + 1]}" if i + 1 < len(place) and place[i + 1].isdigit() else ""
+                node = node.setdefault(step.removesuffix("s") + number if number else step, {})
+        while name in node:  # one LoRA on another
+            name += "′"
+        node[name] = tuple(shape), learned
+
+    swaps = [s for a in attachments(model) for s in a.swaps]
+    copies = {s.path: s.replacement for s in swaps if isinstance(s.replacement, nn.Parameter)}
+    with disabled(model):
+        for path, p in model.named_parameters():
+            put(path, p.shape, copies.get(path, p).requires_grad)
+    for s in swaps:
+        if s.path not in copies:
+            inside = s.path if isinstance(s.original, nn.Module) else s.path.rpartition(".")[0]
+            for name, t in s.replacement.state_dict(keep_vars=True).items():
+                if not name.startswith("base.") and t not in seen:
+                    put(f"{inside}.{name}", t.shape, t.requires_grad)
+                    seen.add(t)
+    return columns(tree)
+
+
+def columns(node):
+    """A tensor that stands beside modules becomes a leaf of its own."""
+    if all(isinstance(child, tuple) for child in node.values()):
+        return node
+    return {name: {name: child} if isinstance(child, tuple) else columns(child) for name, child in node.items()}
+
+
+def is_leaf(node):
+    return isinstance(next(iter(node.values())), tuple)
+
+
+def size(node):
+    """How many numbers there are in a tensor or below a module."""
+    return math.prod(node[0]) if isinstance(node, tuple) else sum(size(child) for child in node.values())
+
+
+def depth(node):
+    return 0 if is_leaf(node) else 1 + max(depth(child) for child in node.values())
+
+
+def learns(node):
+    return node[1] if isinstance(node, tuple) else any(learns(child) for child in node.values())
+
+
+def module_tree(model, ax=None):
+    """The tree of the model's modules with the methods on it: grey is frozen, coloured is trained.
+
+    Every module is a column, as wide as it has parameters; its tensors are stacked in it. So areas are numbers of
+    parameters, and what a method trains can be compared with what it leaves alone. The `gid` of a tile is its name.
+    """
+    ax = bare(ax or new(9.5, 3.9))
+    tree, recipes = parts(model), [a.recipe for a in attachments(model)]
+    label = " on ".join(str(recipe) for recipe in reversed(recipes))
+    colour, total, levels, head = hue(label), size(tree), depth(tree), 0.14
+    ax.set(xlim=(0, total), ylim=(0, 1 + levels * head))
+    area = ax.get_window_extent()
+    wide, high = (72 / ax.figure.dpi * s for s in (area.width / total, area.height / (1 + levels * head)))  # in points
+
+    def write(text, x, y, width, height, on):
+        """Put the text in, if it fits, and say whether it does."""
+        for angle, along, across in ((0, width * wide, height * high), (90, height * high, width * wide)):
+            for points in (9, 8, 7, 6):
+                if 0.64 * points * len(text) < along and 1.1 * points < across:
+                    style = {"ha": "center", "va": "center", "fontsize": points, "rotation": angle}
+                    ax.text(x + width / 2, y + height / 2, text, color=readable(on), **style)
+                    return True
+        return False
+
+    def tile(x, y, width, height, face, edge, text, gid=None):
+        ax.add_patch(Rectangle((x, y), width, height, facecolor=face, edgecolor=edge, lw=0.7, gid=gid))
+        return write(text, x, y, width, height, face)
+
+    unnamed = []  # (place, names) of what is trained in columns too narrow for their names
+
+    def draw(node, x, level, path, named):
+        for name, child in node.items():
+            width, at, leaf, learned = size(child), f"{path}{name}", is_leaf(child), learns(child)
+            bottom = 1 if leaf else 1 + (levels - level - 1) * head
+            face = tuple(1 - 0.35 * (1 - np.array(to_rgb(colour)))) if learned else "#f6f6f6"
+            fits = tile(x, bottom, width, 1 + (levels - level) * head - bottom, face, "#999999", name)
+            if learned and named and not fits:
+                if unnamed and (x + width / 2 - unnamed[-1][0]) * wide < 14:
+                    unnamed[-1][1].append(name)
+                else:
+                    unnamed.append((x + width / 2, [name]))
+            if leaf:
+                stack(child, x, width, at)
+            else:
+                draw(child, x, level + 1, f"{at}.", named and (fits or not learned))
+            x += width
+
+    def stack(tensors, x, width, path):
+        y, tiles = 0.0, []
+        for name, (shape, learned) in tensors.items():
+            height = math.prod(shape) / width
+            look = (colour, darker(colour), name) if learned else (PALE, "white", " × ".join(map(str, shape)))
+            tiles.append((learned, (x, y, width, height, *look, f"{path}.{name}")))
+            y += height
+        for _, drawn in sorted(tiles, key=lambda entry: entry[0]):  # what is trained last: its edge stays whole
+            tile(*drawn)
+
+    draw(tree, 0, 0, "", True)
+    for x, names in unnamed:
+        text, left = ", ".join(dict.fromkeys(names)), x * wide > 100
+        ax.annotate(
+            text, (x, 0.2), (-14 if left else 14, 0), textcoords="offset points", ha="right" if left else "left",
+            va="center", fontsize=8, color=INK, arrowprops={"arrowstyle": "->", "color": GREY},
+            bbox={"facecolor": PALE, "edgecolor": "none", "pad": 1},
+        )  # fmt: skip
+    learned = sum(p.numel() for p in trainable(model).values())
+    names = [f"frozen: {total - learned:,}", f"trained: {learned:,}" + f", {label}" * bool(label)]
+    faces = [(PALE, "#999999"), (colour, darker(colour))]
+    patches = [Patch(facecolor=f, edgecolor=e, label=n) for (f, e), n in zip(faces, names, strict=True)]
+    ax.legend(handles=patches, frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
+    ax.set_yticks([0, 0.5, 1])
+    ax.spines["left"].set_bounds(0, 1)
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.set_xlabel("parameters, module by module")
+    ax.set_ylabel("share of the module's\nparameters", y=0.5 / (1 + levels * head))
+    return ax
