@@ -25,7 +25,8 @@ from minipeft.plots.weights import elbow, low_rank, spectrum, what_moved
 
 __all__ = [
     "AMOUNT", "FROZEN", "HUES", "INK", "SIGNED", "SPARE", "activations", "attention", "attention_maps",
-    "attention_share", "bare", "bars", "biases", "block_error", "bottleneck", "curves", "doors", "elbow", "fusion_weights",
-    "journey", "levels", "likeness", "low_rank", "magnitude_direction", "module_tree", "nearest", "new", "pareto", "plane", "plt",
-    "prefix_map", "prefixes", "rank_map", "shades", "spectrum", "variances", "virtual_share", "what_moved",
+    "attention_share", "bare", "bars", "biases", "block_error", "bottleneck", "curves", "doors", "elbow",
+    "fusion_weights", "journey", "levels", "likeness", "low_rank", "magnitude_direction", "module_tree", "nearest",
+    "new", "pareto", "plane", "plt", "prefix_map", "prefixes", "rank_map", "shades", "spectrum", "variances",
+    "virtual_share", "what_moved",
 ]  # fmt: skip
