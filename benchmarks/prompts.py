@@ -3,7 +3,7 @@
     python benchmarks/prompts.py            about half an hour on two cores; runs that are stored are not made again
 
 1. Select: a prompt of four vectors on a task that the base knows, a held-out pair and a new table.
-2. Teach: the new table, trained for long, by LoRA and a prompt of 512 parameters each and by one of 16 vectors.
+2. Teach: the new table, trained for long, by LoRA in two places and by prompts: 512 parameters, and 1,024 for the last.
 3. Few examples: a held-out pair from eight lines; right on those lines and on fresh ones.
 
 Learning rates are chosen for each method by the same sweep, on validation lines and other seeds than those reported:
@@ -42,7 +42,7 @@ def select(stored):
 
 
 def teach(stored):
-    recipes = [LoRA(rank=1), PromptTuning(length=8), PromptTuning(length=16)]
+    recipes = [LoRA(rank=2, targets=("o",)), LoRA(rank=1), PromptTuning(length=8), PromptTuning(length=16)]
     rates = tuned(stored, "teach: rates", NEW, recipes, (1e-2, 3e-2, 1e-1), 2000, seeds=(100,))
     report(stored, f"teach: {NEW}", NEW, rates, 2000, seeds=3)
 
