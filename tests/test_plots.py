@@ -172,6 +172,8 @@ def test_virtual_tokens_are_named_and_parted_by_a_rule():
     assert [t.get_text() for t in prefix.get_xticklabels()] == names
     assert [t.get_text() for t in prefix.get_yticklabels()] == names[2:], "a prefix asks nothing"
     assert [(line.get_xdata(), line.get_ydata()) for line in prefix.lines] == [([1.5, 1.5], [0, 1])]
+    prefix = plots.attention(torch.rand(3, 5).softmax(-1), ["a", "b", "c"], virtual=2, splits=(1,))
+    assert [line.get_ydata() for line in prefix.lines if line.get_xdata() == [0, 1]] == [[0.5, 0.5]]
 
     template = plots.attention(torch.rand(5, 5).softmax(-1), ["a", "b", "c"], virtual=(0, 2))
     assert [t.get_text() for t in template.get_xticklabels()] == ["P1", "a", "P2", "b", "c"]
@@ -239,6 +241,7 @@ def test_the_nearest_words_are_those_of_least_angle():
     close(torch.tensor(np.asarray(left.images[0].get_array())), values)
     shown = np.asarray(right.images[0].get_array())
     assert shown.shape == (2, 2)
+    assert not np.isclose(shown, values).any()
     assert [t.get_text().split()[1] for t in right.texts] == [f"{value:.2f}" for value in shown.flatten()]
     again = plots.nearest(P, table, words, best=2)[1]
     assert np.array_equal(shown, np.asarray(again.images[0].get_array())), "the same chance every time"
@@ -306,7 +309,8 @@ def test_names_at_one_spot_do_not_cover_each_other():
     ax = plots.new(5, 4)
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="x", ylabel="y", title="crowded")
     spots = [(0.97, 0.5), (0.98, 0.5), (0.97, 0.52), (0.02, 0.03), (0.02, 0.02), (0.5, 0.5), (0.5, 0.52)]
-    texts = write(ax, [f"some word {i}" for i in range(7)], spots, [(0.5, 0.56)])
+    spots += [(0.3 + 0.07 * (i % 3), 0.8 + 0.05 * (i // 3)) for i in range(9)]
+    texts = write(ax, [f"some word {i}" for i in range(len(spots))], spots, [(0.5, 0.56)])
     assert overlapping(texts) == []
     assert [t.xy for t in texts] == [pytest.approx(spot) for spot in spots]
     for text in texts:

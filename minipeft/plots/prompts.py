@@ -27,7 +27,7 @@ def likeness(P, table, best=3):
 def nearest(P, table, words, best=3, seed=0):
     """The `best` words for each vector of a soft prompt, by cosine similarity; beside them those for random vectors.
 
-    The random vectors are normal ones of the same lengths, so what they are like is chance. Their title tells what the
+    What random vectors are like is chance (they are normal; a cosine knows no length). Their title tells what the
     similarity to the best word stays below for 95 % of 1,000 of them.
 
     Args:
@@ -35,13 +35,11 @@ def nearest(P, table, words, best=3, seed=0):
         table: (V, d), the embeddings of the tokens; words: their names.
     """
     P, table = P.detach().float().cpu(), table.detach().float().cpu()
-    generator = torch.Generator().manual_seed(seed)
-    chance = torch.randn(1000, P.shape[1], generator=generator)
-    random = F.normalize(chance[: len(P)], dim=1) * P.norm(dim=1, keepdim=True)
+    chance = torch.randn(1000, P.shape[1], generator=torch.Generator().manual_seed(seed))
     limit = float(likeness(chance, table, 1).values.quantile(0.95))
     axes = new(2 * (1.1 + 1.15 * best), 1.5 + 0.36 * len(P), columns=2, sharey=True)
     titles = "learned vectors", f"random vectors (best word: below {limit:.2f} for 95 %)"
-    for ax, vectors, title in zip(axes, (P, random), titles, strict=True):
+    for ax, vectors, title in zip(axes, (P, chance[: len(P)]), titles, strict=True):
         likest = likeness(vectors, table, best)
         ax.imshow(likest.values.numpy(), cmap=AMOUNT, vmin=0, vmax=1, aspect="auto")
         for (i, j), value in np.ndenumerate(likest.values.numpy()):
@@ -96,7 +94,7 @@ def write(ax, names, points, avoid=(), **kwargs):
             crossed = sum(line.intersects_bbox(other, False) for other in taken)
             crossed += sum(other.intersects_bbox(box, False) for other in lines)
             outside = not np.allclose(Bbox.union([ax.bbox, box]).size, ax.bbox.size)
-            cost = 100 * (box.count_overlaps(taken) + crossed + outside) + box.count_overlaps(dots) + far / 9
+            cost = 1000 * (box.count_overlaps(taken) + outside) + 20 * crossed + box.count_overlaps(dots) + far / 9
             tried.append((cost, tuple(offset), far, box, line))
         _, offset, far, box, line = min(tried, key=lambda one: one[0])
         text.set_position(offset)
