@@ -71,9 +71,9 @@ CONTESTANTS = (  # the rates are those of benchmarks/rates.json
     Contestant(IA3(), 1e-1),
     Contestant(AdaLoRA(rank=1, start=2), 1e-1),
     Contestant(QLoRA(rank=2), 1e-2),
-    Contestant(DoRA(rank=4), 1e-2),
+    Contestant(DoRA(rank=4), 3e-1),
     Contestant(VeRA(rank=64), 1e-1),
-    Contestant(PiSSA(rank=4), 1e-2),
+    Contestant(PiSSA(rank=4), 3e-2),
 )
 
 
