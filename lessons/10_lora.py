@@ -203,13 +203,11 @@ moved = (Y - old(H)).square().mean().sqrt()
 print(f"{len(H):,} tokens; swapping the letters moves a logit by {moved:.2f} on average")
 
 # %% [markdown]
-# Singular values say how strong a matrix is in each of its directions; the rank is how many are not zero. Their squares
-# add up to the matrix's *energy*, the sum of its squared entries.
+# Singular values say how strong a matrix is in each direction; the rank counts those above zero, their squares sum to
+# its *energy*. The error is the squared distance to the wanted logits over the base's; rank $r$ must lose the energy
+# beyond the first $r$ (Eckart-Young).
 #
-# The error is the mean squared distance to the wanted logits, divided by the base's. A rank $r$ must lose at least the
-# energy beyond the first $r$ singular values (Eckart and Young, 1936).
-#
-# *Figure: error against rank. On that bound up to rank 3, then hundreds of times lower.*
+# *Figure: on that bound up to rank 3, then hundreds of times lower.*
 
 
 # %%
@@ -263,8 +261,8 @@ for name in ("Full(head)", "LoRA(rank=8)"):
     assert values[TRUE] < 1e-3 * values[TRUE - 1]
 
 # %% [markdown]
-# A warning: we planted a low rank, and it was found. Symmetry even helped: what row a must gain, row b must lose, so
-# their gradients are opposite at every step, and even full fine-tuning moves the eight rows in four pairs.
+# A warning: we planted a low rank, and it was found. Symmetry helped: what row a gains row b loses, so even full
+# fine-tuning stays there.
 #
 # What about a task that nobody planted? Back to `reverse+blue`, all of q and v against LoRA.
 #
@@ -291,8 +289,8 @@ print(f"a random matrix:{'':42}", np.round((noise[:4].sum() / noise.sum()).item(
 
 # %% [markdown]
 # So here the picture "fine-tuning has low rank" does **not** show. Full fine-tuning's change (one seed, four matrices)
-# is far more concentrated than noise, but it has no cliff. And still LoRA of rank 2, not one number in a hundred,
-# solves the task (rank 1 too, with more steps and lines: `python -m minipeft compare`).
+# is far more concentrated than noise, but has no cliff. And still LoRA of rank 2, not one number in a hundred,
+# solves the task; with more steps rank 1 does, too.
 #
 # A low-rank solution *exists*; free training does not *choose* it.
 
@@ -398,8 +396,8 @@ for name, (good, _) in runs.items():
 # %% [markdown]
 # 4. Plant a *cycle* instead: `order[encode(":abc")[1:]] = encode(":bca")[1:]`. Which rank has it? Predict, run that
 #    cell, let `matrix_rank` judge, and sweep again. Does full fine-tuning still end at the true rank?
-# 5. `untold = task("reverse+violet")` has a table the base never saw. How does accuracy depend on the rank? Try 1 to
-#    16, three seeds, with `lr=3e-2`. At this lesson's 1e-2 even rank 8 may fail: is that the rank's fault?
+# 5. `untold = task("reverse+violet")` has a table the base never saw. Does the rank matter? Try 1 to 8, three seeds,
+#    at `lr=1e-2` and 3e-2.
 
 # %% [markdown]
 # ## In three lines
