@@ -11,9 +11,9 @@ Trainable parameters: r·(in + out) for each matrix, as in LoRA. Merging gives R
 base; unmerged it costs two thin products per layer. R takes the memory of W once more, since W is kept for `detach`.
 
 A delta holds A and B; R follows from the base and is computed again. The signs of singular vectors are arbitrary but
-cancel in B₀A₀, so R does not depend on them. Only with R do A and B mean anything: on another base they would stand in
-for a largest part that is not theirs. What can be carried over is ΔW = BA − B₀A₀, a LoRA of rank 2r
-(`arithmetic.compress(model, delta, rank=2 * r)` finds it).
+cancel in B₀A₀, so R does not depend on them (were S_r = S_{r+1}, the vectors themselves would be arbitrary, and R too).
+Only with R do A and B mean anything: on another base they would stand in for a largest part that is not theirs. What
+can be carried over is ΔW = BA − B₀A₀, a LoRA of rank 2r: `arithmetic.compress(model, delta, rank=2 * r)` finds it.
 
 Sources: 1) Meng, Wang, Zhang 2024, arXiv:2404.02948.
 Paper and library: peft scales BA by α/r, divides S by it at the start, and overwrites W by R; the paper and this file
