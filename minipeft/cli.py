@@ -137,9 +137,13 @@ def introduce(goal):
 def results(rows, goal, steps, seeds, lines):
     on = f" on {lines} lines" if lines else ""
     table = Table(
-        title=f"{goal} after {steps} steps{on}, mean and range over {seeds} seeds", title_justify="left", box=SIMPLE
+        title=f"{goal} after {steps} steps{on}, mean and range over {seeds} seeds",
+        title_justify="left",
+        box=SIMPLE,
+        collapse_padding=True,
+        pad_edge=False,
     )
-    table.add_column("method", no_wrap=True)
+    table.add_column("method", overflow="fold")
     learned = ("learned\n%",) if lines else ()
     for heading in (
         "trained",
@@ -151,7 +155,7 @@ def results(rows, goal, steps, seeds, lines):
         "time\ns",
         "delta\nbytes",
     ):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         seconds = sum(row["seconds"]) / len(row["seconds"])
         table.add_row(
