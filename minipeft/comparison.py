@@ -60,13 +60,13 @@ CONTESTANTS = (  # the rates are those of benchmarks/rates.json
     Contestant(LoRA(rank=4), 3e-2),
     Contestant(LoRA(rank=8), 3e-2),
     Contestant(PromptTuning(length=4), 3e-2),
-    Contestant(PTuning(length=4), 3e-3),
+    Contestant(PTuning(length=4), 1e-2),
     Contestant(PrefixTuning(length=4), 3e-1),
-    Contestant(PTuningV2(length=4), 3e-2),
+    Contestant(PTuningV2(length=4), 3e-1),
     Contestant(Houlsby(size=8), 1e-2),
     Contestant(Pfeiffer(size=16), 1e-2),
     Contestant(ParallelAdapter(size=16), 1e-2),
-    Contestant(AdapterFusion(adapters=3), 3e-3, sources=("reverse+plain", "copy+blue", "sort+red")),
+    Contestant(AdapterFusion(adapters=3), 3e-2, sources=("reverse+plain", "copy+blue", "sort+red")),
     Contestant(BitFit(), 1e-1),
     Contestant(IA3(), 1e-1),
     Contestant(AdaLoRA(rank=1, start=2), 1e-1),
@@ -175,7 +175,7 @@ def one_run(contestant, goal, steps, seed, examples, words):
     return result
 
 
-def sweep(tasks, contestants=CONTESTANTS, rates=RATES, steps=STEPS, seeds=(100, 101), examples=None, found=None,
+def sweep(tasks, contestants=CONTESTANTS, rates=RATES, steps=STEPS, seeds=(100,), examples=None, found=None,
           workers=1, progress=True, on_run=None):  # fmt: skip
     """Every contestant at every rate, on the validation sample of every task.
 
