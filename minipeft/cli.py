@@ -254,8 +254,7 @@ def generate(
     rows = encode(line).expand(1 + len(names), -1)
     for name, made in zip([None, *names], several.generate(rows, [None, *names], LENGTH + 1, stop=EOS), strict=True):
         said = decode(made).partition(".")[0].strip()
-        notes = deltas.read(names[name]) if name else None
-        who = f"      [dim]{escape(name)}: {notes.recipe}[/dim]" if name else ""
+        who = f"      [dim]{escape(name)}: {several.deltas[name].recipe}[/dim]" if name else ""
         console.print(f"{'adapted' if name else 'base':9} {line} {said}{who}", soft_wrap=True)
 
 
@@ -283,26 +282,26 @@ def inspect(
     if not fits:
         console.print("What it changes can only be told on its own base.")
         return
-    table = model.embed.token.weight
+    words = model.embed.token.weight
     prompts = [t for t in delta.tensors.values() if isinstance(delta.recipe, PromptTuning | PTuning)]
     for vectors in prompts:
-        console.print(nearest(vectors, table))
+        console.print(nearest(vectors, words))
     deltas.load(path, model)
     moved = deltas.updates(model)
-    if not moved:
-        console.print("It changes no weight: there is no ΔW to look at.")
+    matrices = {name: d.flatten(1) for name, (_, d) in moved.items() if d.ndim > 1}
+    if not matrices:
+        console.print("It changes no matrix: there is no ΔW to take apart.")
         if picture:
             from minipeft import plots
 
             if prompts:
-                axes = plots.nearest(prompts[0], table, VOCABULARY)
+                axes = plots.nearest(prompts[0], words, VOCABULARY)
             elif isinstance(delta.recipe, PrefixTuning | PTuningV2):
                 axes = plots.prefix_map(plots.prefixes(model), model.config.heads)
             else:
-                axes = [plots.module_tree(model)]
+                axes = plots.what_moved(model, moved) if moved else plots.module_tree(model)
             draw(np.ravel(axes)[0].figure, picture)
         return
-    matrices = {name: d.flatten(1) for name, (_, d) in moved.items() if d.ndim > 1}
     table = Table(title="Updates of the weights, ΔW", title_justify="left", box=SIMPLE)
     for heading in ("weight", "‖ΔW‖/‖W‖", "rank", "singular values, largest first"):
         table.add_column(heading, justify="right" if heading in ("rank", "‖ΔW‖/‖W‖") else "left")
