@@ -142,8 +142,11 @@ class LoRA(Recipe):
             raise ValueError(f"rank_pattern names {', '.join(sorted(idle))}, which targets does not; add it there")
         wrap(model, self.targets, lambda module, path: self.layer(module, path, special.get(path, self.rank)))
 
+    def scale(self, rank):
+        return self.alpha / (math.sqrt(rank) if self.rslora else rank)  # s
+
     def layer(self, module, path, rank):
-        scale = self.alpha / (math.sqrt(rank) if self.rslora else rank)
+        scale = self.scale(rank)
         if isinstance(module, nn.Parameter):
             return LoRAWeight(module, rank, scale)
         kind = bottom(module)  # it may be stacked on another method

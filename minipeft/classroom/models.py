@@ -1,0 +1,72 @@
+"""What observations look at: small models, rows and weights, the same in every run and on every machine."""
+
+import zlib
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from minipeft.transformer import Config, Transformer
+
+VOCAB, BOS, T = 13, 1, 5
+
+
+def numbers(name, shape, scale=0.5):
+    """Normal numbers that depend on the name and the shape alone, not on what was drawn before."""
+    return scale * drawn(name, tuple(shape)).to(torch.get_default_dtype())
+
+
+@cache
+def drawn(name, shape):
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{name} {shape}".encode()))
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def fill(module, only=None, scale=0.5):
+    """Give every parameter (or only the trainable ones, with `only="trainable"`) numbers by its name."""
+    with torch.no_grad():
+        for name, p in module.named_parameters():
+            if only is None or p.requires_grad:
+                p.copy_(numbers(name, p.shape, scale))
+    return module
+
+
+def linear(into=5, out=3, bias=True, name="base"):
+    """A frozen Linear with in ≠ out and a bias that is not zero."""
+    layer = nn.Linear(into, out, bias)
+    with torch.no_grad():
+        for which, p in layer.named_parameters():
+            p.copy_(numbers(f"{name}.{which}", p.shape))
+    return layer.requires_grad_(False)
+
+
+def model(bos=None, causal=True, dim=6, layers=2, heads=2, ff=8, context=16):
+    """A Transformer with every parameter random: nothing hides behind a zero. Positions absolute, or from BOS."""
+    made = Transformer(Config(VOCAB, dim, layers, heads, ff, context, causal=causal, pre_norm=causal, bos=bos))
+    return fill(made).eval()
+
+
+def rows(pad=None):
+    """Three rows of tokens that begin with BOS, of 5, 3 and 4 tokens: (3, 5), and the mask; None without padding.
+
+    pad: "left" or "right"; without it all have 5.
+    """
+    lengths = (T, 3, 4) if pad else (T, T, T)
+    tokens, mask = torch.zeros(3, T, dtype=torch.long), torch.zeros(3, T, dtype=torch.bool)
+    for i, n in enumerate(lengths):
+        row = torch.tensor([BOS] + [2 + (5 * i + 3 * j) % (VOCAB - 2) for j in range(n - 1)])
+        where = slice(T - n, T) if pad == "left" else slice(0, n)
+        tokens[i, where], mask[i, where] = row, True
+    return tokens, (mask if pad else None)
+
+
+def loss(made, tokens, mask=None):
+    """A next-token loss, to send gradients back."""
+    logits = made(tokens, mask)[:, :-1]
+    return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def gradients(made):
+    """{name: gradient, or None where none arrived} of the trainable parameters."""
+    return {name: p.grad for name, p in made.named_parameters() if p.requires_grad}

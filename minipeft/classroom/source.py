@@ -1,0 +1,239 @@
+"""A student's text and the reference's: emptying bodies, taking definitions from a file or notebook, putting them in.
+
+Of what a student hands in only imports, functions, classes and constants are taken; nothing is run that stands between
+them, so a notebook may train and plot as it likes. The bodies that an exercise asks for go into the reference, with
+whatever the student added; everything else is the reference's own.
+"""
+
+import ast
+import copy
+import json
+import linecache
+import re
+import types
+
+OURS = 1_000_000  # added to line numbers of the reference, to tell them from the student's
+ALLOWED = {
+    "__future__", "abc", "collections", "contextlib", "copy", "dataclasses", "einops", "enum", "functools", "itertools",
+    "math", "numbers", "numpy", "operator", "random", "statistics", "string", "torch", "typing", "warnings",
+}  # fmt: skip  # what an added import may bring; the reference brings its own
+
+
+class Unreadable(ValueError):
+    """The text is not Python; the message tells the line."""
+
+
+def functions(tree):
+    """{qualified name: (the body it is part of, node)} of functions, methods and assigned names; the last counts."""
+    found = {}
+    for body, prefix in [(tree.body, "")] + [(c.body, f"{c.name}.") for c in tree.body if isinstance(c, ast.ClassDef)]:
+        for node in body:
+            for name in names_of(node):
+                found[prefix + name] = body, node
+    return found
+
+
+def names_of(node):
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Assign):
+        return [t.id for t in node.targets if isinstance(t, ast.Name)]
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        return [node.target.id]
+    return []
+
+
+def statements(function):
+    """The body of a function without its docstring."""
+    return function.body[1:] if ast.get_docstring(function, clean=False) is not None else function.body
+
+
+def is_empty(node):
+    """Is this still to be written: `raise NotImplementedError`, `pass`, `...`, or a constant that is `...` or None?"""
+    if isinstance(node, ast.Assign | ast.AnnAssign):
+        return node.value is None or (isinstance(node.value, ast.Constant) and node.value.value in (..., None))
+    body = statements(node)
+    if not body:
+        return True
+    if len(body) > 1:
+        return False
+    (only,) = body
+    if isinstance(only, ast.Raise):
+        raised = only.exc.func if isinstance(only.exc, ast.Call) else only.exc
+        return isinstance(raised, ast.Name) and raised.id == "NotImplementedError"
+    return isinstance(only, ast.Pass) or (isinstance(only, ast.Expr) and isinstance(only.value, ast.Constant))
+
+
+def emptied(text, holes):
+    """The text with the bodies of the holes replaced by an error that says whose turn it is; all else stays."""
+    lines = text.splitlines()
+    found = functions(ast.parse(text))
+    for name in sorted(holes, key=lambda h: -found[h][1].lineno):
+        node = found[name][1]
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            first, last, indent = node.value.lineno, node.value.end_lineno, ""
+            start = lines[first - 1].encode()[: node.value.col_offset].decode().removesuffix("(").rstrip()
+            new = [f"{start} ...  # your turn"]
+        else:
+            body = statements(node)
+            first, last, indent = body[0].lineno, node.end_lineno, " " * body[0].col_offset
+            count = sum(bool(line.strip()) for line in lines[first - 1 : last])
+            size = f"about {count} line{'s' if count > 1 else ''}"
+            new = [f'{indent}raise NotImplementedError("{name}: your turn ({size})")']
+        lines[first - 1 : last] = new
+    return "\n".join(lines) + "\n"
+
+
+def text_of(path):
+    """The Python text of a file, or of the code cells of a notebook. Unreadable if it is neither."""
+    try:
+        raw = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise Unreadable(f"{path.name} is not a text file in UTF-8") from None
+    if path.suffix != ".ipynb":
+        return raw
+    try:
+        cells = [c for c in json.loads(raw)["cells"] if c["cell_type"] == "code"]
+        sources = ["".join(c["source"]) for c in cells]
+    except (ValueError, KeyError, TypeError):
+        raise Unreadable(f"{path.name} is not a notebook") from None
+    kept = []
+    for source in sources:  # a cell that is no Python, magics included, is left out
+        source = re.sub(r"^\s*[%!].*$", "", source, flags=re.MULTILINE)
+        try:
+            ast.parse(source)
+        except (SyntaxError, ValueError):
+            continue
+        kept.append(source)
+    return "\n\n".join(kept)
+
+
+def parsed(text, name="your file"):
+    try:
+        return ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None)
+        where = f" in line {line}: `{(error.text or '').strip()}`" if line else ""
+        raise Unreadable(f"{name} is not Python yet: {getattr(error, 'msg', error)}{where}") from None
+
+
+def written(tree, holes):
+    """The holes that are filled in."""
+    found = functions(tree)
+    return [name for name in holes if name in found and not is_empty(found[name][1])]
+
+
+def is_literal(node):
+    try:
+        ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return isinstance(node, ast.BinOp) and is_literal(node.left) and is_literal(node.right)
+    return True
+
+
+def imports(node):
+    """The names of an import that may be taken: (node with these alone, names refused)."""
+    if isinstance(node, ast.ImportFrom):
+        fine = not node.level and (node.module or "").split(".")[0] in ALLOWED
+        return (node, []) if fine else (None, [node.module or "."])
+    kept = [a for a in node.names if a.name.split(".")[0] in ALLOWED]
+    refused = [a.name for a in node.names if a not in kept]
+    return (ast.Import(names=kept) if kept else None), refused
+
+
+def additions(tree, reference):
+    """What the student added to the reference, as (class or None, node), and the imports that are refused."""
+    known, extra, refused = functions(reference), [], []
+    classes = {node.name for node in reference.body if isinstance(node, ast.ClassDef)}
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            kept, no = imports(node)
+            extra += [(None, ast.copy_location(kept, node))] if kept else []
+            refused += no
+        elif isinstance(node, ast.ClassDef) and node.name in classes:
+            extra += [(node.name, n) for n in node.body if is_new(n, known, f"{node.name}.")]
+        elif is_new(node, known, ""):
+            extra.append((None, node))
+    theirs = {n for node in reference.body if isinstance(node, ast.Import | ast.ImportFrom) for n in origin(node)}
+    return extra, [name for name in refused if name not in theirs]
+
+
+def origin(node):
+    return [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+
+
+def is_new(node, known, prefix):
+    if any(prefix + name in known for name in names_of(node)):
+        return False
+    if isinstance(node, ast.Assign | ast.AnnAssign):
+        return node.value is not None and is_literal(node.value) and bool(names_of(node))
+    return isinstance(node, ast.FunctionDef | ast.ClassDef)
+
+
+def splice(reference, student, holes, take, fill):
+    """The reference's tree with the student's bodies in it.
+
+    Args:
+        reference, student: text and tree.
+        take: which holes come from the student. fill: do the others keep the reference's body, or are they empty?
+    """
+    tree = ast.increment_lineno(ast.parse(reference), OURS)
+    ours, theirs = functions(tree), functions(student)
+    for name in holes:
+        body, node = ours[name]
+        if name in take:
+            body[body.index(node)] = copy.deepcopy(theirs[name][1])
+        elif not fill:
+            empty = ast.parse(f"raise NotImplementedError({name + ': not written yet'!r})").body
+            if isinstance(node, ast.Assign | ast.AnnAssign):
+                node.value = ast.copy_location(ast.Constant(None), node)
+            else:
+                node.body = [ast.increment_lineno(ast.copy_location(n, node)) for n in empty]
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    extra, _ = additions(student, ast.parse(reference))
+    last_import = max(i for i, n in enumerate(tree.body) if isinstance(n, ast.Import | ast.ImportFrom))
+    for owner, node in reversed(extra):
+        if owner:
+            classes[owner].body.append(node)
+        elif isinstance(node, ast.ClassDef):  # it may derive from one of the reference's
+            tree.body.append(node)
+        else:
+            tree.body.insert(last_import + 1, node)
+    return ast.fix_missing_locations(tree)
+
+
+def load(tree, name, text=""):
+    """A module made from a tree. Its lines are known to tracebacks as those of `text`."""
+    filename = f"<{name}>"
+    linecache.cache[filename] = len(text), None, text.splitlines(True), filename
+    module = types.ModuleType(name)
+    exec(compile(tree, filename, "exec"), module.__dict__)
+    return module
+
+
+def adopt(thing, owner):
+    """A function, or what decorates one, made for another class: its `super()` starts there."""
+    if isinstance(thing, property):
+        return property(*(f and adopt(f, owner) for f in (thing.fget, thing.fset, thing.fdel)))
+    if isinstance(thing, staticmethod | classmethod):
+        return type(thing)(adopt(thing.__func__, owner))
+    if not isinstance(thing, types.FunctionType):
+        return thing
+    free = thing.__code__.co_freevars
+    cells = tuple(
+        types.CellType(owner) if name == "__class__" else cell
+        for name, cell in zip(free, thing.__closure__ or (), strict=True)
+    )
+    made = types.FunctionType(thing.__code__, thing.__globals__, thing.__name__, thing.__defaults__, cells)
+    made.__kwdefaults__, made.__doc__, made.__qualname__ = thing.__kwdefaults__, thing.__doc__, thing.__qualname__
+    return made
+
+
+def place_of(error, name):
+    """(line number, text) of the student's own line in which an error arose, or None."""
+    found, tb = None, error.__traceback__
+    while tb:
+        if tb.tb_frame.f_code.co_filename == f"<{name}>" and tb.tb_lineno < OURS:
+            found = tb.tb_lineno, linecache.getline(f"<{name}>", tb.tb_lineno).strip()
+        tb = tb.tb_next
+    return found

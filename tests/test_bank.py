@@ -1,0 +1,146 @@
+"""The bank of every exercise, held to account: what is right passes, each mistake is told from all the others."""
+
+import ast
+
+import pytest
+
+from minipeft.classroom import checking, exercise, source
+from minipeft.classroom.exercise import edited, exercises
+
+MANY = {"lora", "adapter", "prompt_tuning", "prefix_tuning", "p_tuning_v2", "adalora", "qlora"}
+EACH = pytest.mark.parametrize("x", exercises().values(), ids=exercises())
+MISTAKES = [(x, m) for x in exercises().values() for m in x.mistakes]
+RIGHTS = [(x, r) for x in exercises().values() for r in x.rights]
+HOUSES = [(x, h) for x in exercises().values() for h in x.houses]
+
+
+def named(pairs):
+    return {"argvalues": pairs, "ids": [f"{x.name}: {thing.id}" for x, thing in pairs]}
+
+
+def report(x, text, seed=None):
+    return checking.judge(x, text, checking.Subject(x, text, seed), seed)
+
+
+@EACH
+def test_the_card_is_complete_and_the_bank_is_full(x):
+    assert x.minutes > 0
+    assert x.difficulty in (1, 2, 3)
+    assert all([x.title, x.why, x.read])
+    few = x.name not in MANY
+    assert len(x.observations) >= (10 if few else 14)
+    assert len(x.mistakes) >= (8 if few else 12)
+    assert len(x.rights) >= (3 if few else 4)
+    assert len({m.id for m in x.mistakes}) == len(x.mistakes)
+    assert len({o.name for o in x.observations}) == len(x.observations)
+
+
+@EACH
+def test_the_reference_passes_and_no_observation_of_it_fails_to_look(x):
+    assert report(x, x.plain()).passed
+    for name, value in checking.expected(x).items():
+        assert not (isinstance(value, dict) and "error" in value), (name, value)
+
+
+@EACH
+def test_an_emptied_file_says_not_written_yet_and_has_nothing_of_the_solution(x):
+    text = source.emptied(x.plain(), x.holes)
+    said = report(x, text).text()
+    assert "not written yet" in said
+    assert "✗" not in said
+    before, after = (source.functions(ast.parse(t)) for t in (x.plain(), text))
+    assert before.keys() == after.keys()
+    for name, (_, node) in after.items():
+        if name in x.holes:
+            assert source.is_empty(node)
+            if isinstance(node, ast.FunctionDef):
+                assert ast.get_docstring(node) == ast.get_docstring(before[name][1])
+                assert ast.dump(node.args) == ast.dump(before[name][1].args)
+        elif not isinstance(node, ast.ClassDef):
+            assert ast.dump(node) == ast.dump(before[name][1]), f"{name} should be left as it is"
+    source.load(ast.parse(text), "emptied", text)
+
+
+@EACH
+def test_one_body_alone_is_judged_alone(x):
+    """Written: one; the others are still empty. It is right, and the others do not spoil it."""
+    for hole in x.holes:
+        text = source.emptied(x.plain(), [h for h in x.holes if h != hole])
+        found = report(x, text)
+        assert found.holes == {h: "right" if h == hole else "not written yet" for h in x.holes}
+        assert found.passed == (len(x.holes) == 1)
+
+
+@pytest.mark.parametrize(("x", "mistake"), **named(MISTAKES))
+def test_a_mistake_is_rejected_with_its_own_hint(x, mistake):
+    text = edited(x.plain(), mistake.edits)
+    found = report(x, text)
+    assert not found.passed
+    assert found.finding.mistake is mistake, found.text()
+    said = found.text()
+    assert all(words in said for words in (mistake.what, mistake.question, mistake.hint))
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(("x", "mistake"), **named(MISTAKES))
+def test_a_mistake_is_described(x, mistake):
+    assert all(len(words) > 15 for words in (mistake.what, mistake.question, mistake.hint))
+    assert mistake.question.endswith("?")
+    assert (
+        mistake.what[0].islower()
+        or mistake.what.split()[0].isupper()
+        or not mistake.what[0].isalpha()
+        or mistake.what[1] in " _"
+    )
+    assert not mistake.what.endswith(".")
+    assert mistake.hint.endswith(".")
+    assert mistake.seen
+    reveals = [replace for find, replace in mistake.edits if len(find) > 12 and find in mistake.hint + mistake.question]
+    assert not reveals, "a hint is not the solution"
+
+
+@pytest.mark.parametrize(("x", "right"), **named(RIGHTS))
+def test_a_right_variant_passes(x, right):
+    found = report(x, edited(x.plain(), right.edits))
+    assert found.passed, found.text()
+
+
+@EACH
+def test_no_two_mistakes_look_alike(x):
+    seen = []
+    for mistake in x.mistakes:
+        got = checking.observe(x, checking.broken(x, mistake))
+        for other, known in seen:
+            assert any(not checking.same(known[n], got[n]) for n in got), f"{mistake.id} looks like {other}"
+        seen.append((mistake.id, got))
+
+
+@EACH
+def test_every_observation_has_something_to_tell(x):
+    """Each is disturbed by a mistake of the bank, and says so in a sentence."""
+    right = checking.expected(x)
+    disturbed = set()
+    for mistake in x.mistakes:
+        disturbed |= set(checking.differing(right, checking.observe(x, checking.broken(x, mistake))))
+    assert {o.name for o in x.observations} - disturbed == set()
+    assert all(o.says.endswith((".", "?")) for o in x.observations)
+
+
+@pytest.mark.parametrize(("x", "house"), **named(HOUSES))
+def test_a_house_rule_is_another_exercise(x, house, monkeypatch):
+    """Under it the plain solution fails and is recognised; what follows the rule passes; the text tells the rule."""
+    monkeypatch.setattr(exercise.Exercise, "rules", lambda self, seed: [] if seed is None else [house])
+    for cached in (checking.reference, checking.expected, checking.broken):
+        cached.cache_clear()
+    follows = x.reference(0)
+    assert report(x, follows, 0).passed
+    found = report(x, x.plain(), 0)
+    assert not found.passed
+    assert found.finding.mistake.id == "plain rule", found.text()
+    assert house.rule in found.text()
+    for name, value in checking.expected(x, 0).items():
+        assert not (isinstance(value, dict) and "error" in value), (name, value)
+    plain_file, house_file = source.emptied(x.plain(), x.holes), source.emptied(follows, x.holes)
+    assert plain_file != house_file, "the docstring or a comment that is left has to tell the rule"
+    for cached in (checking.reference, checking.expected, checking.broken):
+        cached.cache_clear()
