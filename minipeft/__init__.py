@@ -8,6 +8,8 @@ detach(model)
 """
 
 from minipeft.bases import base
+from minipeft.classroom import check, expect, use
+from minipeft.classroom.using import from_environment
 from minipeft.deltas import DeltaError, fold, load, read, save
 from minipeft.methods import (
     IA3,
@@ -38,7 +40,9 @@ from minipeft.wrapping import detach, disabled, merge, summary, trainable, unmer
 __all__ = [
     "IA3", "METHODS", "AdaLoRA", "AdapterFusion", "BitFit", "Config", "DeltaError", "DoRA", "Full", "Houlsby", "LoRA",
     "Mixture", "MultiTask", "PTuning", "PTuningV2", "ParallelAdapter", "Pfeiffer", "PiSSA", "PrefixTuning",
-    "PromptTuning", "QLoRA", "Task", "Transformer", "VeRA", "base", "decode", "detach", "disabled",
-    "encode", "evaluate", "fit", "fold", "load", "merge", "read", "recording", "save", "summary", "task", "trainable",
-    "unmerge",
+    "PromptTuning", "QLoRA", "Task", "Transformer", "VeRA", "base", "check", "decode", "detach", "disabled",
+    "encode", "evaluate", "expect", "fit", "fold", "load", "merge", "read", "recording", "save", "summary", "task",
+    "trainable", "unmerge", "use",
 ]  # fmt: skip
+
+from_environment()  # MINIPEFT_USE=work/lora.py: minipeft runs on a student's file

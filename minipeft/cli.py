@@ -1,4 +1,4 @@
-"""The command line: python -m minipeft compare | train | eval | generate | inspect | sweep."""
+"""The command line: python -m minipeft compare | train | eval | generate | inspect | sweep | start | check | grade."""
 
 import json
 import sys
@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from minipeft import comparison, deltas
 from minipeft.bases import base
+from minipeft.classroom import commands
 from minipeft.methods import METHODS, AdapterFusion, PrefixTuning, PromptTuning, PTuning, PTuningV2, parse
 from minipeft.mixing import MultiTask
 from minipeft.tasks import (
@@ -49,9 +50,12 @@ app = typer.Typer(
         f"A task is an operation ({', '.join(OPERATIONS)}), a plus and a table ({', '.join(TABLES)}). Examples:\n\n"
         "python -m minipeft train reverse+blue --method 'PromptTuning(length=4)' --out blue.safetensors\n\n"
         "python -m minipeft generate cabbed --delta blue.safetensors\n\n"
-        "python -m minipeft compare reverse+blue --examples 8"
+        "python -m minipeft compare reverse+blue --examples 8\n\n"
+        "python -m minipeft start lora     (write it yourself; then: check work/lora.py)"
     ),
 )
+for command in (commands.start, commands.check, commands.grade):
+    app.command()(command)
 console, complaints = Console(), Console(stderr=True)
 torch.set_num_threads(1)  # models this small are slower on several threads, and much slower on a busy machine
 

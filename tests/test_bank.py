@@ -44,7 +44,7 @@ def test_the_reference_passes_and_no_observation_of_it_fails_to_look(x):
 
 @EACH
 def test_an_emptied_file_says_not_written_yet_and_has_nothing_of_the_solution(x):
-    text = source.emptied(x.plain(), x.holes)
+    text = source.emptied(x.plain(), x.holes, x.hidden)
     said = report(x, text).text()
     assert "not written yet" in said
     assert "✗" not in said
@@ -56,6 +56,9 @@ def test_an_emptied_file_says_not_written_yet_and_has_nothing_of_the_solution(x)
             if isinstance(node, ast.FunctionDef):
                 assert ast.get_docstring(node) == ast.get_docstring(before[name][1])
                 assert ast.dump(node.args) == ast.dump(before[name][1].args)
+        elif name in x.hidden:
+            assert source.is_empty(node)
+            assert "hidden" in ast.unparse(node)
         elif not isinstance(node, ast.ClassDef):
             assert ast.dump(node) == ast.dump(before[name][1]), f"{name} should be left as it is"
     source.load(ast.parse(text), "emptied", text)
@@ -65,7 +68,7 @@ def test_an_emptied_file_says_not_written_yet_and_has_nothing_of_the_solution(x)
 def test_one_body_alone_is_judged_alone(x):
     """Written: one; the others are still empty. It is right, and the others do not spoil it."""
     for hole in x.holes:
-        text = source.emptied(x.plain(), [h for h in x.holes if h != hole])
+        text = source.emptied(x.plain(), [h for h in x.holes if h != hole], x.hidden)
         found = report(x, text)
         assert found.holes == {h: "right" if h == hole else "not written yet" for h in x.holes}
         assert found.passed == (len(x.holes) == 1)
@@ -140,7 +143,7 @@ def test_a_house_rule_is_another_exercise(x, house, monkeypatch):
     assert house.rule in found.text()
     for name, value in checking.expected(x, 0).items():
         assert not (isinstance(value, dict) and "error" in value), (name, value)
-    plain_file, house_file = source.emptied(x.plain(), x.holes), source.emptied(follows, x.holes)
+    plain_file, house_file = source.emptied(x.plain(), x.holes, x.hidden), source.emptied(follows, x.holes, x.hidden)
     assert plain_file != house_file, "the docstring or a comment that is left has to tell the rule"
     for cached in (checking.reference, checking.expected, checking.broken):
         cached.cache_clear()

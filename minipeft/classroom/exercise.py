@@ -79,6 +79,7 @@ class Exercise:
     holes: qualified names of functions, methods and constants that are emptied.
     minutes, difficulty: for someone who has read the paper; 1 (warm up) to 3 (hard).
     why: what one understands afterwards. read: where to look. lesson: the number of the lesson.
+    hidden: names that are emptied too, because they would tell, but are not the student's to write.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Exercise:
     why: str
     read: str
     lesson: str = ""
+    hidden: tuple[str, ...] = ()
     observations: list[Observation] = field(default_factory=list)
     mistakes: list[Mistake] = field(default_factory=list)
     rights: list[Right] = field(default_factory=list)

@@ -64,11 +64,14 @@ def is_empty(node):
     return isinstance(only, ast.Pass) or (isinstance(only, ast.Expr) and isinstance(only.value, ast.Constant))
 
 
-def emptied(text, holes):
-    """The text with the bodies of the holes replaced by an error that says whose turn it is; all else stays."""
+def emptied(text, holes, hidden=()):
+    """The text with the bodies of the holes replaced by an error that says whose turn it is; all else stays.
+
+    hidden: bodies that would tell too much; they are left out as well, but are nobody's turn.
+    """
     lines = text.splitlines()
     found = functions(ast.parse(text))
-    for name in sorted(holes, key=lambda h: -found[h][1].lineno):
+    for name in sorted((*holes, *hidden), key=lambda h: -found[h][1].lineno):
         node = found[name][1]
         if isinstance(node, ast.Assign | ast.AnnAssign):
             first, last, indent = node.value.lineno, node.value.end_lineno, ""
@@ -79,7 +82,12 @@ def emptied(text, holes):
             first, last, indent = body[0].lineno, node.end_lineno, " " * body[0].col_offset
             count = sum(bool(line.strip()) for line in lines[first - 1 : last])
             size = f"about {count} line{'s' if count > 1 else ''}"
-            new = [f'{indent}raise NotImplementedError("{name}: your turn ({size})")']
+            why = (
+                "hidden while you write yours; the check uses the project's own"
+                if name in hidden
+                else f"your turn ({size})"
+            )
+            new = [f'{indent}raise NotImplementedError("{name}: {why}")']
         lines[first - 1 : last] = new
     return "\n".join(lines) + "\n"
 

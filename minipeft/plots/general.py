@@ -1,9 +1,10 @@
-"""Figures for any method: training curves, bars, accuracy against parameters, the map of the three doors."""
+"""Figures for any method: training curves, bars, accuracy against parameters, the three doors, what a check found."""
 
 import numpy as np
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
-from minipeft.plots.style import FROZEN, INK, SPARE, bare, dash, mark, new, shades, spread
+from minipeft.plots.style import FROZEN, INK, SIGNED, SPARE, bare, dash, mark, new, shades, spread
 
 
 def curves(histories, quantity="loss", ax=None, window=10):
@@ -42,6 +43,30 @@ def bars(values, ax=None, label="lines right (share)", colour=FROZEN):
     if ax.get_xlim()[1] > 1000:
         ax.xaxis.set_major_formatter("{x:,.0f}")
     return ax
+
+
+def differs(expected, yours):
+    """Expected, yours, and yours − expected, as maps on one scale: what a check found. Arrays of one shape. Three Axes.
+
+    A vector is a row; of more than two dimensions all but the last lie below each other.
+    """
+    maps = [np.atleast_2d(np.asarray(a, dtype=float)) for a in (expected, yours)]
+    maps = [a.reshape(-1, a.shape[-1]) for a in maps]
+    maps.append(maps[1] - maps[0])
+    rows, columns = maps[0].shape
+    limit = np.nanmax(np.abs(maps)) or 1.0
+    width = min(max(0.28 * columns, 1.6), 2.9)
+    axes = new(3 * width + 1.2, min(max(0.28 * rows, 0.6), 3.2) + 0.9, columns=3)
+    for ax, values, title in zip(axes, maps, ("expected", "yours", "yours − expected"), strict=True):
+        image = ax.imshow(values, cmap=SIGNED, vmin=-limit, vmax=limit, interpolation="nearest", aspect="auto")
+        ax.set_title(title, fontsize=10)
+        ax.set_xlabel("column", fontsize=9)
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        ax.tick_params(labelsize=8)
+    axes[0].set_ylabel("row", fontsize=9)
+    axes[0].figure.colorbar(image, ax=axes, label="value", shrink=0.9)
+    return axes
 
 
 def pareto(rows, ax=None):

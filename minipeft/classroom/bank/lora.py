@@ -25,6 +25,7 @@ exercise = Exercise(
     why="Why a product of two thin matrices is enough, why it starts at nothing, and why it costs nothing once merged.",
     read="Hu et al. 2021, arXiv:2106.09685, section 4.1; LoRA+: arXiv:2402.12354",
     lesson="10",
+    hidden=("LoRAConv2d.__init__", "LoRAConv2d.forward", "LoRAConv2d.delta", "LoRAWeight.__init__", "LoRAWeight.delta"),
 )
 
 

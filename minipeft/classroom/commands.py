@@ -1,0 +1,130 @@
+"""The commands of the classroom: python -m minipeft start | check | grade."""
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import minipeft.classroom.desk as desk
+import minipeft.classroom.exercise as shelf
+import minipeft.classroom.grading as grading
+from minipeft.classroom.checking import hints_wanted
+from minipeft.classroom.sandbox import Limits
+
+console = Console()
+
+House = Annotated[
+    str | None, typer.Option("--house", help="A teacher's seed: rules of its own, so that a public solution is wrong.")
+]
+Folder = Annotated[Path, typer.Option("--dir", help="The folder of your files.")]
+LEVELS = ("", "warm-up", "medium", "hard")
+
+
+def start(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="An exercise; without it they are listed.")] = None,
+    folder: Folder = desk.FOLDER,
+    house: House = None,
+):
+    """Begin an exercise: write its file with the bodies empty. Without a name: the exercises, and how far you are."""
+    if name is None:
+        console.print(contents(folder))
+        return
+    path, exercise = desk.start(name, folder, house), shelf.get(name)
+    console.print(
+        f"[bold]{escape(exercise.title)}[/bold] (about {exercise.minutes} minutes, {LEVELS[exercise.difficulty]})"
+    )
+    console.print(escape(exercise.why))
+    for rule in exercise.rules(house):
+        console.print(f"[bold]A rule of your teacher's:[/bold] {escape(rule.rule)}")
+    console.print(f"To read: {escape(exercise.read)}")
+    console.print(f"\nWrite in {escape(str(path))}: {', '.join(exercise.holes)}")
+    console.print(f"Then:     python -m minipeft check {escape(str(path))}", soft_wrap=True)
+
+
+def contents(folder):
+    """The exercises in the order of the course, and the student's progress."""
+    table = Table(
+        title="Exercises, in the order of the course", title_justify="left", box=SIMPLE, pad_edge=False,
+        collapse_padding=True,
+    )  # fmt: skip
+    for heading in ("name", "", "min", "", "yours"):
+        table.add_column(heading, justify="right" if heading == "min" else "left", overflow="fold")
+    for name, state in desk.progress(folder).items():
+        x = shelf.get(name)
+        style = "green" if state == "right" else "bold" if state else ""
+        table.add_row(name, escape(x.title), str(x.minutes), LEVELS[x.difficulty], state, style=style)
+    table.caption, table.caption_justify = "Begin one: python -m minipeft start NAME", "left"
+    return table
+
+
+def check(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Your file or notebook, or the name of an exercise.")],
+    exercise: Annotated[str | None, typer.Option(help="Which exercise it is, if the file does not tell.")] = None,
+    house: House = None,
+    hints: Annotated[
+        int | None,
+        typer.Option(min=1, max=4, help="How much to tell: 1 the symptom, 2 a question, 3 the mistake, 4 all."),
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw expected, yours and the difference, as PNG.")] = None,
+):
+    """Check a file: is it right, and if not, which mistake does it look like? Ends with 1 if it is not right."""
+    if not path.suffix and not path.exists() and path.name in shelf.exercises():
+        path = desk.FOLDER / f"{path.name}.py"
+    report = desk.check_file(path, exercise, house)
+    console.print(report.text(hints_wanted(hints)), markup=False, highlight=False, soft_wrap=True)
+    if picture and report.finding and report.finding.pair:
+        from minipeft import plots
+
+        pair = (np.array(v["data"]).reshape(v["shape"]) for v in report.finding.pair)
+        plots.differs(*pair)[0].figure.savefig(picture, dpi=120)
+        console.print(f"Picture: {escape(str(picture))}")
+    elif picture:
+        console.print("There is nothing to draw.")
+    if report.passed and not report.exercise.of.startswith("classroom/") and house is None:
+        console.print(
+            f"Let the course run on it: MINIPEFT_USE={escape(str(path))} python -m minipeft compare", soft_wrap=True
+        )
+    raise SystemExit(0 if report.passed else 1)
+
+
+def grade(
+    submissions: Annotated[Path, typer.Argument(help="A folder that holds a folder or a file for each student.")],
+    out: Annotated[Path, typer.Option(help="The table, CSV.")] = Path("grades.csv"),
+    feedback: Annotated[Path | None, typer.Option(help="A folder for one page (HTML) per student.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="A file for JUnit XML.")] = None,
+    exercises: Annotated[
+        str | None, typer.Option(help="The exercises that count, parted by commas; else all found.")
+    ] = None,
+    house: House = None,
+    seconds: Annotated[float, typer.Option(min=1, help="Time for one exercise of one student.")] = Limits.seconds,
+    memory: Annotated[int, typer.Option(min=100, help="Megabytes for it, beyond Python and torch.")] = Limits.memory,
+    workers: Annotated[int | None, typer.Option(min=1, help="So many at a time; else one for each core.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Grade all again, also what is known already.")] = False,
+):
+    """Grade a class: each exercise of each student in a process of its own. Interrupted, it goes on where it was."""
+    names = [name.strip() for name in exercises.split(",")] if exercises else None
+    for name in names or ():
+        shelf.get(name)
+    began = time.monotonic()
+    results, strange = grading.grade(
+        submissions, out, feedback, junit, names, house, Limits(seconds, memory), workers or os.cpu_count() or 1, again
+    )
+    table = Table(title=f"Points ({time.monotonic() - began:.0f} s)", title_justify="left", box=SIMPLE)
+    columns = list(dict.fromkeys(r.exercise for r in results))
+    for heading in ("student", *columns, "sum"):
+        table.add_column(heading, justify="left" if heading == "student" else "right")
+    for student, mine in grading.by_student(results).items():
+        table.add_row(escape(student), *(str(r.points) for r in mine), str(sum(r.points for r in mine)))
+    full = [len(shelf.get(name).groups) for name in columns]
+    table.add_row("[dim]of[/dim]", *(f"[dim]{n}[/dim]" for n in full), f"[dim]{sum(full)}[/dim]")
+    console.print(table)
+    for path in strange:
+        console.print(f"[yellow]Not graded, belongs to no exercise: {escape(str(path))}[/yellow]")
+    console.print(f"Table: {escape(str(out))}" + (f"    Pages: {escape(str(feedback))}" if feedback else ""))

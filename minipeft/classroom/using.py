@@ -1,0 +1,116 @@
+"""The student's file drives the course: `use("work/lora.py")` lets minipeft itself run on it, once it passes its check.
+
+The bodies that an exercise asks for are exchanged in the project's own classes and functions, so every figure, lesson
+and command runs on them, whatever they have imported already. `use(None)` gives the project's own back.
+"""
+
+import importlib
+import os
+import sys
+import types
+from pathlib import Path
+
+import minipeft.classroom.desk as desk
+import minipeft.classroom.source as source
+
+originals = []  # (owner, name, what stood there), to be put back in reverse
+
+
+def use(*paths):
+    """Let minipeft run on the bodies in these files. What is not written yet stays the project's.
+
+    Raises ValueError, and changes nothing, if a body is wrong or the file follows a teacher's own rules.
+    """
+    if paths == (None,):
+        return give_back()
+    reports = [ready(Path(path)) for path in paths]
+    for path, (report, tree) in zip(paths, reports, strict=True):
+        names = [name for name, state in report.holes.items() if state == "right"]
+        put(report.exercise, tree, names, Path(path).read_text(encoding="utf-8"), str(path))
+        left = [name for name in report.holes if name not in names]
+        print(
+            f"minipeft now runs on your {', '.join(names)} from {path}"
+            + (f" (not written yet, so the project's own: {', '.join(left)})" if left else ""),
+            file=sys.stderr,
+        )
+
+
+def ready(path):
+    """The report on a file that may be used, and its tree."""
+    report = desk.check_file(path)
+    if report.exercise.of.startswith("classroom/"):
+        raise ValueError(f"{path} answers questions; minipeft can run on files like {desk.FOLDER / 'lora.py'} only")
+    text = source.text_of(path)
+    if desk.house_of(text):
+        raise ValueError(f"{path} follows your teacher's own rules, not the method's, so the lessons cannot run on it")
+    if report.problem or report.finding or "right" not in report.holes.values():
+        raise ValueError(f"{path} cannot be used yet.\n{report.text()}")
+    return report, source.parsed(text)
+
+
+def put(exercise, tree, names, text, path):
+    """Exchange the named functions of the exercise's module for those of a tree."""
+    module = importlib.import_module("minipeft." + exercise.of.removesuffix(".py").replace("/", "."))
+    spliced = source.splice(exercise.plain(), tree, exercise.holes, names, True)
+    made = source.load(spliced, f"{exercise.name} of {path}", text)
+    added = [name for name in vars(made) if not name.startswith("__") and name not in vars(module)]
+    for name in added:  # helpers of the student's own
+        exchange(module, name, at_home(getattr(made, name), made, module))
+    for name in names:
+        owner, method = name.rpartition(".")[::2]
+        target, theirs = (getattr(module, owner), getattr(made, owner)) if owner else (module, made)
+        extra = [n for n in vars(theirs) if owner and n not in vars(target)]
+        for n in [*extra, method]:
+            thing = at_home(vars(theirs)[n], made, module)
+            thing = source.adopt(thing, target) if owner else thing
+            if not owner and isinstance(vars(module)[n], types.FunctionType):
+                rewrite(vars(module)[n], thing)
+            else:
+                exchange(target, n, thing)
+
+
+def at_home(thing, made, module):
+    """A function whose global names are those of the project's module."""
+    if isinstance(thing, property):
+        return property(*(f and at_home(f, made, module) for f in (thing.fget, thing.fset, thing.fdel)))
+    if isinstance(thing, types.FunctionType) and thing.__globals__ is vars(made):
+        moved = types.FunctionType(thing.__code__, vars(module), thing.__name__, thing.__defaults__, thing.__closure__)
+        moved.__kwdefaults__, moved.__doc__, moved.__qualname__ = (
+            thing.__kwdefaults__,
+            thing.__doc__,
+            thing.__qualname__,
+        )
+        return moved
+    return thing
+
+
+NOTHING = object()
+
+
+def exchange(owner, name, thing):
+    originals.append((owner, name, vars(owner).get(name, NOTHING)))
+    setattr(owner, name, thing)
+
+
+def rewrite(function, other):
+    """Functions of a module may have been imported elsewhere by name, so they change from within."""
+    for name in ("__code__", "__defaults__", "__kwdefaults__"):
+        exchange_attribute(function, name, getattr(other, name))
+
+
+def exchange_attribute(function, name, value):
+    originals.append((function, name, getattr(function, name)))
+    setattr(function, name, value)
+
+
+def give_back():
+    while originals:
+        owner, name, thing = originals.pop()
+        delattr(owner, name) if thing is NOTHING else setattr(owner, name, thing)
+
+
+def from_environment():
+    """MINIPEFT_USE holds paths, parted as in PATH. Called when minipeft is imported."""
+    paths = [path for path in os.environ.get("MINIPEFT_USE", "").split(os.pathsep) if path]
+    if paths:
+        use(*paths)
