@@ -11,7 +11,6 @@ import contextlib
 import math
 import os
 import re
-import types
 import warnings
 from dataclasses import dataclass, field
 from functools import cache
@@ -50,8 +49,8 @@ class Subject:
         try:
             tree = source.splice(self.reference, self.tree, x.holes, take, fill)
             impl = source.load(tree, label, self.text)
-        except Exception as error:  # in a default argument or a decorator, say
-            failed = failure(error, label)
+        except (Exception, SystemExit) as error:  # in a default argument or a decorator, say
+            failed = failure(error)
             return {o.name: failed for o in x.observations if only is None or o.name in only}
         return observe(x, impl, only)
 
@@ -67,16 +66,22 @@ def look(observation, impl):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return plain(observation.look(impl))
-    except Exception as error:
-        return failure(error, impl.__name__)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a solution may call sys.exit
+        return failure(error, impl)
     finally:
         torch.set_default_dtype(before)
         torch.random.set_rng_state(state)
 
 
-def failure(error, name):
-    text = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-    place = source.place_of(error, name)
+def failure(error, impl=None):
+    try:
+        said = str(error).strip().partition("\n")[0]
+    except Exception:
+        said = ""
+    text = f"{type(error).__name__}: {said}"
+    place = source.place_of(error, getattr(impl, "__files__", ()))
     return {"error": text[:300].rstrip(": "), "line": place and place[0], "code": place and place[1]}
 
 
@@ -95,6 +100,47 @@ def plain(value):
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return f"a {type(value).__name__}"
+
+
+class Handed:
+    """Classes and functions made in a notebook as something to observe: their bodies go into a fresh reference."""
+
+    def __init__(self, exercise, given, seed=None):
+        self.exercise, self.reference = exercise, exercise.reference(seed)
+        wanted = dict.fromkeys(hole.partition(".")[0] for hole in exercise.holes)
+        named = {getattr(thing, "__name__", str(thing)): thing for thing in given}
+        if not named or (strange := [name for name in named if name not in wanted]):
+            raise ValueError(
+                f"exercise {exercise.name!r} asks for {', '.join(wanted)}; "
+                + (f"got {', '.join(strange)}" if named else "hand them in: check(name, Class or function)")
+            )
+        self.holes = [hole for hole in exercise.holes if hole.partition(".")[0] in named]
+        self.bodies, self.more = {}, []
+        for name, thing in named.items():
+            if not isinstance(thing, type):
+                self.bodies[name] = thing
+                continue
+            own = [c for c in thing.__mro__ if c.__module__.partition(".")[0] not in ("minipeft", "torch", "builtins")]
+            parts = {key: value for c in reversed(own) for key, value in vars(c).items()}
+            self.bodies |= {f"{name}.{key}": value for key, value in parts.items() if f"{name}.{key}" in exercise.holes}
+            self.more += [(name, key, value) for key, value in parts.items() if not key.startswith("__")]
+        self.bodies = {hole: thing for hole, thing in self.bodies.items() if not source.does_nothing(thing)}
+
+    def observe(self, take, fill, only=None):
+        """As a `Subject`."""
+        impl = source.load(source.ast.parse(self.reference), f"the reference around your {self.exercise.name}")
+        for owner, key, value in self.more:
+            if not hasattr(getattr(impl, owner), key):
+                setattr(getattr(impl, owner), key, source.adopt(value, getattr(impl, owner)))
+        for hole in self.exercise.holes:
+            owner, _, name = hole.rpartition(".")
+            place = getattr(impl, owner) if owner else impl
+            if hole in take:
+                setattr(place, name, source.adopt(self.bodies[hole], place) if owner else self.bodies[hole])
+            elif not fill:
+                setattr(place, name, source.empty(hole))
+        impl.__files__ = {file for thing in self.bodies.values() for file in source.files(thing)}
+        return observe(self.exercise, impl, only)
 
 
 # -- comparing --------------------------------------------------------------------------------------------------------
@@ -183,8 +229,7 @@ def of_tensors(expected, got):
 def of_items(expected, got):
     missing, extra = [k for k in expected if k not in got], [k for k in got if k not in expected]
     if missing or extra:
-        said = [f"missing: {', '.join(missing)}"] * bool(missing) + [f"too many: {', '.join(extra)}"] * bool(extra)
-        return f"{'; '.join(said)}.".capitalize()
+        return " ".join(f"{w}: {', '.join(k)}." for w, k in (("Missing", missing), ("Too many", extra)) if k)
     name = next(k for k in expected if not same(expected[k], got[k]))
     return f"{name}: {difference(expected[name], got[name])}"
 
@@ -302,12 +347,14 @@ def bank(exercise, seed=None):
     return [plain_rule, *exercise.mistakes]
 
 
-def recognise(exercise, got, seed=None):
+def recognise(exercise, got, seed=None, entirely=False):
     """The mistake that these observations look like, or None.
 
     That is one whose symptoms are all among these; the one that explains most of them, if no other does as well.
+    entirely: it has to explain all of them.
     """
-    found = {m: symptoms for m in bank(exercise, seed) if (symptoms := explained(exercise, m, got, seed))}
+    least = len(differing(expected(exercise, seed), got)) if entirely else 1
+    found = {m: symptoms for m in bank(exercise, seed) if (symptoms := explained(exercise, m, got, seed)) >= least}
     most = max(found.values(), default=0)
     best = [m for m, number in found.items() if number == most]
     return best[0] if len(best) == 1 else None
@@ -360,23 +407,29 @@ def drawable(expected, got):
 
 
 def judge(exercise, text, subject, seed=None):
-    """The report on a text. subject: who is asked for observations, a `Subject` or the grader's line to one.
+    """The report on a text. subject: who is asked for observations, a `Subject` or the grader's line to one."""
+    tree = source.parsed(text)
+    report = weigh(exercise, exercise.holes, source.written(tree, exercise.holes), subject, seed)
+    _, refused = source.additions(tree, source.ast.parse(exercise.reference(seed)))
+    if refused:
+        report.notes.append(f"(left out: import of {', '.join(dict.fromkeys(refused))}, which a solution may not use)")
+    return report
 
-    First all together, with the project's bodies where nothing is written yet. If that is not right, each written body
-    alone among the project's own, to find where the mistake is.
+
+def weigh(exercise, asked, there, subject, seed=None):
+    """The report on those bodies that are `there`, of those that were `asked` for.
+
+    First all together, with the project's own where nothing is written yet. If that is not right, each body alone among
+    the project's own, to find where the mistake is.
     """
-    tree, right = source.parsed(text), expected(exercise, seed)
-    there = source.written(tree, exercise.holes)
-    states = {name: "right" if name in there else "not written yet" for name in exercise.holes}
+    right = expected(exercise, seed)
+    states = {name: "right" if name in there else "not written yet" for name in asked}
     if not there:
         return Report(exercise, states)
     whole = graded = subject.observe(there, True)
     if len(there) < len(states):
         graded = subject.observe(there, False)
     report = Report(exercise, states, [n for n in right if same(right[n], graded.get(n))])
-    _, refused = source.additions(tree, source.ast.parse(exercise.reference(seed)))
-    if refused:
-        report.notes.append(f"(left out: import of {', '.join(dict.fromkeys(refused))}, which a solution may not use)")
     wrong = differing(right, whole)
     if not wrong:
         return report
@@ -384,7 +437,8 @@ def judge(exercise, text, subject, seed=None):
     guilty = [hole for hole, got in alone.items() if differing(right, got)]
     for hole in guilty or there:
         states[hole] = "wrong" if guilty else "unclear"
-    together = len(guilty) != 1 and (not guilty or recognise(exercise, whole, seed))  # one mistake in several bodies
+    # one mistake may stand in several bodies
+    together = len(guilty) != 1 and (not guilty or recognise(exercise, whole, seed, entirely=True))
     one = None if together else guilty[0]
     report.finding = find(exercise, alone[one] if one else whole, seed, one)
     return report
@@ -411,54 +465,8 @@ def diagnose(name, *given, house=None):
             return judge(exercise, text, Subject(exercise, text, house), house)
         except source.Unreadable as error:
             return Report(exercise, {}, problem=str(error))
-    return of_objects(shelf.get(name), given, house)
-
-
-def of_objects(exercise, given, house=None):
-    """Put classes and functions made in a notebook into a fresh reference, by their names."""
-    wanted = dict.fromkeys(hole.partition(".")[0] for hole in exercise.holes)
-    named = {getattr(thing, "__name__", str(thing)): thing for thing in given}
-    if not named or (strange := [n for n in named if n not in wanted]):
-        raise ValueError(
-            f"exercise {exercise.name!r} asks for {', '.join(wanted)}; "
-            + (f"got {', '.join(strange)}" if named else "hand them in: check(name, Class or function)")
-        )
-    text = exercise.reference(house)
-    impl = source.load(source.ast.parse(text), f"your {exercise.name}", text)
-    states = {}
-    for hole in exercise.holes:
-        name, _, method = hole.partition(".")
-        if name in named:
-            thing = vars(named[name]).get(method) if method else named[name]
-            states[hole] = "not written yet" if thing is None or unwritten(thing) else "unclear"
-    for name, thing in named.items():
-        missing = [
-            h.partition(".")[2] for h, s in states.items() if s == "not written yet" and h.startswith(f"{name}.")
-        ]
-        setattr(impl, name, completed(thing, vars(impl)[name], missing) if isinstance(thing, type) else thing)
-    got, right = observe(exercise, impl), expected(exercise, house)
-    report = Report(exercise, states, [n for n in right if same(right[n], got[n])])
-    if not differing(right, got):
-        report.holes = dict.fromkeys(states, "right")
-    elif any(state == "unclear" for state in states.values()):
-        report.finding = find(exercise, got, house)
-    return report
-
-
-def completed(mine, ours, missing):
-    """A class with those of our methods that it lacks."""
-    missing = {*missing, *(name for name in vars(ours) if not name.startswith("__") and not hasattr(mine, name))}
-    return (
-        type(mine.__name__, (mine,), {name: source.adopt(vars(ours)[name], mine) for name in missing})
-        if missing
-        else mine
-    )
-
-
-def unwritten(thing):
-    """Does this function do nothing but raise NotImplementedError?"""
-    code = getattr(getattr(thing, "fget", None) or getattr(thing, "__func__", thing), "__code__", None)
-    return isinstance(code, types.CodeType) and code.co_names == ("NotImplementedError",)
+    subject = Handed(shelf.get(name), given, house)
+    return weigh(subject.exercise, subject.holes, list(subject.bodies), subject, house)
 
 
 def check(name, *given, house=None, hints=None):
@@ -482,7 +490,10 @@ def check(name, *given, house=None, hints=None):
 def expect(name, *given, house=None, group=None, hints=None):
     """Nothing if a solution is right (or that group of its observations), AssertionError with the diagnosis if not."""
     report = diagnose(name, *given, house=house)
-    good = report.groups().get(group, False) if group else report.passed
+    groups = report.groups()
+    if group is not None and group not in groups:
+        raise ValueError(f"exercise {name!r} has no group {group!r}; there are: {', '.join(groups)}")
+    good = report.passed if group is None else groups[group]
     if not good:
         raise AssertionError(report.text(hints_wanted(hints)))
 

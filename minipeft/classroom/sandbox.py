@@ -14,6 +14,7 @@ This is meant for the accidents and pranks of a class. It is no prison: for stra
 
 import contextlib
 import ctypes
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -25,6 +26,7 @@ import struct
 import sys
 import tempfile
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,10 +109,15 @@ class Child:
     def why(self):
         """Why a child ended without an answer."""
         self.process.join(5)
-        code = self.process.exitcode
-        if code == OUT_OF_MEMORY or code == -signal.SIGKILL:
+        code = self.process.exitcode or 0
+        if code > 192:  # the supervisor's word for a signal
+            code -= 256
+        if code in (OUT_OF_MEMORY, -9):
             return f"it needs more than {self.limits.memory} megabytes of memory"
-        return "it ended the process before it could be looked at" + (f" (exit code {code})" if code else "")
+        if code == -24:
+            return f"it takes more than {self.limits.seconds:g} seconds of the processor"
+        how = f" (signal {-code})" if code < 0 else f" (exit code {code})" if code else ""
+        return "it ended the process before it could be looked at" + how
 
     def __exit__(self, *_):
         self.line.close()
@@ -133,7 +140,9 @@ def quiet_start():
     try:
         for name in kept:
             setattr(main, name, None) if name == "__spec__" else delattr(main, name)
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # forking beside threads: no lock of theirs is needed
+            yield
     finally:
         for name, value in kept.items():
             setattr(main, name, value)
@@ -208,6 +217,9 @@ def work(line, secret, place, limits, name, text, seed):
         del os.environ[known]
     tempfile.tempdir = str(home)
     os.chdir(home)
+    faulthandler.disable()
+    os.closerange(3, line.fileno())  # what was open in the parent
+    os.closerange(line.fileno() + 1, 1024)
     out = os.open(place / "output.txt", os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(out, stream)

@@ -215,6 +215,7 @@ def load(tree, name, text=""):
     filename = f"<{name}>"
     linecache.cache[filename] = len(text), None, text.splitlines(True), filename
     module = types.ModuleType(name)
+    module.__files__ = {filename}
     exec(compile(tree, filename, "exec"), module.__dict__)
     return module
 
@@ -237,11 +238,37 @@ def adopt(thing, owner):
     return made
 
 
-def place_of(error, name):
-    """(line number, text) of the student's own line in which an error arose, or None."""
+def functions_of(thing):
+    """The plain functions behind a function, method or property."""
+    if isinstance(thing, property):
+        return [f for f in (thing.fget, thing.fset, thing.fdel) if f]
+    thing = getattr(thing, "__func__", thing)
+    return [thing] if isinstance(thing, types.FunctionType) else []
+
+
+def files(thing):
+    return {f.__code__.co_filename for f in functions_of(thing)}
+
+
+def does_nothing(thing):
+    """Does this function only raise NotImplementedError?"""
+    codes = [f.__code__ for f in functions_of(thing)]
+    return bool(codes) and all(c.co_names == ("NotImplementedError",) for c in codes)
+
+
+def empty(name):
+    def body(*_, **__):
+        raise NotImplementedError(f"{name}: not written yet")
+
+    return body
+
+
+def place_of(error, files):
+    """(line number, text) of the student's own line in which an error arose, or None. files: names of their code."""
     found, tb = None, error.__traceback__
     while tb:
-        if tb.tb_frame.f_code.co_filename == f"<{name}>" and tb.tb_lineno < OURS:
-            found = tb.tb_lineno, linecache.getline(f"<{name}>", tb.tb_lineno).strip()
+        name = tb.tb_frame.f_code.co_filename
+        if name in files and tb.tb_lineno < OURS:
+            found = tb.tb_lineno, linecache.getline(name, tb.tb_lineno).strip()
         tb = tb.tb_next
     return found

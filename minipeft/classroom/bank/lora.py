@@ -206,8 +206,8 @@ exercise.mistake(
     "scale on one side",
     (("h = F.linear(self.dropout(x), self.A)  # (..., r)\n        return self.base(x) + F.linear(self.scale * h, self.B)  # (..., out)",
       "h = F.linear(self.dropout(x), self.A)  # (..., r)\n        return self.base(x) + F.linear(h, self.B)  # (..., out)"),),
-    "the scale is in delta but not in forward",
-    "is the merged layer the same function as the unmerged one?",
+    "forward leaves out the scale s, which delta has",
+    "if somebody doubles α, what changes in the output of your layer?",
     "Forward and delta must apply the same s, or the model changes when it is merged.",
 )  # fmt: skip
 exercise.mistake(

@@ -1,0 +1,472 @@
+"""The student's side: emptied files, definitions taken from files and notebooks, the diagnosis, the desk, `use`."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import minipeft
+from minipeft.classroom import check, checking, desk, exercise, expect, source, using
+from minipeft.classroom.exercise import Exercise, edited
+from minipeft.methods import lora as own
+from minipeft.wrapping import WeightWrapper
+
+LORA = exercise.get("lora")
+NO_SCALE = edited(LORA.plain(), LORA.mistakes[0].edits)
+
+
+@pytest.fixture(autouse=True)
+def _give_back():
+    yield
+    using.use(None)
+
+
+def judged(text, seed=None):
+    return checking.judge(LORA, text, checking.Subject(LORA, text, seed), seed)
+
+
+def with_bodies(**bodies):
+    """The emptied file with some of its bodies written: {"LoRALinear.forward": code}, dots as two underscores."""
+    text = source.emptied(LORA.plain(), LORA.holes)
+    for name, code in bodies.items():
+        mark = f'raise NotImplementedError("{name.replace("__init__", "@").replace("__", ".").replace("@", "__init__")}'
+        (line,) = [line for line in text.splitlines() if mark in line]
+        indent = line[: len(line) - len(line.lstrip())]
+        text = text.replace(line, "\n".join(indent + c for c in code.splitlines()))
+    return text
+
+
+# -- emptying and taking ----------------------------------------------------------------------------------------------
+
+SMALL = '''"""A file."""
+
+import math
+
+LEVELS = [
+    1,
+    2,
+]
+OTHER = 3  # stays
+
+
+class Thing:
+    """Kept."""
+
+    def one(self): return 1
+
+    def two(self, x):  # (B, T)
+        """Kept too."""
+        # a comment of the body
+        y = x + 1  # and one more
+
+        return y
+
+
+def three(x=2):
+    if x:
+        return 1
+    return math.pi
+'''
+
+
+def test_emptying_keeps_everything_but_the_bodies():
+    text = source.emptied(SMALL, ("LEVELS", "Thing.two", "three"))
+    assert "LEVELS = ...  # your turn" in text
+    assert 'raise NotImplementedError("Thing.two: your turn (about 2 lines)")' in text
+    assert 'raise NotImplementedError("three: your turn (about 3 lines)")' in text
+    for kept in ("# (B, T)", '"""Kept too."""', "OTHER = 3  # stays", "def one(self): return 1", "def three(x=2):"):
+        assert kept in text
+    for gone in ("y = x + 1", "math.pi", "    1,"):
+        assert gone not in text
+    ast.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("body", "empty"),
+    [
+        ('raise NotImplementedError("f: your turn")', True),
+        ("raise NotImplementedError", True),
+        ("pass", True),
+        ("...", True),
+        ('"""Only a docstring."""', True),
+        ('"""With one."""\n    pass', True),
+        ("return None", False),
+        ("raise ValueError", False),
+        ("x = 1\n    raise NotImplementedError", False),
+    ],
+)
+def test_a_body_counts_as_written_when_it_does_something(body, empty):
+    assert source.is_empty(ast.parse(f"def f():\n    {body}").body[0]) is empty
+
+
+def test_a_notebook_gives_its_definitions_and_nothing_is_run(tmp_path):
+    cells = [
+        "%matplotlib inline\nimport torch.nn.functional as F\n!rm -rf somewhere",
+        "this is not Python",
+        "raise SystemExit('a cell that must not run')",
+        "from minipeft import LoRA\nLoRA(rank=2)\nx = open('evil', 'w')",
+        "FACTOR = 2 / 2",
+        "def helper(h):\n    return h * FACTOR",
+        "class LoRALinear:\n    def forward(self, x):\n        h = F.linear(self.dropout(x), self.A)\n"
+        "        return self.base(x) + F.linear(helper(self.scale * h), self.B)",
+    ]
+    book = {"cells": [{"cell_type": "code", "source": c.splitlines(True)} for c in cells], "nbformat": 4}
+    (tmp_path / "lora.ipynb").write_text(json.dumps(book))
+    report = checking.diagnose("lora", tmp_path / "lora.ipynb")
+    assert report.holes["LoRALinear.forward"] == "right"
+    assert set(report.holes.values()) == {"right", "not written yet"}
+    assert not report.finding
+    assert not Path("evil").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.py", b"def f(:\n", r"not Python yet: .* in line 1: `def f\(:`"),
+        ("a.py", b"\xff\xfe\x00", "not a text file"),
+        ("a.ipynb", b"{}", "not a notebook"),
+        ("a.py", b"x = " + b"(" * 5000, "not Python yet"),
+    ],
+)
+def test_what_cannot_be_read_is_told(name, content, says, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(source.Unreadable, match=says):
+        source.parsed(source.text_of(tmp_path / name))
+    assert not checking.diagnose("lora", tmp_path / name).passed
+
+
+def test_an_import_that_a_solution_has_no_need_of_is_left_out_and_told():
+    text = with_bodies(LoRA__scale="return os.getpid()").replace("import math\n", "import math\nimport os\n")
+    report = judged(text)
+    assert "name 'os' is not defined" in report.finding.symptom
+    assert any("import of os" in note for note in report.notes)
+
+
+def test_what_stands_outside_the_exercise_is_the_projects_own():
+    """A student who has damaged the rest of the file is not confused by it."""
+    text = LORA.plain().replace(
+        "        wrap(model, self.targets,", "        return\n        wrap(model, self.targets,"
+    )
+    assert text != LORA.plain()
+    assert judged(text).passed
+
+
+# -- diagnosing -------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_symptom_names_the_ratio_and_the_mistake():
+    said = judged(NO_SCALE).text()
+    assert "Yours is 0.33 times the expected one." in said
+    assert "This looks like: the scale s is left out" in said
+    assert "To read: Hu et al. 2021" in said
+
+
+def test_hints_come_in_rungs():
+    report = judged(NO_SCALE)
+    symptom, question, hint, read = (report.text(hints=n) for n in (1, 2, 3, 4))
+    assert "Ask yourself" not in symptom
+    assert "Ask yourself" in question
+    assert "This looks like" not in question
+    assert "This looks like" in hint
+    assert "To read" not in hint
+    assert "To read" in read
+
+
+def test_two_mistakes_in_two_bodies_are_told_one_after_the_other():
+    both = edited(
+        LORA.plain(), [*LORA.mistakes[1].edits, ("return self.scale * (self.B @ self.A).T  # (V, d)", "return 0")]
+    )
+    report = judged(both)
+    assert report.holes["LoRALinear.forward"] == report.holes["LoRAEmbedding.delta"] == "wrong"
+    assert report.holes["LoRALinear.delta"] == "right"
+    assert report.finding.hole == "LoRALinear.forward"
+    assert report.finding.mistake is LORA.mistakes[1]
+
+
+def test_an_error_names_the_students_line():
+    report = judged(with_bodies(LoRALinear__forward="h = self.A @ x.T\nreturn h + undefined"))
+    assert report.finding.hole == "LoRALinear.forward"
+    assert "NameError: name 'undefined' is not defined" in report.finding.symptom
+    assert "`return h + undefined`" in report.finding.symptom
+    assert "Traceback" not in report.text()
+
+
+def test_attributes_may_have_other_names_where_a_class_is_consistent():
+    first, rest = LORA.plain().split("class LoRAEmbedding")
+    for old, new in (("self.scale, ", "self.s, "), ("self.scale * h", "self.s * h"), ("n self.scale *", "n self.s *")):
+        assert old in first
+        first = first.replace(old, new)
+    assert judged(first + "class LoRAEmbedding" + rest).passed
+    wrong = first.replace("return self.s * self.B", "return self.B") + "class LoRAEmbedding" + rest
+    report = judged(wrong)
+    assert not report.passed
+    assert "merged" in report.finding.symptom or "ΔW" in report.finding.symptom
+
+
+def test_an_unknown_mistake_gets_its_symptom_and_no_guess():
+    text = edited(
+        LORA.plain(),
+        [("return self.scale * self.B @ self.A  # (out, in)", "return 1.7 * self.scale * self.B @ self.A")],
+    )
+    report = judged(text)
+    assert report.finding.mistake is None
+    assert "1.70 times" in report.finding.symptom
+
+
+@pytest.mark.parametrize(
+    ("expected", "got", "says"),
+    [
+        (2.0, 8.0, "4.00 times the expected one"),
+        (2.0, -2.0, "the expected one with the sign turned"),
+        (0, 3, "Expected 0, got 3"),
+        (torch.ones(3), 4 * torch.ones(3), "4.00 times the expected one"),
+        (torch.ones(2, 3), torch.ones(3, 2), r"Expected the shape \(2, 3\), got \(3, 2\)"),
+        (torch.ones(3), torch.zeros(3), "zero everywhere"),
+        (torch.zeros(3), torch.tensor([0, 0, 0.25]), "It should be zero everywhere, yours reaches 0.25"),
+        (torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 2, 4]), "1 of 3 numbers differ, by up to 1"),
+        (torch.ones(2), torch.tensor([1.0, torch.nan]), "holds NaN"),
+        ({"A": 1, "B": 2}, {"A": 1}, "Missing: B"),
+        ({"A": 1}, {"A": 1, "bias": 2}, "Too many: bias"),
+        ({"A": True}, {"A": False}, "A: Expected True, got False"),
+        ([1, 2], [1], "Expected 2 of them, got 1"),
+        ([1, 2], [1, 4], "Number 2: Yours is 2.00 times"),
+        (1, {"x": 1}, "got"),
+    ],
+)
+def test_a_difference_is_said_in_words(expected, got, says):
+    expected, got = checking.plain(expected), checking.plain(got)
+    assert not checking.same(expected, got)
+    with pytest.raises(AssertionError, match=says):
+        raise AssertionError(checking.difference(expected, got))
+
+
+def test_equal_is_equal_up_to_rounding_and_nan_is_nan():
+    assert checking.same(1.0, 1.0 + 1e-9)
+    assert not checking.same(1.0, 1.0 + 1e-4)
+    assert checking.same(
+        checking.plain(torch.tensor([1.0, torch.nan, torch.inf])),
+        checking.plain(torch.tensor([1.0, torch.nan, torch.inf])),
+    )
+    assert not checking.same(True, 1.5)
+    assert not checking.same([1, "a"], [1, "b"])
+    assert not checking.same({"data": [1], "shape": [1]}, {"data": ["x"], "shape": [1]}), "whatever a child sends"
+
+
+def test_observations_start_alike_and_leave_no_trace():
+    state, kind = torch.random.get_rng_state(), torch.get_default_dtype()
+    first = checking.observe(LORA, checking.reference(LORA))
+    torch.randn(100)
+    assert checking.observe(LORA, checking.reference(LORA)) == first
+    torch.random.set_rng_state(state)
+    assert torch.get_default_dtype() == kind
+
+
+def test_a_bank_that_has_drifted_breaks_loudly():
+    with pytest.raises(ValueError, match=r"occurs 0 times in the reference, expected once"):
+        edited("a b b", [("c", "d")])
+    with pytest.raises(ValueError, match="occurs 2 times"):
+        edited("a b b", [("b", "d")])
+
+
+def test_unknown_names_are_told():
+    with pytest.raises(ValueError, match=r"there is no exercise 'lore'; there are: .*lora"):
+        exercise.get("lore")
+
+
+# -- in a notebook ----------------------------------------------------------------------------------------------------
+
+
+class LoRALinear(WeightWrapper):
+    def __init__(self, base, rank, scale, dropout=0.0):
+        super().__init__(base)
+        out, into = base.weight.shape
+        self.A, self.B = nn.Parameter(torch.randn(rank, into) / into**0.5 / 3), nn.Parameter(torch.zeros(out, rank))
+        nn.init.kaiming_uniform_(self.A, a=5**0.5)
+        self.scale, self.dropout = scale, nn.Dropout(dropout)
+
+    def forward(self, x):
+        return self.base(x) + self.scale * self.dropout(x) @ self.A.T @ self.B.T
+
+    def delta(self):
+        return self.scale * self.B @ self.A
+
+
+class Unscaled(LoRALinear):
+    def forward(self, x):
+        return self.base(x) + self.dropout(x) @ self.A.T @ self.B.T
+
+
+class Half(WeightWrapper):
+    def forward(self, x):
+        return self.base(x) + self.scale * self.dropout(x) @ self.A.T @ self.B.T
+
+
+class Empty(WeightWrapper):
+    def forward(self, x):
+        raise NotImplementedError("LoRALinear.forward: your turn")
+
+
+def called(kind, name="LoRALinear"):
+    return type(name, (kind,), {}) if kind is LoRALinear else type(name, kind.__bases__, dict(vars(kind)))
+
+
+def test_a_class_made_in_a_notebook_is_checked(capsys):
+    check("lora", LoRALinear)
+    assert "lora: right" in capsys.readouterr().out
+    expect("lora", LoRALinear)
+    Unscaled.__name__ = "LoRALinear"
+    check("lora", Unscaled, hints=3)
+    said = capsys.readouterr().out
+    assert "0.33 times the expected one" in said
+    assert "This looks like: forward leaves out the scale s" in said
+
+
+def test_a_class_with_some_methods_is_completed(capsys):
+    Half.__name__ = Empty.__name__ = "LoRALinear"
+    check("lora", Half)
+    said = capsys.readouterr().out
+    assert "· LoRALinear.__init__  not written yet" in said
+    assert "✓ LoRALinear.forward" in said
+    assert "✗" not in said
+    check("lora", Empty)
+    assert "not written yet" in capsys.readouterr().out
+
+
+def test_expect_is_an_assertion_that_tells_and_may_ask_for_one_group():
+    Unscaled.__name__ = "LoRALinear"
+    with pytest.raises(AssertionError, match="This looks like"):
+        expect("lora", Unscaled)
+    expect("lora", Unscaled, group="start")
+    with pytest.raises(AssertionError):
+        expect("lora", Unscaled, group="forward")
+    with pytest.raises(ValueError, match="no group 'forwards'; there are: set-up, start"):
+        expect("lora", Unscaled, group="forwards")
+
+
+def test_what_was_not_asked_for_is_told():
+    with pytest.raises(ValueError, match="asks for LoRALinear, LoRAEmbedding, LoRA; got Tensor"):
+        check("lora", torch.Tensor)
+
+
+# -- the desk ---------------------------------------------------------------------------------------------------------
+
+
+def test_start_writes_a_file_once_and_the_progress_follows(tmp_path):
+    path = desk.start("lora", tmp_path)
+    assert desk.progress(tmp_path)["lora"] == "0 of 7 written"
+    assert not desk.check_file(path).passed
+    with pytest.raises(FileExistsError, match="stays as it is"):
+        desk.start("lora", tmp_path)
+    path.write_text(with_bodies(LoRA__scale="return self.alpha / (rank**0.5 if self.rslora else rank)"))
+    assert desk.progress(tmp_path)["lora"] == "1 of 7 written"
+    path.write_text(NO_SCALE)
+    assert desk.progress(tmp_path)["lora"] == "written, to be checked"
+    assert not desk.check_file(path).passed
+    assert desk.progress(tmp_path)["lora"] == "7 of 7 written, not right yet"
+    path.write_text(LORA.plain())
+    assert desk.check_file(path).passed
+    assert desk.progress(tmp_path)["lora"] == "right"
+    path.write_text("def (")
+    assert desk.progress(tmp_path)["lora"] == "cannot be read"
+    assert "not Python yet" in desk.check_file(path).text()
+
+
+def test_house_rules_change_the_text_and_a_public_solution_fails(tmp_path):
+    seed = next(s for s in map(str, range(50)) if [h.id for h in LORA.rules(s)] == ["square root"])
+    path = desk.start("lora", tmp_path, seed)
+    text = path.read_text()
+    assert f"(house rules {seed})" in text.splitlines()[0]
+    assert "A rule of your teacher's, unlike the paper's: the scale is α/√r" in text
+    assert "s = α/√r; with rslora=True" in text
+    head = text.split('"""')[0]
+    path.write_text(head + LORA.plain())
+    report = desk.check_file(path)
+    assert report.finding.mistake.id == "plain rule"
+    path.write_text(head + LORA.reference(seed))
+    assert desk.check_file(path).passed
+    assert not desk.check_file(path, seed="another").passed or LORA.rules("another") == LORA.rules(seed)
+
+
+def test_which_exercise_a_file_is_about(tmp_path):
+    def named(file, text):
+        (tmp_path / file).write_text(text)
+        return checking.exercise_of(tmp_path / file)
+
+    assert named("lora.py", "") == "lora"
+    assert named("homework.py", "# minipeft exercise: lora\n") == "lora"
+    assert named("homework.py", 'check("lora", LoRALinear)') == "lora"
+    with pytest.raises(ValueError, match="which exercise is"):
+        named("homework.py", "")
+    with pytest.raises(FileNotFoundError, match="minipeft start lora"):
+        desk.check_file(tmp_path / "none" / "lora.py")
+
+
+# -- use --------------------------------------------------------------------------------------------------------------
+
+
+def test_minipeft_runs_on_the_students_file_once_it_is_right(tmp_path, capsys):
+    path = tmp_path / "lora.py"
+    path.write_text(
+        LORA.plain().replace(
+            "        return self.scale * self.B @ self.A  # (out, in)",
+            "        LoRALinear.asked = True\n        return factor(self.scale) * self.B @ self.A",
+        ) + "\n\ndef factor(s):\n    return 1.0 * s\n"
+    )  # fmt: skip
+    layer = own.LoRALinear(nn.Linear(3, 2), 1, 1.0)
+    before = own.LoRALinear.delta
+    minipeft.use(path)
+    assert "minipeft now runs on your LoRALinear.__init__, LoRALinear.forward" in capsys.readouterr().err
+    layer.delta()
+    assert own.LoRALinear.asked, "a layer that was made before, too"
+    assert own.LoRALinear(nn.Linear(3, 2), 1, 1.0)(torch.ones(1, 3)).shape == (1, 2), "super() finds its class"
+    minipeft.use(None)
+    assert own.LoRALinear.delta is before
+    assert not hasattr(own, "factor")
+    del own.LoRALinear.asked
+
+
+def test_what_is_not_written_stays_the_projects_own_and_what_is_wrong_is_not_used(tmp_path, capsys):
+    path = tmp_path / "lora.py"
+    path.write_text(with_bodies(LoRA__scale="return self.alpha / (rank**0.5 if self.rslora else rank)"))
+    minipeft.use(path)
+    said = capsys.readouterr().err
+    assert "runs on your LoRA.scale" in said
+    assert "not written yet, so the project's own: LoRALinear.__init__" in said
+    minipeft.use(None)
+    before = own.LoRA.scale
+    path.write_text(NO_SCALE)
+    with pytest.raises(ValueError, match="cannot be used yet"):
+        minipeft.use(path)
+    assert own.LoRA.scale is before
+
+
+def test_the_environment_says_which_file_to_run_on(tmp_path):
+    path = tmp_path / "lora.py"
+    path.write_text(LORA.plain())
+    code = "import minipeft, inspect; print(inspect.getsourcefile(minipeft.methods.lora.LoRALinear.delta))"
+    env = os.environ | {"MINIPEFT_USE": str(path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert str(path) in done.stdout
+    assert done.stderr.startswith("minipeft now runs on your")
+
+
+def test_a_check_takes_a_moment():
+    """Not a measurement: it only notices when a check has become slow by a factor."""
+    judged(LORA.plain())
+    began = time.process_time()
+    judged(LORA.plain())
+    assert time.process_time() - began < 2
+
+
+def test_an_exercise_has_its_groups_in_order():
+    x = Exercise("x", "methods/full.py", (), "", 1, 1, "", "")
+    for group in ("b", "a", "b"):
+        x.observe(group, "It.")(lambda impl: 0)
+    assert x.groups == ["b", "a"]
