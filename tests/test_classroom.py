@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import minipeft
-from minipeft.classroom import check, checking, desk, exercise, expect, source, using
+from minipeft.classroom import catalogue, check, checking, desk, exercise, expect, source, using
 from minipeft.classroom.exercise import Exercise, edited
+from minipeft.cli import app
 from minipeft.methods import lora as own
 from minipeft.wrapping import WeightWrapper
 
@@ -470,3 +472,51 @@ def test_an_exercise_has_its_groups_in_order():
     for group in ("b", "a", "b"):
         x.observe(group, "It.")(lambda impl: 0)
     assert x.groups == ["b", "a"]
+
+
+# -- the commands -----------------------------------------------------------------------------------------------------
+
+
+def command(*words):
+    done = CliRunner().invoke(app, [str(w) for w in words])
+    return done.exit_code, done.output
+
+
+def test_a_student_starts_checks_reads_the_hint_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, said = command("start")
+    assert code == 0
+    assert all(name in said for name in exercise.exercises())
+    code, said = command("start", "lora")
+    assert code == 0
+    assert "python -m minipeft check work/lora.py" in said.replace("\n", " ")
+    assert command("check", "work/lora.py")[0] == 1
+    assert "not written yet" in command("check", "lora")[1]
+    Path("work/lora.py").write_text(NO_SCALE)
+    code, said = command("check", "lora", "--picture", "seen.png")
+    assert code == 1
+    assert "This looks like" in said
+    assert Path("seen.png").stat().st_size > 2000
+    assert "This looks like" not in command("check", "lora", "--hints", "2")[1]
+    Path("work/lora.py").write_text(LORA.plain())
+    code, said = command("check", "lora")
+    assert code == 0
+    assert "lora: right" in said
+    assert "MINIPEFT_USE=work/lora.py" in said
+    assert "right" in command("start")[1]
+    with pytest.raises(FileExistsError):
+        CliRunner().invoke(app, ["start", "lora"], catch_exceptions=False)
+
+
+def test_a_class_may_be_told_less(monkeypatch, capsys):
+    monkeypatch.setenv("MINIPEFT_HINTS", "1")
+    Unscaled.__name__ = "LoRALinear"
+    check("lora", Unscaled)
+    assert "Ask yourself" not in capsys.readouterr().out
+
+
+def test_the_catalogue_for_teachers_is_the_bank():
+    page = Path(exercise.HOUSE).parent / "docs" / "exercises.md"
+    assert page.read_text(encoding="utf-8") == catalogue.page(), (
+        "write it again: python -m minipeft.classroom.catalogue > docs/exercises.md"
+    )

@@ -392,3 +392,15 @@ def test_shades_tell_apart_and_keep_the_hue():
     colours = plots.shades(["LoRA(rank=1)", "LoRA(rank=2)", "Full", "planted", "other"])
     assert len(set(colours)) == 5
     assert matplotlib.colors.to_hex(colours[0]) == plots.HUES["LoRA"]
+
+
+@pytest.mark.parametrize("shape", [(7,), (4, 3), (2, 3, 5)])
+def test_what_a_check_found_is_drawn_on_one_scale(shape):
+    expected = np.arange(np.prod(shape)).reshape(shape) / 7 - 1
+    axes = plots.differs(expected, 2 * expected)
+    first, second, third = (ax.images[0] for ax in axes)
+    np.testing.assert_allclose(second.get_array(), 2 * first.get_array())
+    np.testing.assert_allclose(third.get_array(), first.get_array())
+    assert first.get_clim() == second.get_clim() == third.get_clim()
+    assert [ax.get_title() for ax in axes] == ["expected", "yours", "yours − expected"]
+    plots.plt.close("all")

@@ -35,10 +35,12 @@ def test_what_comes_back_is_what_is_observed_here(method):
 
 
 def test_time_is_limited():
+    with pytest.raises(Stopped, match="seconds; does a loop never end"):
+        looked_at(doing("while True: pass"), seconds=1)
     began = time.monotonic()
-    with pytest.raises(Stopped, match=r"longer than 1\.5 seconds; does a loop never end"):
-        looked_at(doing("while True: pass"), seconds=1.5)
-    assert time.monotonic() - began < 8
+    with pytest.raises(Stopped, match="no answer after 5 seconds"):
+        looked_at(doing("import time; time.sleep(1000)"), seconds=1)
+    assert time.monotonic() - began < 20
 
 
 @linux

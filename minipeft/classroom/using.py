@@ -5,12 +5,15 @@ and command runs on them, whatever they have imported already. `use(None)` gives
 """
 
 import importlib
+import multiprocessing
 import os
 import sys
 import types
 from pathlib import Path
 
+import minipeft.classroom.checking as checking
 import minipeft.classroom.desk as desk
+import minipeft.classroom.exercise as shelf
 import minipeft.classroom.source as source
 
 originals = []  # (owner, name, what stood there), to be put back in reverse
@@ -24,9 +27,8 @@ def use(*paths):
     if paths == (None,):
         return give_back()
     reports = [ready(Path(path)) for path in paths]
-    for path, (report, tree) in zip(paths, reports, strict=True):
-        names = [name for name, state in report.holes.items() if state == "right"]
-        put(report.exercise, tree, names, Path(path).read_text(encoding="utf-8"), str(path))
+    for path, report in zip(paths, reports, strict=True):
+        names = put(report.exercise, Path(path))
         left = [name for name in report.holes if name not in names]
         print(
             f"minipeft now runs on your {', '.join(names)} from {path}"
@@ -36,20 +38,22 @@ def use(*paths):
 
 
 def ready(path):
-    """The report on a file that may be used, and its tree."""
+    """The report on a file that may be used."""
     report = desk.check_file(path)
     if report.exercise.of.startswith("classroom/"):
         raise ValueError(f"{path} answers questions; minipeft can run on files like {desk.FOLDER / 'lora.py'} only")
-    text = source.text_of(path)
-    if desk.house_of(text):
+    if desk.house_of(source.text_of(path)):
         raise ValueError(f"{path} follows your teacher's own rules, not the method's, so the lessons cannot run on it")
     if report.problem or report.finding or "right" not in report.holes.values():
         raise ValueError(f"{path} cannot be used yet.\n{report.text()}")
-    return report, source.parsed(text)
+    return report
 
 
-def put(exercise, tree, names, text, path):
-    """Exchange the named functions of the exercise's module for those of a tree."""
+def put(exercise, path):
+    """Exchange functions of the exercise's module for those that are written in a file. Returns their names."""
+    text = source.text_of(path)
+    tree = source.parsed(text)
+    names = source.written(tree, exercise.holes)
     module = importlib.import_module("minipeft." + exercise.of.removesuffix(".py").replace("/", "."))
     spliced = source.splice(exercise.plain(), tree, exercise.holes, names, True)
     made = source.load(spliced, f"{exercise.name} of {path}", text)
@@ -67,6 +71,7 @@ def put(exercise, tree, names, text, path):
                 rewrite(vars(module)[n], thing)
             else:
                 exchange(target, n, thing)
+    return names
 
 
 def at_home(thing, made, module):
@@ -110,7 +115,13 @@ def give_back():
 
 
 def from_environment():
-    """MINIPEFT_USE holds paths, parted as in PATH. Called when minipeft is imported."""
-    paths = [path for path in os.environ.get("MINIPEFT_USE", "").split(os.pathsep) if path]
-    if paths:
-        use(*paths)
+    """MINIPEFT_USE holds paths, parted as in PATH. Called on import; ends the program if a file is wrong."""
+    paths = [Path(path) for path in os.environ.get("MINIPEFT_USE", "").split(os.pathsep) if path]
+    try:
+        if multiprocessing.parent_process() is None:
+            use(*paths)
+        else:  # a worker: its parent has checked them
+            for path in paths:
+                put(shelf.get(checking.exercise_of(path)), path)
+    except (ValueError, OSError) as error:
+        sys.exit(f"MINIPEFT_USE: {error}")

@@ -308,6 +308,13 @@ exercise.mistake(
     "huggingface/peft#315 and #1588, axolotl#3095",
 )
 exercise.mistake(
+    "delta without scale",
+    (("return self.scale * self.B @ self.A  # (out, in)", "return self.B @ self.A"),),
+    "ΔW leaves out the scale s, which the forward pass has",
+    "does the merged layer answer as the unmerged one, whatever α is?",
+    "What is merged has to be all that the forward pass adds.",
+)
+exercise.mistake(
     "embedding without scale",
     (
         (

@@ -1,0 +1,44 @@
+"""The catalogue for teachers, docs/exercises.md, written from the exercises themselves:
+
+python -m minipeft.classroom.catalogue > docs/exercises.md
+"""
+
+from minipeft.classroom.commands import LEVELS
+from minipeft.classroom.exercise import exercises
+
+HEAD = """# The exercises
+
+*Written by `python -m minipeft.classroom.catalogue`; change the bank, not this page.
+How to teach with them: [teaching.md](teaching.md).*
+
+A point is a group of observations, all of them right. Minutes are for someone who has read the lesson.
+
+| | exercise | minutes | | points | house rules |
+|---|---|---:|---|---:|---:|"""
+
+
+def row(number, x):
+    name = f"[`{x.name}`](#{x.name})"
+    return (
+        f"| {number} | {name}: {x.title} | {x.minutes} | {LEVELS[x.difficulty]} | {len(x.groups)} | {len(x.houses)} |"
+    )
+
+
+def chapter(x):
+    yield f"\n## `{x.name}`\n\n**{x.title}.** {x.why} To read: {x.read}.\n"
+    yield f"To write: {', '.join(f'`{hole}`' for hole in x.holes)}. Points: {', '.join(x.groups)}.\n"
+    yield "| a mistake looks like | the student is asked | and told |\n|---|---|---|"
+    for m in x.mistakes:
+        seen = "" if m.seen == "classic" else f" *({m.seen})*"
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in (m.what, m.question, m.hint + seen)) + " |"
+    if x.houses:
+        yield "\nHouse rules: " + "; ".join(f"*{h.id}*: {h.rule}" for h in x.houses) + "."
+
+
+def page():
+    rows = [row(i + 1, x) for i, x in enumerate(exercises().values())]
+    return "\n".join([HEAD, *rows, *(line for x in exercises().values() for line in chapter(x))]) + "\n"
+
+
+if __name__ == "__main__":
+    print(page(), end="")
