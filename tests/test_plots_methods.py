@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgba
 from matplotlib.patches import Rectangle
 from torch import nn
 
@@ -453,3 +453,27 @@ def test_text_can_be_read_on_every_colour():
     assert [style.readable(colour) for colour in ("#ffffff", "#56b4e9", "#002b4d", "#000000")] == [
         figures.INK, figures.INK, "white", "white",
     ]  # fmt: skip
+
+
+def test_every_method_has_a_drawing_of_its_structure():
+    drawn = set(figures.STRUCTURES) - {"Adapter"} | {"Houlsby", "Pfeiffer", "ParallelAdapter"}
+    assert drawn == set(METHODS)
+    with pytest.raises(ValueError, match="no drawing of 'Magic'; there are: Full"):
+        figures.structure("Magic")
+
+
+@pytest.mark.parametrize("method", figures.STRUCTURES)
+def test_a_structure_is_readable_and_shows_what_is_trained_and_what_is_frozen(method):
+    ax = figures.structure(method)
+    figure = ax.figure
+    renderer = figure.canvas.get_renderer()
+    boxes = [t.get_window_extent(renderer) for t in ax.texts if t.get_text()]
+    inside = figure.bbox
+    for i, a in enumerate(boxes):
+        assert inside.union([inside, a]).bounds == inside.bounds, "it leaves the figure"
+        assert not any(a.overlaps(b) for b in boxes[i + 1 :])
+    hue = to_rgba("#009e73" if method == "Adapter" else figures.HUES[method])
+    colours = {p.get_facecolor() for p in ax.patches if p.get_facecolor()[3] == 1}
+    assert hue in colours
+    assert len(colours) > 1 or method == "Full"
+    figures.plt.close("all")
