@@ -23,16 +23,44 @@ from minipeft.wrapping import Recipe, match, sites, swap
 
 
 def is_bias(module, name):
-    """By what the module is and not by a part of a name: T5's table `relative_attention_bias.weight` is no bias."""
+    """By what the module is and not by a part of a name: T5's table `relative_attention_bias.weight` is no bias.
+
+    Two kinds have names of their own. An LSTM, a GRU or a cell of one: `bias_ih_l0`, `bias_hh_l0`, ... (their sum
+    counts). A `nn.MultiheadAttention`: `in_proj_bias` of q, k and v; its `bias_k` and `bias_v` are none, but one more
+    key and value.
+    """
     if isinstance(module, nn.RNNBase | nn.RNNCellBase):
-        return name.startswith("bias_")  # two for each gate; their sum counts
+        return name.startswith("bias_")
     if isinstance(module, nn.MultiheadAttention):
-        return name == "in_proj_bias"  # of q, k and v; its bias_k and bias_v are one more key and value
+        return name == "in_proj_bias"
     return name == "bias"
 
 
 def inside(path, places):
+    """Is this path one of the places, or does it lie below one? "" is the whole model."""
     return any(not place or path == place or path.startswith(place + ".") for place in places)
+
+
+def chosen(weights, places, head):
+    """The paths of what is trained: the biases inside of `places`, and all weights inside of `head`.
+
+    weights: (path, module, name) of each parameter of a model, ("blocks.0.attn.q.bias", that Linear, "bias").
+    """
+    biases = {path for path, module, name in weights if is_bias(module, name) and inside(path, places)}
+    return biases | {path for path, *_ in weights if inside(path, head)}
+
+
+def copies(weights, paths):
+    """{path: new parameter} that begin as what stands there, which itself is kept for `detach`.
+
+    One parameter that stands in two places is one in the copy too.
+    """
+    new = {}
+    there = {path: getattr(module, name) for path, module, name in weights if path in paths}
+    for p in there.values():
+        if p not in new:
+            new[p] = nn.Parameter(p.detach().clone())
+    return {path: new[p] for path, p in there.items()}
 
 
 @dataclass(frozen=True)
@@ -56,23 +84,17 @@ class BitFit(Recipe):
         below = [""] if self.targets is None else [path for path, *_ in match(model, self.targets)]
         head = [path for path, *_ in match(model, (".head",))] if self.head else []
         weights = [place for place in sites(model) if isinstance(getattr(*place[1:]), nn.Parameter)]
-        biases = {path for path, parent, name in weights if is_bias(parent, name) and inside(path, below)}
-        chosen = biases | {path for path, *_ in weights if inside(path, head)}
-        idle = [place for place in below if not any(inside(path, [place]) for path in chosen)]
-        if idle or not biases:
+        paths = chosen(weights, below, head)
+        idle = [place for place in below if not any(inside(path, [place]) for path in paths)]
+        if idle or not chosen(weights, below, []):
             where = ", ".join(repr(place) for place in idle if place) or "the model"
             raise ValueError(
                 f"BitFit found no bias in {where} (Llama and T5, for example, are built without them); "
                 "name modules that have one, or take a method that needs none, such as LoRA"
             )
-        copies = {}  # a bias that stands in two places is one bias in the copy too
-        for path, parent, name in weights:
-            if path in chosen:
-                bias = getattr(parent, name)
-                if bias not in copies:
-                    copies[bias] = nn.Parameter(bias.detach().clone())
-                swap(model, path, copies[bias])
+        for path, new in copies(weights, paths).items():
+            swap(model, path, new)
 
     def groups(self, model, lr):
-        # decay would draw a bias to zero and not to what it was in the base; it is customary to spare them
+        """As in every method, but without decay, which would draw a bias to zero and not to what it was in the base."""
         return [group | {"weight_decay": 0.0} for group in super().groups(model, lr)]

@@ -31,7 +31,10 @@ VIRTUAL = -1  # stands for "the next virtual token" among tokens
 
 
 class LSTMEncoder(nn.Module):
-    """h = MLP(LSTM(E)), both directions: every h_i depends on all of E."""
+    """h = MLP(LSTM(E)), both directions: every h_i depends on all of E.
+
+    Its parts: `E`, drawn from N(0, 1); `lstm`, of two layers; `mlp`, an `nn.Sequential`.
+    """
 
     def __init__(self, length, dim, width):
         super().__init__()
@@ -44,7 +47,10 @@ class LSTMEncoder(nn.Module):
 
 
 class MLPEncoder(nn.Module):
-    """h_i = MLP(E_i): one network for all, but each h_i depends on its own E_i alone."""
+    """h_i = MLP(E_i): one network for all, but each h_i depends on its own E_i alone.
+
+    Its parts: `E`, drawn from N(0, 1); `mlp`, an `nn.Sequential` with a ReLU between linear layers.
+    """
 
     def __init__(self, length, dim, width):
         super().__init__()
@@ -81,9 +87,8 @@ class Template(Wrapper):
     def forward(self, tokens, start=None, mask=None, front=None, skip=0):  # (B, T)
         expected = 0
         if start is None:
-            expected, before = self.length, tokens.new_tensor(self.template).expand(len(tokens), -1)
-            tokens = torch.cat([before, tokens], dim=1)  # (B, n+T)
-            mask = mask if mask is None else F.pad(mask, (before.shape[1], 0), value=True)
+            expected = self.length
+            tokens, mask = self.begin(tokens, mask)
         found = (tokens == VIRTUAL).sum(1)
         if (found != expected).any():
             raise ValueError(
@@ -92,9 +97,18 @@ class Template(Wrapper):
             )
         return self.base(tokens, start, mask, front, skip)
 
+    def begin(self, tokens, mask):  # (B, T); mask: (B, T), False at padding, or None
+        """Rows that begin with the template, and a mask as long as they are, or None."""
+        template = tokens.new_tensor(self.template).expand(len(tokens), -1)
+        mask = mask if mask is None else F.pad(mask, (template.shape[1], 0), value=True)
+        return torch.cat([template, tokens], dim=1), mask  # (B, template + T)
+
 
 class Virtual(Wrapper):
-    """E(x), but h where a token is virtual, in front of a frozen token embedding."""
+    """The embedded tokens, but h where one is virtual, in front of a frozen token embedding, which knows no token −1.
+
+    A row holds either all n virtual tokens or, when it goes on from a cache, none.
+    """
 
     def __init__(self, base, encoder):
         super().__init__(base)
@@ -109,6 +123,7 @@ class Virtual(Wrapper):
         return x.masked_scatter(virtual[..., None], h.repeat(len(tokens), 1))  # in their order, row by row
 
     def stored(self):
+        """What is saved, {name: tensor}: the parameter of an encoder that is folded away, by its name in this layer."""
         return {"encoder.h": self.encoder()}
 
 
@@ -155,4 +170,5 @@ class PTuning(Recipe):
         wrap(model, ("embed",), lambda embed, path: Template(embed, template, self.length))
 
     def folded(self):
+        """The same recipe for what is left after training."""
         return replace(self, encoder=None)

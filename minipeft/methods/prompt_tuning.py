@@ -26,7 +26,12 @@ from minipeft.wrapping import Recipe, Wrapper, wrap
 
 
 class Prompt(Wrapper):
-    """[P ; E(x)] in front of a frozen `embed`."""
+    """[P ; E(x)] in front of a frozen `embed`; P (n, d) is trained.
+
+    Arguments and results are those of `transformer.Embed`, which also gives all vectors their positions. `front` are
+    vectors that it puts before the tokens, not None if another method, on top, brings its own. `start` is None at the
+    beginning of a sequence, a number or (B, 1) when tokens go on from a cache.
+    """
 
     def __init__(self, base, P):  # (n, d)
         super().__init__(base)
@@ -35,24 +40,29 @@ class Prompt(Wrapper):
     def forward(self, tokens, start=None, mask=None, front=None, skip=0):  # (B, T)
         if start is not None:  # a sequence goes on that began with P
             return self.base(tokens, start, mask, front, skip)
-        P = self.P if front is None else torch.cat([self.P.expand(*front.shape[:-2], -1, -1), front], dim=-2)
-        return self.base(tokens, start, mask, P, skip)  # (B, n+T, d)
+        return self.base(tokens, start, mask, self.before(front), skip)  # (B, n+T, d)
+
+    def before(self, front):  # None, (m, d) or (B, m, d)
+        """[P ; front]: all vectors that come before the tokens."""
+        if front is None:
+            return self.P
+        return torch.cat([self.P.expand(*front.shape[:-2], -1, -1), front], dim=-2)  # (n+m, d) or (B, n+m, d)
 
 
 def vectors(table, length, init):
-    """The start of P (n, d) from the embedding table (V, d); see PromptTuning."""
+    """The start of P (n, d), a tensor of its own, from the embedding table (V, d); see `init` of PromptTuning."""
     vocab, dim = table.shape
     if init == "normal":
         return table.new_empty(length, dim).normal_(std=float(table.std()))
     if init == "uniform":
         return table.new_empty(length, dim).uniform_(-0.5, 0.5)
-    if init == "vocabulary":
-        tokens = torch.randint(vocab, (length,))
-    else:
-        if beyond := [t for t in init if not 0 <= t < vocab]:
-            raise ValueError(f"init holds the token {beyond[0]}, but the vocabulary has the tokens 0 to {vocab - 1}")
-        tokens = torch.tensor([init[i % len(init)] for i in range(length)])
+    tokens = torch.randint(vocab, (length,)) if init == "vocabulary" else torch.tensor(repeated(init, length))
     return table[tokens.to(table.device)].detach().clone()
+
+
+def repeated(words, length):
+    """The words over and over, (7, 3) → 7 3 7 3 7, cut to the length."""
+    return [words[i % len(words)] for i in range(length)]
 
 
 @dataclass(frozen=True)
@@ -76,4 +86,8 @@ class PromptTuning(Recipe):
             raise ValueError(f"init must be normal, uniform, vocabulary or a tuple of tokens, got {self.init!r}")
 
     def insert(self, model):
-        wrap(model, ("embed",), lambda embed, path: Prompt(embed, vectors(embed.token.weight, self.length, self.init)))
+        table = model.embed.token.weight
+        vocab, words = len(table), () if isinstance(self.init, str) else self.init
+        if beyond := [t for t in words if not 0 <= t < vocab]:
+            raise ValueError(f"init holds the token {beyond[0]}, but the vocabulary has the tokens 0 to {vocab - 1}")
+        wrap(model, ("embed",), lambda embed, path: Prompt(embed, vectors(table, self.length, self.init)))
