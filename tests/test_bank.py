@@ -1,6 +1,8 @@
 """The bank of every exercise, held to account: what is right passes, each mistake is told from all the others."""
 
 import ast
+import itertools
+from functools import cache
 
 import pytest
 
@@ -16,6 +18,12 @@ HOUSES = [(x, h) for x in exercises().values() for h in x.houses]
 
 def named(pairs):
     return {"argvalues": pairs, "ids": [f"{x.name}: {thing.id}" for x, thing in pairs]}
+
+
+@cache
+def seen(x, mistake):
+    """What a mistake looks like."""
+    return checking.observe(x, checking.broken(x, mistake))
 
 
 def report(x, text, seed=None):
@@ -110,12 +118,9 @@ def test_a_right_variant_passes(x, right):
 
 @EACH
 def test_no_two_mistakes_look_alike(x):
-    seen = []
-    for mistake in x.mistakes:
-        got = checking.observe(x, checking.broken(x, mistake))
-        for other, known in seen:
-            assert any(not checking.same(known[n], got[n]) for n in got), f"{mistake.id} looks like {other}"
-        seen.append((mistake.id, got))
+    for one, other in itertools.combinations(x.mistakes, 2):
+        a, b = seen(x, one), seen(x, other)
+        assert any(not checking.same(a[n], b[n]) for n in a), f"{one.id} looks like {other.id}"
 
 
 @EACH
@@ -124,7 +129,7 @@ def test_every_observation_has_something_to_tell(x):
     right = checking.expected(x)
     disturbed = set()
     for mistake in x.mistakes:
-        disturbed |= set(checking.differing(right, checking.observe(x, checking.broken(x, mistake))))
+        disturbed |= set(checking.differing(right, seen(x, mistake)))
     assert {o.name for o in x.observations} - disturbed == set()
     assert all(o.says.endswith((".", "?")) for o in x.observations)
 

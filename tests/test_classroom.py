@@ -193,7 +193,7 @@ def test_two_mistakes_in_two_bodies_are_told_one_after_the_other():
 
 
 def test_an_error_names_the_students_line():
-    report = judged(with_bodies(LoRALinear__forward="h = self.A @ x.T\nreturn h + undefined"))
+    report = judged(with_bodies(LoRALinear__forward="h = F.linear(x, self.A)\nreturn h + undefined"))
     assert report.finding.hole == "LoRALinear.forward"
     assert "NameError: name 'undefined' is not defined" in report.finding.symptom
     assert "`return h + undefined`" in report.finding.symptom

@@ -348,45 +348,45 @@ def bank(exercise, seed=None):
 
 
 def recognise(exercise, got, seed=None, entirely=False):
-    """The mistake that these observations look like, or None.
+    """(the mistake that these observations look like, the names of those that it explains), or (None, []).
 
     That is one whose symptoms are all among these; the one that explains most of them, if no other does as well.
     entirely: it has to explain all of them.
     """
     least = len(differing(expected(exercise, seed), got)) if entirely else 1
-    found = {m: symptoms for m in bank(exercise, seed) if (symptoms := explained(exercise, m, got, seed)) >= least}
-    most = max(found.values(), default=0)
-    best = [m for m, number in found.items() if number == most]
-    return best[0] if len(best) == 1 else None
+    found = {m: names for m in bank(exercise, seed) if len(names := explained(exercise, m, got, seed)) >= least}
+    most = max(map(len, found.values()), default=0)
+    best = [(m, names) for m, names in found.items() if len(names) == most]
+    return best[0] if len(best) == 1 else (None, [])
 
 
 def explained(exercise, mistake, got, seed=None):
-    """How many of the wrong observations a mistake explains; 0 as soon as it has a symptom that is not there."""
+    """Which of the wrong observations a mistake explains; none as soon as it has a symptom that is not there."""
     right, impl = expected(exercise, seed), broken(exercise, mistake, seed)
     if impl is None:
-        return 0
+        return []
     wrong = differing(right, got)
     by_name = {o.name: o for o in exercise.observations}
-    number = 0
+    names = []
     for name in [*wrong, *(n for n in right if n not in wrong)]:
-        if name not in wrong and not number:
-            return 0
+        if name not in wrong and not names:
+            return []
         value = look(by_name[name], impl)
         if not same(value, right[name]):
             if not same(value, got.get(name)):
-                return 0
-            number += 1
-    return number
+                return []
+            names.append(name)
+    return names
 
 
 def find(exercise, got, seed=None, hole=None):
-    """The finding for observations that are not all right."""
+    """The finding for observations that are not all right: the first, or the first that a known mistake explains."""
     right = expected(exercise, seed)
-    first = differing(right, got)[0]
+    mistake, names = recognise(exercise, got, seed)
+    first = (names or differing(right, got))[0]
     o = next(o for o in exercise.observations if o.name == first)
-    pair = drawable(right[first], got.get(first))
     symptom = f"{o.says} {difference(right[first], got.get(first))}"
-    return Finding(first, symptom, recognise(exercise, got, seed), hole, pair)
+    return Finding(first, symptom, mistake, hole, drawable(right[first], got.get(first)))
 
 
 def drawable(expected, got):
@@ -438,7 +438,7 @@ def weigh(exercise, asked, there, subject, seed=None):
     for hole in guilty or there:
         states[hole] = "wrong" if guilty else "unclear"
     # one mistake may stand in several bodies
-    together = len(guilty) != 1 and (not guilty or recognise(exercise, whole, seed, entirely=True))
+    together = len(guilty) != 1 and (not guilty or recognise(exercise, whole, seed, entirely=True)[0])
     one = None if together else guilty[0]
     report.finding = find(exercise, alone[one] if one else whole, seed, one)
     return report
