@@ -4,8 +4,9 @@ Full fine-tuning often changes the one much and the other little, LoRA both toge
 
     W' = m ⊙ V/‖V‖,  V = W + s·B A        W, V (out, in), A (r, in), B (out, r), s = α/r, m (out)
 
-‖V‖ (out) are the lengths of the rows, so m_i is the length of row i of W'. A starts random, B at zero, m at ‖W‖: then
-m/‖V‖ is 1 and the model starts as the base, bit for bit. In the gradient ‖V‖ counts as a constant (that saves memory).
+‖V‖ (out) are the lengths of the rows, so m_i is the length of row i of W'. A starts random, uniform in ±1/√in, B at
+zero, m at ‖W‖: then m/‖V‖ is 1 and the model starts as the base, bit for bit. In the gradient ‖V‖ counts as a constant
+(that saves memory).
 Trainable parameters: r·(in + out) + out for each matrix. Merging puts W' in the place of W: then inference costs
 exactly the base; unmerged, all of W' is computed in every pass, however short the input: in large layers that is felt.
 
@@ -36,7 +37,10 @@ def decompose(W):
 
 
 class DoRALinear(WeightWrapper):
-    """y = x (m ⊙ V/‖V‖)ᵀ + b, V = W + s·B A, in front of a frozen `nn.Linear`."""
+    """y = x (m ⊙ V/‖V‖)ᵀ + b, V = W + s·B A, in front of a frozen `nn.Linear`.
+
+    W and b are those of `flat(base)`, which counts in what `base` is stacked on.
+    """
 
     def __init__(self, base, rank, scale):
         super().__init__(base)
@@ -44,7 +48,7 @@ class DoRALinear(WeightWrapper):
         out, into = W.shape
         self.A = nn.Parameter(W.new_empty(rank, into))
         self.B = nn.Parameter(W.new_zeros(out, rank))
-        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # U(−1/√in, 1/√in), as in LoRA
+        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # U(−1/√in, 1/√in)
         self.m = nn.Parameter(decompose(W.detach())[0])
         self.scale = scale
 

@@ -17,6 +17,11 @@ from torch import nn
 from minipeft.wrapping import Recipe, match, sites, swap
 
 
+def copied(weight):
+    """A trainable parameter that starts as this weight, with memory of its own."""
+    return nn.Parameter(weight.detach().clone())
+
+
 @dataclass(frozen=True)
 class Full(Recipe):
     """Train every weight.
@@ -28,11 +33,18 @@ class Full(Recipe):
     targets: tuple[str, ...] | None = None
 
     def insert(self, model):
-        below = [""] if self.targets is None else [path for path, *_ in match(model, self.targets)]
-        copies = {}  # a weight that stands in two places (a tied head) is one weight in the copy too
-        for path, parent, name in list(sites(model)):
-            weight = getattr(parent, name)
-            if isinstance(weight, nn.Parameter) and any(not b or path == b or path.startswith(b + ".") for b in below):
-                if weight not in copies:
-                    copies[weight] = nn.Parameter(weight.detach().clone())
-                swap(model, path, copies[weight])
+        """`swap` copies in. A weight that stands in two places (a tied head) is one weight in the copy too."""
+        copies = {}
+        for path, weight in self.chosen(model):
+            if weight not in copies:
+                copies[weight] = copied(weight)
+            swap(model, path, copies[weight])
+
+    def chosen(self, model):
+        """[(path, weight)] of the places (`sites`) to be trained: all, or what `targets` names (`match`) and below."""
+        places = [(path, getattr(parent, name)) for path, parent, name in sites(model)]  # modules and weights
+        weights = [(path, thing) for path, thing in places if isinstance(thing, nn.Parameter)]
+        if self.targets is None:
+            return weights
+        named = [path for path, *_ in match(model, self.targets)]
+        return [(path, weight) for path, weight in weights if any(f"{path}.".startswith(f"{n}.") for n in named)]

@@ -27,7 +27,10 @@ from minipeft.wrapping import Recipe, WeightWrapper, bottom, flat, match, wrap
 
 
 class IA3Output(WeightWrapper):
-    """y = l ⊙ (W x + b) in front of a frozen `nn.Linear`: for keys and values."""
+    """y = l ⊙ (W x + b) in front of a frozen `nn.Linear`: for keys and values.
+
+    W and b are those of `flat(base)`, which counts in what `base` is stacked on.
+    """
 
     def __init__(self, base):
         super().__init__(base)
@@ -40,12 +43,16 @@ class IA3Output(WeightWrapper):
         return (self.l - 1)[:, None] * flat(self.base).weight  # (out, in): rows
 
     def deltas(self):
+        """{"weight": ΔW, "bias": Δb}: the bias changes too, where there is one."""
         bias = flat(self.base).bias
         return super().deltas() | ({} if bias is None else {"bias": (self.l - 1) * bias})
 
 
 class IA3Input(WeightWrapper):
-    """y = W (l ⊙ x) + b in front of a frozen `nn.Linear`: for `down`, whose input is φ(up x)."""
+    """y = W (l ⊙ x) + b in front of a frozen `nn.Linear`: for `down`, whose input is φ(up x).
+
+    W is that of `flat(base)`, as above.
+    """
 
     def __init__(self, base):
         super().__init__(base)
@@ -92,5 +99,5 @@ class IA3(Recipe):
         return IA3Input(module) if at_input else IA3Output(module)
 
     def groups(self, model, lr):
-        # decay would draw l to zero, where the layer falls silent; the base is at one
+        """The vectors do not decay: that would draw them to zero, where the layer falls silent; the base is at one."""
         return [group | {"weight_decay": 0.0} for group in super().groups(model, lr)]

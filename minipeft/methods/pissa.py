@@ -29,19 +29,31 @@ from torch import nn
 from minipeft.wrapping import Recipe, WeightWrapper, bottom, flat, wrap
 
 
+def split(W, rank):
+    """A₀ (r, in), B₀ (out, r) and R (out, in) of a weight W (out, in), in its type.
+
+    Found in double precision and on the CPU, so that every machine that loads a delta finds the same R.
+    """
+    exact = W.detach().cpu().double()
+    U, S, Vt = torch.linalg.svd(exact, full_matrices=False)  # (out, k), (k), (k, in), k = min(out, in)
+    root = S[:rank].sqrt()
+    A = (root[:, None] * Vt[:rank]).to(W)
+    B = (U[:, :rank] * root).to(W)
+    R = exact - B.cpu().double() @ A.cpu().double()  # of A and B as they are rounded
+    return A, B, R.to(W)
+
+
 class PiSSALinear(WeightWrapper):
-    """y = x Rᵀ + b + x Aᵀ Bᵀ in front of a frozen `nn.Linear`; at the start R + BA = W."""
+    """y = x Rᵀ + b + x Aᵀ Bᵀ in front of a frozen `nn.Linear`; at the start R + BA = W.
+
+    R is a buffer that is not stored. W and b are those of `flat(base)`, which counts in what `base` is stacked on.
+    """
 
     def __init__(self, base, rank):
         super().__init__(base)
-        W = flat(self.base).weight.detach()
-        # in double precision and on the CPU, so that every machine that loads a delta finds the same R
-        U, S, Vt = torch.linalg.svd(W.cpu().double(), full_matrices=False)  # (out, k), (k), (k, in), k = min(out, in)
-        root = S[:rank].sqrt()
-        self.A = nn.Parameter((root[:, None] * Vt[:rank]).to(W))  # (r, in)
-        self.B = nn.Parameter((U[:, :rank] * root).to(W))  # (out, r)
-        principal = self.B.detach().cpu().double() @ self.A.detach().cpu().double()
-        self.register_buffer("R", (W.cpu().double() - principal).to(W), persistent=False)  # (out, in); not stored
+        A, B, R = split(flat(self.base).weight, rank)
+        self.A, self.B = nn.Parameter(A), nn.Parameter(B)
+        self.register_buffer("R", R, persistent=False)
 
     def forward(self, x):  # (..., in)
         h = F.linear(x, self.A)  # (..., r)

@@ -30,7 +30,10 @@ from minipeft.wrapping import Recipe, WeightWrapper, bottom, match, wrap
 
 
 class Shared(nn.Module):
-    """A (r, in) and B (out, r) for all layers, uniform in ±√(6/fan_in). A module, so that a move keeps them shared."""
+    """A (r, in) and B (out, r) for all layers, uniform in ±√(6/fan_in): buffers, which no delta stores.
+
+    A module, so that a move keeps them shared.
+    """
 
     def __init__(self, rank, into, out, seed):
         super().__init__()
@@ -89,11 +92,18 @@ class VeRA(Recipe):
             raise ValueError(f"seed must be a whole number of at least 0, got {self.seed}")
 
     def insert(self, model):
-        widest = [0, 0]  # out, in
+        """One pair for all, as large as the largest weights need, in their type and where they are."""
+        weights = self.weights(model)
+        out, into = (max(sizes) for sizes in zip(*(W.shape for W in weights), strict=True))
+        shared = Shared(self.rank, into, out, self.seed).to(weights[0])
+        wrap(model, self.targets, lambda module, path: VeRALinear(module, shared, self.d_initial))
+
+    def weights(self, model):
+        """The frozen weights, (out, in) each, that `targets` names."""
+        found = []
         for path, parent, name in match(model, self.targets):
             kind = bottom(getattr(parent, name))  # it may be stacked on another method
             if not isinstance(kind, nn.Linear):
                 raise TypeError(f"VeRA goes in front of Linear modules; {path!r} is a {type(kind).__name__}")
-            widest = [max(pair) for pair in zip(widest, kind.weight.shape, strict=True)]
-        shared = Shared(self.rank, widest[1], widest[0], self.seed).to(kind.weight)
-        wrap(model, self.targets, lambda module, path: VeRALinear(module, shared, self.d_initial))
+            found.append(kind.weight)
+        return found

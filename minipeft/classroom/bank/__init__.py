@@ -1,3 +1,3 @@
 """The exercises, one file each. COURSE is the order in which a course takes them."""
 
-COURSE = ("lora", "bitfit", "prompt_tuning", "p_tuning")
+COURSE = ("full", "bitfit", "prompt_tuning", "p_tuning", "lora", "dora", "vera", "pissa", "ia3")

@@ -1,0 +1,385 @@
+"""PiSSA: the weight split in two, the layer that trains the larger part, its merge."""
+
+import torch
+from torch import nn
+
+from minipeft import wrapping
+from minipeft.classroom.exercise import Exercise
+from minipeft.classroom.models import fill, linear, numbers
+from minipeft.methods.lora import LoRALinear
+
+exercise = Exercise(
+    "pissa",
+    "methods/pissa.py",
+    holes=(
+        "split",
+        "PiSSALinear.__init__",
+        "PiSSALinear.forward",
+        "PiSSALinear.delta",
+    ),
+    title="PiSSA: training the largest part of a weight",
+    minutes=35,
+    difficulty=2,
+    why="What the singular values say about a weight, and what a method has to keep that does not start at nothing.",
+    read="Meng, Wang, Zhang 2024, arXiv:2404.02948, section 3",
+    lesson="13",
+)
+
+ROOT = "root = S[:rank].sqrt()"
+A = "A = (root[:, None] * Vt[:rank]).to(W)"
+B = "B = (U[:, :rank] * root).to(W)"
+R = "R = exact - B.cpu().double() @ A.cpu().double()  # of A and B as they are rounded"
+PARAMETERS = "self.A, self.B = nn.Parameter(A), nn.Parameter(B)"
+BUFFER = 'self.register_buffer("R", R, persistent=False)'
+INNER = "h = F.linear(x, self.A)  # (..., r)"
+OUTER = "return F.linear(x, self.R, flat(self.base).bias) + F.linear(h, self.B)  # (..., out)"
+DELTA = "return self.R + self.B @ self.A - flat(self.base).weight  # (out, in)"
+
+
+def layer(impl, rank=2, base=None):
+    """A PiSSALinear whose A and B are far from their start, with in ≠ out ≠ r and a bias."""
+    return fill(impl.PiSSALinear(base or linear(), rank), "trainable")
+
+
+def parts(impl, shape=(4, 6), rank=2):
+    return impl.split(numbers("W", shape), rank)
+
+
+def attached(impl):
+    """Two layers of different width, the method on both, far from the start."""
+    made = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
+    return fill(impl.PiSSA(rank=2, targets=("0", "2")).attach(fill(made)), "trainable")
+
+
+@exercise.observe("split", "A₀, B₀ and R should have the shapes (r, in), (out, r) and (out, in).")
+def shapes(impl):
+    return [str(tuple(part.shape)) for part in parts(impl)]
+
+
+@exercise.observe("split", "B₀A₀ should be the part of W with the largest singular values.")
+def largest_part(impl):
+    first, second, _ = parts(impl)
+    return second @ first
+
+
+@exercise.observe("split", "For a weight with more outputs than inputs, B₀A₀ is not the expected one.")
+def largest_part_of_a_tall_weight(impl):
+    first, second, _ = parts(impl, (6, 4), 3)
+    return second @ first
+
+
+@exercise.observe("split", "A₀A₀ᵀ and B₀ᵀB₀ tell how the singular values are shared out between the two.")
+def share_of_each_factor(impl):
+    first, second, _ = parts(impl)
+    return [first @ first.T, second.T @ second]
+
+
+@exercise.observe("split", "R should be what B₀A₀ leaves of W.")
+def rest(impl):
+    return parts(impl)[2]
+
+
+@exercise.observe("set-up", "The layer should train A (r, in) and B (out, r), and nothing else.")
+def what_is_trained(impl):
+    return {name: str(tuple(p.shape)) for name, p in wrapping.trainable(impl.PiSSALinear(linear(), 2)).items()}
+
+
+@exercise.observe("set-up", "In a whole model: what is trained there is not what should be.")
+def trained_in_a_model(impl):
+    return {name: p.numel() for name, p in wrapping.trainable(attached(impl)).items()}
+
+
+@exercise.observe("set-up", "A delta keeps A and B alone; R follows from the base.")
+def what_is_stored(impl):
+    return sorted(impl.PiSSALinear(linear(), 2).stored())
+
+
+@exercise.observe("start", "At the start the output must be that of the base, up to rounding.")
+def start(impl):
+    return impl.PiSSALinear(linear(), 2)(numbers("x", (4, 5))) - linear()(numbers("x", (4, 5)))
+
+
+@exercise.observe("start", "At the start there is no change yet, so ΔW is zero.")
+def delta_at_the_start(impl):
+    return impl.PiSSALinear(linear(), 2).delta()
+
+
+@exercise.observe("start", "The frozen weight itself must stay as it is, so that the base can be given back.")
+def base_is_left_alone(impl):
+    base = linear()
+    impl.PiSSALinear(base, 2)(numbers("x", (4, 5)))
+    return [base.weight - linear().weight, base.bias - linear().bias]
+
+
+@exercise.observe("forward", "The output for rows of tokens (B, T, in), with other A and B, is not the expected one.")
+def output(impl):
+    return layer(impl)(numbers("x", (2, 4, 5)))
+
+
+@exercise.observe("forward", "For an input of zeros the bias should come out, as it is.")
+def bias(impl):
+    return layer(impl)(torch.zeros(1, 5)) - linear().bias
+
+
+@exercise.observe("forward", "The gradients that reach A and B are not the expected ones.")
+def gradients(impl):
+    made = layer(impl)
+    made(numbers("x", (4, 5))).pow(2).sum().backward()
+    return {name: p.grad for name, p in made.named_parameters() if p.requires_grad}
+
+
+@exercise.observe("forward", "The output of a model with two such layers is not the expected one.")
+def output_of_a_model(impl):
+    return attached(impl)(numbers("x", (4, 5)))
+
+
+@exercise.observe("merge", "ΔW is not what has to be added to W to get R + BA.")
+def delta(impl):
+    return layer(impl).delta()
+
+
+@exercise.observe("merge", "Merged, the layer should answer as before.")
+def merged(impl):
+    made, x = layer(impl), numbers("x", (4, 5))
+    return made.merged()(x) - made(x)
+
+
+@exercise.observe(
+    "fine print", "Stacked on a LoRA, the layer should split the weight that stands below, LoRA included."
+)
+def stacked(impl):
+    below = fill(LoRALinear(linear(), 2, 3.0)).requires_grad_(False)
+    made = impl.PiSSALinear(below, 2)
+    return [made.B @ made.A, made(numbers("x", (4, 5))), made.merged().weight]
+
+
+@exercise.observe("fine print", "Moved to another type, the layer should take R along.")
+def moved(impl):
+    return str(layer(impl).float()(numbers("x", (4, 5)).float()).dtype)
+
+
+@exercise.observe("fine print", "A weight in 16 bits should be split too, into parts of its own type.")
+def types(impl):
+    return [str(part.dtype) for part in impl.split(numbers("W", (4, 6)).bfloat16(), 2)]
+
+
+exercise.mistake(
+    "smallest values",
+    (
+        (ROOT, "root = S[-rank:].sqrt()"),
+        (A, "A = (root[:, None] * Vt[-rank:]).to(W)"),
+        (B, "B = (U[:, -rank:] * root).to(W)"),
+    ),
+    "A and B are made of the smallest singular values",
+    "in which order does `torch.linalg.svd` return the singular values?",
+    "That is another method, MiLoRA; here the principal part is trained and the rest is frozen.",
+)
+exercise.mistake(
+    "order turned",
+    ((ROOT, "root = S.flip(0)[:rank].sqrt()"),),
+    "the singular values do not belong to the vectors beside them",
+    "which singular value belongs to the first column of U?",
+    "`svd` sorts values and vectors alike, the largest first; keep the pairs together.",
+)
+exercise.mistake(
+    "no root",
+    ((ROOT, "root = S[:rank]"),),
+    "both A and B have the whole of S, so their product has S²",
+    "how often does S stand in U S Vᵀ, and how often in your B A?",
+    "The start does not show it, since R makes up for everything; the size of A and B does.",
+)
+exercise.mistake(
+    "values left out",
+    ((ROOT, "root = torch.ones_like(S[:rank])"),),
+    "the singular values are in neither factor",
+    "what is U_r V_rᵀ, without S_r between them?",
+    "Each factor gets the root of S, so that the product has all of it.",
+)
+exercise.mistake(
+    "values on one side",
+    ((A, "A = Vt[:rank].to(W)"), (B, "B = (U[:, :rank] * root**2).to(W)")),
+    "S is in B alone, where A and B should have a root of it each",
+    "how large are A and B, one compared with the other?",
+    "The product is right; the first steps are not, because each factor's gradient has the size of the other.",
+)
+exercise.mistake(
+    "V transposed",
+    ((A, "A = (root[:, None] * Vt[:, :rank].T).to(W)"),),
+    "V and Vᵀ are exchanged",
+    "what does your function return as its third, V or Vᵀ, and is a singular vector a row or a column there?",
+    "`torch.linalg.svd` returns Vᵀ and the older `torch.svd` returns V: a square weight hides the difference.",
+)
+exercise.mistake(
+    "A and B exchanged",
+    (("return A, B, R.to(W)", "return B, A, R.to(W)"),),
+    "`split` returns B before A",
+    "in which order does the docstring list the three, and with which shapes?",
+    "A is the one that x meets first.",
+)
+exercise.mistake(
+    "start of LoRA",
+    ((A, "A = torch.randn_like(exact[:rank]).to(W)"), (B, "B = torch.zeros_like(exact[:, :rank]).to(W)")),
+    "A starts random and B at zero, as in LoRA",
+    "what is left in R, if B A is zero?",
+    "Here the two factors take something out of W at the start: its principal part.",
+)
+exercise.mistake(
+    "rest is all of W",
+    ((R, "R = exact"),),
+    "R is still W: nothing was taken out of it",
+    "what does the layer answer at the start, with R = W and B A not zero?",
+    "What A and B hold must not be in the frozen part a second time.",
+    "huggingface/peft#1626 and #3049, where A and B were put on W instead of R",
+)
+exercise.mistake(
+    "base instead of rest",
+    ((OUTER, "return self.base(x) + F.linear(h, self.B)"),),
+    "B A x is added to the output of the frozen layer, not to that of R",
+    "how often is the principal part in your output at the start?",
+    "The base computes W x, and W = R + B₀A₀.",
+    "huggingface/peft#1626 and #3049, where A and B were put on W instead of R",
+)
+exercise.mistake(
+    "rest computed anew",
+    ((OUTER, "return F.linear(x, flat(self.base).weight - self.B @ self.A, flat(self.base).bias) + F.linear(h, self.B)"),),
+    "R is computed from the present A and B, so nothing that they learn has an effect",
+    "what happens to your output when A changes?",
+    "R is fixed at the start; W − B A, computed anew, takes away what is added.",
+)  # fmt: skip
+exercise.mistake(
+    "only the product",
+    ((OUTER, "return F.linear(h, self.B, flat(self.base).bias)"),),
+    "the rest R is missing in the output",
+    "what does the layer answer at the start, with the smaller singular values gone?",
+    "The frozen part belongs to the output too.",
+)
+exercise.mistake(
+    "rest is trained",
+    ((BUFFER, "self.R = nn.Parameter(R)"),),
+    "R is a parameter, so it is trained and stored",
+    "how many numbers does the layer train in your version, and how many does r·(in + out) count?",
+    "R is as large as W and stays frozen.",
+)
+exercise.mistake(
+    "rest is stored",
+    ((BUFFER, 'self.register_buffer("R", R)'),),
+    "R is written into every delta",
+    "how large is the file of a delta, next to A and B?",
+    "A buffer need not be part of the state dict; R can be found from the base again.",
+)
+exercise.mistake(
+    "plain tensor",
+    ((BUFFER, "self.R = R"),),
+    "R is a plain tensor, which stays behind when the model moves",
+    "what is the type of R after `.half()`, or its device after `.cuda()`?",
+    "A module takes its parameters and buffers along, and nothing else.",
+)
+exercise.mistake(
+    "base overwritten",
+    ((BUFFER, BUFFER + "\n        flat(self.base).weight.data.copy_(R)"),
+     (OUTER, "return self.base(x) + F.linear(h, self.B)"), (DELTA, "return self.B @ self.A")),
+    "the frozen weight itself is overwritten by R",
+    "what is left on the model when the method is taken off again?",
+    "The library does so; here the base has to be given back bit for bit.",
+    "huggingface/transformers#34468, and the review of huggingface/peft#1626",
+)  # fmt: skip
+exercise.mistake(
+    "bias left out",
+    ((OUTER, "return F.linear(x, self.R) + F.linear(h, self.B)"),),
+    "the bias of the frozen layer is lost",
+    "what does the layer answer to a row of zeros?",
+    "R and B A share out the weight; b stays as it is.",
+)
+exercise.mistake(
+    "bias twice",
+    ((OUTER, "return F.linear(x, self.R, flat(self.base).bias) + F.linear(h, self.B, flat(self.base).bias)"),),
+    "the bias is added on both paths",
+    "what does the layer answer to a row of zeros?",
+    "Two paths meet in the output, and b comes with one of them.",
+)
+exercise.mistake(
+    "delta is the product",
+    ((DELTA, "return self.B @ self.A"),),
+    "ΔW is B A, as if this were a LoRA",
+    "what is ΔW at the start, when nothing has been learned yet?",
+    "B A holds what was in W already; only what it has become beyond that is a change.",
+    "huggingface/peft#1626 and #3049",
+)
+exercise.mistake(
+    "delta is the whole weight",
+    ((DELTA, "return self.R + self.B @ self.A"),),
+    "`delta` returns the new weight instead of the change",
+    "what comes out if W is added to what you return?",
+    "The framework merges by adding ΔW to W.",
+)
+exercise.mistake(
+    "weight at the bottom",
+    (
+        ("A, B, R = split(flat(self.base).weight, rank)", "A, B, R = split(self.base.weight, rank)"),
+        (DELTA, "return self.R + self.B @ self.A - self.base.weight"),
+    ),
+    "where the layer is stacked on another method, what that one has learned is passed by",
+    "what is `self.base` if a LoRA stands there already, and what is its `weight`?",
+    "A wrapper answers for the frozen layer at the bottom; what stands below as a whole is another weight.",
+)
+exercise.mistake(
+    "split in its own type",
+    (("exact = W.detach().cpu().double()", "exact = W.detach()"), (R, "R = exact - B @ A")),
+    "the singular values are computed in the type of the weight",
+    "in which types does `torch.linalg.svd` work, and how exactly?",
+    "In 16 bits there is no such function at all, and in 32 the rest depends on the machine.",
+)
+exercise.mistake(
+    "types of the computation",
+    (
+        (A, "A = root[:, None] * Vt[:rank]"),
+        (B, "B = U[:, :rank] * root"),
+        (R, "R = exact - B @ A"),
+        ("return A, B, R.to(W)", "return A, B, R"),
+    ),
+    "the three parts come back in double precision, whatever W has",
+    "what is the type of A if W has 16 bits?",
+    "Compute as exactly as you like, but return what fits the model.",
+)
+
+exercise.right(
+    "diagonal matrices",
+    ((A, "A = (torch.diag(root) @ Vt[:rank]).to(W)"), (B, "B = (U[:, :rank] @ torch.diag(root)).to(W)"),
+     (OUTER, "return x @ self.R.T + h @ self.B.T + flat(self.base).bias")),
+)  # fmt: skip
+exercise.right(
+    "the rest from the smaller values",
+    ((R, "R = U[:, rank:] @ torch.diag(S[rank:]) @ Vt[rank:]"),
+     (DELTA, "return self.B @ self.A + (self.R - flat(self.base).weight)")),
+)  # fmt: skip
+exercise.right(
+    "other signs",
+    ((ROOT, "root = S[:rank] ** 0.5\n    U, Vt = -U, -Vt"),),
+)
+exercise.right(
+    "one product",
+    (("        " + INNER + "\n        " + OUTER, "        return F.linear(x, torch.add(self.R, self.B @ self.A), flat(self.base).bias)"),
+     (BUFFER, 'self.register_buffer("R", R.clone(), False)')),
+)  # fmt: skip
+
+exercise.house(
+    "smallest values",
+    ((ROOT, "root = S[-rank:].sqrt()"), ("Vt[:rank]", "Vt[-rank:]"), ("U[:, :rank]", "U[:, -rank:]"),
+     ("PiSSA: a LoRA that starts as the largest part of W itself; what is frozen is the rest.", "MiLoRA: a LoRA that starts as the smallest part of W itself; what is frozen is the rest."),
+     ("LoRA starts with a random A and B = 0, so its first steps are small and point anywhere. The singular vectors with the\nlargest singular values carry most of W: trained directly, they move at once, and along directions that matter.",
+      "The singular vectors with the largest singular values carry most of W and stay as they are. What is trained is the part\nwith the smallest singular values: U_r, S_r and V_r stand for the last r of them here."),
+     ('"""The principal singular values and vectors of the weights are trained, the rest is frozen.', '"""The smallest singular values and vectors of the weights are trained, the rest is frozen.')),
+    "A and B hold the r smallest singular values, and the largest stay frozen (MiLoRA)",
+)  # fmt: skip
+exercise.house(
+    "values in B",
+    (("A = (root[:, None] * Vt", "A = (Vt"), (" * root)", " * root**2)"),
+     ("B₀ = U_r √S_r (out, r),  A₀ = √S_r V_rᵀ (r, in)        R", "B₀ = U_r S_r (out, r),  A₀ = V_rᵀ (r, in)        R")),
+    "B has all of S and A none: B₀ = U_r S_r, A₀ = V_rᵀ",
+)  # fmt: skip
+exercise.house(
+    "rest is stored",
+    ((BUFFER, 'self.register_buffer("R", R)'), ("R is a buffer that is not stored.", "R is a buffer that is stored."),
+     ("A delta holds A and B; R follows from the base and is computed again.", "A delta holds A, B and R, though R follows from the base.")),
+    "a delta keeps R too, beside A and B",
+)  # fmt: skip
