@@ -16,7 +16,7 @@ from minipeft.classroom.grading import collect, grade
 from minipeft.classroom.sandbox import Limits
 from minipeft.cli import app
 
-NAMES = ("lora",)
+NAMES = ("lora", "ia3", "prompt_tuning")
 LORA = exercise.get("lora")
 LINE = "        h = F.linear(self.dropout(x), self.A)  # (..., r)\n"
 FULL = {name: len(exercise.get(name).groups) for name in NAMES}
