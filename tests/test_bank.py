@@ -6,10 +6,11 @@ from functools import cache
 
 import pytest
 
-from minipeft.classroom import checking, exercise, source
-from minipeft.classroom.exercise import edited, exercises
+from minipeft.classroom import checking, source
+from minipeft.classroom.exercise import Exercise, edited, exercises
 
 MANY = {"lora", "adapter", "prompt_tuning", "prefix_tuning", "p_tuning_v2", "adalora", "qlora"}
+CACHED = (checking.reference, checking.expected, checking.broken, checking.symptom, checking.bank, Exercise.reference)
 EACH = pytest.mark.parametrize("x", exercises().values(), ids=exercises())
 MISTAKES = [(x, m) for x in exercises().values() for m in x.mistakes]
 RIGHTS = [(x, r) for x in exercises().values() for r in x.rights]
@@ -137,8 +138,8 @@ def test_every_observation_has_something_to_tell(x):
 @pytest.mark.parametrize(("x", "house"), **named(HOUSES))
 def test_a_house_rule_is_another_exercise(x, house, monkeypatch):
     """Under it the plain solution fails and is recognised; what follows the rule passes; the text tells the rule."""
-    monkeypatch.setattr(exercise.Exercise, "rules", lambda self, seed: [] if seed is None else [house])
-    for cached in (checking.reference, checking.expected, checking.broken):
+    monkeypatch.setattr(Exercise, "rules", lambda self, seed: [] if seed is None else [house])
+    for cached in CACHED:
         cached.cache_clear()
     follows = x.reference(0)
     assert report(x, follows, 0).passed
@@ -150,5 +151,5 @@ def test_a_house_rule_is_another_exercise(x, house, monkeypatch):
         assert not (isinstance(value, dict) and "error" in value), (name, value)
     plain_file, house_file = source.emptied(x.plain(), x.holes, x.hidden), source.emptied(follows, x.holes, x.hidden)
     assert plain_file != house_file, "the docstring or a comment that is left has to tell the rule"
-    for cached in (checking.reference, checking.expected, checking.broken):
+    for cached in CACHED:
         cached.cache_clear()

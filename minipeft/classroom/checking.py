@@ -334,6 +334,13 @@ def broken(exercise, mistake, seed=None):
     return source.load(source.ast.parse(text), mistake.id, text)
 
 
+@cache
+def symptom(exercise, mistake, name, seed=None):
+    """What one observation sees of a mistake."""
+    return observe(exercise, broken(exercise, mistake, seed), [name])[name]
+
+
+@cache
 def bank(exercise, seed=None):
     """The known mistakes; under a house rule the plain rule is one, and the first."""
     if not exercise.rules(seed):
@@ -347,31 +354,37 @@ def bank(exercise, seed=None):
     return [plain_rule, *exercise.mistakes]
 
 
-def recognise(exercise, got, seed=None, entirely=False):
+def recognise(exercise, got, seed=None, holes=None, entirely=False):
     """(the mistake that these observations look like, the names of those that it explains), or (None, []).
 
     That is one whose symptoms are all among these; the one that explains most of them, if no other does as well.
-    entirely: it has to explain all of them.
+    holes: look first among the mistakes in these bodies. entirely: it has to explain all of them.
     """
+    if holes:
+        mistakes = [m for m in bank(exercise, seed) if exercise.touched(m, seed) <= set(holes)]
+        if (found := best(exercise, mistakes, got, seed, entirely))[0]:
+            return found
+    return best(exercise, bank(exercise, seed), got, seed, entirely)
+
+
+def best(exercise, mistakes, got, seed, entirely):
     least = len(differing(expected(exercise, seed), got)) if entirely else 1
-    found = {m: names for m in bank(exercise, seed) if len(names := explained(exercise, m, got, seed)) >= least}
+    found = {m: names for m in mistakes if len(names := explained(exercise, m, got, seed)) >= least}
     most = max(map(len, found.values()), default=0)
-    best = [(m, names) for m, names in found.items() if len(names) == most]
-    return best[0] if len(best) == 1 else (None, [])
+    first, *others = [(m, names) for m, names in found.items() if len(names) == most] or [(None, [])]
+    return (None, []) if others else first
 
 
 def explained(exercise, mistake, got, seed=None):
     """Which of the wrong observations a mistake explains; none as soon as it has a symptom that is not there."""
-    right, impl = expected(exercise, seed), broken(exercise, mistake, seed)
-    if impl is None:
+    right = expected(exercise, seed)
+    if broken(exercise, mistake, seed) is None:
         return []
-    wrong = differing(right, got)
-    by_name = {o.name: o for o in exercise.observations}
-    names = []
+    wrong, names = differing(right, got), []
     for name in [*wrong, *(n for n in right if n not in wrong)]:
         if name not in wrong and not names:
             return []
-        value = look(by_name[name], impl)
+        value = symptom(exercise, mistake, name, seed)
         if not same(value, right[name]):
             if not same(value, got.get(name)):
                 return []
@@ -379,14 +392,15 @@ def explained(exercise, mistake, got, seed=None):
     return names
 
 
-def find(exercise, got, seed=None, hole=None):
+def find(exercise, got, seed=None, holes=None):
     """The finding for observations that are not all right: the first, or the first that a known mistake explains."""
     right = expected(exercise, seed)
-    mistake, names = recognise(exercise, got, seed)
+    mistake, names = recognise(exercise, got, seed, holes)
     first = (names or differing(right, got))[0]
     o = next(o for o in exercise.observations if o.name == first)
-    symptom = f"{o.says} {difference(right[first], got.get(first))}"
-    return Finding(first, symptom, mistake, hole, drawable(right[first], got.get(first)))
+    said = f"{o.says} {difference(right[first], got.get(first))}"
+    hole = holes[0] if holes and len(holes) == 1 else None
+    return Finding(first, said, mistake, hole, drawable(right[first], got.get(first)))
 
 
 def drawable(expected, got):
@@ -438,9 +452,10 @@ def weigh(exercise, asked, there, subject, seed=None):
     for hole in guilty or there:
         states[hole] = "wrong" if guilty else "unclear"
     # one mistake may stand in several bodies
-    together = len(guilty) != 1 and (not guilty or recognise(exercise, whole, seed, entirely=True)[0])
-    one = None if together else guilty[0]
-    report.finding = find(exercise, alone[one] if one else whole, seed, one)
+    if len(guilty) != 1 and (not guilty or recognise(exercise, whole, seed, guilty, entirely=True)[0]):
+        report.finding = find(exercise, whole, seed, guilty or None)
+    else:
+        report.finding = find(exercise, alone[guilty[0]], seed, guilty[:1])
     return report
 
 

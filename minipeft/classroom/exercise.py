@@ -15,8 +15,10 @@ An observation never says what is right: the same function observes the student'
 results are compared. Mistakes, right variants and house rules are edits of the reference's text.
 """
 
+import ast
 import importlib
 import itertools
+import os
 import pkgutil
 import random
 from dataclasses import dataclass, field
@@ -24,6 +26,7 @@ from functools import cache
 from pathlib import Path
 
 import minipeft.classroom.bank as shelf
+from minipeft.classroom.source import functions
 
 HOUSE = Path(__file__).resolve().parents[1]
 
@@ -135,12 +138,34 @@ class Exercise:
                 compatible.append(list(some))
         return random.Random(f"{self.name} {seed}").choice(compatible)
 
+    def touched(self, mistake, seed=None):
+        """The holes that a mistake changes."""
+        text, found = self.reference(seed), set()
+        spans = spans_of(text, self.holes)
+        for find, replace in mistake.edits:
+            same = len(os.path.commonprefix([find, replace]))  # noqa: RUF071
+            rest = len(os.path.commonprefix([find[same:][::-1], replace[same:][::-1]]))  # noqa: RUF071
+            first = text.find(find) + same
+            last = first + len(find) - same - rest
+            first, last = (text.count("\n", 0, at) + 1 for at in (first, max(first, last - 1)))
+            found |= {hole for hole, (a, b) in spans.items() if a <= last and first <= b}
+        return found
+
+    @cache  # noqa: B019
     def plain(self):
         return (HOUSE / self.of).read_text(encoding="utf-8")
 
+    @cache  # noqa: B019
     def reference(self, seed=None):
         """The text of the reference, under the house rules of a seed."""
         return edited(self.plain(), [e for house in self.rules(seed) for e in house.edits])
+
+
+@cache
+def spans_of(text, holes):
+    """{hole: (first line, last line)}"""
+    found = functions(ast.parse(text))
+    return {hole: (found[hole][1].lineno, found[hole][1].end_lineno) for hole in holes}
 
 
 def edited(text, edits):
