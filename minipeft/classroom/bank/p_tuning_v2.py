@@ -57,12 +57,13 @@ def inputs():
 
 
 def piecewise(layer):
-    """The input in pieces of 3, 1 and 1 tokens: (outputs, keys in the past after each)."""
+    """Read in pieces of 3, 1 and 1 tokens: the keys in the past after each, and what is different to reading at once."""
     past, outputs, sizes = Past(), [], []
     for h in inputs().split([3, 1, 1], dim=1):
         outputs.append(layer(h, None, past))
         sizes.append(0 if past.k is None else past.k.shape[2])
-    return torch.cat(outputs, dim=1), ", ".join(map(str, sizes))
+    difference = torch.cat(outputs, dim=1) - layer(inputs(), None, Past())
+    return {"keys in the past": ", ".join(map(str, sizes)), "difference to reading all at once": difference}
 
 
 def gradients_of(layer):
@@ -148,14 +149,9 @@ def input_is_left_alone(impl):
     return h - inputs()
 
 
-@exercise.observe("prompts", "After 3 tokens, one more and one more, the past should hold n and what was read.")
-def keys_in_the_past(impl):
-    return piecewise(deep(impl))[1]
-
-
-@exercise.observe("prompts", "Read piece by piece with a cache, the outputs should be those of reading all at once.")
+@exercise.observe("prompts", "Read 3 tokens, one more and one more, the past or the outputs are not the expected ones.")
 def piece_by_piece(impl):
-    return piecewise(deep(impl))[0] - deep(impl)(inputs(), None, Past())
+    return piecewise(deep(impl))
 
 
 @exercise.observe("as a prefix", "The keys and values that prompts amount to: W LN(P) + b where the norm comes first.")
@@ -189,11 +185,10 @@ def gradients_of_keys_and_values(impl):
 
 
 @exercise.observe(
-    "key/value", "Read piece by piece with a cache, keys in the past and outputs are not the expected ones."
+    "key/value", "Read 3 tokens, one more and one more, the past or the outputs are not the expected ones."
 )
 def pieces_with_keys_and_values(impl):
-    outputs, sizes = piecewise(keys(impl))
-    return {"keys in the past": sizes, "difference": outputs - keys(impl)(inputs(), None, Past())}
+    return piecewise(keys(impl))
 
 
 @exercise.observe("key/value", "Where another prefix is in the past already, these keys should come in addition.")
