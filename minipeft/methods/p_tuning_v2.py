@@ -29,30 +29,38 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minipeft.wrapping import Recipe, Wrapper, bottom, wrap
+from minipeft.wrapping import Recipe, Wrapper, bottom, match, wrap
 
 
 class DeepPrompt(Wrapper):
-    """Block([P ; h]) without its first n rows, in front of a frozen block."""
+    """Block([P ; h]) without its first n rows, in front of a frozen block.
+
+    mask: (B, T) booleans, False at padding; later in a sequence over all that was read; None if there is no padding.
+    past: what the block's attention remembers; `past.begun` tells that the sequence, and with it P, has been read.
+    """
 
     def __init__(self, base, P):  # (n, d)
         super().__init__(base)
         self.P = nn.Parameter(P)
 
     def forward(self, h, mask=None, past=None):  # (B, T, d)
-        if past.begun:  # the sequence began with P, whose keys and values are in the past
+        if past.begun:
             return self.base(h, mask, past)
         n = len(self.P)
         mask = mask if mask is None else F.pad(mask, (n, 0), value=True)
         return self.base(torch.cat([self.P.expand(len(h), -1, -1), h], dim=1), mask, past)[:, n:]
 
-    def keys_values(self):
+    def keys_values(self):  # (n, d) each, from `self.norm1` (if `self.pre_norm`), `self.attn.k` and `self.attn.v`
         x = self.norm1(self.P) if self.pre_norm else self.P
-        return self.attn.k(x), self.attn.v(x)  # (n, d) each
+        return self.attn.k(x), self.attn.v(x)
 
 
 class DeepKeys(Wrapper):
-    """Attn(q, [P_K ; K], [P_V ; V]) in front of a frozen `attn`."""
+    """Attn(q, [P_K ; K], [P_V ; V]) in front of a frozen `attn`, with `self.heads` heads.
+
+    past: `past.extend(k, v)` appends keys and values (B, H, S, d/H); `past.begun` tells that the sequence has begun.
+        Before that there may be another prefix in it.
+    """
 
     def __init__(self, base, P_K, P_V):  # (n, d)
         super().__init__(base)
@@ -76,11 +84,22 @@ class AfterPrompts(Wrapper):
         if self.place is not None and mask is not None and not mask[:, self.place].all():
             place, side = ("last", "left") if self.place else ("first", "right")
             raise ValueError(f"the head reads the {place} token, but a row has padding there: pad on the {side}")
-        return self.base(tokens, start, mask, front, skip + self.length if start is None else skip)
+        return self.base(tokens, start, mask, front, self.skipped(start, skip))
+
+    def skipped(self, start, skip):
+        """How many virtual tokens without a vector take positions before these tokens.
+
+        start: how many positions are taken already; None at the beginning of a sequence.
+        skip: the virtual tokens of other methods among them.
+        """
+        return skip + self.length if start is None else skip
 
 
 class ClassHead(Wrapper):
-    """W h + b of one token, (B, classes), instead of the frozen `head`."""
+    """W h + b of the token at `self.place`, (B, classes), instead of the frozen `head`.
+
+    W and b are those of a Linear, `self.classify`.
+    """
 
     def __init__(self, base, dim, classes, place):
         super().__init__(base)
@@ -124,17 +143,32 @@ class PTuningV2(Recipe):
 
     def insert(self, model):
         table = model.embed.token.weight
-        shape = self.length, table.shape[1]
-
-        def normal(std=1.0):
-            return table.new_empty(shape).normal_(std=std)
-
         if self.form == "hidden":
-            blocks = tuple(f".blocks.{i}" for i in range(len(model.blocks)))
-            wrap(model, blocks, lambda block, path: DeepPrompt(block, normal(float(table.std()))))
+            layer, places = DeepPrompt, tuple(f".blocks.{i}" for i in range(len(model.blocks)))
         else:
-            wrap(model, ("attn",), lambda attn, path: DeepKeys(attn, normal(), normal()))
-        place = None if self.classes is None else -1 if bottom(model).config.causal else 0
+            layer, places = DeepKeys, ("attn",)
+        start = self.start(table, [path for path, *_ in match(model, places)])
+        wrap(model, tuple(f".{path}" for path in start), lambda module, path: layer(module, *start[path]))
+        place = self.place(model)
         wrap(model, ("embed",), lambda embed, path: AfterPrompts(embed, self.length, place))
         if self.classes:
-            wrap(model, (".head",), lambda head, path: ClassHead(head, shape[1], self.classes, place).to(table))
+            dim = table.shape[1]
+            wrap(model, (".head",), lambda head, path: ClassHead(head, dim, self.classes, place).to(table))
+
+    def start(self, table, paths):
+        """What the layer at each path starts from: {path: (P,)}, or {path: (P_K, P_V)} for "key/value", (n, d) each.
+
+        table: (V, d), the embeddings of the tokens.
+        """
+        names, std = (("P",), float(table.std())) if self.form == "hidden" else (("P_K", "P_V"), 1.0)
+        shape = self.length, table.shape[1]
+        return {path: tuple(table.new_empty(shape).normal_(std=std) for _ in names) for path in paths}
+
+    def place(self, model):
+        """The index of the token that a classification head reads; None without such a head.
+
+        `bottom(model).config.causal` tells which kind of model it is.
+        """
+        if self.classes is None:
+            return None
+        return -1 if bottom(model).config.causal else 0

@@ -31,7 +31,11 @@ from minipeft.wrapping import Recipe, Wrapper, match, wrap
 
 
 class Prefix(Wrapper):
-    """Attn(q, [P_K ; K], [P_V ; V]) in front of a frozen `attn`."""
+    """Attn(q, [P_K ; K], [P_V ; V]) in front of a frozen `attn`, with `self.heads` heads.
+
+    past: what the layer remembers of each row. `past.extend(k, v)` appends keys and values (B, H, S, d/H) to it;
+        `past.begun` tells that the sequence has begun. Before that there may be another prefix in it.
+    """
 
     def __init__(self, base, P_K, P_V):  # (n, d)
         super().__init__(base)
@@ -46,7 +50,7 @@ class Prefix(Wrapper):
             past.extend(*(P.expand(len(x), -1, -1, -1) for P in heads))  # (B, H, n, d/H)
         return self.base(x, mask, past)
 
-    def stored(self):
+    def stored(self):  # {"P_K": (n, d), "P_V": (n, d)}, whatever made them
         return dict(zip(("P_K", "P_V"), self.keys_values(), strict=True))
 
 
@@ -58,8 +62,8 @@ class MLPPrefix(Prefix):
         self.trunk = trunk  # tanh(W P' + b), the same module in every layer
         self.out = nn.Linear(width, 2 * dim)
 
-    def keys_values(self):
-        return self.out(self.trunk()).chunk(2, dim=-1)  # (n, w) → (n, 2d) → twice (n, d)
+    def keys_values(self):  # (n, w) → (n, 2d) → twice (n, d)
+        return self.out(self.trunk()).chunk(2, dim=-1)
 
 
 class Trunk(nn.Module):
@@ -70,12 +74,17 @@ class Trunk(nn.Module):
         self.P = nn.Parameter(torch.randn(length, dim))
         self.W = nn.Linear(dim, width)
 
-    def forward(self):
-        return torch.tanh(self.W(self.P))  # (n, w)
+    def forward(self):  # (n, w)
+        return torch.tanh(self.W(self.P))
 
 
 class AfterPrefix(Wrapper):
-    """In front of a frozen `embed`: where positions are absolute, n of them are taken by the prefix."""
+    """In front of a frozen `embed`: where positions are absolute, n of them are taken by the prefix.
+
+    It takes what the base takes and gives what the base gives.
+    start: how many positions are taken already; None at the beginning of a sequence.
+    skip: how many virtual tokens stand before the real ones without a vector here; 0, or those of other methods.
+    """
 
     def __init__(self, base, length):
         super().__init__(base)
@@ -85,23 +94,31 @@ class AfterPrefix(Wrapper):
         return self.base(tokens, start, mask, front, skip + self.length if start is None else skip)
 
 
-def activations(model, paths, tokens):
-    """The keys and values (n, d) that the frozen model computes from real tokens, for the attention at each path."""
+def outputs(model, names, tokens):
+    """{name: what the module of that name computes, (1, T, d)}, while the frozen model reads tokens (1, T)."""
     found = {}
     hooks = [
-        model.get_submodule(f"{path}.{name}").register_forward_hook(
-            lambda module, args, out, key=(path, name): found.update({key: out[0, -len(tokens) :].detach().clone()})
+        model.get_submodule(name).register_forward_hook(
+            lambda module, args, out, name=name: found.update({name: out.detach().clone()})
         )
-        for path in paths
-        for name in ("k", "v")
+        for name in names
     ]
     try:
         with torch.no_grad():
-            model(tokens[None])
+            model(tokens)
     finally:
         for hook in hooks:
             hook.remove()
     return found
+
+
+def activations(model, paths, tokens):
+    """{path: (P_K, P_V)}, (n, d) each: what `k` and `v` of the attention at each path compute from n real tokens.
+
+    If a prompt is attached already, its vectors stand before those of the tokens and are no part of this.
+    """
+    found = outputs(model, [f"{path}.{name}" for path in paths for name in "kv"], tokens[None])
+    return {path: tuple(found[f"{path}.{name}"][0, -len(tokens) :] for name in "kv") for path in paths}
 
 
 @dataclass(frozen=True)
@@ -131,25 +148,28 @@ class PrefixTuning(Recipe):
             raise ValueError("the MLP makes the prefix from random vectors; leave out init or mlp")
 
     def insert(self, model):
-        paths = [path for path, *_ in match(model, ("attn",))]
-        dim = model.embed.token.weight.shape[1]
-        new = model.embed.token.weight.new_empty
+        table = model.embed.token.weight
+        vocab, dim = table.shape
         if self.mlp:
-            trunk = Trunk(self.length, dim, self.mlp).to(model.embed.token.weight)
-            wrap(model, ("attn",), lambda attn, path: MLPPrefix(attn, trunk, dim, self.mlp).to(trunk.P))
-        elif self.init == "normal":
-            shape = self.length, dim
-            wrap(model, ("attn",), lambda attn, path: Prefix(attn, new(shape).normal_(), new(shape).normal_()))
+            trunk = Trunk(self.length, dim, self.mlp).to(table)
+            wrap(model, ("attn",), lambda attn, path: MLPPrefix(attn, trunk, dim, self.mlp).to(table))
         else:
-            vocab = len(model.embed.token.weight)
-            if beyond := [t for t in self.init if not 0 <= t < vocab]:
+            if self.init != "normal" and (beyond := [t for t in self.init if not 0 <= t < vocab]):
                 raise ValueError(
                     f"init holds the token {beyond[0]}, but the vocabulary has the tokens 0 to {vocab - 1}"
                 )
-            tokens = torch.tensor([self.init[i % len(self.init)] for i in range(self.length)])
-            real = activations(model, paths, tokens.to(model.embed.token.weight.device))
-            wrap(model, ("attn",), lambda attn, path: Prefix(attn, real[path, "k"], real[path, "v"]))
+            start = self.start(model, [path for path, *_ in match(model, ("attn",))])
+            wrap(model, ("attn",), lambda attn, path: Prefix(attn, *start[path]))
         wrap(model, ("embed",), lambda embed, path: AfterPrefix(embed, self.length))
+
+    def start(self, model, paths):
+        """{path: (P_K, P_V)}, (n, d) each: what the prefix of the attention at a path starts from, as `init` says."""
+        table = model.embed.token.weight  # (V, d)
+        if self.init == "normal":
+            shape = self.length, table.shape[1]
+            return {path: tuple(table.new_empty(shape).normal_() for _ in ("P_K", "P_V")) for path in paths}
+        words = [self.init[i % len(self.init)] for i in range(self.length)]
+        return activations(model, paths, torch.tensor(words, device=table.device))
 
     def folded(self):
         return replace(self, mlp=None)
