@@ -10,7 +10,15 @@ from minipeft.classroom import checking, source
 from minipeft.classroom.exercise import Exercise, edited, exercises
 
 MANY = {"lora", "adapter", "prompt_tuning", "prefix_tuning", "p_tuning_v2", "adalora", "qlora"}
-CACHED = (checking.reference, checking.expected, checking.broken, checking.symptom, checking.bank, Exercise.reference)
+CACHED = (
+    checking.reference,
+    checking.expected,
+    checking.broken,
+    checking.symptom,
+    checking.bank,
+    Exercise.reference,
+    Exercise.tree,
+)
 EACH = pytest.mark.parametrize("x", exercises().values(), ids=exercises())
 MISTAKES = [(x, m) for x in exercises().values() for m in x.mistakes]
 RIGHTS = [(x, r) for x in exercises().values() for r in x.rights]

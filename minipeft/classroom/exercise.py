@@ -138,6 +138,10 @@ class Exercise:
                 compatible.append(list(some))
         return random.Random(f"{self.name} {seed}").choice(compatible)
 
+    @cache  # noqa: B019
+    def tree(self, seed=None):
+        return ast.parse(self.reference(seed))
+
     def touched(self, mistake, seed=None):
         """The holes that a mistake changes."""
         text, found = self.reference(seed), set()

@@ -12,7 +12,7 @@ import linecache
 import re
 import types
 
-OURS = 1_000_000  # added to line numbers of the reference, to tell them from the student's
+THEIRS = 1_000_000  # added to the student's line numbers, to tell them from the reference's
 ALLOWED = {
     "__future__", "abc", "collections", "contextlib", "copy", "dataclasses", "einops", "enum", "functools", "itertools",
     "math", "numbers", "numpy", "operator", "random", "statistics", "string", "torch", "typing", "warnings",
@@ -179,26 +179,28 @@ def is_new(node, known, prefix):
 
 
 def splice(reference, student, holes, take, fill):
-    """The reference's tree with the student's bodies in it.
+    """The reference's tree with the student's bodies in it. Neither of the two trees is changed.
 
     Args:
-        reference, student: text and tree.
         take: which holes come from the student. fill: do the others keep the reference's body, or are they empty?
     """
-    tree = ast.increment_lineno(ast.parse(reference), OURS)
+    tree = copy.copy(reference)
+    tree.body = [copy.copy(node) for node in reference.body]
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    for node in classes.values():
+        node.body = [copy.copy(n) for n in node.body]
     ours, theirs = functions(tree), functions(student)
     for name in holes:
         body, node = ours[name]
         if name in take:
-            body[body.index(node)] = copy.deepcopy(theirs[name][1])
+            body[body.index(node)] = theirs[name][1]
         elif not fill:
             empty = ast.parse(f"raise NotImplementedError({name + ': not written yet'!r})").body
             if isinstance(node, ast.Assign | ast.AnnAssign):
                 node.value = ast.copy_location(ast.Constant(None), node)
             else:
-                node.body = [ast.increment_lineno(ast.copy_location(n, node)) for n in empty]
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    extra, _ = additions(student, ast.parse(reference))
+                node.body = [ast.increment_lineno(n, node.lineno) for n in empty]
+    extra, _ = additions(student, reference)
     last_import = max(i for i, n in enumerate(tree.body) if isinstance(n, ast.Import | ast.ImportFrom))
     for owner, node in reversed(extra):
         if owner:
@@ -207,7 +209,7 @@ def splice(reference, student, holes, take, fill):
             tree.body.append(node)
         else:
             tree.body.insert(last_import + 1, node)
-    return ast.fix_missing_locations(tree)
+    return tree
 
 
 def load(tree, name, text=""):
@@ -263,12 +265,17 @@ def empty(name):
     return body
 
 
-def place_of(error, files):
-    """(line number, text) of the student's own line in which an error arose, or None. files: names of their code."""
+def place_of(error, files, marked):
+    """(line number, text) of the student's own line in which an error arose, or None.
+
+    files: names of their code; marked: are their lines told from the reference's by THEIRS?
+    """
     found, tb = None, error.__traceback__
     while tb:
         name = tb.tb_frame.f_code.co_filename
-        if name in files and tb.tb_lineno < OURS:
-            found = tb.tb_lineno, linecache.getline(name, tb.tb_lineno).strip()
+        if name in files:
+            line = tb.tb_lineno - THEIRS if marked else tb.tb_lineno
+            if line > 0:
+                found = line, linecache.getline(name, line).strip()
         tb = tb.tb_next
     return found

@@ -55,7 +55,7 @@ def put(exercise, path):
     tree = source.parsed(text)
     names = source.written(tree, exercise.holes)
     module = importlib.import_module("minipeft." + exercise.of.removesuffix(".py").replace("/", "."))
-    spliced = source.splice(exercise.plain(), tree, exercise.holes, names, True)
+    spliced = source.splice(exercise.tree(), tree, exercise.holes, names, True)
     made = source.load(spliced, f"{exercise.name} of {path}", text)
     added = [name for name in vars(made) if not name.startswith("__") and name not in vars(module)]
     for name in added:  # helpers of the student's own
