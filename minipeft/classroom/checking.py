@@ -23,6 +23,7 @@ import minipeft.classroom.exercise as shelf
 import minipeft.classroom.source as source
 
 TOLERANCE = 1e-6
+PLAIN = "plain rule"
 
 
 # -- observing --------------------------------------------------------------------------------------------------------
@@ -327,6 +328,9 @@ def expected(exercise, seed=None):
 @cache
 def broken(exercise, mistake, seed=None):
     """The reference with a mistake of the bank in it, or None if a house rule leaves no place for it."""
+    if mistake.id == PLAIN:  # the plain bodies in the file that tells another rule, as a student would hand them in
+        plain_bodies, x = source.parsed(exercise.plain()), exercise
+        return source.load(source.splice(x.reference(seed), plain_bodies, x.holes, x.holes, True), PLAIN)
     try:
         text = shelf.edited(exercise.reference(seed), mistake.edits)
     except ValueError:
@@ -340,9 +344,8 @@ def bank(exercise, seed=None):
         return list(exercise.mistakes)
     rule = "; ".join(h.rule for h in exercise.rules(seed))
     plain_rule = shelf.Mistake(
-        "plain rule", tuple((r, f) for h in reversed(exercise.rules(seed)) for f, r in reversed(h.edits)),
-        "the rule of the paper, where your teacher asks for another", "what does the text of this exercise ask for?",
-        f"Here {rule}.",
+        PLAIN, (), "the rule of the paper, where your teacher asks for another",
+        "what does the text of this exercise ask for?", f"Here {rule}.",
     )  # fmt: skip
     return [plain_rule, *exercise.mistakes]
 
