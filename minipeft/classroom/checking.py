@@ -238,6 +238,7 @@ def of_items(expected, got):
 def times(expected, got):
     ratio = got / expected
     text = f"{ratio:.2f}" if 0.1 <= abs(ratio) < 1000 else f"{ratio:.3g}"
+    text = f"{ratio:.7g}" if text == "1.00" else text
     return "the expected one with the sign turned" if close([ratio], [-1]) else f"{text} times the expected one"
 
 
