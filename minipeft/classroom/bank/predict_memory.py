@@ -1,5 +1,6 @@
 """Predicting how many bytes training, saving and storing take."""
 
+import minipeft.classroom.workbook  # noqa: F401  # a child process may not import it later, once it runs a student's text
 from minipeft.classroom.exercise import Exercise
 
 GROUPS = {

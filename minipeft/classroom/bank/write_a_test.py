@@ -1,9 +1,9 @@
 """Writing a test for LoRALinear: it is run on the right layers and on the mistakes of the bank of `lora`."""
 
+import itertools
 import re
 from functools import cache
 
-import minipeft.classroom.checking as checking
 import minipeft.classroom.source as source
 from minipeft.classroom.bank.lora import exercise as lora
 from minipeft.classroom.exercise import Exercise, Mistake, Right, edited
@@ -22,6 +22,8 @@ exercise = Exercise(
 
 # -- the layers that are tested ---------------------------------------------------------------------------------------
 
+
+TEXT = lora.plain()  # read now: a child process may not, once it runs what a student wrote
 
 OTHER_NUMBERS = Right(
     "A drawn by columns",
@@ -43,18 +45,17 @@ STRANGE = Mistake(
 
 def methods_of_the_layer():
     """{method of LoRALinear: (first, last character)} in the text of the reference."""
-    text = lora.plain()
-    layer = next(node for node in source.ast.parse(text).body if getattr(node, "name", None) == "LoRALinear")
-    starts = [sum(len(line) + 1 for line in text.split("\n")[:n]) for n in range(text.count("\n") + 1)]
+    layer = next(node for node in source.ast.parse(TEXT).body if getattr(node, "name", None) == "LoRALinear")
+    starts = [0, *itertools.accumulate(len(line) for line in TEXT.splitlines(True))]
     found = [node for node in layer.body if isinstance(node, source.ast.FunctionDef)]
     return {node.name: (starts[node.lineno - 1], starts[node.end_lineno]) for node in found}
 
 
 def concerning():
     """(mistake or right variant, the first method of LoRALinear that it changes), of those that change one."""
-    text, methods = lora.plain(), methods_of_the_layer()
+    methods = methods_of_the_layer()
     for thing in [*lora.rights, OTHER_NUMBERS, *lora.mistakes, SUBTRACTED]:
-        places = [text.index(find) for find, _ in thing.edits]
+        places = [TEXT.index(find) for find, _ in thing.edits]
         if touched := [name for name, (first, last) in methods.items() if any(first <= p < last for p in places)]:
             yield thing, touched[0]
 
@@ -66,11 +67,7 @@ OTHER = ("down", "up"), "alpha"
 @cache
 def layers(thing, factors, scale):
     """The module of `lora` with a mistake or variant in it, None for neither, as the sheet describes it."""
-    if (factors, scale) == PLAIN and thing is None:
-        return checking.reference(lora)
-    if (factors, scale) == PLAIN and not isinstance(thing, Right):
-        return checking.broken(lora, thing)
-    text = edited(lora.plain(), thing.edits if thing else ())
+    text = edited(TEXT, thing.edits if thing else ())
     if scale == "alpha":
         text = text.replace("self.scale, self.dropout = scale,", "self.scale, self.dropout = scale / rank,", 1)
     for old, new in zip("AB", factors, strict=True):
