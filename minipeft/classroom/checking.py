@@ -23,6 +23,7 @@ import minipeft.classroom.exercise as shelf
 import minipeft.classroom.source as source
 
 TOLERANCE = 1e-6
+PLAIN = "plain rule"
 
 
 # -- observing --------------------------------------------------------------------------------------------------------
@@ -242,6 +243,7 @@ def of_items(expected, got):
 def times(expected, got):
     ratio = got / expected
     text = f"{ratio:.2f}" if 0.1 <= abs(ratio) < 1000 else f"{ratio:.3g}"
+    text = f"{ratio:.7g}" if text == "1.00" else text
     return "the expected one with the sign turned" if close([ratio], [-1]) else f"{text} times the expected one"
 
 
@@ -332,6 +334,9 @@ def expected(exercise, seed=None):
 @cache
 def broken(exercise, mistake, seed=None):
     """The reference with a mistake of the bank in it, or None if a house rule leaves no place for it."""
+    if mistake.id == PLAIN:  # the plain bodies in the file that tells another rule, as a student would hand them in
+        plain_bodies, x = source.parsed(exercise.plain()), exercise
+        return source.load(source.splice(x.tree(seed), plain_bodies, x.holes, x.holes, True), PLAIN)
     try:
         text = shelf.edited(exercise.reference(seed), mistake.edits)
     except ValueError:
@@ -352,9 +357,8 @@ def bank(exercise, seed=None):
         return list(exercise.mistakes)
     rule = "; ".join(h.rule for h in exercise.rules(seed))
     plain_rule = shelf.Mistake(
-        "plain rule", tuple((r, f) for h in reversed(exercise.rules(seed)) for f, r in reversed(h.edits)),
-        "the rule of the paper, where your teacher asks for another", "what does the text of this exercise ask for?",
-        f"Here {rule}.",
+        PLAIN, (), "the rule of the paper, where your teacher asks for another",
+        "what does the text of this exercise ask for?", f"Here {rule}.",
     )  # fmt: skip
     return [plain_rule, *exercise.mistakes]
 

@@ -409,7 +409,7 @@ exercise.mistake(
 exercise.mistake(
     "a bias of its own",
     (("        self.scale, self.dropout = scale, nn.Dropout(dropout)\n\n    def forward(self, x):  # (..., in)",
-      "        self.bias = nn.Parameter(base.weight.new_zeros(out))\n        self.scale, self.dropout = scale, nn.Dropout(dropout)\n\n    def forward(self, x):  # (..., in)"),),
+      "        self.c = nn.Parameter(base.weight.new_zeros(out))\n        self.scale, self.dropout = scale, nn.Dropout(dropout)\n\n    def forward(self, x):  # (..., in)"),),
     "the layer trains something besides A and B",
     "which parameters does the formula r·(in + out) count?",
     "All else stays frozen; a bias that trains along is no longer this method.",

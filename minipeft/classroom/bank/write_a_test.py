@@ -1,0 +1,330 @@
+"""Writing a test for LoRALinear: it is run on the right layers and on the mistakes of the bank of `lora`."""
+
+import itertools
+import re
+from functools import cache
+
+import minipeft.classroom.source as source
+from minipeft.classroom.bank.lora import exercise as lora
+from minipeft.classroom.exercise import Exercise, Mistake, Right, edited
+
+exercise = Exercise(
+    "write_a_test",
+    "classroom/workbook/write_a_test.py",
+    holes=("test",),
+    title="Write the test: tell a right LoRA layer from a wrong one",
+    minutes=45,
+    difficulty=3,
+    why="Which inputs, sizes and starts tell right from wrong, and why most tests of a LoRA layer pass almost anything.",
+    read="tests/test_lora.py, when you are done",
+)
+
+
+# -- the layers that are tested ---------------------------------------------------------------------------------------
+
+
+TEXT = lora.plain()  # read now: a child process may not, once it runs what a student wrote
+
+OTHER_NUMBERS = Right(
+    "A drawn by columns",
+    (("nn.Parameter(base.weight.new_empty(rank, into))\n        self.B = nn.Parameter(base.weight.new_zeros(out, rank))\n        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))",
+      "nn.Parameter(base.weight.new_empty(into, rank).uniform_(-(into**-0.5), into**-0.5).T.contiguous())\n        self.B = nn.Parameter(base.weight.new_zeros(out, rank))\n        "),),
+)  # fmt: skip
+SUBTRACTED = Mistake(
+    "update subtracted",
+    (("        return self.base(x) + F.linear(self.scale * h, self.B)  # (..., out)\n\n    def delta(self):\n        return self.scale * self.B @ self.A",
+      "        return self.base(x) - F.linear(self.scale * h, self.B)  # (..., out)\n\n    def delta(self):\n        return -self.scale * self.B @ self.A"),),
+    "the update is subtracted instead of added", "", "",
+)  # fmt: skip
+STRANGE = Mistake(
+    "another description", (),
+    "a layer that is right by another description: its matrices have other names, and its third argument means something else",
+    "", "",
+)  # fmt: skip
+
+
+def methods_of_the_layer():
+    """{method of LoRALinear: (first, last character)} in the text of the reference."""
+    layer = next(node for node in source.ast.parse(TEXT).body if getattr(node, "name", None) == "LoRALinear")
+    starts = [0, *itertools.accumulate(len(line) for line in TEXT.splitlines(True))]
+    found = [node for node in layer.body if isinstance(node, source.ast.FunctionDef)]
+    return {node.name: (starts[node.lineno - 1], starts[node.end_lineno]) for node in found}
+
+
+def concerning():
+    """(mistake or right variant, the first method of LoRALinear that it changes), of those that change one."""
+    methods = methods_of_the_layer()
+    for thing in [*lora.rights, OTHER_NUMBERS, *lora.mistakes, SUBTRACTED]:
+        places = [TEXT.index(find) for find, _ in thing.edits]
+        if touched := [name for name, (first, last) in methods.items() if any(first <= p < last for p in places)]:
+            yield thing, touched[0]
+
+
+PLAIN = ("A", "B"), "scale"  # the names of the two matrices and of the third argument
+OTHER = ("down", "up"), "alpha"
+
+
+@cache
+def layers(thing, factors, scale):
+    """The module of `lora` with a mistake or variant in it, None for neither, as the sheet describes it."""
+    text = edited(TEXT, thing.edits if thing else ())
+    if scale == "alpha":
+        text = text.replace("self.scale, self.dropout = scale,", "self.scale, self.dropout = scale / rank,", 1)
+    for old, new in zip("AB", factors, strict=True):
+        text = re.sub(rf"\bself\.{old}\b", f"self.{new}", text)
+    return source.load(source.ast.parse(text), thing.id if thing else "the right layer", text)
+
+
+def of(impl, thing):
+    described = tuple(impl.FACTORS), impl.SCALE
+    if thing is STRANGE:
+        return layers(None, *(OTHER if described == PLAIN else PLAIN))
+    return layers(thing, *described)
+
+
+# -- running a test on them -------------------------------------------------------------------------------------------
+
+
+def outcome(impl, thing):
+    """What `impl.test` says of these layers: "passed", the AssertionError, or whatever else stopped it; run only once.
+
+    An AssertionError keeps the place where it failed, and no text: that is the same for all who fail there.
+    """
+    known = vars(impl).setdefault("_outcomes", {})
+    if thing not in known:
+        try:
+            answer = impl.test(of(impl, thing))
+            known[thing] = "passed" if answer is None else "let through: it returned something, only `assert` counts"
+        except Exception as error:
+            if isinstance(error, AssertionError):
+                error.args = ()
+            known[thing] = error
+    return known[thing]
+
+
+def passes(thing):
+    def look(impl):
+        found = outcome(impl, thing)
+        if isinstance(found, Exception):
+            raise found
+        return "passed"
+
+    look.__name__ = f"passes {thing.id}" if thing else "passes the reference"
+    return look
+
+
+def catches(thing):
+    def look(impl):
+        found = outcome(impl, thing)
+        if isinstance(found, AssertionError):
+            return "caught"
+        if isinstance(found, Exception):
+            of_the_right = outcome(impl, None)
+            if isinstance(of_the_right, Exception) and not isinstance(of_the_right, AssertionError):
+                raise found  # it is the test that stops, and not the layer
+            return "caught"
+        return "let through" if found == "passed" else found
+
+    look.__name__ = f"catches {thing.id}"
+    return look
+
+
+exercise.observe("right layers", "Your test rejects the project's own layer, which is right.")(passes(None))
+for thing, _ in concerning():
+    if isinstance(thing, Right):
+        says = f"Your test rejects a right layer, one that is only written in another way ({thing.id})."
+        exercise.observe("right layers", says)(passes(thing))
+GROUP = {"__init__": "layers made wrongly", "forward": "layers that answer wrongly", "delta": "wrong ΔW"}
+for thing, method in concerning():
+    if not isinstance(thing, Right):
+        exercise.observe(GROUP[method], f"Your test lets this pass: {thing.what}.")(catches(thing))
+exercise.observe("layers made wrongly", f"Your test lets this pass: {STRANGE.what}.")(catches(STRANGE))
+
+
+# -- poor tests -------------------------------------------------------------------------------------------------------
+
+BODY = exercise.plain()[exercise.plain().index("    close, base, x") :]
+START = BODY[BODY.index("    trained = {") : BODY.index("    # away from it")]
+AWAY = BODY[BODY.index("    fill(layer)\n") : BODY.index("    # dropout")]
+DROPOUT = BODY[BODY.index("    layer = make(dropout=0.5)") :]
+
+exercise.mistake(
+    "nothing is asserted",
+    ((START, "    layer(x)\n\n"), (AWAY, "    layer.delta()\n\n"), (DROPOUT, "    assert True\n")),
+    "a test that calls the layer and asserts nothing about it",
+    "which answer of the layer would make your test fail?",
+    "Compare what comes out with what the equation says should come out.",
+)  # fmt: skip
+exercise.mistake(
+    "returned instead of asserted",
+    ((START, "    good = close(layer(x), y)\n\n"), (AWAY, "    fill(layer)\n    return good and close(layer(x), expected(layer))\n"), ("    # dropout\n" + DROPOUT, "")),
+    "a test that returns whether all is well, where it should assert",
+    "who looks at what your test returns?",
+    "A test runner listens for an AssertionError and for nothing else.",
+)  # fmt: skip
+exercise.mistake(
+    "shapes alone",
+    ((START, "    assert layer(x).shape == (2, 4, 3)\n\n"), (AWAY, "    assert layer.delta().shape == base.weight.shape\n\n"), (DROPOUT, "    assert make(dropout=0.5)(x).shape == (2, 4, 3)\n")),
+    "a test of shapes alone",
+    "how many wrong layers have an output of the right shape?",
+    "Shapes are a beginning; the mistakes that hurt are in the numbers.",
+)  # fmt: skip
+exercise.mistake(
+    "fresh layer alone",
+    (("    # away from it\n    fill(layer)\n", ""), ("y)\n    fill(layer)\n    assert not close(layer(x), expected(layer))\n", "y)\n")),
+    "a test of a layer that is still at its start, where B is zero",
+    "what is s·B A x when B is zero, whatever s and A are?",
+    "Give B numbers before you look at the update: at the start almost any layer looks right.",
+)  # fmt: skip
+exercise.mistake(
+    "start left out",
+    ((START, "\n"), ("    assert close(layer(x), y)\n    fill", "    fill")),
+    "a test that gives A and B numbers, and never looks at those they start with",
+    "what must be true of a layer before its first step?",
+    "Where A and B start decides whether the model starts as the base, and whether it can learn.",
+)  # fmt: skip
+exercise.mistake(
+    "start by its answer alone",
+    (("    assert 0.1 < layer.A.abs().max() <= 20**-0.5\n    assert not layer.B.any()\n", ""),),
+    "a test that asks of the start only that the layer answers as its base",
+    "in how many ways can B A be zero?",
+    "The product hides its factors: look at A and at B, each by itself.",
+)  # fmt: skip
+exercise.mistake(
+    "width of A not seen",
+    (("assert 0.1 < layer.A.abs().max() <= 20**-0.5", "assert layer.A.any()"),),
+    "a test that asks of A only that it is not zero",
+    "how large may A's numbers be at the start, for your in?",
+    "Between far too wide and far too narrow there is 1/√in; take a layer with in much larger than r.",
+)  # fmt: skip
+exercise.mistake(
+    "scale of one",
+    (("impl.LoRALinear(base, 4, 0.5, dropout)", "impl.LoRALinear(base, 4, 1.0, dropout)"), ("y + 0.5 * before", "y + 1.0 * before")),
+    "a test with s = 1, as α = r gives",
+    "what is changed by a multiplication with 1?",
+    "Take a scale that shows when it is missing, and when it is there twice.",
+    "huggingface/lerobot#3573, where a scale of 1/16 went unnoticed",
+)  # fmt: skip
+exercise.mistake(
+    "layer against itself",
+    (("    assert close(layer(x), expected(layer))\n    assert close(layer.merged()(before), expected(layer))\n", "    assert close(layer.merged()(before), layer(x))\n"),
+     ("    assert not close(layer(x), expected(layer))\n    assert close(layer.eval()(x), expected(layer))\n", "    assert not close(layer(x), layer.merged()(x))\n    assert close(layer.eval()(x), layer.merged()(before))\n")),
+    "a test that compares the layer with itself merged, and never with the equation",
+    "if forward and delta are wrong in the same way, what does your test see?",
+    "Write the right answer down on your own, from A, B, s and the base.",
+)  # fmt: skip
+exercise.mistake(
+    "rows alone",
+    (("torch.randn(2, 4, 20)", "torch.randn(8, 20)"),),
+    "a test with x (n, in) alone",
+    "which shape has x inside a Transformer?",
+    "There are rows of tokens, (B, T, in), and the layer has to take them.",
+)  # fmt: skip
+exercise.mistake(
+    "no dropout",
+    ((DROPOUT, ""),),
+    "a test without dropout",
+    "which of the layer's four arguments has your test never used?",
+    "Dropout can act in the wrong place, in the wrong mode, or not at all.",
+)  # fmt: skip
+exercise.mistake(
+    "dropout in evaluation alone",
+    (("    layer = make(dropout=0.5).train()\n    assert close(layer(x), y)\n", "    layer = make(dropout=0.5)\n"), ("    assert not close(layer(x), expected(layer))\n", "")),
+    "a test that looks at dropout in evaluation alone",
+    "what should dropout change while training, and what should it leave alone?",
+    "With B at zero, training mode shows the frozen path by itself.",
+)  # fmt: skip
+exercise.mistake(
+    "dropout in training alone",
+    (("    assert close(layer.eval()(x), expected(layer))\n", ""),),
+    "a test that looks at dropout in training alone",
+    "what should dropout do after `.eval()`?",
+    "Two modes, two expectations.",
+)  # fmt: skip
+exercise.mistake(
+    "merge not tested",
+    (("    assert close(layer.merged()(before), expected(layer))\n    assert layer.delta().shape == base.weight.shape\n", ""),),
+    "a test that never asks for `delta` or `merged`",
+    "which methods of the layer has your test never called?",
+    "A merged layer has to answer as the layer did before.",
+    "huggingface/peft#315 and #1588, where merging added the update transposed",
+)  # fmt: skip
+exercise.mistake(
+    "input not looked at again",
+    (("    def make(dropout", "    x = [x.clone() for _ in range(9)]\n\n    def make(dropout"), ("    assert torch.equal(x, before)\n", ""),
+     ("    assert close(layer(x), y)\n\n", "    assert close(layer(x.pop()), y)\n\n"), ("    assert close(layer(x), expected", "    assert close(layer(x.pop()), expected"), ("    assert close(layer(x), y)\n    fill", "    assert close(layer(x.pop()), y)\n    fill"),
+     ("not close(layer(x)", "not close(layer(x.pop())"), ("layer.eval()(x)", "layer.eval()(x.pop())")),
+    "a test that never looks at x again after the layer has had it",
+    "who else reads x?",
+    "Keep a copy of the input, and compare afterwards.",
+)  # fmt: skip
+exercise.mistake(
+    "parameters not listed",
+    (("    trained = {name: tuple(p.shape) for name, p in layer.named_parameters() if p.requires_grad}\n    assert trained == {\"A\": (4, 20), \"B\": (3, 4)}\n", ""),),
+    "a test that never asks which parameters the layer trains",
+    "what will an optimizer find in this layer?",
+    "`named_parameters()` tells; compare all of it, so that what is missing shows as well as what is too much.",
+)  # fmt: skip
+exercise.mistake(
+    "equal to the last bit",
+    (("    close, base, x = torch.allclose, nn", "    close, base, x = torch.equal, nn"),),
+    "a test that compares floating-point numbers to the last bit",
+    "is (a·b)·c the same as a·(b·c) on a computer?",
+    "Another order of operations rounds in another way. Allow for rounding: `torch.allclose`.",
+)  # fmt: skip
+exercise.mistake(
+    "exact random start",
+    (("    assert 0.1 < layer.A.abs().max() <= 20**-0.5\n", "    torch.manual_seed(0)\n    again = nn.init.kaiming_uniform_(torch.empty(4, 20), a=5**0.5)\n    torch.manual_seed(0)\n    assert close(make().A, again)\n"),),
+    "a test that expects the very random numbers that one way of writing draws",
+    "what does the description promise about A: its numbers, or how they are distributed?",
+    "There are many ways to draw from the same distribution; test what all of them have in common.",
+)  # fmt: skip
+exercise.mistake(
+    "expected without scale",
+    (("y + 0.5 * before", "y + before"),),
+    "a mistake in the test: its own equation lacks the scale",
+    "what does your test compute for the right layer, by hand?",
+    "First let the test pass with the layer that you know to be right.",
+)  # fmt: skip
+exercise.mistake(
+    "exact numbers under dropout",
+    (("    assert not close(layer(x), expected(layer))\n", "    assert close(layer(x), expected(layer))\n"),),
+    "a test that expects the update without dropout while training",
+    "is anything dropped in training mode, and do you know what?",
+    "What dropout does is random: compare in evaluation, or ask for something that holds whatever is dropped.",
+)  # fmt: skip
+
+exercise.right(
+    "with assert_close",
+    (("    close, base, x = torch.allclose, nn", "    def close(a, b):\n        try:\n            torch.testing.assert_close(a, b)\n        except AssertionError:\n            return False\n        return True\n\n    base, x = nn"),),
+)  # fmt: skip
+exercise.right(
+    "other sizes and numbers",
+    (("nn.Linear(20, 3).requires_grad_(False), torch.randn(2, 4, 20)", "nn.Linear(64, 9).requires_grad_(False), torch.rand(3, 1, 64) + 1"),
+     ("impl.LoRALinear(base, 4, 0.5, dropout)", "impl.LoRALinear(base, 3, 7.0, dropout=dropout)"), ("y + 0.5 * before", "y + 7 * before"),
+     ("torch.randn(4, 20), torch.randn(3, 4)", "torch.rand(3, 64), torch.rand(9, 3)"),
+     ('{"A": (4, 20), "B": (3, 4)}', '{"A": (3, 64), "B": (9, 3)}'), ("0.1 < layer.A.abs().max() <= 20**-0.5", "0.05 < layer.A.std() < 1 / 8")),
+)  # fmt: skip
+exercise.right(
+    "the equation through ΔW",
+    (("        return y + 0.5 * before @ layer.A.T @ layer.B.T\n", "        W = base.weight + 0.5 * torch.einsum(\"or,ri->oi\", layer.B, layer.A)\n        return nn.functional.linear(before, W, base.bias)\n"),
+     ("    assert close(layer.merged()(before), expected(layer))\n    assert layer.delta().shape == base.weight.shape\n", "    assert close(layer.delta(), 0.5 * layer.B @ layer.A)\n")),
+)  # fmt: skip
+
+exercise.house(
+    "other names",
+    (('FACTORS = "A", "B"', 'FACTORS = "down", "up"'),
+     ("layer.A (r, in) and layer.B (out, r), and nothing else; A starts uniform in ±1/√in, B at zero", "layer.down (r, in), A, and layer.up (out, r), B, and nothing else; A starts uniform in ±1/√in, B at zero"),
+     ('{"A": (4, 20), "B": (3, 4)}', '{"down": (4, 20), "up": (3, 4)}'),
+     ("before @ layer.A.T @ layer.B.T", "before @ layer.down.T @ layer.up.T"),
+     ("layer.A.data, layer.B.data =", "layer.down.data, layer.up.data ="),
+     ("0.1 < layer.A.abs()", "0.1 < layer.down.abs()"),
+     ("assert not layer.B.any()", "assert not layer.up.any()")),
+    "the factors A and B of a layer are called `down` and `up`",
+)  # fmt: skip
+exercise.house(
+    "alpha",
+    (('SCALE = "scale"', 'SCALE = "alpha"'), ("impl.LoRALinear(base, rank, scale, dropout=0.0)", "impl.LoRALinear(base, rank, alpha, dropout=0.0)"),
+     ("s = scale, for x", "s = alpha/rank, for x"), ("impl.LoRALinear(base, 4, 0.5, dropout)", "impl.LoRALinear(base, 4, 2, dropout)")),
+    "LoRALinear is given α instead of the scale",
+)  # fmt: skip

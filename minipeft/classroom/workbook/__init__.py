@@ -1,0 +1,108 @@
+"""Sheets: the exercises that are no method's own file, and what their answers are measured with.
+
+lora_gradients       the backward pass of LoRA by hand
+predict_parameters   how many numbers a method trains
+predict_memory       how many bytes that takes
+find_the_mistake     broken layers, each with statements to choose from
+write_a_test         a test that tells a right LoRA layer from a wrong one
+"""
+
+import contextlib
+from functools import cache
+
+import torch
+from torch import nn
+
+from minipeft import costs
+from minipeft.methods import parse
+from minipeft.methods.lora import LoRALinear
+from minipeft.methods.qlora import quantise
+from minipeft.tasks import BOS, VOCABULARY
+from minipeft.transformer import Config, Transformer
+from minipeft.wrapping import attachments, detach, merge, trainable
+
+
+def measured(recipe, **shape):
+    """How many numbers a recipe trains, counted in a real model of that shape (see `Config`)."""
+    return counted(str(recipe), tuple(shape.items()))
+
+
+@cache
+def counted(recipe, shape):
+    with torch.random.fork_rng(devices=[]):
+        model = parse(recipe).attach(transformer(shape))
+        number = sum(p.numel() for p in trainable(model).values())
+        detach(model)
+        return number
+
+
+@cache
+def transformer(shape):
+    """One frozen model for each shape, to which recipes are attached in turn."""
+    return Transformer(Config(**dict(shape))).float()
+
+
+def factors(rank, into, out):
+    """How many numbers LoRA trains in front of one weight (out, in), which may be too large for memory."""
+    with torch.random.fork_rng(devices=[]):
+        layer = nn.Linear(1, 1)
+        layer.weight = nn.Parameter(torch.zeros(()).expand(out, into), requires_grad=False)
+        layer = LoRALinear(layer, rank, 1.0)
+    return layer.A.numel() + layer.B.numel()
+
+
+def step(recipe):
+    """Memory, in bytes, of one step of Adam on a model of the shipped base's shape, activations left out."""
+    return weighed(str(recipe))[0]
+
+
+def saved(recipe):
+    """Bytes of the tensors that a delta of this recipe keeps, on that model."""
+    return weighed(str(recipe))[1]
+
+
+def merged(recipe):
+    """Bytes of that model with the recipe merged into it; None where that cannot be."""
+    return weighed(str(recipe))[2]
+
+
+@cache
+def weighed(recipe):
+    shape = {"vocab": len(VOCABULARY), "context": 24, "bos": BOS}
+    with torch.random.fork_rng(devices=[]):
+        model = parse(recipe).attach(transformer(tuple(shape.items())))
+        memory, delta = costs.predict(model), costs.delta_bytes(model)
+        with contextlib.suppress(TypeError):
+            merge(model)
+        whole = costs.predict(model).weights if attachments(model)[0].merged else None
+        detach(model)
+    return memory, delta, whole
+
+
+def kept(trained, rank, rows, into, out):
+    """Bytes of activations that autograd keeps of one `nn.Linear` until the backward pass.
+
+    trained: is the weight trained? rank: of a LoRA in front of it, or None.
+    """
+    with torch.random.fork_rng(devices=[]):
+        layer = nn.Linear(into, out, dtype=torch.float32).requires_grad_(trained)
+        layer = layer if rank is None else LoRALinear(layer, rank, 2.0)
+    x = torch.ones(rows, into, dtype=torch.float32, requires_grad=True)
+    own = {p.untyped_storage().data_ptr() for p in layer.parameters()}
+    found = []
+
+    def pack(tensor):
+        if tensor.untyped_storage().data_ptr() not in own:
+            found.append(tensor)  # held, so that its place is not given to another
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        layer(x)
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in found}.values())
+
+
+def stored(rows, columns, block_size, double_quant):
+    """Bytes that an NF4 weight of this shape takes, its scales included."""
+    weight = torch.linspace(-1, 1, rows * columns, dtype=torch.float32).view(rows, columns)
+    tensors = quantise(weight, block_size=block_size, double_quant=double_quant)
+    return sum(t.numel() * t.element_size() for t in tensors.values())
