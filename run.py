@@ -4,6 +4,7 @@ python run.py demo        adapt the frozen base with every method, print the tab
 python run.py test        the tests (further words go to pytest:  python run.py test -k lora)
 python run.py lab         open the lessons in Jupyter
 python run.py lessons     build the notebooks from their sources
+python run.py site        the lessons as static pages, to be read without running anything: site/index.html
 python run.py pretrain    make the shipped base again
 python run.py parity      compare with the reference libraries, which this installs
 python run.py style       ruff: check and format
@@ -24,6 +25,7 @@ TASKS = {
     "test": [["-m", "pytest"]],
     "lab": [["-m", "jupyter", "lab", "lessons"]],
     "lessons": [["lessons/build.py"]],
+    "site": [["lessons/pages.py"]],
     "pretrain": [["tiny_models/pretrain.py"]],
     "parity": [["-m", "pytest", "tests/parity"]],
     "style": [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."]],
