@@ -315,6 +315,10 @@ class Empty(WeightWrapper):
         raise NotImplementedError("LoRALinear.forward: your turn")
 
 
+class Undone(WeightWrapper):
+    __init__, forward = LoRALinear.__init__, LoRALinear.forward
+
+
 def called(kind, name="LoRALinear"):
     return type(name, (kind,), {}) if kind is LoRALinear else type(name, kind.__bases__, dict(vars(kind)))
 
@@ -350,6 +354,16 @@ def test_expect_is_an_assertion_that_tells_and_may_ask_for_one_group():
         expect("lora", Unscaled, group="forward")
     with pytest.raises(ValueError, match="no group 'forwards'; there are: set-up, start"):
         expect("lora", Unscaled, group="forwards")
+
+
+def test_a_group_counts_although_another_body_or_another_class_is_not_written():
+    Half.__name__ = Undone.__name__ = "LoRALinear"
+    expect("lora", Undone, group="set-up")
+    expect("lora", Undone, group="forward")
+    with pytest.raises(AssertionError, match="delta  not written yet"):
+        expect("lora", Undone, group="merge")
+    with pytest.raises(AssertionError, match="__init__  not written yet"):
+        expect("lora", Half, group="set-up")
 
 
 def test_what_was_not_asked_for_is_told():

@@ -138,7 +138,7 @@ class Handed:
             place = getattr(impl, owner) if owner else impl
             if hole in take:
                 setattr(place, name, source.adopt(self.bodies[hole], place) if owner else self.bodies[hole])
-            elif not fill:
+            elif not fill and hole in self.holes:  # a class that was not handed in stays the project's
                 setattr(place, name, source.empty(hole))
         impl.__files__ = {file for thing in self.bodies.values() for file in source.files(thing)}
         return observe(self.exercise, impl, only)
