@@ -319,6 +319,11 @@ class Undone(WeightWrapper):
     __init__, forward = LoRALinear.__init__, LoRALinear.forward
 
 
+class Looping(LoRALinear):
+    def forward(self, x):
+        raise KeyboardInterrupt  # as when a notebook is interrupted
+
+
 def called(kind, name="LoRALinear"):
     return type(name, (kind,), {}) if kind is LoRALinear else type(name, kind.__bases__, dict(vars(kind)))
 
@@ -364,6 +369,13 @@ def test_a_group_counts_although_another_body_or_another_class_is_not_written():
         expect("lora", Undone, group="merge")
     with pytest.raises(AssertionError, match="__init__  not written yet"):
         expect("lora", Half, group="set-up")
+
+
+def test_a_group_that_is_right_is_not_kept_waiting_by_a_body_that_loops():
+    Looping.__name__ = "LoRALinear"
+    expect("lora", Looping, group="set-up")
+    with pytest.raises(KeyboardInterrupt):
+        expect("lora", Looping, group="forward")
 
 
 def test_what_was_not_asked_for_is_told():
