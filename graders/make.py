@@ -43,12 +43,26 @@ def tasks(exercise, only=(), seed=None):
     there = list(dict.fromkeys(hole.partition(".")[0] for hole in exercise.holes))
     if strange := [name for name in only if name not in there]:
         raise ValueError(f"{exercise.name} asks for {', '.join(there)}; got {', '.join(strange)}")
-    text = exercise.reference(seed)
-    found = source.functions(ast.parse(text))
+    tree = ast.parse(exercise.reference(seed))
     for name in only or there:
-        if isinstance(found[name][1], ast.Assign | ast.AnnAssign):
+        if isinstance(source.functions(tree)[name][1], ast.Assign | ast.AnnAssign):
             raise ValueError(f"{name} is a constant, which graders cannot be handed; name the classes and functions")
-    return [task(exercise, name, seed) for name in only or there]
+    return [task(exercise, name, seed) for name in ordered(tree, only or there)]
+
+
+def ordered(tree, names):
+    """What another one uses comes before it: a notebook's tests run where they stand."""
+    left, done = list(names), []
+    while left:
+        ready = [name for name in left if not used(tree, name) & set(left) - {name}]
+        done.append((ready or left)[0])
+        left.remove(done[-1])
+    return done
+
+
+def used(tree, name):
+    (node,) = (n for n in tree.body if name in source.names_of(n))
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
 
 
 def task(exercise, name, seed=None):
@@ -120,10 +134,8 @@ def opening(exercise, wanted, seed=None):
     told += [f"```text\n{ast.get_docstring(tree)}\n```"]
     told += ["Each test is worth a point. One that fails says what is wrong and which mistake it looks like."]
     imports = [ast.unparse(n) for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
-    mine = {n.name: n for n in tree.body if hasattr(n, "name")}
-    used = {n.id for name in wanted for n in ast.walk(mine[name]) if isinstance(n, ast.Name)}
-    ours = {n for node in tree.body for n in source.names_of(node)} & used - set(wanted)
-    if ours:
+    names = {name for node in tree.body for name in source.names_of(node)} - set(wanted)
+    if ours := names & set().union(*(used(tree, name) for name in wanted)):
         home = "minipeft." + exercise.of.removesuffix(".py").replace("/", ".")
         imports.append(f"from {home} import {', '.join(sorted(ours))}")
     return "\n\n".join(told), "\n".join(dict.fromkeys([*imports, "import torch"]))
