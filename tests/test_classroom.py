@@ -17,6 +17,7 @@ import minipeft
 from minipeft.classroom import catalogue, check, checking, desk, exercise, expect, source, using
 from minipeft.classroom.exercise import Exercise, edited
 from minipeft.cli import app
+from minipeft.methods import bitfit
 from minipeft.methods import lora as own
 from minipeft.wrapping import WeightWrapper
 
@@ -376,6 +377,12 @@ def test_a_group_that_is_right_is_not_kept_waiting_by_a_body_that_loops():
     expect("lora", Looping, group="set-up")
     with pytest.raises(KeyboardInterrupt):
         expect("lora", Looping, group="forward")
+
+
+def test_the_projects_own_handed_in_is_not_written():
+    for name, thing in (("lora", own.LoRALinear), ("bitfit", bitfit.is_bias)):
+        with pytest.raises(AssertionError, match=f"{name}: not written yet"):
+            expect(name, thing)
 
 
 def test_what_was_not_asked_for_is_told():
