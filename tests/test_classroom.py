@@ -553,3 +553,12 @@ def test_the_catalogue_for_teachers_is_the_bank():
     assert page.read_text(encoding="utf-8") == catalogue.page(), (
         "write it again: python -m minipeft.classroom.catalogue > docs/exercises.md"
     )
+
+
+def test_a_body_from_a_notebook_finds_the_classes_that_it_is_judged_with():
+    """It looks for its own classes by name, and for what else the notebook defines."""
+    x = exercise.get("adapter_fusion")
+    book = {"__name__": "__main__", "half": 0.5}
+    exec(x.plain().replace("class AdapterFusion(Recipe)", "class AdapterFusion(Recipe)"), book)
+    exec("def twice(x):\n    return 2 * half * x", book)
+    expect("adapter_fusion", book["Fusion"], book["AdapterFusion"])

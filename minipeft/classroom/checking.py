@@ -132,16 +132,20 @@ class Handed:
         """As a `Subject`."""
         impl = source.load(self.reference, f"the reference around your {self.exercise.name}")
         impl.handed_in = True
+        theirs = next((f.__globals__ for thing in self.bodies.values() for f in source.functions_of(thing)), {})
+        names = theirs | vars(impl)  # of the notebook, but where the reference has one of that name
         for owner, key, value in self.more:
             if not hasattr(getattr(impl, owner), key):
-                setattr(getattr(impl, owner), key, source.adopt(value, getattr(impl, owner)))
+                setattr(getattr(impl, owner), key, source.adopt(value, getattr(impl, owner), names))
         for hole in self.exercise.holes:
             owner, _, name = hole.rpartition(".")
             place = getattr(impl, owner) if owner else impl
             if hole in take:
-                setattr(place, name, source.adopt(self.bodies[hole], place) if owner else self.bodies[hole])
+                setattr(place, name, source.adopt(self.bodies[hole], place, names))
             elif not fill and hole in self.holes:  # a class that was not handed in stays the project's
                 setattr(place, name, source.empty(hole))
+            if not owner:
+                names[name] = getattr(impl, name)
         impl.__files__ = {file for thing in self.bodies.values() for file in source.files(thing)}
         return observe(self.exercise, impl, only)
 
