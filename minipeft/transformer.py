@@ -149,7 +149,7 @@ class Embed(nn.Module):
         skip: how many virtual tokens stand before all that without a vector here, because they are in the layers only.
 
     Returns the vectors (B, n+T, d) and how many positions are taken now (B or 1, 1).
-    Raises ValueError if a position lies beyond the context.
+    Raises ValueError if a position lies beyond the context: see `check`.
     """
 
     def __init__(self, vocab, dim, context, norm=None):
@@ -310,7 +310,7 @@ class Transformer(nn.Module):
             stop: a token that ends a row; the row is then filled with it, and all rows ended ends the loop.
             cache: False computes the whole sequence again at every step. The answer is the same, only slower.
 
-        Raises ValueError for a bidirectional model, an empty input, or one that would outgrow the context.
+        Raises ValueError for a bidirectional model, an empty input, or one that would outgrow the context: see `check`.
         """
         self.check(tokens, new, mask, temperature)
         memory = Cache(len(self.blocks)) if cache else None

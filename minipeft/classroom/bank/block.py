@@ -155,7 +155,13 @@ def width_of_most_weights(impl):
 )
 def width_of_what_is_added(impl):
     names = ("blocks.0.attn.o.weight", "blocks.1.mlp.down.weight")
-    return [stub(impl, dim, layers).std(name) for dim, layers in ((6, 2), (32, 1), (32, 8)) for name in names]
+    models = [stub(impl, dim, layers) for dim, layers in ((6, 2), (32, 1), (32, 8))]
+    return {
+        "width": [made.std(name) for made in models for name in names],
+        "share of the others' width": [
+            made.std(name) / made.std("blocks.0.mlp.up.weight") for made in models for name in names
+        ],
+    }
 
 
 @exercise.observe("start", "The stream of a deep model that has learned nothing yet should not grow with its depth.")
@@ -392,6 +398,13 @@ exercise.mistake(
     "every weight of a block starts smaller, q, k, v and up too",
     "which weights write into the stream, and which only read from it?",
     "What reads comes after a norm; only what writes needs the smaller start.",
+)
+exercise.mistake(
+    "number of GPT-2",
+    ((STD, STD.replace("(2 * self.config.dim) ** -0.5", "0.02")),),
+    "the start is 0.02 wide, whatever d is",
+    "for which d is 1/√(2d) about 0.02?",
+    "GPT-2 has its number for its own width; a small model would start with next to nothing.",
 )
 exercise.mistake(
     "variance for width",
