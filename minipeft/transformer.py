@@ -41,10 +41,7 @@ class Past:
 
 
 def attend(q, k, v, visible=None):
-    """softmax(QKᵀ/√(d/H)) V, written out. Returns the mixed values (B, H, T, d/H) and the weights (B, H, T, S).
-
-    visible: booleans that broadcast to the weights, False where a key is hidden from a query; None hides nothing.
-    """
+    """softmax(QKᵀ/√(d/H)) V, written out. Returns the mixed values (B, H, T, d/H) and the weights (B, H, T, S)."""
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (B, H, T, S)
     if visible is not None:
         scores = scores.masked_fill(~visible, -torch.inf)
@@ -86,7 +83,7 @@ class Attention(nn.Module):
         return self.o(y.transpose(1, 2).flatten(2))  # (B, T, d)
 
     def visible(self, T, S, mask, device):
-        """Which key each query may see: a boolean (1 or B, 1, T, S), or None for all of them.
+        """Which key each query may see: a boolean (1 or B, 1, T, S), for `attend` too, or None for all of them.
 
         The T queries belong to the last of the S keys. mask: (B, ≤ S); if it is shorter, it is about the last keys, and
         the first ones can be seen.
