@@ -446,7 +446,7 @@ exercise.mistake(
     "the triangle begins at the first key, also where there is a past",
     "with 3 keys in the past, how many keys does the first new token see?",
     "Every query sees the whole past, S − T keys; the triangle is over the last T.",
-    "jingyaogong/minimind#631, ml-explore/mlx#2835",
+    "jingyaogong/minimind#631",
 )
 exercise.mistake(
     "token does not see itself",
