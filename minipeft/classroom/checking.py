@@ -91,7 +91,7 @@ def plain(value):
     if isinstance(value, torch.Tensor):
         if value.is_sparse or value.is_quantized:
             value = value.to_dense()
-        return {"shape": list(value.shape), "data": plain(value.detach().cpu().double().flatten().tolist())}
+        return {"shape": list(value.shape), "data": value.detach().cpu().double().flatten().tolist()}
     if isinstance(value, np.ndarray | np.generic):
         return plain(torch.from_numpy(np.asarray(value, dtype=float)))
     if isinstance(value, dict):
@@ -479,7 +479,9 @@ def weigh(exercise, asked, there, subject, seed=None, group=None):
     if len(guilty) != 1 and (not guilty or recognise(exercise, whole, seed, guilty, entirely=True)[0]):
         report.finding = find(exercise, whole, seed, guilty or None)
     else:
-        report.finding = find(exercise, alone[guilty[0]], seed, guilty[:1])
+        rest = [name for name in right if name not in wrong]  # another body may have hidden what is wrong there
+        got = alone[guilty[0]] | (single(subject, guilty[0], there, rest) if len(there) > 1 else {})
+        report.finding = find(exercise, got, seed, guilty[:1])
     return report
 
 
