@@ -442,17 +442,20 @@ def drawable(expected, got):
 def judge(exercise, text, subject, seed=None):
     """The report on a text. subject: who is asked for observations, a `Subject` or the grader's line to one."""
     tree = source.parsed(text)
-    report = weigh(exercise, exercise.holes, source.written(tree, exercise.holes), subject, seed)
+    there = source.written(tree, exercise.holes)
+    suspects = source.changed(tree, exercise.tree(seed), there)
+    report = weigh(exercise, exercise.holes, there, subject, seed, suspects=suspects)
     _, refused = source.additions(tree, exercise.tree(seed))
     if refused:
         report.notes.append(f"(left out: import of {', '.join(dict.fromkeys(refused))}, which a solution may not use)")
     return report
 
 
-def weigh(exercise, asked, there, subject, seed=None, group=None):
+def weigh(exercise, asked, there, subject, seed=None, group=None, suspects=None):
     """The report on those bodies that are `there`, of those that were `asked` for.
 
     group: if this group of observations is right, look no further; another body may run for ever.
+    suspects: bodies that are not the project's own word for word; None if that cannot be told.
 
     First all together, with the project's own where nothing is written yet. If that is not right, each body alone among
     the project's own, to find where the mistake is.
@@ -471,16 +474,18 @@ def weigh(exercise, asked, there, subject, seed=None, group=None):
     wrong = differing(right, whole)
     if not wrong:
         return report
-    alone = {there[0]: whole} if len(there) == 1 else {h: right | single(subject, h, there, wrong) for h in there}
+    suspects = suspects or there
+    one = len(suspects) == 1
+    alone = {h: whole if one else right | single(subject, h, there, wrong) for h in suspects}
     guilty = [hole for hole, got in alone.items() if differing(right, got)]
-    for hole in guilty or there:
+    for hole in guilty or suspects:
         states[hole] = "wrong" if guilty else "unclear"
     # one mistake may stand in several bodies
     if len(guilty) != 1 and (not guilty or recognise(exercise, whole, seed, guilty, entirely=True)[0]):
         report.finding = find(exercise, whole, seed, guilty or None)
     else:
         rest = [name for name in right if name not in wrong]  # another body may have hidden what is wrong there
-        got = alone[guilty[0]] | (single(subject, guilty[0], there, rest) if len(there) > 1 else {})
+        got = whole if one else alone[guilty[0]] | single(subject, guilty[0], there, rest)
         report.finding = find(exercise, got, seed, guilty[:1])
     return report
 

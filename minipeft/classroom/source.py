@@ -131,6 +131,12 @@ def written(tree, holes):
     return [name for name in holes if name in found and not is_empty(found[name][1])]
 
 
+def changed(tree, reference, holes):
+    """Those of the holes that are not, word for word, as in the reference."""
+    (theirs, ours) = functions(tree), functions(reference)
+    return [name for name in holes if ast.dump(theirs[name][1]) != ast.dump(ours[name][1])]
+
+
 def is_literal(node):
     try:
         ast.literal_eval(node)
