@@ -395,20 +395,27 @@ def best(exercise, mistakes, got, seed, entirely):
 
 
 def explained(exercise, mistake, got, seed=None):
-    """Which of the wrong observations a mistake explains; none as soon as it has a symptom that is not there."""
+    """Which of the wrong observations a mistake explains; none as soon as it has a symptom that is not there.
+
+    An error hides what would be seen otherwise: it speaks neither for the mistake nor against it, unless there are more
+    errors than symptoms.
+    """
     right = expected(exercise, seed)
     if broken(exercise, mistake, seed) is None:
         return []
-    wrong, names = differing(right, got), []
+    wrong, names, unseen = differing(right, got), [], 0
     for name in [*wrong, *(n for n in right if n not in wrong)]:
         if name not in wrong and not names:
             return []
         value = symptom(exercise, mistake, name, seed)
         if not same(value, right[name]):
-            if not same(value, got.get(name)):
+            if same(value, got.get(name)):
+                names.append(name)
+            elif isinstance(got.get(name), dict) and "error" in got[name]:
+                unseen += 1
+            else:
                 return []
-            names.append(name)
-    return names
+    return names if len(names) >= unseen else []
 
 
 def find(exercise, got, seed=None, holes=None):
