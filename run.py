@@ -4,8 +4,10 @@ python run.py demo        adapt the frozen base with every method, print the tab
 python run.py test        the tests (further words go to pytest:  python run.py test -k lora)
 python run.py lab         open the lessons in Jupyter
 python run.py lessons     build the notebooks from their sources
+python run.py site        the lessons as static pages, to be read without running anything: site/index.html
 python run.py pretrain    make the shipped base again
 python run.py parity      compare with the reference libraries, which this installs
+python run.py graders     grade a small class with nbgrader and otter-grader, which this installs (or name one of them)
 python run.py style       ruff: check and format
 """
 
@@ -18,36 +20,46 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
-PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+GRADERS = ("nbgrader", "otter")  # each in a .venv-… of its own: together they would argue about Jupyter's versions
+# one thread: models this small are slower, and on a busy machine much slower, on several
+ENV = {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
 TASKS = {
     "demo": [["-m", "minipeft", "compare"]],
     "test": [["-m", "pytest"]],
     "lab": [["-m", "jupyter", "lab", "lessons"]],
     "lessons": [["lessons/build.py"]],
+    "site": [["lessons/pages.py"]],
     "pretrain": [["tiny_models/pretrain.py"]],
     "parity": [["-m", "pytest", "tests/parity"]],
+    "graders": [["graders/trial.py"]],
     "style": [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."]],
 }
 
 
-def same_python():
+def python_of(folder):
+    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def same_python(python):
     """Is there a .venv of this very Python? What somebody put into it stays."""
-    version = [PYTHON, "-c", "import sys; print(sys.version)"]
-    return PYTHON.exists() and subprocess.check_output(version, text=True).strip() == sys.version
+    version = [python, "-c", "import sys; print(sys.version)"]
+    return python.exists() and subprocess.check_output(version, text=True).strip() == sys.version
 
 
-def install(requirements):
-    """Install a requirements file into .venv, unless that was done with the same file and the same Python."""
+def install(requirements, folder=None):
+    """Install a requirements file into .venv (or that folder), unless done with the same file and the same Python."""
+    folder = folder or VENV
+    python = python_of(folder)
     wanted = hashlib.sha256(b"".join((ROOT / f).read_bytes() for f in (requirements, "pyproject.toml")))
     wanted.update(f"{sys.version} {ROOT}".encode())
-    stamp = VENV / f"{requirements}.done"
+    stamp = folder / f"{Path(requirements).name}.done"
     if stamp.exists() and stamp.read_text() == wanted.hexdigest():
         return
-    print(f"Installing {requirements} into {VENV.name} (a minute or two, about 1.3 GB in all) ...", flush=True)
-    if not same_python():
-        venv.create(VENV, clear=True, with_pip=True)
-    subprocess.check_call([PYTHON, "-m", "pip", "install", "-q", "-r", requirements], cwd=ROOT)
-    subprocess.check_call([PYTHON, "-m", "pip", "install", "-q", "--no-deps", "-e", "."], cwd=ROOT)
+    print(f"Installing {requirements} into {folder.name} (a minute or two, about 1.3 GB in all) ...", flush=True)
+    if not same_python(python):
+        venv.create(folder, clear=True, with_pip=True)
+    subprocess.check_call([python, "-m", "pip", "install", "-q", "-r", requirements], cwd=ROOT)
+    subprocess.check_call([python, "-m", "pip", "install", "-q", "--no-deps", "-e", "."], cwd=ROOT)
     stamp.write_text(wanted.hexdigest())  # last, so that an interrupted installation starts again
 
 
@@ -58,19 +70,32 @@ def main(task="", *words):
     if not (3, 10) <= sys.version_info[:2] <= (3, 13):
         print(f"minipeft needs Python 3.10 to 3.13, this is {sys.version.split()[0]}: run it with another one")
         return 2
+    if task == "graders":
+        return graders(*words)
     install("requirements.txt")
     if task == "parity":
         install("requirements-parity.txt")
-    # one thread: models this small are slower, and on a busy machine much slower, on several
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
+    env = os.environ | ENV
     if task != "lab":
         env["MPLBACKEND"] = "Agg"
     for i, command in enumerate(TASKS[task]):
         more = words if i == len(TASKS[task]) - 1 else ()
-        code = subprocess.call([PYTHON, *command, *more], cwd=ROOT, env=env)
+        code = subprocess.call([python_of(VENV), *command, *more], cwd=ROOT, env=env)
         if code:
             return code
     return 0
+
+
+def graders(*names):
+    if strange := set(names) - set(GRADERS):
+        print(f"there are {' and '.join(GRADERS)}; got {', '.join(strange)}")
+        return 2
+    codes = []
+    for name in names or GRADERS:
+        folder = ROOT / f".venv-{name}"
+        install(f"graders/requirements-{name}.txt", folder)
+        codes.append(subprocess.call([python_of(folder), *TASKS["graders"][0], name], cwd=ROOT, env=os.environ | ENV))
+    return max(codes)
 
 
 if __name__ == "__main__":

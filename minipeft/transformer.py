@@ -52,6 +52,10 @@ def attend(q, k, v, visible=None):
 class Attention(nn.Module):
     """Multi-head self-attention over the cached keys and its own.
 
+    Args of forward:
+        mask: booleans, False at padding, as in `visible`.
+        past: a `Past`; it takes the new keys and values, and from then on it is `begun`.
+
     `weights` holds the attention map (B, H, T, S) of the last pass inside `recording(model)`.
     """
 
@@ -79,7 +83,11 @@ class Attention(nn.Module):
         return self.o(y.transpose(1, 2).flatten(2))  # (B, T, d)
 
     def visible(self, T, S, mask, device):
-        """Which key each query may see: a boolean (1 or B, 1, T, S), or None for all of them."""
+        """Which key each query may see: a boolean (1 or B, 1, T, S), for `attend` too, or None for all of them.
+
+        The T queries belong to the last of the S keys. mask: (B, ≤ S); if it is shorter, it is about the last keys, and
+        the first ones can be seen.
+        """
         if mask is None and (T == 1 or not self.causal):
             return None
         every = torch.ones(T, S, dtype=torch.bool, device=device)
@@ -92,9 +100,9 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """down(φ(up(x))), φ = GELU (GPT-2 uses its tanh approximation)."""
+    """down(φ(up(x))), φ = GELU (GPT-2 uses its tanh approximation). The layers are `up` and `down`, φ is `act`."""
 
-    def __init__(self, dim, ff, gelu):
+    def __init__(self, dim, ff, gelu):  # gelu: "none" or "tanh", how φ is approximated
         super().__init__()
         self.up, self.down = nn.Linear(dim, ff), nn.Linear(ff, dim)
         self.act = nn.GELU(approximate=gelu)
@@ -104,7 +112,10 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then MLP, each added to the residual stream; the norm comes before (GPT-2) or after (BERT)."""
+    """Attention, then MLP, each added to the residual stream; the norm comes before (GPT-2) or after (BERT).
+
+    The parts are `attn`, `mlp`, `norm1` for the first and `norm2` for the second. mask and past are for attention.
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -135,7 +146,7 @@ class Embed(nn.Module):
         skip: how many virtual tokens stand before all that without a vector here, because they are in the layers only.
 
     Returns the vectors (B, n+T, d) and how many positions are taken now (B or 1, 1).
-    Raises ValueError if a position lies beyond the context.
+    Raises ValueError if a position lies beyond the context: see `check`.
     """
 
     def __init__(self, vocab, dim, context, norm=None):
@@ -144,8 +155,6 @@ class Embed(nn.Module):
         self.norm = norm or nn.Identity()
 
     def forward(self, tokens, start=None, mask=None, front=None, skip=0):
-        if not tokens.numel():
-            raise ValueError(f"there are no tokens: the input has shape {tuple(tokens.shape)}")
         x = self.token(tokens)  # (B, T, d)
         n = 0
         if front is not None:
@@ -153,16 +162,26 @@ class Embed(nn.Module):
             x = torch.cat([front.expand(len(tokens), -1, -1), x], dim=1)  # (B, n+T, d)
         visible = torch.ones_like(tokens[:1], dtype=torch.bool) if mask is None else mask
         positions, taken = self.positions(tokens, 0 if start is None else start, visible, n, skip)  # (B or 1, n+T)
+        self.check(tokens, positions, n + skip)
+        return self.norm(x + self.position(positions)), taken
+
+    def check(self, tokens, positions, virtual):
+        """Raises ValueError if there are no tokens, or if a position lies beyond the context."""
+        if not tokens.numel():
+            raise ValueError(f"there are no tokens: the input has shape {tuple(tokens.shape)}")
         last, context = int(positions.max()), self.position.num_embeddings
         if last >= context:
-            virtual = f"{n + skip} virtual and " if n + skip else ""
+            virtual = f"{virtual} virtual and " if virtual else ""
             raise ValueError(
                 f"the sequence needs {last + 1} positions but the context has {context}: "
                 f"{virtual}{tokens.shape[1]} tokens were given; shorten the input or the prompt"
             )
-        return self.norm(x + self.position(positions)), taken
 
     def positions(self, tokens, start, visible, n, skip=0):
+        """The positions of n virtual tokens and the tokens (B or 1, n+T), and how many are taken then (B or 1, 1).
+
+        start: how many are taken already. visible: (B or 1, T) booleans, False at padding.
+        """
         taken = start + skip + F.pad(visible, (n, 0), value=True).cumsum(1)
         return (taken - 1).clamp(min=0), taken[:, -1:]
 
@@ -212,13 +231,23 @@ class Cache:
         self.mask, self.start = None, None
 
     def extend(self, mask, shape, taken):
-        """Append the mask (B, T) of new tokens, None if all are real; return the mask over past and new ones."""
+        """Append the mask of new tokens, None if all are real; return the mask over past and new ones, and keep it.
+
+        shape: (B, T) of the new tokens. taken: how many positions are taken now, from where the next ones `start`.
+        """
         self.start = taken
         if self.mask is not None:
             new = torch.ones(shape, dtype=torch.bool, device=self.mask.device) if mask is None else mask
             mask = torch.cat([self.mask, new], dim=1)
         self.mask = mask
         return mask
+
+
+def choose(logits, temperature=0.0, generator=None):
+    """The likeliest token of each row, (B, 1), or at a temperature one sampled from softmax(logits / temperature)."""
+    if temperature:
+        return torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
+    return logits.argmax(-1, keepdim=True)
 
 
 class Transformer(nn.Module):
@@ -245,9 +274,16 @@ class Transformer(nn.Module):
         for name, p in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(p)
-            elif p.ndim == 2:  # what is added to the residual stream starts smaller, the more so the deeper the model
-                adds = name.endswith(("attn.o.weight", "mlp.down.weight"))
-                nn.init.normal_(p, std=(2 * c.dim) ** -0.5 * ((2 * c.layers) ** -0.5 if adds else 1))
+            elif p.ndim == 2:
+                nn.init.normal_(p, std=self.std(name))
+
+    def std(self, name):
+        """How wide the weight of this name starts: 1/√(2d).
+
+        A sublayer's last weight, which adds to the residual stream, starts at 1/√N of that, N sublayers in all.
+        """
+        adds = name.endswith(("attn.o.weight", "mlp.down.weight"))
+        return (2 * self.config.dim) ** -0.5 * ((2 * self.config.layers) ** -0.5 if adds else 1)
 
     def forward(self, tokens, mask=None, cache=None):
         cache = cache or Cache(len(self.blocks))
@@ -271,27 +307,14 @@ class Transformer(nn.Module):
             stop: a token that ends a row; the row is then filled with it, and all rows ended ends the loop.
             cache: False computes the whole sequence again at every step. The answer is the same, only slower.
 
-        Raises ValueError for a bidirectional model, an empty input, or one that would outgrow the context.
+        Raises ValueError for a bidirectional model, an empty input, or one that would outgrow the context: see `check`.
         """
-        if not self.config.causal:
-            raise ValueError("a bidirectional model cannot generate: its tokens see the future; use a causal one")
-        if temperature < 0:
-            raise ValueError(f"temperature must be 0 (the likeliest token) or more, got {temperature}")
-        if new < 1:
-            raise ValueError(f"new must be at least 1 token, got {new}")
-        if mask is not None and not mask[:, -1].all():
-            raise ValueError("a row ends in padding, so what follows it would be wrong: pad on the left to generate")
-        room = (0, new - 1)  # what will not fit in the context fails here, before any work
-        self.embed(F.pad(tokens, room), mask=None if mask is None else F.pad(mask, room, value=True))
+        self.check(tokens, new, mask, temperature)
         memory = Cache(len(self.blocks)) if cache else None
         whole, step, made = tokens, tokens, []
         ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
         for _ in range(new):
-            logits = self(step, mask, memory)[:, -1]  # (B, V)
-            if temperature:
-                following = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
-            else:
-                following = logits.argmax(-1, keepdim=True)
+            following = choose(self(step, mask, memory)[:, -1], temperature, generator)  # (B, 1)
             if stop is not None:
                 following[ended] = stop
                 ended |= following[:, 0] == stop
@@ -303,6 +326,19 @@ class Transformer(nn.Module):
             if mask is not None:
                 mask = None if cache else F.pad(mask, (0, 1), value=True)
         return torch.cat(made, dim=1)
+
+    def check(self, tokens, new, mask, temperature):
+        """Raises ValueError where `generate` could not come to its end, before any work."""
+        if not self.config.causal:
+            raise ValueError("a bidirectional model cannot generate: its tokens see the future; use a causal one")
+        if temperature < 0:
+            raise ValueError(f"temperature must be 0 (the likeliest token) or more, got {temperature}")
+        if new < 1:
+            raise ValueError(f"new must be at least 1 token, got {new}")
+        if mask is not None and not mask[:, -1].all():
+            raise ValueError("a row ends in padding, so what follows it would be wrong: pad on the left to generate")
+        room = (0, new - 1)
+        self.embed(F.pad(tokens, room), mask=None if mask is None else F.pad(mask, room, value=True))
 
 
 @contextmanager

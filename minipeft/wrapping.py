@@ -247,7 +247,10 @@ def detach(model):
 
 def swap(model, path, replacement):
     """Let `replacement` stand at the dotted name `path` until the method is detached."""
-    parent, name = next((parent, name) for p, parent, name in sites(model) if p == path)
+    *above, name = path.split(".")
+    parent = bottom(model)
+    for part in above:
+        parent = bottom(getattr(parent, part))
     entry = Swap(path, parent, name, getattr(parent, name), replacement)
     attachments(model)[-1].swaps.append(entry)
     entry.put(replacement)

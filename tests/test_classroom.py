@@ -17,6 +17,7 @@ import minipeft
 from minipeft.classroom import catalogue, check, checking, desk, exercise, expect, source, using
 from minipeft.classroom.exercise import Exercise, edited
 from minipeft.cli import app
+from minipeft.methods import bitfit
 from minipeft.methods import lora as own
 from minipeft.wrapping import WeightWrapper
 
@@ -315,6 +316,15 @@ class Empty(WeightWrapper):
         raise NotImplementedError("LoRALinear.forward: your turn")
 
 
+class Undone(WeightWrapper):
+    __init__, forward = LoRALinear.__init__, LoRALinear.forward
+
+
+class Looping(LoRALinear):
+    def forward(self, x):
+        raise KeyboardInterrupt  # as when a notebook is interrupted
+
+
 def called(kind, name="LoRALinear"):
     return type(name, (kind,), {}) if kind is LoRALinear else type(name, kind.__bases__, dict(vars(kind)))
 
@@ -350,6 +360,29 @@ def test_expect_is_an_assertion_that_tells_and_may_ask_for_one_group():
         expect("lora", Unscaled, group="forward")
     with pytest.raises(ValueError, match="no group 'forwards'; there are: set-up, start"):
         expect("lora", Unscaled, group="forwards")
+
+
+def test_a_group_counts_although_another_body_or_another_class_is_not_written():
+    Half.__name__ = Undone.__name__ = "LoRALinear"
+    expect("lora", Undone, group="set-up")
+    expect("lora", Undone, group="forward")
+    with pytest.raises(AssertionError, match="delta  not written yet"):
+        expect("lora", Undone, group="merge")
+    with pytest.raises(AssertionError, match="__init__  not written yet"):
+        expect("lora", Half, group="set-up")
+
+
+def test_a_group_that_is_right_is_not_kept_waiting_by_a_body_that_loops():
+    Looping.__name__ = "LoRALinear"
+    expect("lora", Looping, group="set-up")
+    with pytest.raises(KeyboardInterrupt):
+        expect("lora", Looping, group="forward")
+
+
+def test_the_projects_own_handed_in_is_not_written():
+    for name, thing in (("lora", own.LoRALinear), ("bitfit", bitfit.is_bias)):
+        with pytest.raises(AssertionError, match=f"{name}: not written yet"):
+            expect(name, thing)
 
 
 def test_what_was_not_asked_for_is_told():
@@ -520,3 +553,12 @@ def test_the_catalogue_for_teachers_is_the_bank():
     assert page.read_text(encoding="utf-8") == catalogue.page(), (
         "write it again: python -m minipeft.classroom.catalogue > docs/exercises.md"
     )
+
+
+def test_a_body_from_a_notebook_finds_the_classes_that_it_is_judged_with():
+    """It looks for its own classes by name, and for what else the notebook defines."""
+    x = exercise.get("adapter_fusion")
+    book = {"__name__": "__main__", "half": 0.5}
+    exec(x.plain().replace("class AdapterFusion(Recipe)", "class AdapterFusion(Recipe)"), book)
+    exec("def twice(x):\n    return 2 * half * x", book)
+    expect("adapter_fusion", book["Fusion"], book["AdapterFusion"])

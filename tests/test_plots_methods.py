@@ -32,7 +32,7 @@ from minipeft.methods import (
     VeRA,
 )
 from minipeft.methods.adapter_fusion import fusions
-from minipeft.methods.qlora import LEVELS, dequantise, quantise, rounding_error
+from minipeft.methods.qlora import dequantise, levels_of, quantise, rounding_error
 from minipeft.plots import AMOUNT, shades, style
 from minipeft.plots.tree import parts
 from minipeft.tasks import Batch
@@ -274,14 +274,14 @@ def test_levels_stand_at_the_levels_and_cells_have_the_colour_of_their_share():
     values, names = torch.randn(50, 37), ("nf4", "int4", "fp4")
     ax = labelled(figures.levels(names, values, block_size=32))
     lines = [np.array([segment[0][0] for segment in c.get_segments()]) for c in ax.collections]
-    assert all(np.allclose(at, LEVELS[name]) for at, name in zip(lines, ("nf4", *names), strict=True))
+    assert all(np.allclose(at, levels_of(name)) for at, name in zip(lines, ("nf4", *names), strict=True))
     blocks = values.flatten()[: 1850 // 32 * 32].view(-1, 32)
     scaled = (blocks / blocks.abs().amax(1, keepdim=True)).flatten()
     cells = [patch for patch in ax.patches if type(patch) is Rectangle]
     colours, most = {}, 0
     for name in names:
-        nearest = (scaled[:, None] - LEVELS[name]).abs().argmin(1)
-        shares = torch.bincount(nearest, minlength=len(LEVELS[name])) / len(scaled)
+        nearest = (scaled[:, None] - levels_of(name)).abs().argmin(1)
+        shares = torch.bincount(nearest, minlength=len(levels_of(name))) / len(scaled)
         assert float(shares.sum()) == pytest.approx(1)
         colours[name], most = shares, max(most, float(shares.max()))
     assert len(cells) == sum(map(len, colours.values()))
@@ -289,12 +289,12 @@ def test_levels_stand_at_the_levels_and_cells_have_the_colour_of_their_share():
         mine, cells = cells[: len(shares)], cells[len(shares) :]
         assert sum(cell.get_width() for cell in mine) == pytest.approx(2)
         ends = [cell.get_x() for cell in mine[1:]]
-        assert ends == pytest.approx(((LEVELS[name][1:] + LEVELS[name][:-1]) / 2).tolist(), abs=1e-6)
+        assert ends == pytest.approx(((levels_of(name)[1:] + levels_of(name)[:-1]) / 2).tolist(), abs=1e-6)
         for cell, share in zip(mine, shares, strict=True):
             assert np.allclose(cell.get_facecolor(), AMOUNT(float(share) / most), atol=0.01)
     for text, name in zip(ax.texts, names, strict=True):
         error = rounding_error(blocks, name, block_size=32, double_quant=False)
-        assert text.get_text() == f"{len(LEVELS[name])} levels\nerror {100 * error:.1f} %"
+        assert text.get_text() == f"{len(levels_of(name))} levels\nerror {100 * error:.1f} %"
 
 
 def test_an_outlier_spoils_its_own_block_and_larger_blocks_more_of_the_matrix():

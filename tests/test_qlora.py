@@ -15,9 +15,10 @@ from minipeft.methods import LoRA, QLoRA
 from minipeft.methods.lora import LoRALinear
 from minipeft.methods.qlora import (
     DYNAMIC,
-    LEVELS,
+    TYPES,
     QuantisedLinear,
     dequantise,
+    levels_of,
     measured_bits,
     predicted_bits,
     quantise,
@@ -28,6 +29,7 @@ from minipeft.training import evaluate, fit
 from minipeft.transformer import Config, Transformer
 from minipeft.wrapping import detach, disabled, merge, trainable, unmerge
 
+LEVELS = {name: levels_of(name) for name in TYPES}
 PAIRS = [(3, 8), (5, 2)]  # (r, α)
 PUBLISHED = [  # appendix E of the paper
     -1.0, -0.6961928, -0.5250731, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0.0,

@@ -14,17 +14,19 @@ def run(tmp_path, monkeypatch):
     spec = importlib.util.spec_from_file_location("run", Path(__file__).parents[1] / "run.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    for name in ("requirements.txt", "requirements-parity.txt", "pyproject.toml"):
+    (tmp_path / "graders").mkdir()
+    files = ("requirements.txt", "requirements-parity.txt", "pyproject.toml")
+    for name in (*files, *(f"graders/requirements-{grader}.txt" for grader in module.GRADERS)):
         (tmp_path / name).write_text(name)
     module.VENV = tmp_path / ".venv"
-    module.PYTHON = module.VENV / "python"
+    module.python_of = lambda folder: folder / "python"
     module.ROOT, module.called = tmp_path, []
 
     def create(folder, clear, with_pip):
         assert clear
         assert with_pip
         folder.mkdir(exist_ok=True)
-        module.PYTHON.write_text("")
+        module.python_of(folder).write_text("")
         module.called.append("venv")
 
     def call(command, **settings):
@@ -98,3 +100,23 @@ def test_every_task_is_explained_and_an_unknown_one_gets_the_list(run, capsys):
     told = capsys.readouterr().out
     assert all(f"python run.py {task} " in told for task in run.TASKS)
     assert run.main() == 0
+
+
+def test_each_grader_has_an_environment_of_its_own(run):
+    assert run.main("graders") == 0
+    assert run.called == [
+        call
+        for name in ("nbgrader", "otter")
+        for call in (
+            "venv",
+            f"-m pip install -q -r graders/requirements-{name}.txt",
+            "-m pip install -q --no-deps -e .",
+            f"graders/trial.py {name}",
+        )
+    ]
+    assert (run.ROOT / ".venv-otter" / "python").exists()
+    assert not run.VENV.exists()
+    del run.called[:]
+    assert run.main("graders", "otter") == 0
+    assert run.called == ["graders/trial.py otter"]
+    assert run.main("graders", "jplag") == 2

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import textwrap
 from pathlib import Path
 
 import minipeft.classroom.checking as checking
@@ -36,6 +37,7 @@ def sheet(exercise, path, seed=None):
     head += [f'# Write what says "your turn": {", ".join(exercise.holes)}.']
     head += [f"# A rule of your teacher's, unlike the paper's: {house.rule}." for house in rules]
     head += [f"# To read: {exercise.read}.", f"# Check it: python -m minipeft check {path.as_posix()}"]
+    head = [line for long in head for line in textwrap.wrap(long, 116, subsequent_indent="#   ")]
     return "\n".join([*head, source.emptied(exercise.reference(seed), exercise.holes, exercise.hidden)])
 
 

@@ -222,20 +222,23 @@ def load(tree, name, text=""):
     return module
 
 
-def adopt(thing, owner):
-    """A function, or what decorates one, made for another class: its `super()` starts there."""
+def adopt(thing, owner=None, names=None):
+    """A function, or what decorates one, made anew for another class, where its `super()` starts; None for no class.
+
+    names: the dictionary in which it looks up global names; by default that of its own module.
+    """
     if isinstance(thing, property):
-        return property(*(f and adopt(f, owner) for f in (thing.fget, thing.fset, thing.fdel)))
+        return property(*(f and adopt(f, owner, names) for f in (thing.fget, thing.fset, thing.fdel)))
     if isinstance(thing, staticmethod | classmethod):
-        return type(thing)(adopt(thing.__func__, owner))
+        return type(thing)(adopt(thing.__func__, owner, names))
     if not isinstance(thing, types.FunctionType):
         return thing
-    free = thing.__code__.co_freevars
     cells = tuple(
         types.CellType(owner) if name == "__class__" else cell
-        for name, cell in zip(free, thing.__closure__ or (), strict=True)
+        for name, cell in zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True)
     )
-    made = types.FunctionType(thing.__code__, thing.__globals__, thing.__name__, thing.__defaults__, cells)
+    names = thing.__globals__ if names is None else names
+    made = types.FunctionType(thing.__code__, names, thing.__name__, thing.__defaults__, cells)
     made.__kwdefaults__, made.__doc__, made.__qualname__ = thing.__kwdefaults__, thing.__doc__, thing.__qualname__
     return made
 

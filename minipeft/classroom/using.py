@@ -57,36 +57,26 @@ def put(exercise, path):
     module = importlib.import_module("minipeft." + exercise.of.removesuffix(".py").replace("/", "."))
     spliced = source.splice(exercise.tree(), tree, exercise.holes, names, True)
     made = source.load(spliced, f"{exercise.name} of {path}", text)
+
+    def adopted(thing, owner):
+        """What the student wrote, with the global names of the project's module; what was imported stays as it is."""
+        own = any(f.__globals__ is vars(made) for f in source.functions_of(thing))
+        return source.adopt(thing, owner, vars(module)) if own else thing
+
     added = [name for name in vars(made) if not name.startswith("__") and name not in vars(module)]
     for name in added:  # helpers of the student's own
-        exchange(module, name, at_home(getattr(made, name), made, module))
+        exchange(module, name, adopted(getattr(made, name), None))
     for name in names:
         owner, method = name.rpartition(".")[::2]
         target, theirs = (getattr(module, owner), getattr(made, owner)) if owner else (module, made)
         extra = [n for n in vars(theirs) if owner and n not in vars(target)]
         for n in [*extra, method]:
-            thing = at_home(vars(theirs)[n], made, module)
-            thing = source.adopt(thing, target) if owner else thing
+            thing = adopted(vars(theirs)[n], target if owner else None)
             if not owner and isinstance(vars(module)[n], types.FunctionType):
                 rewrite(vars(module)[n], thing)
             else:
                 exchange(target, n, thing)
     return names
-
-
-def at_home(thing, made, module):
-    """A function whose global names are those of the project's module."""
-    if isinstance(thing, property):
-        return property(*(f and at_home(f, made, module) for f in (thing.fget, thing.fset, thing.fdel)))
-    if isinstance(thing, types.FunctionType) and thing.__globals__ is vars(made):
-        moved = types.FunctionType(thing.__code__, vars(module), thing.__name__, thing.__defaults__, thing.__closure__)
-        moved.__kwdefaults__, moved.__doc__, moved.__qualname__ = (
-            thing.__kwdefaults__,
-            thing.__doc__,
-            thing.__qualname__,
-        )
-        return moved
-    return thing
 
 
 NOTHING = object()

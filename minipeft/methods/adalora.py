@@ -37,7 +37,9 @@ from minipeft.wrapping import Recipe, WeightWrapper, attachments, bottom, wrap
 class AdaLoRALinear(WeightWrapper):
     """y = x Wᵀ + b + (λ ⊙ x Qᵀ) Pᵀ in front of a frozen `nn.Linear`. λ is called `lam`: lambda is a word of Python.
 
-    history: [(t, rank)], what this matrix was left with at the start and at each allocation of the last training.
+    P (out, r) and Q (r, in) start as N(0, 0.02²), lam (r,) at zero. `begin` makes what only training needs: `mean` and
+    `spread`, Ī and Ū of the three by their names; `kept` (r,), which triplets are not masked; `history`, [(t, rank)],
+    what this matrix was left with at the start and at each allocation of the last training.
     """
 
     def __init__(self, base, rank):
@@ -55,15 +57,10 @@ class AdaLoRALinear(WeightWrapper):
     def delta(self):
         return self.P * self.lam @ self.Q  # (out, in)
 
-    def gaps(self):
-        """How far P and Q are from orthonormal, (r, r) each."""
-        eye = torch.eye(len(self.lam)).to(self.P)
-        return self.P.T @ self.P - eye, self.Q @ self.Q.T - eye
-
     def begin(self):
         """Nothing is known of the triplets and all are kept. Only training needs this, so no delta has it."""
-        zeros = {name: torch.zeros_like(getattr(self, name)) for name in ("P", "lam", "Q")}
-        self.mean, self.spread = zeros, dict(zeros)  # Ī and Ū
+        mine = {"P": self.P, "lam": self.lam, "Q": self.Q}
+        self.mean, self.spread = ({name: torch.zeros_like(w) for name, w in mine.items()} for _ in range(2))  # Ī, Ū
         self.kept = torch.ones_like(self.lam, dtype=torch.bool)
         self.history = [(0, len(self.lam))]
 
@@ -75,9 +72,9 @@ class AdaLoRALinear(WeightWrapper):
             self.mean[name] = beta1 * self.mean[name] + (1 - beta1) * now
             self.spread[name] = beta2 * self.spread[name] + (1 - beta2) * (now - self.mean[name]).abs()
 
-    def scores(self):
+    def scores(self):  # S (r,)
         s = {name: self.mean[name] * self.spread[name] for name in self.mean}
-        return s["lam"] + s["P"].mean(0) + s["Q"].mean(1)  # (r,)
+        return s["lam"] + s["P"].mean(0) + s["Q"].mean(1)
 
 
 @dataclass(frozen=True)
@@ -128,7 +125,8 @@ class AdaLoRA(Recipe):
         return AdaLoRALinear(module, self.start)
 
     def penalty(self, model):
-        gaps = [gap for layer in layers(model).values() for gap in layer.gaps()]
+        sides = [w for layer in layers(model).values() for w in (layer.P.T, layer.Q)]  # directions are rows
+        gaps = [w @ w.T - torch.eye(len(w)).to(w) for w in sides]  # (r, r)
         if self.mean_norm:
             return self.gamma * sum(gap.norm() for gap in gaps) / len(gaps)
         return self.gamma * sum(gap.square().sum() for gap in gaps)
@@ -138,7 +136,9 @@ class AdaLoRA(Recipe):
         return int(self.warmup * steps), steps - int(self.final * steps)
 
     def budget(self, t, steps, matrices):
-        """b(t): how many triplets of all `matrices` together are kept after step t of 1, ..., `steps`."""
+        """b(t): how many triplets of all `matrices` together are kept after step t of 1, ..., `steps`.
+
+        At the end rank·matrices, rounded, at least 1; on the way it is rounded down."""
         full, target = self.start * matrices, max(1, round(self.rank * matrices))
         first, last = self.phases(steps)
         left = 1 - min(max(t - first, 0) / (last - first), 1)
@@ -146,7 +146,7 @@ class AdaLoRA(Recipe):
 
     @torch.no_grad()
     def after_step(self, model, step, steps):
-        found, t, (first, last) = layers(model).values(), step + 1, self.phases(steps)
+        found, t, (first, last) = list(layers(model).values()), step + 1, self.phases(steps)
         for layer in found:
             if t == 1:
                 layer.begin()
@@ -159,7 +159,7 @@ class AdaLoRA(Recipe):
 
 
 def allocate(layers, t, budget):
-    """Keep, of the triplets of all layers, the `budget` with the highest scores."""
+    """Keep, of the triplets of all layers, the `budget` with the highest scores; mask λ of the others, in place."""
     scores = torch.cat([layer.scores() for layer in layers])
     kept = torch.zeros_like(scores, dtype=torch.bool)
     kept[scores.topk(budget).indices] = True

@@ -35,7 +35,10 @@ from minipeft.wrapping import Recipe, Wrapper, match, sites, swap
 
 
 class Bottleneck(nn.Module):
-    """A(h) = U φ(D h + b_D) + b_U. Of the width, type and device of `like`, a vector (d,)."""
+    """A(h) = U φ(D h + b_D) + b_U. Of the width, type and device of `like`, a vector (d,).
+
+    `D` and `U` are `nn.Linear`, `act` is φ. The weights start normal, σ = 0.01, cut off at two σ; the biases at zero.
+    """
 
     def __init__(self, like, size, act):
         super().__init__()
@@ -75,7 +78,7 @@ class BehindNorm(Wrapper):
 
 
 class Beside(Wrapper):
-    """F(x) + s·A(x) in front of the MLP. U starts at zero, D as in any linear layer."""
+    """F(x) + s·A(x) in front of the MLP. U starts at zero, D as any linear layer, within ±1/√d; biases at zero."""
 
     def __init__(self, base, adapter, scale):
         super().__init__(base)
@@ -98,6 +101,11 @@ def sublayers(model, *names):
         yield path, block, getattr(block, name)
 
 
+def layer_norms(model):
+    """(path, parameter) for the weight and the bias of every LayerNorm in the model."""
+    return [(path, getattr(norm, name)) for path, norm, name in sites(model) if isinstance(norm, nn.LayerNorm)]
+
+
 @dataclass(frozen=True)
 class Bottlenecks(Recipe):
     """What the three share."""
@@ -111,11 +119,11 @@ class Bottlenecks(Recipe):
 
 @dataclass(frozen=True)
 class Houlsby(Bottlenecks):
-    """Two adapters per layer, behind attention and behind the MLP.
+    """Two adapters per layer, behind attention and behind the MLP; φ is GELU.
 
     Args:
         size: m, the width of the bottleneck.
-        norms: train the LayerNorms too, all of the model, as in the paper.
+        norms: train the LayerNorms too, all of the model, as in the paper: a copy, swapped in, learns; the base stays.
     """
 
     norms: bool = True
@@ -123,14 +131,13 @@ class Houlsby(Bottlenecks):
     def insert(self, model):
         for path, block, module in sublayers(model, "attn", "mlp"):
             swap(model, path, Behind(module, Bottleneck(block.norm2.weight, self.size, nn.GELU())))
-        for path, norm, name in list(sites(model)):
-            if self.norms and isinstance(norm, nn.LayerNorm):
-                swap(model, path, nn.Parameter(getattr(norm, name).detach().clone()))
+        for path, weight in layer_norms(model) if self.norms else []:
+            swap(model, path, nn.Parameter(weight.detach().clone()))
 
 
 @dataclass(frozen=True)
 class Pfeiffer(Bottlenecks):
-    """One adapter per layer, behind the MLP; it reads what the block would have put out.
+    """One adapter per layer, behind the MLP; it reads what the block would have put out; φ is ReLU.
 
     Args:
         size: m, the width of the bottleneck.

@@ -39,7 +39,12 @@ from minipeft.wrapping import Recipe, Wrapper, attachments, match, swap
 
 
 class Fusion(nn.Module):
-    """o = Σ_t softmax_t(q·k_t) W_v z_t over N frozen adapters. `weights` keeps the α (B, T, N) of the last pass."""
+    """o = Σ_t softmax_t(q·k_t) W_v z_t over N frozen adapters. `weights` keeps the α (B, T, N) of the last pass.
+
+    `D` (N, m, d), `b_D` (N, m), `U` (N, d, m), `b_U` (N, d): the adapters, buffers, zero until `fill` copies them in.
+    `query`, `key`, `value`: linear layers, W_q and W_k normal at the start, σ = 0.02, with biases of zero; no b_v.
+    All is of the width, type and device of `like`, a vector (d,).
+    """
 
     def __init__(self, like, adapters, size):
         super().__init__()

@@ -5,27 +5,23 @@ each block of 64 values their scale. LoRA in front learns in full precision and 
 
     y = x Ŵᵀ + b + s·x Aᵀ Bᵀ    Ŵ = levels[codes]·absmax    codes (out·in,) of 4 bits, absmax (out·in/64,)
 
-Trainable parameters: r·(in + out) for each matrix, as in LoRA. The start is not the base but the quantised base:
-evaluated there, it tells what quantisation alone costs. Bits stored per weight: 4 + 32/64 = 4.5; with absmax in 8 bits
-(double quantisation) 4 + 8/64 + 32/(64·256) = 4.127. Saved is storage, not compute: every pass, forward and backward,
-unpacks Ŵ and multiplies in the precision of x, so a step is slower than LoRA's; activations are LoRA's. minipeft keeps
-the original W aside for `detach` and `disabled`; a real deployment does not, and that is what it saves.
-Merging gives Ŵ + s·BA in full precision, what was trained. In 4 bits it is rounded again (`rounding_error` tells by how
-much); s·BA on the original W is a model that nobody trained.
+Trainable parameters: r·(in + out) for each matrix, as in LoRA. The start is the quantised base: evaluated there, it
+tells what quantisation alone costs. Bits per weight: 4 + 32/64 = 4.5; with absmax in 8 bits (double quantisation)
+4 + 8/64 + 32/(64·256) = 4.127. Saved is storage, not compute: every pass, forward and backward, unpacks Ŵ, so a step is
+slower than LoRA's. minipeft keeps W aside for `detach` and `disabled`; a deployment does not. Merging gives Ŵ + s·BA in
+full precision, in 4 bits rounded again (`rounding_error`); s·BA on the original W is a model that nobody trained.
 
 Sources: 1) Dettmers et al. 2023, arXiv:2305.14314. 2) 8-bit levels: Dettmers 2015, arXiv:1511.04561.
          3) FP4 as E2M1: Rouhani et al. 2023, arXiv:2310.10537.
 Paper and library: equation 4 of the paper asks for Φ⁻¹(0) = −∞ and has no zero; the table in its appendix is that of
 bitsandbytes, made as in `normal`. For absmax the paper names 8-bit floats; bitsandbytes, and this file, take `dynamic`.
-The FP4 of bitsandbytes is a table of its own. It keeps scales in 32 bits, this file in the type of W. Paging optimizer
-state to the CPU is left out. `nf3` and `nf2` continue the construction, to show what fewer levels cost.
+Its FP4 is a table of its own; it keeps scales in 32 bits, this file in the type of W. Paging is left out.
 """
 
-import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from minipeft.methods.lora import LoRA
@@ -35,8 +31,8 @@ from minipeft.wrapping import bottom, flat, frozen
 def normal(bits):
     """2^bits levels for normally distributed weights: its quantiles, 0 and ±1 among them; one more above 0 than below.
 
-    The outermost quantile lies half a level inside: at 1 − 1/2n, averaged over n = 2^bits and n = 2^bits − 1 levels.
-    """
+    Probabilities are evenly spaced on either side of ½, whose quantile is 0. The outermost lies half a level inside, at
+    1 − 1/2n, averaged over n = 2^bits and n = 2^bits − 1 levels; its quantile becomes ±1."""
     n = 2**bits
     edge = 1 - (1 / (2 * n) + 1 / (2 * (n - 1))) / 2
     above, below = (torch.linspace(0.5, edge, m + 1, dtype=torch.float64)[1:] for m in (n // 2, n // 2 - 1))
@@ -51,30 +47,37 @@ def dynamic():
     return torch.cat([-up.flip(0), torch.zeros(1), up, torch.ones(1)])
 
 
-LEVELS = {f"nf{bits}": normal(bits) for bits in (4, 3, 2)}
-LEVELS |= {f"int{top.bit_length() + 1}": torch.arange(-top, top + 1) / top for top in (7, 3, 1)}
-LEVELS["fp4"] = torch.tensor([-6, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 6]) / 6  # E2M1
+TYPES = {"nf4": 4, "nf3": 3, "nf2": 2}  # how many bits `normal` is asked for, or the levels themselves
+TYPES |= {f"int{top.bit_length() + 1}": torch.arange(-top, top + 1) / top for top in (7, 3, 1)}
+TYPES["fp4"] = torch.tensor([-6, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 6]) / 6  # E2M1
 DYNAMIC, GROUP = dynamic(), 256  # so many absmax share a scale
 
 
+@cache
+def levels_of(quant_type):  # ascending
+    return normal(TYPES[quant_type]) if quant_type.startswith("nf") else TYPES[quant_type]
+
+
 def encode(values, levels, size):
-    """Codes (n, padded with zeros to whole blocks) of the nearest levels, and the absmax of each block of `size`."""
-    blocks = F.pad(values.flatten(), (0, -values.numel() % size)).view(-1, size)  # (blocks, size)
+    """Codes (uint8, n padded with zeros to whole blocks) of the nearest levels; the absmax of each block of `size`."""
+    blocks = nn.functional.pad(values.flatten(), (0, -values.numel() % size)).view(-1, size)  # (blocks, size)
     absmax = blocks.abs().amax(1)  # (blocks,)
     scaled = blocks / absmax.clamp(min=torch.finfo(values.dtype).tiny)[:, None]  # a block of zeros stays zero
     middles = (levels[1:] + levels[:-1]) / 2
     return torch.bucketize(scaled, middles.to(values)).flatten().to(torch.uint8), absmax
 
 
-def decode(codes, absmax, levels, size):
+def decode(codes, absmax, levels, size):  # the values that n codes stand for, (n,)
     return levels.to(absmax)[codes.long()] * absmax.repeat_interleave(size)[: len(codes)]
 
 
 def quantise(tensor, quant_type="nf4", block_size=64, double_quant=True):
-    """What is stored instead of the tensor, {name: tensor}."""
-    codes, absmax = encode(tensor, LEVELS[quant_type], block_size)
+    """What is stored instead of the tensor, {name: tensor}: "packed", two codes in a byte, the earlier one above, and
+    "absmax", one for each block. With double_quant "mean" is the mean of these, "absmax" the codes of what each differs
+    from it, in levels DYNAMIC and blocks of GROUP, and "absmax2" the absmax of these blocks."""
+    codes, absmax = encode(tensor, levels_of(quant_type), block_size)
     codes = codes[: tensor.numel() + tensor.numel() % 2]
-    packed = codes[0::2] << 4 | codes[1::2]  # two in a byte, the earlier one above
+    packed = codes[0::2] << 4 | codes[1::2]
     if not double_quant:
         return {"packed": packed, "absmax": absmax}
     mean = absmax.mean()  # absmax is positive, the levels lie on both sides of 0
@@ -87,8 +90,8 @@ def dequantise(stored, shape, quant_type="nf4", block_size=64):
     absmax = stored["absmax"]
     if "mean" in stored:
         absmax = decode(absmax, stored["absmax2"], DYNAMIC, GROUP) + stored["mean"]
-    codes = torch.stack([stored["packed"] >> 4, stored["packed"] & 15], dim=1).flatten()[: math.prod(shape)]
-    return decode(codes, absmax, LEVELS[quant_type], block_size).view(shape)
+    codes = torch.stack([stored["packed"] >> 4, stored["packed"] & 15], dim=1).flatten()[: torch.Size(shape).numel()]
+    return decode(codes, absmax, levels_of(quant_type), block_size).view(shape)
 
 
 def rounding_error(tensor, quant_type="nf4", block_size=64, double_quant=True):
@@ -97,8 +100,7 @@ def rounding_error(tensor, quant_type="nf4", block_size=64, double_quant=True):
     return ((rounded - tensor).norm() / tensor.norm()).item()
 
 
-def predicted_bits(block_size=64, double_quant=True):
-    """Storage for each weight, in bits, if scales have 32."""
+def predicted_bits(block_size=64, double_quant=True):  # stored for each weight, if absmax and absmax2 have 32 bits
     return 4 + (8 / block_size + 32 / (block_size * GROUP) if double_quant else 32 / block_size)
 
 
@@ -123,7 +125,7 @@ class Product(torch.autograd.Function):
 
 
 class QuantisedLinear(nn.Linear):
-    """y = x Ŵᵀ + b: a frozen `nn.Linear` that stores only codes and scales, and makes Ŵ when it is asked for."""
+    """y = x Ŵᵀ + b, by `Product`: a frozen `nn.Linear` that stores codes and scales, and makes Ŵ when asked for it."""
 
     def __init__(self, linear, quant_type="nf4", block_size=64, double_quant=True):
         nn.Module.__init__(self)  # and not nn.Linear's own, which makes a whole weight
@@ -166,15 +168,13 @@ class QLoRA(LoRA):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.quant_type not in LEVELS:
-            raise ValueError(f"there is no quant_type {self.quant_type!r}; there are: {', '.join(LEVELS)}")
+        if self.quant_type not in TYPES:
+            raise ValueError(f"there is no quant_type {self.quant_type!r}; there are: {', '.join(TYPES)}")
         if type(self.block_size) is not int or self.block_size < 2 or self.block_size % 2:
             raise ValueError(f"block_size must be an even whole number, got {self.block_size}; 64 is usual")
 
     def layer(self, module, path, rank):
-        kind = bottom(module)
-        if not isinstance(kind, nn.Linear):
+        if not isinstance(kind := bottom(module), nn.Linear):
             raise TypeError(f"QLoRA quantises Linear modules; leave out {path!r}, which is a {type(kind).__name__}")
-        plain = flat(module)  # what another method may have made of it
-        quantised = QuantisedLinear(plain, self.quant_type, self.block_size, self.double_quant)
+        quantised = QuantisedLinear(flat(module), self.quant_type, self.block_size, self.double_quant)
         return super().layer(quantised, path, rank)

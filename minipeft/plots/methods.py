@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from minipeft import deltas
 from minipeft.methods.adapter import Bottleneck
 from minipeft.methods.dora import decompose
-from minipeft.methods.qlora import LEVELS, decode, encode, predicted_bits
+from minipeft.methods.qlora import decode, encode, levels_of, predicted_bits
 from minipeft.plots.style import AMOUNT, GREY, INK, PALE, bare, hue, new, readable, shades
 from minipeft.wrapping import disabled
 
@@ -131,7 +131,7 @@ def rank_map(histories, budget, axes=None, label="AdaLoRA"):
 def levels(names=("nf4", "int4", "fp4"), values=None, block_size=64, ax=None, label="QLoRA"):
     """The levels of 4-bit formats under the density of the values they have to hold.
 
-    names: of `qlora.LEVELS`. values: a tensor, cut into blocks that are divided by their largest; normal ones if None.
+    names: of `qlora.TYPES`. values: a tensor, cut into blocks that are divided by their largest; normal ones if None.
     A strip for each format: its levels are lines, the cell of each has the colour of the share of values in it.
     """
     ax = bare(ax or new(8, 1.9 + 0.5 * len(names)))
@@ -146,17 +146,18 @@ def levels(names=("nf4", "int4", "fp4"), values=None, block_size=64, ax=None, la
     heights = np.histogram(scaled, bins)[0] / (len(scaled) * (bins[1] - bins[0])) * σ * math.sqrt(2 * math.pi)
     ax.stairs(heights, bins, fill=True, color=PALE, label=f"values / largest of their {block_size}")
     ax.plot(x, normal, color=INK, lw=1.2, label=f"normal density, σ = {σ:.2f}")
-    first = LEVELS[names[0]].numpy()
+    first = levels_of(names[0]).numpy()
     ax.vlines(first, 0, np.interp(first, x, normal), color=hue(label), lw=1, label=f"levels of {names[0]}")
     shares, texts = {}, []
     for name in names:
-        codes, absmax = encode(values, LEVELS[name], block_size)
-        error = (decode(codes, absmax, LEVELS[name], block_size) - values).norm() / values.norm()
-        shares[name] = torch.bincount(codes.long(), minlength=len(LEVELS[name])).numpy() / len(codes)
-        texts.append(f"{len(LEVELS[name])} levels\nerror {100 * error:.1f} %")
+        table = levels_of(name)
+        codes, absmax = encode(values, table, block_size)
+        error = (decode(codes, absmax, table, block_size) - values).norm() / values.norm()
+        shares[name] = torch.bincount(codes.long(), minlength=len(table)).numpy() / len(codes)
+        texts.append(f"{len(table)} levels\nerror {100 * error:.1f} %")
     scale = plt.Normalize(0, max(share.max() for share in shares.values()))
     for i, name in enumerate(names):
-        at = LEVELS[name].numpy()
+        at = levels_of(name).numpy()
         edges, y = [-1, *(at[1:] + at[:-1]) / 2, 1], -0.42 * (i + 1)
         for left, right, share in zip(edges, edges[1:], shares[name], strict=False):
             ax.add_patch(Rectangle((left, y), right - left, 0.26, facecolor=AMOUNT(scale(share)), edgecolor="white"))
@@ -195,7 +196,7 @@ def block_error(W, outlier=20.0, block_size=64, quant_type="nf4", sizes=(16, 32,
 
     def squares(values, block):
         """The squared error of each value, in units of σ²."""
-        table = LEVELS[quant_type]
+        table = levels_of(quant_type)
         return ((decode(*encode(values, table, block), table, block) - values) / σ) ** 2 * others
 
     series = {"no outlier": (clean, GREY), f"one value at {outlier:g} σ": (spoiled, hue(label))}

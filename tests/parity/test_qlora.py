@@ -14,11 +14,11 @@ from torch import nn
 
 from minipeft.methods.qlora import (
     DYNAMIC,
-    LEVELS,
     QLoRA,
     QuantisedLinear,
     decode,
     dequantise,
+    levels_of,
     quantise,
     rounding_error,
 )
@@ -40,13 +40,13 @@ def uneven(*shape):
 
 
 def test_levels_are_those_of_the_library(close):
-    close(LEVELS["nf4"], library.get_4bit_type("nf4", device="cpu"), 4e-7)
+    close(levels_of("nf4"), library.get_4bit_type("nf4", device="cpu"), 4e-7)
     assert torch.equal(DYNAMIC, library.create_dynamic_map())
 
 
 def test_fp4_is_e2m1_here_and_a_table_of_its_own_in_the_library():
     theirs = library.get_4bit_type("fp4", device="cpu").unique()  # 0 is in it twice
-    ours = LEVELS["fp4"]
+    ours = levels_of("fp4")
     assert len(ours) == len(theirs) == 15
     assert 12 * theirs[8:] == pytest.approx([0.0625, 2, 3, 4, 6, 8, 12])
     assert 6 * ours[8:] == pytest.approx([0.5, 1, 1.5, 2, 3, 4, 6])
