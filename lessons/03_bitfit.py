@@ -291,8 +291,8 @@ for seed, m, other in zip(SEEDS, *news.values(), strict=True):
 # That holds for the *first* layer. Behind it stand a softmax and GELUs, in which biases act as switches: what reaches
 # the second layer is no longer the same for all.
 #
-# So BitFit is not bound to what our 4 × 4 could do. It is *slow* at a new table: "limited" needs a number of steps
-# (exercise 4).
+# Guess 2: not in 200 steps. But BitFit is not bound to what our 4 × 4 could do: it is *slow*; exercise 4 gives
+# it more steps.
 
 # %% [markdown]
 # ## Few examples
@@ -344,7 +344,6 @@ print(f"activations, BitFit / Full: {ratio:.2f}; a task, stored: {costs.delta_by
 assert ratio < 0.9
 assert work["BitFit"] == work["Full"] < work["LoRA(rank=4)"]
 
-# %% [markdown]
 # %% [markdown]
 # ## Break it
 #
@@ -413,7 +412,7 @@ check("bitfit", is_bias)
 # - A shift is the same for all; before a bend it switches. It selects.
 # - New tables it learns slowly; few data are no strength.
 #
-# Paper: Ben Zaken et al. 2021, [arXiv:2106.10199](https://arxiv.org/abs/2106.10199). In peft, beside a LoRA; alone, in
+# Paper: Ben Zaken et al. 2021, [arXiv:2106.10199](https://arxiv.org/abs/2106.10199). In peft beside a LoRA, alone in
 # PyTorch:
 #
 # ```python
