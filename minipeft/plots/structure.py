@@ -200,9 +200,9 @@ def draw_full(s):
     s.say(18, 11, "every number of the model; the base is kept beside it")
 
 
-def block(s, x, title, after_attn=False, after_mlp=False, parallel=False):
+def block(s, x, title, after_attn=False, after_mlp=False, parallel=False, after_all=False):
     """A pre-norm block from bottom to top, with adapters where they go."""
-    top = 33
+    top = 40
     s.say(x + 6, top + 2.2, title, size=10)
     s.arrow((x + 2, 0), (x + 2, top + 1))
     for y, name, adapter in ((3, "attn", after_attn), (18, "MLP", after_mlp)):
@@ -215,6 +215,7 @@ def block(s, x, title, after_attn=False, after_mlp=False, parallel=False):
             s.arrow((x + 9, end), (x + 9, end + 1))
             s.box(x + 5.5, end + 1, 7, 3, "adapter", True, size=8)
             s.arrow((x + 9, end + 4), (x + 9, end + 5.5), (x + 3.2, end + 5.5))
+            s.arrow((x + 9, end + 0.4), (x + 13.6, end + 0.4), (x + 13.6, end + 5.5), (x + 9, end + 5.5))  # its skip
         else:
             s.arrow((x + 9, end), (x + 9, end + 5.5), (x + 3.2, end + 5.5))
         if parallel and name == "MLP":
@@ -222,11 +223,16 @@ def block(s, x, title, after_attn=False, after_mlp=False, parallel=False):
             s.box(x + 13.2, y + 3, 6.6, 3, "adapter", True, size=8)
             s.arrow((x + 16.5, y + 6), (x + 16.5, end + 5.5), (x + 9, end + 5.5))
         s.plus(x + 2, end + 5.5)
+    if after_all:
+        s.arrow((x + 2, 31.2), (x + 9, 31.2), (x + 9, 32.4))
+        s.box(x + 5.5, 32.4, 7, 3, "adapter", True, size=8)
+        s.arrow((x + 9, 35.4), (x + 9, 37.4), (x + 3.2, 37.4))
+        s.plus(x + 2, 37.4)
 
 
 def draw_adapter(s):
     block(s, 0, "Houlsby", True, True)
-    block(s, 15.5, "Pfeiffer", False, True)
+    block(s, 15.5, "Pfeiffer", after_all=True)
     block(s, 31, "parallel", parallel=True)
     s.say(58.5, 27, "the adapter", size=10)
     s.arrow((58.5, 6), (58.5, 8), text="")
@@ -323,7 +329,7 @@ def draw_p_tuning_v2(s):
 
 
 STRUCTURES = {  # method: (drawing, width, height, lowest y)
-    "Full": (draw_full, 36, 13, -1), "BitFit": (draw_bitfit, 36, 14, -1), "Adapter": (draw_adapter, 66, 37, -1),
+    "Full": (draw_full, 36, 13, -1), "BitFit": (draw_bitfit, 36, 14, -1), "Adapter": (draw_adapter, 66, 44, -1),
     "AdapterFusion": (draw_adapter_fusion, 50, 20, -6), "PromptTuning": (draw_prompt_tuning, 38, 19, -1),
     "PTuning": (draw_p_tuning, 40, 18, -1), "PrefixTuning": (draw_prefix_tuning, 38, 20, -2.5),
     "PTuningV2": (draw_p_tuning_v2, 38, 19, -2.5), "LoRA": (draw_lora, 51, 15.5, -1),
