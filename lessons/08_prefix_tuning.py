@@ -391,7 +391,7 @@ for (good, *_), score in zip(runs, scores, strict=True):
     print(f"scored {score:.2f}; written: right {written(good):.2f}, with the mistake {written(bad):.2f}")
     assert evaluate(bad, untold, 300).accuracy == score
     assert written(bad) < written(good) - 0.1
-check("prefix_tuning", wrong.Prefix)
+print(checking.diagnose("prefix_tuning", wrong.Prefix).text())  # what `check` says
 
 # %% [markdown]
 # ## Your turn
