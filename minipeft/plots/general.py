@@ -2,7 +2,6 @@
 
 import numpy as np
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 
 from minipeft.plots.style import FROZEN, INK, SIGNED, SPARE, bare, dash, mark, new, shades, spread
 
@@ -61,8 +60,8 @@ def differs(expected, yours):
         image = ax.imshow(values, cmap=SIGNED, vmin=-limit, vmax=limit, interpolation="nearest", aspect="auto")
         ax.set_title(title, fontsize=10)
         ax.set_xlabel("column", fontsize=9)
-        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        ax.set_xticks(range(0, columns, -(-columns // 6)))
+        ax.set_yticks(range(0, rows, -(-rows // 6)))
         ax.tick_params(labelsize=8)
     axes[0].set_ylabel("row", fontsize=9)
     axes[0].figure.colorbar(image, ax=axes, label="value", shrink=0.9)
