@@ -22,12 +22,13 @@ from minipeft.plots.prompts import journey, likeness, nearest, plane, prefix_map
 from minipeft.plots.structure import STRUCTURES, structure
 from minipeft.plots.style import AMOUNT, FROZEN, HUES, INK, SIGNED, SPARE, bare, new, shades
 from minipeft.plots.tree import module_tree
+from minipeft.plots.variants import principal, rates, shared_pair
 from minipeft.plots.weights import elbow, low_rank, spectrum, what_moved
 
 __all__ = [
     "AMOUNT", "FROZEN", "HUES", "INK", "SIGNED", "SPARE", "STRUCTURES", "activations", "attention", "attention_maps",
     "attention_share", "bare", "bars", "biases", "block_error", "bottleneck", "curves", "differs", "doors", "elbow",
     "fusion_weights", "journey", "levels", "likeness", "low_rank", "magnitude_direction", "module_tree", "nearest",
-    "new", "pareto", "plane", "plt", "prefix_map", "prefixes", "rank_map", "shades", "spectrum", "structure",
-    "variances", "virtual_share", "what_moved",
+    "new", "pareto", "plane", "plt", "prefix_map", "prefixes", "principal", "rank_map", "rates", "shades",
+    "shared_pair", "spectrum", "structure", "variances", "virtual_share", "what_moved",
 ]  # fmt: skip
