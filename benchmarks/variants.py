@@ -1,0 +1,60 @@
+"""The learning rates of the variants of LoRA, for the short runs of lesson 13: every rate that `comparison` offers.
+
+    python benchmarks/variants.py       three minutes on two quiet cores; runs that are stored are not made again
+
+Each run: 120 steps of 32 lines of reverse+blue. The loss is that of the validation lines; lines and seed are none that
+the lesson reports. Stored in variants.json as {method: {rate: {accuracy, loss}}}.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+
+from minipeft import IA3, DoRA, LoRA, PiSSA, VeRA, base, evaluate, fit, task
+from minipeft.comparison import RATES, parallel
+from minipeft.training import VALIDATION
+
+OUT = Path(__file__).with_suffix(".json")
+STEPS, BATCH, SEED = 120, 32, 100
+RECIPES = [LoRA(rank=4), LoRA(rank=4, lr_ratio=16.0), DoRA(rank=4), VeRA(rank=64), PiSSA(rank=4), IA3()]
+RECIPES += [LoRA(rank=32), LoRA(rank=32, rslora=True)]
+
+
+class Job(tuple):
+    """(recipe, rate); `parallel` shows the recipe."""
+
+    recipe = property(lambda self: self[0])
+
+
+def run(job):
+    recipe, lr = job
+    goal, model = task("reverse+blue"), base()
+    torch.manual_seed(SEED)
+    recipe.attach(model)
+    try:
+        fit(model, goal, steps=STEPS, lr=lr, batch_size=BATCH, seed=SEED, device="cpu", progress=False)
+    except FloatingPointError:
+        return {"accuracy": 0.0, "loss": None}
+    score = evaluate(model, goal, seed=VALIDATION)
+    return {"accuracy": round(score.accuracy, 4), "loss": round(score.loss, 6)}
+
+
+def main():
+    stored = json.loads(OUT.read_text()) if OUT.exists() else {}
+
+    def keep(job, result):
+        recipe, lr = job[0]
+        stored.setdefault(str(recipe), {})[f"{lr:g}"] = result
+        stored[str(recipe)] = dict(sorted(stored[str(recipe)].items(), key=lambda item: float(item[0])))
+        OUT.write_text(json.dumps({str(r): stored[str(r)] for r in RECIPES if str(r) in stored}, indent=1) + "\n")
+
+    jobs = [(Job((r, lr)),) for r in RECIPES for lr in RATES if f"{lr:g}" not in stored.get(str(r), {})]
+    parallel(run, jobs, workers=None, on_done=keep)
+    for name, by_rate in stored.items():
+        print(f"{name:30}", *(f"{rate}: {r['accuracy']:.2f} {r['loss']:.3f}" for rate, r in by_rate.items()))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
