@@ -16,7 +16,9 @@ from functools import cache
 from pathlib import Path
 
 import minipeft.classroom.checking as checking
+import minipeft.classroom.comparing as comparing
 import minipeft.classroom.exercise as shelf
+import minipeft.classroom.observing as observing
 import minipeft.classroom.source as source
 
 HERE = Path(__file__).resolve().parent
@@ -89,12 +91,12 @@ def points(exercise, name):
     found = set()
     for mistake in exercise.mistakes:
         if changed(text, shelf.edited(text, mistake.edits)) == [name]:
-            got = checking.observe(exercise, checking.broken(exercise, mistake))
-            found.add(group[checking.differing(right, got)[0]])
+            got = observing.observe(exercise, checking.broken(exercise, mistake))
+            found.add(group[comparing.differing(right, got)[0]])
     if not found:
         left = [hole for hole in exercise.holes if hole.partition(".")[0] != name]
-        got = checking.Subject(exercise, text).observe(left, False)
-        found.add(group[checking.differing(right, got)[0]])
+        got = observing.Subject(exercise, text).observe(left, False)
+        found.add(group[comparing.differing(right, got)[0]])
     return [g for g in exercise.groups if g in found]
 
 

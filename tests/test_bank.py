@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from minipeft.classroom import checking, source
+from minipeft.classroom import checking, comparing, observing, source
 from minipeft.classroom.exercise import Exercise, edited, exercises
 
 MANY = {"lora", "adapter", "prompt_tuning", "prefix_tuning", "p_tuning_v2", "adalora", "qlora"}
@@ -34,7 +34,7 @@ def seen(x, mistake):
 
 
 def report(x, text, seed=None):
-    return checking.judge(x, text, checking.Subject(x, text, seed), seed)
+    return checking.judge(x, text, observing.Subject(x, text, seed), seed)
 
 
 @EACH
@@ -127,7 +127,7 @@ def test_a_right_variant_passes(x, right):
 def test_no_two_mistakes_look_alike(x):
     for one, other in itertools.combinations(x.mistakes, 2):
         a, b = seen(x, one), seen(x, other)
-        assert any(not checking.same(a[n], b[n]) for n in a), f"{one.id} looks like {other.id}"
+        assert any(not comparing.same(a[n], b[n]) for n in a), f"{one.id} looks like {other.id}"
 
 
 @EACH
@@ -136,7 +136,7 @@ def test_every_observation_has_something_to_tell(x):
     right = checking.expected(x)
     disturbed = set()
     for mistake in x.mistakes:
-        disturbed |= set(checking.differing(right, seen(x, mistake)))
+        disturbed |= set(comparing.differing(right, seen(x, mistake)))
     assert {o.name for o in x.observations} - disturbed == set()
     assert all(o.says.endswith((".", "?")) for o in x.observations)
 

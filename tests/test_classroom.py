@@ -14,7 +14,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import minipeft
-from minipeft.classroom import catalogue, check, checking, desk, exercise, expect, source, using
+from minipeft.classroom import catalogue, check, checking, comparing, desk, exercise, expect, observing, source, using
 from minipeft.classroom.exercise import Exercise, edited
 from minipeft.cli import app
 from minipeft.methods import bitfit
@@ -32,7 +32,7 @@ def _give_back():
 
 
 def judged(text, seed=None):
-    return checking.judge(LORA, text, checking.Subject(LORA, text, seed), seed)
+    return checking.judge(LORA, text, observing.Subject(LORA, text, seed), seed)
 
 
 def with_bodies(**bodies):
@@ -244,29 +244,29 @@ def test_an_unknown_mistake_gets_its_symptom_and_no_guess():
     ],
 )
 def test_a_difference_is_said_in_words(expected, got, says):
-    expected, got = checking.plain(expected), checking.plain(got)
-    assert not checking.same(expected, got)
+    expected, got = observing.plain(expected), observing.plain(got)
+    assert not comparing.same(expected, got)
     with pytest.raises(AssertionError, match=says):
-        raise AssertionError(checking.difference(expected, got))
+        raise AssertionError(comparing.difference(expected, got))
 
 
 def test_equal_is_equal_up_to_rounding_and_nan_is_nan():
-    assert checking.same(1.0, 1.0 + 1e-9)
-    assert not checking.same(1.0, 1.0 + 1e-4)
-    assert checking.same(
-        checking.plain(torch.tensor([1.0, torch.nan, torch.inf])),
-        checking.plain(torch.tensor([1.0, torch.nan, torch.inf])),
+    assert comparing.same(1.0, 1.0 + 1e-9)
+    assert not comparing.same(1.0, 1.0 + 1e-4)
+    assert comparing.same(
+        observing.plain(torch.tensor([1.0, torch.nan, torch.inf])),
+        observing.plain(torch.tensor([1.0, torch.nan, torch.inf])),
     )
-    assert not checking.same(True, 1.5)
-    assert not checking.same([1, "a"], [1, "b"])
-    assert not checking.same({"data": [1], "shape": [1]}, {"data": ["x"], "shape": [1]}), "whatever a child sends"
+    assert not comparing.same(True, 1.5)
+    assert not comparing.same([1, "a"], [1, "b"])
+    assert not comparing.same({"data": [1], "shape": [1]}, {"data": ["x"], "shape": [1]}), "whatever a child sends"
 
 
 def test_observations_start_alike_and_leave_no_trace():
     state, kind = torch.random.get_rng_state(), torch.get_default_dtype()
-    first = checking.observe(LORA, checking.reference(LORA))
+    first = observing.observe(LORA, checking.reference(LORA))
     torch.randn(100)
-    assert checking.observe(LORA, checking.reference(LORA)) == first
+    assert observing.observe(LORA, checking.reference(LORA)) == first
     torch.random.set_rng_state(state)
     assert torch.get_default_dtype() == kind
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from minipeft.classroom import checking, exercise, sandbox
+from minipeft.classroom import checking, exercise, observing, sandbox
 from minipeft.classroom.sandbox import Child, Limits, Stopped, landlock
 
 LORA = exercise.get("lora")
@@ -30,7 +30,7 @@ def looked_at(text, method="fork", **limits):
 def test_what_comes_back_is_what_is_observed_here(method):
     for text in (LORA.plain(), exercise.edited(LORA.plain(), LORA.mistakes[0].edits)):
         report, _ = looked_at(text, method)
-        here = checking.judge(LORA, text, checking.Subject(LORA, text))
+        here = checking.judge(LORA, text, observing.Subject(LORA, text))
         assert (report.text(), report.right, report.holes) == (here.text(), here.right, here.holes)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from minipeft.bases import base
-from minipeft.classroom import checking, exercise, source, workbook
+from minipeft.classroom import checking, exercise, observing, source, workbook
 from minipeft.classroom.bank import find_the_mistake as bank
 from minipeft.classroom.workbook import find_the_mistake, lora_gradients, predict_memory, predict_parameters
 from minipeft.costs import delta_bytes, measure
@@ -156,18 +156,18 @@ def test_every_trial_is_of_a_statement_that_is_there():
 def test_a_wrong_letter_does_not_tell_the_right_one():
     x = exercise.get("find_the_mistake")
     text = source.emptied(x.plain(), x.holes).replace("FIRST = ...", 'FIRST = "c"')
-    said = checking.judge(x, text, checking.Subject(x, text)).text()
+    said = checking.judge(x, text, observing.Subject(x, text)).text()
     assert "FIRST is another one" in said
     assert "does not hold" in said
     assert "can never learn" not in said
     text = text.replace('FIRST = "c"', "FIRST = 3")
-    assert "one of the letters a, b, c, d, e is expected" in checking.judge(x, text, checking.Subject(x, text)).text()
+    assert "one of the letters a, b, c, d, e is expected" in checking.judge(x, text, observing.Subject(x, text)).text()
 
 
 def judged(body):
     x = exercise.get("write_a_test")
     text = f"import torch\nfrom torch import nn\n\n\ndef test(impl):\n{body}"
-    return checking.judge(x, text, checking.Subject(x, text))
+    return checking.judge(x, text, observing.Subject(x, text))
 
 
 def test_every_mistake_in_the_linear_layer_is_used():

@@ -33,8 +33,8 @@ from pathlib import Path
 
 import torch
 
-import minipeft.classroom.checking as checking
 import minipeft.classroom.exercise as shelf
+import minipeft.classroom.observing as observing
 
 MEGABYTE = 2**20
 
@@ -57,7 +57,7 @@ class Stopped(Exception):
 
 
 class Child:
-    """A `checking.Subject` that lives in a process of its own: `with Child("lora", text) as subject: ...`
+    """A `observing.Subject` that lives in a process of its own: `with Child("lora", text) as subject: ...`
 
     Raises Stopped when it runs out of time or memory, ends by itself or sends what it should not.
     """
@@ -234,7 +234,7 @@ def work(line, secret, place, limits, name, text, seed):
     os.dup2(nothing, 0)
     sys.stdin, sys.stdout, sys.stderr = (open(0), *(open(n, "w", buffering=1, errors="replace") for n in (1, 2)))  # noqa: SIM115
     sys.dont_write_bytecode = True
-    subject = checking.Subject(exercise, text, seed)
+    subject = observing.Subject(exercise, text, seed)
     confine(home, limits)
     send = line.send_bytes
 

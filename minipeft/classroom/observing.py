@@ -1,0 +1,139 @@
+"""Observing: what an exercise's observations see of a student's work, as plain data that JSON can carry.
+
+Subject    a text (a file, a notebook on disk)
+Handed     classes and functions made in a notebook
+Both put the student's bodies into a fresh reference and are asked in the same way.
+"""
+
+import warnings
+
+import numpy as np
+import torch
+
+import minipeft.classroom.source as source
+
+
+def observe(exercise, impl, only=None):
+    """{observation: plain value} of a module; an error becomes {"error": ..., "line": ...}. only: names, else all."""
+    return {o.name: look(o, impl) for o in exercise.observations if only is None or o.name in only}
+
+
+class Subject:
+    """A student's text as something to observe. A grader keeps it in a child process and judges what it tells.
+
+    Raises Unreadable if the text is not Python.
+    """
+
+    def __init__(self, exercise, text, seed=None):
+        self.exercise, self.text, self.reference = exercise, text, exercise.tree(seed)
+        self.tree = source.ast.increment_lineno(source.parsed(text), source.THEIRS)
+
+    def observe(self, take, fill, only=None):
+        """Observations of the reference with these holes from the student; the others are filled by it, or empty."""
+        x, label = self.exercise, f"your {self.exercise.name}"
+        try:
+            tree = source.splice(self.reference, self.tree, x.holes, take, fill)
+            impl = source.load(tree, label, self.text)
+        except (Exception, SystemExit) as error:  # in a default argument or a decorator, say
+            failed = failure(error)
+            return {o.name: failed for o in x.observations if only is None or o.name in only}
+        return observe(x, impl, only)
+
+
+def look(observation, impl):
+    """Every observation starts alike: the same random numbers, double precision (what is made, too), no warnings."""
+    before, state = torch.get_default_dtype(), torch.random.get_rng_state()
+    torch.set_default_dtype(torch.float64)
+    torch.default_generator.manual_seed(
+        0
+    )  # torch.manual_seed asks every kind of device, which takes longer than most observations
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return plain(observation.look(impl))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a solution may call sys.exit
+        return failure(error, impl)
+    finally:
+        torch.set_default_dtype(before)
+        torch.random.set_rng_state(state)
+
+
+def failure(error, impl=None):
+    try:
+        said = str(error).strip().partition("\n")[0]
+    except Exception:
+        said = ""
+    text = f"{type(error).__name__}: {said}"
+    place = source.place_of(error, getattr(impl, "__files__", ()), not hasattr(impl, "handed_in"))
+    return {"error": text[:300].rstrip(": "), "line": place and place[0], "code": place and place[1]}
+
+
+def plain(value):
+    """Tensors, and what holds them, as data that JSON can carry."""
+    if isinstance(value, torch.Tensor):
+        if value.is_sparse or value.is_quantized:
+            value = value.to_dense()
+        return {"shape": list(value.shape), "data": value.detach().cpu().double().flatten().tolist()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(torch.from_numpy(np.asarray(value, dtype=float)))
+    if isinstance(value, dict):
+        return {"items": {str(key): plain(v) for key, v in value.items()}}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return f"a {type(value).__name__}"
+
+
+class Handed:
+    """Classes and functions made in a notebook as something to observe: their bodies go into a fresh reference."""
+
+    def __init__(self, exercise, given, seed=None):
+        self.exercise, self.reference = exercise, exercise.tree(seed)
+        wanted = dict.fromkeys(hole.partition(".")[0] for hole in exercise.holes)
+        named = {getattr(thing, "__name__", str(thing)): thing for thing in given}
+        if not named or (strange := [name for name in named if name not in wanted]):
+            raise ValueError(
+                f"exercise {exercise.name!r} asks for {', '.join(wanted)}; "
+                + (f"got {', '.join(strange)}" if named else "hand them in: check(name, Class or function)")
+            )
+        self.holes = [hole for hole in exercise.holes if hole.partition(".")[0] in named]
+        self.bodies, self.more = {}, []
+        for name, thing in named.items():
+            if not isinstance(thing, type):
+                if home(thing) != "minipeft":  # the project's own, imported, is nobody's solution
+                    self.bodies[name] = thing
+                continue
+            own = [c for c in thing.__mro__ if home(c) not in ("minipeft", "torch", "builtins")]
+            parts = {key: value for c in reversed(own) for key, value in vars(c).items()}
+            self.bodies |= {f"{name}.{key}": value for key, value in parts.items() if f"{name}.{key}" in exercise.holes}
+            self.more += [(name, key, value) for key, value in parts.items() if not key.startswith("__")]
+        self.bodies = {hole: thing for hole, thing in self.bodies.items() if not source.does_nothing(thing)}
+
+    def observe(self, take, fill, only=None):
+        """As a `Subject`."""
+        impl = source.load(self.reference, f"the reference around your {self.exercise.name}")
+        impl.handed_in = True
+        theirs = next((f.__globals__ for thing in self.bodies.values() for f in source.functions_of(thing)), {})
+        names = theirs | vars(impl)  # of the notebook, but where the reference has one of that name
+        for owner, key, value in self.more:
+            if not hasattr(getattr(impl, owner), key):
+                setattr(getattr(impl, owner), key, source.adopt(value, getattr(impl, owner), names))
+        for hole in self.exercise.holes:
+            owner, _, name = hole.rpartition(".")
+            place = getattr(impl, owner) if owner else impl
+            if hole in take:
+                setattr(place, name, source.adopt(self.bodies[hole], place, names))
+            elif not fill and hole in self.holes:  # a class that was not handed in stays the project's
+                setattr(place, name, source.empty(hole))
+            if not owner:
+                names[name] = getattr(impl, name)
+        impl.__files__ = {file for thing in self.bodies.values() for file in source.files(thing)}
+        return observe(self.exercise, impl, only)
+
+
+def home(thing):
+    """The package that a class or function was made in."""
+    return (getattr(thing, "__module__", None) or "").partition(".")[0]
