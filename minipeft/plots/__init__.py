@@ -5,6 +5,7 @@ One palette for the whole course (see `style`), and every axis carries a label w
 
 import matplotlib.pyplot as plt
 
+from minipeft.plots.alike import alike
 from minipeft.plots.attention import attention, attention_maps, attention_share, virtual_share
 from minipeft.plots.general import bars, curves, differs, doors, pareto
 from minipeft.plots.methods import (
@@ -25,9 +26,9 @@ from minipeft.plots.tree import module_tree
 from minipeft.plots.weights import elbow, low_rank, spectrum, what_moved
 
 __all__ = [
-    "AMOUNT", "FROZEN", "HUES", "INK", "SIGNED", "SPARE", "STRUCTURES", "activations", "attention", "attention_maps",
-    "attention_share", "bare", "bars", "biases", "block_error", "bottleneck", "curves", "differs", "doors", "elbow",
-    "fusion_weights", "journey", "levels", "likeness", "low_rank", "magnitude_direction", "module_tree", "nearest",
-    "new", "pareto", "plane", "plt", "prefix_map", "prefixes", "rank_map", "shades", "spectrum", "structure",
-    "variances", "virtual_share", "what_moved",
+    "AMOUNT", "FROZEN", "HUES", "INK", "SIGNED", "SPARE", "STRUCTURES", "activations", "alike", "attention",
+    "attention_maps", "attention_share", "bare", "bars", "biases", "block_error", "bottleneck", "curves", "differs",
+    "doors", "elbow", "fusion_weights", "journey", "levels", "likeness", "low_rank", "magnitude_direction",
+    "module_tree", "nearest", "new", "pareto", "plane", "plt", "prefix_map", "prefixes", "rank_map", "shades",
+    "spectrum", "structure", "variances", "virtual_share", "what_moved",
 ]  # fmt: skip
