@@ -5,6 +5,7 @@ One palette for the whole course (see `style`), and every axis carries a label w
 
 import matplotlib.pyplot as plt
 
+from minipeft.plots.alike import alike
 from minipeft.plots.attention import attention, attention_maps, attention_share, virtual_share
 from minipeft.plots.finetuning import forgetting, memory
 from minipeft.plots.general import bars, curves, differs, doors, pareto
@@ -28,10 +29,10 @@ from minipeft.plots.variants import principal, rates, shared_pair
 from minipeft.plots.weights import elbow, low_rank, spectrum, what_moved
 
 __all__ = [
-    "AMOUNT", "FROZEN", "HUES", "INK", "SIGNED", "SPARE", "STRUCTURES", "activations", "attention", "attention_maps",
-    "attention_share", "bare", "bars", "biases", "block_error", "bottleneck", "common_share", "curves", "differs",
-    "doors", "elbow", "forgetting", "fusion_weights", "journey", "levels", "likeness", "low_rank",
-    "magnitude_direction", "memory", "module_tree", "nearest", "new", "pareto", "plane", "plt", "prefix_map",
-    "prefixes", "principal", "rank_map", "rates", "shades", "shared_pair", "spectrum", "structure", "token_changes",
-    "variances", "virtual_share", "what_moved",
+    "AMOUNT", "FROZEN", "HUES", "INK", "SIGNED", "SPARE", "STRUCTURES", "activations", "alike", "attention",
+    "attention_maps", "attention_share", "bare", "bars", "biases", "block_error", "bottleneck", "common_share",
+    "curves", "differs", "doors", "elbow", "forgetting", "fusion_weights", "journey", "levels", "likeness",
+    "low_rank", "magnitude_direction", "memory", "module_tree", "nearest", "new", "pareto", "plane", "plt",
+    "prefix_map", "prefixes", "principal", "rank_map", "rates", "shades", "shared_pair", "spectrum", "structure",
+    "token_changes", "variances", "virtual_share", "what_moved",
 ]  # fmt: skip
