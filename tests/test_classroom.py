@@ -426,6 +426,7 @@ def test_house_rules_change_the_text_and_a_public_solution_fails(tmp_path):
     assert report.finding.mistake.id == "plain rule"
     path.write_text(head + LORA.reference(seed))
     assert desk.check_file(path).passed
+    assert checking.diagnose("lora", path).passed, "in a notebook the first line counts too"
     assert not desk.check_file(path, seed="another").passed or LORA.rules("another") == LORA.rules(seed)
 
 

@@ -255,6 +255,7 @@ def diagnose(name, *given, house=None, group=None):
         exercise, path = shelf.get(name), Path(given[0])
         try:
             text = source.text_of(path)
+            house = source.house_of(text) if house is None else house
             return judge(exercise, text, Subject(exercise, text, house), house)
         except source.Unreadable as error:
             return Report(exercise, {}, problem=str(error))

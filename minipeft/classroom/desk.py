@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import textwrap
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import minipeft.classroom.source as source
 from minipeft.classroom.sandbox import Child, Stopped
 
 FOLDER = Path("work")
-HEADER = re.compile(r"^# minipeft exercise: (\w+)(?: \(house rules (\S+)\))?")
 
 
 def start(name, folder=FOLDER, seed=None):
@@ -41,12 +39,6 @@ def sheet(exercise, path, seed=None):
     return "\n".join([*head, source.emptied(exercise.reference(seed), exercise.holes, exercise.hidden)])
 
 
-def house_of(text):
-    """The seed of house rules that a started file tells, or None."""
-    found = HEADER.match(text)
-    return found[2] if found else None
-
-
 def check_file(path, name=None, seed=None, limits=None):
     """The report on a file or notebook, whose code runs in a child process. Remembers beside it whether it passed."""
     path = Path(path)
@@ -56,7 +48,7 @@ def check_file(path, name=None, seed=None, limits=None):
     exercise = shelf.get(name or checking.exercise_of(path))
     try:
         text = source.text_of(path)
-        seed = house_of(text) if seed is None else seed
+        seed = source.house_of(text) if seed is None else seed
         source.parsed(text)
         with Child(exercise.name, text, seed, limits) as subject:
             report = checking.judge(exercise, text, subject, seed)

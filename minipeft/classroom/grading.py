@@ -96,9 +96,9 @@ def grade_one(student, name, path, seed, limits):
     try:
         text = readable(path)
         child = Child(name, text, seed, limits, "forkserver")
+        with STARTING:
+            child.__enter__()
         try:
-            with STARTING:
-                child.__enter__()
             report = checking.judge(exercise, text, child, seed)
         finally:
             child.__exit__()

@@ -44,9 +44,7 @@ def look(observation, impl):
     """Every observation starts alike: the same random numbers, double precision (what is made, too), no warnings."""
     before, state = torch.get_default_dtype(), torch.random.get_rng_state()
     torch.set_default_dtype(torch.float64)
-    torch.default_generator.manual_seed(
-        0
-    )  # torch.manual_seed asks every kind of device, which takes longer than most observations
+    torch.default_generator.manual_seed(0)  # torch.manual_seed asks every device: longer than most observations take
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -116,6 +116,12 @@ def text_of(path):
     return "\n\n".join(kept)
 
 
+def house_of(text):
+    """The seed of house rules that the first line of a started file tells, or None."""
+    found = re.match(r"# minipeft exercise: \w+ \(house rules ([^\n]+)\)", text)
+    return found and found[1]
+
+
 def parsed(text, name="your file"):
     try:
         return ast.parse(text)

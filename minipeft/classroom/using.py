@@ -42,7 +42,7 @@ def ready(path):
     report = desk.check_file(path)
     if report.exercise.of.startswith("classroom/"):
         raise ValueError(f"{path} answers questions; minipeft can run on files like {desk.FOLDER / 'lora.py'} only")
-    if desk.house_of(source.text_of(path)):
+    if source.house_of(source.text_of(path)):
         raise ValueError(f"{path} follows your teacher's own rules, not the method's, so the lessons cannot run on it")
     if report.problem or report.finding or "right" not in report.holes.values():
         raise ValueError(f"{path} cannot be used yet.\n{report.text()}")
