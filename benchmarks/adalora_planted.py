@@ -44,18 +44,18 @@ RATES, CHOOSING, SEEDS = (1e-2, 3e-2, 1e-1), 100, (0, 1, 2)
 
 
 @torch.no_grad()
-def plant(seed):
-    """A teacher. The directions in are those along which the inputs of a matrix vary most, whitened; out, random."""
+def plant(seed, planted=PLANTED):
+    """A teacher, changed where `planted` says, {path: (rank, size)}. The directions in are those along which the inputs of a matrix vary most, whitened; out, random."""
     teacher, inputs = base(), {}
     hooks = [
         teacher.get_submodule(path).register_forward_pre_hook(lambda _, x, path=path: inputs.update({path: x[0]}))
-        for path in PLANTED
+        for path in planted
     ]
     generator = torch.Generator().manual_seed(seed)
     teacher(Mixture().batch(256, generator).tokens)
     for hook in hooks:
         hook.remove()
-    for path, (rank, size) in PLANTED.items():
+    for path, (rank, size) in planted.items():
         W, x = teacher.get_submodule(path).weight, inputs[path].flatten(0, 1)
         _, spread, V = torch.linalg.svd(x - x.mean(0), full_matrices=False)
         out = torch.linalg.qr(torch.randn(len(W), rank, generator=generator))[0]
@@ -64,9 +64,9 @@ def plant(seed):
     return teacher
 
 
-def train(recipe, lr, seed, steps):
+def train(recipe, lr, seed, steps, planted=PLANTED):
     """The share of the error that is left, how many numbers were trained, and the ranks that were chosen."""
-    teacher, student = plant(seed), base()
+    teacher, student = plant(seed, planted), base()
     fresh = Mixture().batch(500, torch.Generator().manual_seed(TEST)).tokens
 
     @torch.no_grad()

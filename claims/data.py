@@ -1,0 +1,119 @@
+"""Few examples: who generalises from 8 lines, who needs 1,024, and whether fused adapters help."""
+
+from functools import cache
+
+import torch
+
+from claims.lab import HELD_OUT, train
+from claims.ledger import beats, claim, column, several
+from minipeft.bases import base
+from minipeft.comparison import RATES, rate_of
+from minipeft.deltas import delta_of, put
+from minipeft.methods import AdapterFusion, BitFit, Full, LoRA, Pfeiffer, PrefixTuning, PromptTuning
+from minipeft.tasks import Few, task
+from minipeft.training import VALIDATION, evaluate, fit
+
+SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
+FAMILIES = (Full(), LoRA(rank=4), BitFit(), Pfeiffer(size=16), PromptTuning(length=4), PrefixTuning(length=4))
+CHOOSING = {8: (8, 16, 32), 128: (64, 128, 256, 512, 1024)}  # the rate is swept at these sizes, for those
+
+
+def few(f, recipes, size):
+    """`size` lines of the held-out pair, 200 steps of 32: for each recipe a list of one result per seed."""
+    at = next(chosen for chosen, sizes in CHOOSING.items() if size in sizes)
+    job = {"goal": HELD_OUT, "steps": 200, "batch": 32}
+    swept = f.tuned(train, [job | {"recipe": r, "examples": at} for r in recipes], RATES, seeds=())
+    return f.seeds(
+        train, [job | {"recipe": r, "examples": size, "lr": lr} for r, (lr, _) in zip(recipes, swept, strict=True)]
+    )
+
+
+@claim(
+    "Small methods overfit less on few examples",
+    "Li & Liang 2021; Lester et al. 2021; Ben Zaken et al. 2022",
+    "8 to 1,024 lines of a held-out pair, 200 steps of 32; seven rates for each method at 8 and at 128 lines",
+    15,
+)
+def few_examples(f):
+    found = {size: few(f, FAMILIES, size) for size in SIZES}
+    full = {size: column(runs[0]) for size, runs in found.items()}
+    for i, recipe in enumerate(FAMILIES[1:], 1):
+        mine = {size: column(runs[i]) for size, runs in found.items()}
+        for size in (8, 64):
+            seen = max(mine[size] + full[size]) > 0.05
+            f.state(
+                f"{recipe}, {size} lines: more fresh lines right than full fine-tuning",
+                beats(mine[size], full[size]) if seen else None,
+                f"{several(mine[size])}; full {several(full[size])}",
+            )
+    learned = [run["learned"] for size in (8, 16) for runs in found[size] for run in runs]
+    f.state(
+        "it is overfitting: with 8 and 16 lines those lines themselves are right", min(learned) > 0.9, several(learned)
+    )
+    rows = [(r, *(several(column(found[size][i])) for size in SIZES)) for i, r in enumerate(FAMILIES)]
+    f.table("Fresh lines right, by the number of lines to learn from", ("", *SIZES), rows)
+
+
+SOURCES = ("reverse+violet", "left+violet", "copy+red")
+TARGET = task("swap+violet")
+
+
+@cache
+def source(name, seed):
+    """An adapter, trained on a task of its own."""
+    model = base()
+    torch.manual_seed(seed)
+    Pfeiffer(size=16).attach(model)
+    fit(model, task(name), steps=300, lr=rate_of(Pfeiffer(size=16)), seed=seed, device="cpu", progress=False)
+    return delta_of(model)
+
+
+def transfer(way, size, lr, seed):
+    """Learn the target from `size` lines: "fresh", "warm" (go on with the best source), "fusion" or "full"."""
+    lines = Few(TARGET, size, seed)
+    model = base()
+    torch.manual_seed(seed)
+    recipe = {"full": Full(), "fusion": AdapterFusion(adapters=len(SOURCES))}.get(way, Pfeiffer(size=16))
+    if way == "warm":  # the best source is the one with the least loss on the lines that there are
+        losses = []
+        for name in SOURCES:
+            trial = base()
+            recipe.attach(trial)
+            put(trial, source(name, seed).tensors, name)
+            losses.append(evaluate(trial, lines, size=size).loss)
+        best = SOURCES[losses.index(min(losses))]
+    recipe.attach(model)
+    if way == "warm":
+        put(model, source(best, seed).tensors, best)
+    if way == "fusion":
+        recipe.fill(model, [source(name, seed) for name in SOURCES])
+    try:
+        fit(model, lines, steps=200, lr=lr, batch_size=32, seed=seed, device="cpu", progress=False)
+    except FloatingPointError:
+        return {"accuracy": 0.0, "validation": None}
+    return {"accuracy": evaluate(model, TARGET).accuracy, "validation": evaluate(model, TARGET, seed=VALIDATION).loss}
+
+
+@claim(
+    "AdapterFusion helps a task with few data",
+    "Pfeiffer et al. 2021",
+    f"Adapters for {', '.join(SOURCES)}; then {TARGET} from 16 and 64 lines, 200 steps of 32, four rates for each way",
+    5,
+)
+def fusion(f):
+    ways, rows = ("fusion", "fresh", "warm", "full"), []
+    for size in (16, 64):
+        found = f.tuned(transfer, [{"way": w, "size": size} for w in ways], (1e-3, 3e-3, 1e-2, 3e-2))
+        scores = {w: column(runs) for w, (_, runs) in zip(ways, found, strict=True)}
+        f.state(
+            f"{size} lines: more right than a fresh adapter",
+            beats(scores["fusion"], scores["fresh"]),
+            f"{several(scores['fusion'])}; fresh {several(scores['fresh'])}",
+        )
+        f.state(
+            f"{size} lines: more than going on with the best of the sources",
+            beats(scores["fusion"], scores["warm"]),
+            f"{several(scores['fusion'])}; going on {several(scores['warm'])}",
+        )
+        rows += [(size, w, f"{lr:g}", several(scores[w])) for w, (lr, _) in zip(ways, found, strict=True)]
+    f.table(f"Lines of {TARGET} right", ("lines to learn from", "", "rate", "right"), rows)

@@ -1,0 +1,154 @@
+"""All methods at the same two tasks, and claims that can be read off that one table."""
+
+import torch
+
+from claims.data import few
+from claims.lab import HELD_OUT, KNOWN, NEW, train
+from claims.ledger import claim, column, several
+from minipeft.bases import base
+from minipeft.comparison import CONTESTANTS
+from minipeft.methods import BitFit, Full, Houlsby, LoRA, ParallelAdapter, Pfeiffer, PromptTuning
+from minipeft.tasks import Mixture
+from minipeft.training import evaluate
+
+USUAL = "300 steps of 64 fresh lines of a held-out pair and of a new table, at the rates of benchmarks/rates.json"
+
+
+def usual(f, recipes, goal):
+    """The usual run of these recipes: for each a list of one result per seed."""
+    rates = {str(c.recipe): c.lr for c in CONTESTANTS}
+    return f.seeds(train, [{"recipe": r, "goal": goal, "lr": rates[str(r)]} for r in recipes])
+
+
+def near(runs, full, points=0.02):
+    """Is the worst seed within two points of the worst of full fine-tuning?"""
+    return min(column(runs)) >= min(column(full)) - points
+
+
+@torch.no_grad()
+def at_start(recipe, seed):
+    """What attaching alone does: shift of the logits (relative) and what is kept of the mixture."""
+    model, lines = base(), Mixture().batch(200, torch.Generator().manual_seed(seed)).tokens
+    before = model(lines)
+    torch.manual_seed(seed)
+    recipe.attach(model)
+    shift = (model.eval()(lines) - before).norm() / before.norm()
+    return {"shift": shift.item(), "kept": evaluate(model, Mixture()).accuracy}
+
+
+@claim(
+    "Adapters come near full fine-tuning with 1 to 5 % of its parameters, and start as the identity",
+    "Houlsby et al. 2019; Pfeiffer et al. 2021; He et al. 2022",
+    USUAL,
+    4,
+)
+def adapters(f):
+    recipes = [Full(), Houlsby(size=8), Pfeiffer(size=16), ParallelAdapter(size=16)]
+    rows = []
+    for goal in (HELD_OUT, NEW):
+        full, *rest = usual(f, recipes, goal)
+        for recipe, runs in zip(recipes[1:], rest, strict=True):
+            share = f"{100 * runs[0]['parameters'] / full[0]['parameters']:.1f} %"
+            f.state(
+                f"{recipe}, {share} of the parameters, on {goal}: worst seed within two points of full",
+                near(runs, full),
+                f"{several(column(runs))}; full {several(column(full))}",
+            )
+    starts = f.seeds(at_start, [{"recipe": r} for r in recipes[1:]])
+    for recipe, runs in zip(recipes[1:], starts, strict=True):
+        rows.append((recipe, several(column(runs, "shift"), 4), several(column(runs, "kept"), 3)))
+    kept = [k for runs in starts for k in column(runs, "kept")]
+    f.state("freshly attached, the base keeps 99 % of its mixture", min(kept) > 0.99, several(kept, 3))
+    f.table("Freshly attached, before any training", ("", "shift of the logits (share)", "mixture kept"), rows)
+
+
+@claim("LoRA of rank 1 to 8 does what full fine-tuning does", "Hu et al. 2022, table 6", USUAL, 10)
+def small_ranks(f):
+    recipes = [Full(), *(LoRA(rank=r) for r in (1, 2, 4, 8))]
+    rows = []
+    for goal in (HELD_OUT, NEW):
+        full, *rest = usual(f, recipes, goal)
+        good = [recipe.rank for recipe, runs in zip(recipes[1:], rest, strict=True) if near(runs, full)]
+        f.state(
+            f"{goal}: some rank up to 8 is within two points of full in every seed", good, f"ranks {good or 'none'}"
+        )
+        rows.append((goal, *(several(column(runs)) for runs in (full, *rest))))
+    one = usual(f, [LoRA(rank=1)], NEW)[0]
+    f.state("rank 1 suffices for the new table too", min(column(one)) > 0.9, several(column(one)))
+    f.table("Lines right", ("", *recipes), rows)
+
+
+@claim(
+    "BitFit is good on little data and limited on harder tasks",
+    "Ben Zaken et al. 2022",
+    "64 and 256 lines of a held-out pair; the new table for 300 and 900 steps; every rate swept",
+    3,
+)
+def bitfit(f):
+    for size in (16, 64, 256):
+        full, bias = few(f, [Full(), BitFit()], size)
+        better = min(column(bias)) >= max(column(full))
+        f.state(
+            f"with {size} lines BitFit is not below full fine-tuning",
+            better if max(column(bias) + column(full)) > 0.1 else None,
+            f"{several(column(bias))}; full {several(column(full))}",
+        )
+    full, bias = usual(f, [Full(), BitFit()], NEW)
+    f.state(
+        "on a new table it is below full fine-tuning after 300 steps",
+        max(column(bias)) < min(column(full)),
+        f"{several(column(bias))}; full {several(column(full))}",
+    )
+    rate = next(c.lr for c in CONTESTANTS if c.recipe == BitFit())
+    (long,) = f.seeds(train, [{"recipe": BitFit(), "goal": NEW, "lr": rate, "steps": 900}])
+    f.state("and still after 900", max(column(long)) < 0.9, several(column(long)))
+
+
+@claim(
+    "Prompting selects what the model knows, weights teach what it does not",
+    "a common summary of Lester et al. 2021 and Petrov et al. 2024",
+    "A prompt of 4 on known, held-out and new tasks; then 512 parameters each for 1,000 steps of 32 lines, 3 rates",
+    6,
+)
+def selects_and_teaches(f):
+    prompt = PromptTuning(length=4)
+    for goal in (KNOWN, HELD_OUT):
+        (runs,) = usual(f, [prompt], goal)
+        f.state(f"256 numbers select {goal} ({goal.kind})", min(column(runs)) > 0.98, several(column(runs)))
+    (runs,) = usual(f, [prompt], NEW)
+    f.state(f"they do not teach {NEW} ({NEW.kind})", max(column(runs)) < 0.1, several(column(runs)))
+    recipes = [LoRA(rank=2, targets=("o",)), LoRA(rank=1), PromptTuning(length=8)]
+    job = {"goal": NEW, "steps": 1000, "batch": 32}
+    found = f.tuned(train, [job | {"recipe": r} for r in recipes], (1e-2, 3e-2, 1e-1))
+    on_o, on_qv, prompts = (column(runs) for _, runs in found)
+    f.state("512 numbers in the weights o teach the table", min(on_o) > 0.9, several(on_o))
+    f.state("512 numbers in the weights q and v teach it", min(on_qv) > 0.9, several(on_qv))
+    f.state("512 numbers in a prompt do not", max(prompts) < 0.5, several(prompts))
+    f.table(
+        "512 trained numbers, 1,000 steps",
+        ("", "rate", "lines right, by seed"),
+        [
+            (r, f"{lr:g}", " ".join(f"{a:.2f}" for a in column(runs)))
+            for r, (lr, runs) in zip(recipes, found, strict=True)
+        ],
+    )
+
+
+@claim("A detached delta leaves the base as it was, bit for bit", "every PEFT paper; Hu et al. 2022, §4.2", USUAL, 2)
+def detaching(f):
+    recipes = [c.recipe for c in CONTESTANTS if not c.sources]
+    runs = [run for goal in (HELD_OUT, NEW) for found in usual(f, recipes, goal) for run in found]
+    f.state(
+        f"the fingerprint of all weights is the same after {len(runs)} trainings",
+        all(column(runs, "restored")),
+        f"{sum(column(runs, 'restored'))} of {len(runs)}",
+    )
+    rows = []
+    for recipe, found in zip(recipes, usual(f, recipes, HELD_OUT), strict=True):
+        rows.append((recipe, several(column(found)), several(column(found, "kept"))))
+    f.state(
+        "and attached, full fine-tuning loses the mixture",
+        max(column(usual(f, [Full()], HELD_OUT)[0], "kept")) < 0.5,
+        several(column(usual(f, [Full()], HELD_OUT)[0], "kept")),
+    )
+    f.table(f"Attached, after {HELD_OUT} without an instruction", ("", "task", "mixture kept"), rows)
