@@ -5,7 +5,8 @@ python run.py test        the tests (further words go to pytest:  python run.py 
 python run.py lab         open the lessons in Jupyter
 python run.py lessons     build the notebooks from their sources
 python run.py site        the lessons as static pages, to be read without running anything: site/index.html
-python run.py pretrain    make the shipped base again
+python run.py claims      every claim of the papers put to the test: lessons/claims.md (--list, or names of claims)
+python run.py pretrain    make the shipped base again (or name others; `ladder` for all twelve)
 python run.py parity      compare with the reference libraries, which this installs
 python run.py graders     grade a small class with nbgrader and otter-grader, which this installs (or name one of them)
 python run.py style       ruff: check and format
@@ -29,6 +30,7 @@ TASKS = {
     "lab": [["-m", "jupyter", "lab", "lessons"]],
     "lessons": [["lessons/build.py"]],
     "site": [["lessons/pages.py"]],
+    "claims": [["-m", "claims"]],
     "pretrain": [["tiny_models/pretrain.py"]],
     "parity": [["-m", "pytest", "tests/parity"]],
     "graders": [["graders/trial.py"]],

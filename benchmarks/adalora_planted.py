@@ -45,7 +45,8 @@ RATES, CHOOSING, SEEDS = (1e-2, 3e-2, 1e-1), 100, (0, 1, 2)
 
 @torch.no_grad()
 def plant(seed, planted=PLANTED):
-    """A teacher, changed where `planted` says, {path: (rank, size)}. The directions in are those along which the inputs of a matrix vary most, whitened; out, random."""
+    """A teacher, changed where `planted` says, {path: (rank, size)}. The directions in are those along which the inputs
+    of a matrix vary most, whitened; out, random."""
     teacher, inputs = base(), {}
     hooks = [
         teacher.get_submodule(path).register_forward_pre_hook(lambda _, x, path=path: inputs.update({path: x[0]}))

@@ -70,8 +70,8 @@ def rounding(base_name, quant_type):
 @claim(
     "NF4 loses less than FP4 and int4, and a LoRA makes up for what is lost",
     "Dettmers et al. 2023",
-    "Every matrix of three bases in blocks of 64; then LoRA of rank 4 on the quantised base, 300 steps of 32 lines of a new "
-    "table, three rates for each",
+    "Every matrix of three bases in blocks of 64; then LoRA of rank 4 on the quantised base, 300 steps of 32 lines of "
+    "a new table, three rates for each",
     12,
 )
 def four_bits(f):

@@ -6,6 +6,7 @@ import torch
 
 from claims.lab import HELD_OUT, train
 from claims.ledger import beats, claim, column, several
+from minipeft import plots
 from minipeft.bases import base
 from minipeft.comparison import RATES, rate_of
 from minipeft.deltas import delta_of, put
@@ -51,6 +52,13 @@ def few_examples(f):
         "it is overfitting: with 8 and 16 lines those lines themselves are right", min(learned) > 0.9, several(learned)
     )
     rows = [(r, *(several(column(found[size][i])) for size in SIZES)) for i, r in enumerate(FAMILIES)]
+    series = {str(r): {size: column(found[size][i]) for size in SIZES} for i, r in enumerate(FAMILIES)}
+    f.picture(
+        "few-examples",
+        f"Lines of {HELD_OUT} right against the number of lines to learn from, 8 to 1,024, for six "
+        "methods, with the range over three seeds; the numbers are those of the table above",
+        lambda: plots.against(series, xlabel="lines to learn from", ylabel="fresh lines right (share)"),
+    )
     f.table("Fresh lines right, by the number of lines to learn from", ("", *SIZES), rows)
 
 

@@ -45,15 +45,17 @@ def timed(experiment, job):
 class Lab:
     """`lab(train, jobs)` gives the results of the jobs in their order; what is stored is not run.
 
-    path: the store. workers: processes of one thread each, by default one for each core.
+    path: the store. workers: processes of one thread each, by default one for each core. again: what was stored before
+    is run anew.
     `lab.asked` holds the keys of all jobs asked for so far. Several threads may ask at once.
     """
 
-    def __init__(self, path=RUNS, workers=None, progress=True):
-        self.path, self.workers = path, workers or cores()
+    def __init__(self, path=RUNS, workers=None, again=False, progress=True):
+        self.path, self.workers, self.again = path, workers or cores(), again
         lines = path.read_text().splitlines() if path.exists() else ()
         self.stored = {json.dumps(line["job"]): line for line in map(json.loads, lines)}
-        self.running, self.asked, self.lock, self.pool = {}, set(), Lock(), None
+        self.running, self.made, self.asked, self.pool = {}, set(), set(), None
+        self.lock, self.writing = Lock(), Lock()
         self.bar = tqdm(total=0, disable=not progress, unit="run", mininterval=1)
 
     def __call__(self, experiment, jobs):
@@ -61,9 +63,9 @@ class Lab:
         with self.lock:
             self.asked |= set(keys)
             for key, job in zip(keys, jobs, strict=True):
-                if key not in self.stored and key not in self.running:
+                if key not in self.running and (self.again or key not in self.stored):
                     self.running[key] = self.submit(experiment, job)
-        return [self.running[key].result()[0] if key in self.running else self.stored[key]["result"] for key in keys]
+        return [self.result(key) for key in keys]
 
     def submit(self, experiment, job):
         if self.pool is None:
@@ -71,18 +73,26 @@ class Lab:
             spawn = get_context("spawn")
             self.pool = ProcessPoolExecutor(self.workers, spawn, initializer=torch.set_num_threads, initargs=(1,))
         self.bar.total += 1
-        future = self.pool.submit(timed, experiment, job)
-        future.add_done_callback(lambda done: done.cancelled() or done.exception() or self.store(experiment, job, done))
+        future, key = self.pool.submit(timed, experiment, job), key_of(experiment, job)
+        future.add_done_callback(lambda done: done.cancelled() or done.exception() or self.store(key, done))
         return future
 
-    def store(self, experiment, job, done):
-        result, seconds = done.result()
-        key = key_of(experiment, job)
-        line = {"job": json.loads(key), "result": result, "seconds": round(seconds, 1)} | MADE_WITH
-        with self.path.open("a") as file:  # only ever called by the pool's own thread
-            file.write(json.dumps(line) + "\n")
-        self.stored[key] = line
-        self.bar.update()
+    def store(self, key, done):
+        with self.writing:
+            if key not in self.made:
+                self.made.add(key)
+                result, seconds = done.result()
+                line = {"job": json.loads(key), "result": result, "seconds": round(seconds, 1)} | MADE_WITH
+                with self.path.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                self.stored[key] = line
+                self.bar.update()
+
+    def result(self, key):
+        if key in self.running:
+            self.running[key].result()
+            self.store(key, self.running[key])
+        return self.stored[key]["result"]
 
     def seconds(self, keys):
         """Seconds of one core that these jobs took."""

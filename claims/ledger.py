@@ -18,11 +18,14 @@ class Finding:
     """What one claim asks of the lab, and what it finds.
 
     statements: (text, decision, numbers). A decision is True, False, or None where the difference lies within the
-    spread over seeds. tables: (title, columns, rows). keys: of all jobs that were asked for.
+    spread over seeds. measured: the numbers in a phrase. tables: (title, columns, rows). pictures: (name, alt text, a
+    function that draws it).
+    keys: of all jobs that were asked for.
     """
 
     def __init__(self, lab):
-        self.lab, self.keys, self.statements, self.tables, self.notes = lab, set(), [], [], []
+        self.lab, self.keys, self.measured = lab, set(), ""
+        self.statements, self.tables, self.pictures, self.notes = [], [], [], []
 
     def run(self, experiment, jobs):
         """The results of the jobs, in their order."""
@@ -52,6 +55,9 @@ class Finding:
 
     def table(self, title, columns, rows):
         self.tables.append((title, columns, [[str(cell) for cell in row] for row in rows]))
+
+    def picture(self, name, alt, draw):
+        self.pictures.append((name, alt, draw))
 
     def note(self, text):
         self.notes.append(text)
@@ -115,10 +121,10 @@ def several(values, digits=2):
 
 
 def beats(a, b, margin=0.0):
-    """Are all of a above all of b? None where the two overlap and neither is above."""
+    """Are all of a above all of b? False if all are below; None if the two overlap."""
     if min(a) > max(b) + margin:
         return True
-    return False if max(a) <= min(b) else None
+    return False if max(a) < min(b) else None
 
 
 def column(runs, name="accuracy"):

@@ -50,7 +50,8 @@ def truncate(goal, lr, seed, steps=300):
 @claim(
     "The ΔW of full fine-tuning is of low rank",
     "Aghajanyan et al. 2021; Hu et al. 2022, §7",
-    "All twelve matrices fine-tuned in full, 300 steps of 32 lines; then only the k largest singular values of each ΔW are kept",
+    "All twelve matrices fine-tuned in full, 300 steps of 32 lines, three rates; then only the k largest singular "
+    "values of each ΔW are kept",
     10,
 )
 def low_rank_change(f):
@@ -86,7 +87,8 @@ def imitate(recipe, planted, lr, seed):
 @claim(
     "The error drops where LoRA's rank reaches the rank that was planted",
     "Hu et al. 2022, §7; our own experiment",
-    "A change of rank 2 or 4 planted in the last layer's v; LoRA on that matrix imitates the logits, 300 steps of 32 lines",
+    "A change of rank 2 or 4 planted in the last layer's v; LoRA on that matrix imitates the logits, 300 steps of 32 "
+    "lines, three rates for each rank",
     10,
 )
 def elbow(f):
@@ -167,7 +169,8 @@ def lora_plus(f):
 @claim(
     "AdaLoRA beats LoRA at an equal budget",
     "Zhang et al. 2023",
-    "Ranks 8, 4 and 4 planted in three of twelve matrices, budget 12; and a new table, 150 steps of 32 lines, five seeds",
+    "Ranks 8, 4 and 4 planted in three of twelve matrices, budget 12, three rates; and a new table, 150 steps of 32 "
+    "lines, seven rates, five seeds",
     11,
 )
 def adalora(f):
@@ -202,7 +205,7 @@ def adalora(f):
         f"{several(ada)}; LoRA {several(lora)}",
     )
     f.note(
-        "AdaLoRA begins with more than its budget (8 or 2 triplets for each matrix), so it trains more numbers at first."
+        "AdaLoRA begins with more than its budget, 8 or 2 triplets for each matrix: at first it trains more numbers."
     )
 
 
@@ -244,6 +247,4 @@ def training_memory(f):
         ("", *kinds),
         [(n, *(f"{r[0][k] / 1000:,.0f}" for k in kinds)) for n, r in (("Full", full), ("LoRA(rank=4)", lora))],
     )
-    f.note(
-        "The activations of a long or wide batch outweigh all else in a model this small; in a large one the weights do."
-    )
+    f.note("In a model this small the activations of a batch outweigh all else; in a large one the weights do.")

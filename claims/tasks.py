@@ -36,7 +36,7 @@ class Learned(Exception):
 
 
 def new_word(recipe, lr, seed, level=0.98, steps=300):
-    """A new word is taught, `reverse .` for reverse+violet, until 98 % of validation lines are right; then what is kept.
+    """A new word is taught, `reverse .` for reverse+violet, until 98 % of validation lines are right: what is kept?
 
     validation: what is lost of the mixture, on lines that are not reported, or more than 1 if the level is not reached.
     """
@@ -63,8 +63,8 @@ def new_word(recipe, lr, seed, level=0.98, steps=300):
 @claim(
     "A small method, attached, forgets less than full fine-tuning",
     "Biderman et al. 2024 (LoRA learns less and forgets less)",
-    "A new word is taught until 98 % are right, at most 300 steps of 32 lines; of five rates the one that keeps most of the "
-    "pretraining mixture, for each method",
+    "A new word is taught until 98 % are right, at most 300 steps of 32 lines; of six rates the one that keeps most of "
+    "the pretraining mixture, for each method",
     2,
 )
 def forgetting(f):

@@ -5,6 +5,7 @@
 Formulas become MathML, figures are part of the page, code is coloured by its style sheet.
 """
 
+import base64
 import html
 import re
 from pathlib import Path
@@ -18,7 +19,8 @@ from pygments.formatters import HtmlFormatter
 
 HERE = Path(__file__).parent
 OUT = HERE.parent / "site"
-REPOSITORY_FILES = re.compile(r'href="(?!#|https?:|\d\d_\w+\.html)([^"]+)"')  # links to files, not to other lessons
+REPOSITORY_FILES = re.compile(r'href="(?!#|https?:|\w+\.html)([^"]+)"')  # links to files, not to other pages
+PICTURES = re.compile(r'src="(\.\./[^"]+\.png)"')
 
 STYLE = """
 :root { --ink: #222; --pale: #f5f5f3; --line: #d8d8d4; --link: #00548a }
@@ -99,18 +101,34 @@ def link(path, text):
     return f'<a href="{path.stem}.html">{html.escape(text)}</a>' if path else ""
 
 
+def settled(body):
+    """Links between pages, no others to files; pictures become part of the page."""
+    body = body.replace(".ipynb", ".html").replace("claims.md", "claims.html")
+    body = REPOSITORY_FILES.sub(lambda m: f'title="a file of the repository: {m[1]}"', body)
+    return PICTURES.sub(lambda m: f'src="data:image/png;base64,{encoded(HERE / m[1])}"', body)
+
+
+def encoded(path):
+    return base64.b64encode(path.read_bytes()).decode()
+
+
 def page(path, before, after):
     notebook = nbformat.read(path, as_version=4)
     body, _ = Exporter(template_name="basic").from_notebook_node(notebook)
-    body = body.replace(".ipynb", ".html")
-    body = REPOSITORY_FILES.sub(lambda m: f'title="a file of the repository: {m[1]}"', body)
     return PAGE.format(
         title=html.escape(heading(notebook)),
         style=STYLE + HtmlFormatter(style="default").get_style_defs(".highlight"),
         left=link(before, "← before") if before else "",
         right=link(after, "next →") if after else "",
-        body=body,
+        body=settled(body),
     )
+
+
+def ledger(source):
+    """The page of claims. Its table is wide, so it may be as wide as the window."""
+    body = settled(markdown(source))
+    style = STYLE + "body { max-width: 84rem } td { vertical-align: top; font-size: 14px }"
+    return PAGE.format(title="minipeft: the ledger of claims", style=style, left="", right="", body=body)
 
 
 def index(paths):
@@ -122,6 +140,7 @@ def index(paths):
             f"<div><h2>{link(path, heading(notebook))}</h2>{promise(notebook)}</div></div>"
         )
     body = "<h1>Parameter-efficient fine-tuning, by building it</h1>" + "\n".join(cards)
+    body += '<p><a href="claims.html">The ledger of claims</a>: what the papers say, put to the test.</p>'
     return PAGE.format(title="minipeft: the lessons", style=STYLE, left="", right="", body=body)
 
 
@@ -132,7 +151,9 @@ def main(out=OUT):
         before, after = paths[i - 1] if i else None, paths[i + 1] if i + 1 < len(paths) else None
         (out / f"{path.stem}.html").write_text(page(path, before, after), encoding="utf-8")
     (out / "index.html").write_text(index(paths), encoding="utf-8")
-    print(f"{len(paths)} lessons: open {out / 'index.html'}")
+    claims = (HERE / "claims.md").read_text(encoding="utf-8")
+    (out / "claims.html").write_text(ledger(claims), encoding="utf-8")
+    print(f"{len(paths)} lessons and the ledger: open {out / 'index.html'}")
 
 
 if __name__ == "__main__":

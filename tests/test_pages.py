@@ -25,7 +25,7 @@ def site(tmp_path_factory):
 
 def test_there_is_a_page_for_each_lesson_and_an_index_that_links_them(site):
     names = {path.stem for path in LESSONS.glob("[0-9]*.ipynb")}
-    assert {path.stem for path in site.glob("*.html")} == names | {"index"}
+    assert {path.stem for path in site.glob("*.html")} == names | {"index", "claims"}
     index = (site / "index.html").read_text(encoding="utf-8")
     assert set(re.findall(r'href="(\d\d_\w+)\.html"', index)) == names
     assert index.count('src="data:image/png') == len(names)
@@ -51,7 +51,7 @@ def test_formulas_are_mathml(site):
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
-@pytest.mark.parametrize("name", ["index", "10_lora"])
+@pytest.mark.parametrize("name", ["index", "10_lora", "claims"])
 def test_a_browser_shows_them(site, name, tmp_path):
     picture = tmp_path / "page.png"
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]

@@ -20,6 +20,7 @@ from minipeft.plots.methods import (
     rank_map,
     variances,
 )
+from minipeft.plots.numbers import against
 from minipeft.plots.prompts import journey, likeness, nearest, plane, prefix_map, prefixes
 from minipeft.plots.shifts import common_share, token_changes
 from minipeft.plots.structure import STRUCTURES, structure
@@ -29,7 +30,7 @@ from minipeft.plots.variants import principal, rates, shared_pair
 from minipeft.plots.weights import elbow, low_rank, spectrum, what_moved
 
 __all__ = [
-    "AMOUNT", "FROZEN", "HUES", "INK", "SIGNED", "SPARE", "STRUCTURES", "activations", "alike", "attention",
+    "AMOUNT", "FROZEN", "HUES", "INK", "SIGNED", "SPARE", "STRUCTURES", "activations", "against", "alike", "attention",
     "attention_maps", "attention_share", "bare", "bars", "biases", "block_error", "bottleneck", "common_share",
     "curves", "differs", "doors", "elbow", "forgetting", "fusion_weights", "journey", "levels", "likeness",
     "low_rank", "magnitude_direction", "memory", "module_tree", "nearest", "new", "pareto", "plane", "plt",
