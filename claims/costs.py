@@ -51,6 +51,8 @@ def inference(f):
         f.state(f"{name} takes at least 5 % longer", min(column(runs, name)) > 1.05, several(column(runs, name)))
     f.state("merged LoRA takes at most 5 % longer", max(column(runs, "merged")) < 1.05, several(column(runs, "merged")))
     short, long = (column(runs, str(PrefixTuning(length=n))) for n in (4, 64))
+    names = ["Pfeiffer(size=16)", "merged", str(PrefixTuning(length=4)), str(PrefixTuning(length=64))]
+    f.measured = "times the base: " + ", ".join(f"{n} {several(column(runs, n))}" for n in names)
     f.state("a prefix of 64 takes longer than one of 4", min(long) > max(short), f"{several(long)}; {several(short)}")
     f.table(
         "Time, as a multiple of the base's", ("", "three repeats"), [(n, several(column(runs, n))) for n in runs[0]]
@@ -117,6 +119,11 @@ def four_bits(f):
         min(column(runs)) > 0.9,
         f"from {lost:.2f} to {several(column(runs))}",
     )
+    f.measured = (
+        f"error NF4 {several(error['nf4'], 4)}, FP4 {several(error['fp4'], 4)}, int4 {several(error['int4'], 4)}; "
+    )
+    f.measured += f"{NEW} on NF4 {several(scores[1])}, unquantised {several(scores[0])}; "
+    f.measured += f"the mixture with NF2 from {lost:.2f} to {several(column(runs))}"
     f.table(
         "Rounding alone",
         ("", "relative squared error", "mixture right"),

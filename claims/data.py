@@ -47,6 +47,9 @@ def few_examples(f):
                 beats(mine[size], full[size]) if seen else None,
                 f"{several(mine[size])}; full {several(full[size])}",
             )
+    for size in (8, 64, 1024):
+        each = ", ".join(f"{r} {several(column(found[size][i]))}" for i, r in enumerate(FAMILIES))
+        f.measured += f"{size:,} lines: {each}. "
     learned = [run["learned"] for size in (8, 16) for runs in found[size] for run in runs]
     f.state(
         "it is overfitting: with 8 and 16 lines those lines themselves are right", min(learned) > 0.9, several(learned)
@@ -123,5 +126,6 @@ def fusion(f):
             beats(scores["fusion"], scores["warm"]),
             f"{several(scores['fusion'])}; going on {several(scores['warm'])}",
         )
+        f.measured += f"{size} lines: " + ", ".join(f"{w} {several(scores[w])}" for w in ways) + ". "
         rows += [(size, w, f"{lr:g}", several(scores[w])) for w, (lr, _) in zip(ways, found, strict=True)]
     f.table(f"Lines of {TARGET} right", ("lines to learn from", "", "rate", "right"), rows)

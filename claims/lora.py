@@ -67,6 +67,7 @@ def low_rank_change(f):
         )
         energy = [run["energy"]["8"] for run in runs]
         f.state(f"{goal}: they hold 90 % of ‖ΔW‖²", min(energy) > 0.9, several(energy))
+        f.measured += f"{goal}: with 8 of 64 {several(eight)}, {several(energy)} of ‖ΔW‖². "
         rows += [
             (f"{goal}, rate {lr:g}, {what}", *(several([run[key][k] for run in runs]) for k in run_ranks(runs)))
             for key, what in (("by_rank", "lines right"), ("energy", "share of ‖ΔW‖²"))
@@ -110,6 +111,7 @@ def elbow(f):
             max(further) < 10,
             f"by a factor of {several(further, 1)}",
         )
+        f.measured += f"rank {true}: error left {several(below, 3)} below it, {several(at, 4)} at it. "
         rows += [(true, r, several(e, 5)) for r, e in zip(ranks, (below, at, *beyond), strict=True)]
     f.table("Error left, as a share of the bare base's", ("planted", "LoRA's rank", "error left"), rows)
 
@@ -126,6 +128,7 @@ def where(f):
     job = {"goal": NEW, "steps": 120, "batch": 32}
     found = f.tuned(train, [job | {"recipe": r} for r in recipes], THREE, seeds=range(5))
     scores = {"+".join(p): column(runs) for p, (_, runs) in zip(places, found, strict=True)}
+    f.measured = ", ".join(f"{name} {several(values)}" for name, values in scores.items())
     for other in ("q", "k", "v", "o"):
         f.state(
             f"q and v beat {other} alone",
@@ -154,6 +157,7 @@ def lora_plus(f):
         steps = [[run["reached"] or 121 for run in runs] for _, runs in found]
         faster = max(steps[1]) < min(steps[0])
         slower = min(steps[1]) >= max(steps[0])
+        f.measured += f"{goal}: .9 after {several(steps[1], 0)} steps, LoRA {several(steps[0], 0)}. "
         f.state(
             f"{goal}: nine lines of ten are right after fewer steps",
             True if faster else False if slower else None,
@@ -178,6 +182,7 @@ def adalora(f):
     recipes = [LoRA(rank=1, targets=MATRICES), AdaLoRA(rank=1, start=8)]
     found = f.tuned(imitate, [{"recipe": r, "planted": plant} for r in recipes], THREE)
     lora, ada = (column(runs, "error") for _, runs in found)
+    f.measured = f"planted: error left {several(ada, 3)}, LoRA {several(lora, 3)}; "
     f.state(
         "planted ranks: less error than LoRA spread evenly",
         max(ada) < min(lora),
@@ -199,6 +204,7 @@ def adalora(f):
     jobs = [{"recipe": r, "goal": NEW, "steps": 150, "batch": 32} for r in recipes]
     natural = f.tuned(train, jobs, RATES, seeds=range(5))
     lora, ada = (column(runs) for _, runs in natural)
+    f.measured += f"{NEW}: {several(ada)}, LoRA {several(lora)}"
     f.state(
         f"a natural task, {NEW}: more lines right than LoRA spread evenly",
         beats(ada, lora),
@@ -240,6 +246,7 @@ def training_memory(f):
     f.state("gradients and optimizer: less than a tenth", max(state) < 0.1, f"{several(state, 3)} of full's")
     f.state("activations: less than nine tenths", max(share("activations")) < 0.9, several(share("activations")))
     total = share("gradients", "optimizer", "activations", "weights")
+    f.measured = f"{several(state, 3)} of full's gradients and optimizer, {several(total)} of the whole step"
     f.state("all in all: less than half", max(total) < 0.5, f"{several(total)} of full's")
     kinds = ("weights", "gradients", "optimizer", "activations")
     f.table(

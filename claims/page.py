@@ -43,6 +43,7 @@ def counted(verdicts):
 
 def page(findings, lab):
     """The Markdown text, from {claim: Finding}."""
+    findings = dict(sorted(findings.items(), key=lambda item: item[0].lesson))
     keys = set().union(*(f.keys for f in findings.values()))
     minutes = lab.seconds(keys) / 60
     verdicts = [f.verdict for f in findings.values()]
@@ -52,7 +53,7 @@ def page(findings, lab):
         total=len(findings), counts=counted(verdicts), runs=len(keys), minutes=minutes, half=minutes / 2, **versions
     )
     rows = [
-        (f"[{c.says}](#{c.name})", c.source, c.experiment, f.measured, f"**{SIGNS[f.verdict]}**",
+        (f"[{c.says}](#{c.name})", c.source, c.experiment, f.measured.rstrip(";,. "), f"**{SIGNS[f.verdict]}**",
          f"[{c.lesson:02}]({path_of(c.lesson)})")
         for c, f in findings.items()
     ]  # fmt: skip

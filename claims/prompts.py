@@ -50,6 +50,7 @@ def scale(f):
             f"{several(gaps[32])} and {several(gaps[96])}",
         )
         means = [sum(gaps[w]) / 3 for w in WIDTHS]
+        f.measured += f"{recipe}: gap " + ", ".join(f"width {w} {several(gaps[w])}" for w in WIDTHS) + ". "
         f.state(
             f"{recipe}: it shrinks from each width to the next",
             all(a >= b for a, b in pairwise(means)),
@@ -92,6 +93,7 @@ def prompt_start(f):
     scores = {name: column(runs) for name, (_, runs) in found.items()}
     reached = {name: [run["reached"] or 151 for run in runs] for name, (_, runs) in found.items()}
     best = "the task's words"
+    f.measured = ", ".join(f"{name} {several(values)}" for name, values in scores.items())
     for name in list(starts)[1:]:
         f.state(
             f"the task's words end above {name}",
@@ -125,6 +127,8 @@ def prompt_length(f):
         scores[goal] = [column(runs) for _, runs in f.tuned(train, jobs, HOT)]
         rows.append((goal, *(several(s) for s in scores[goal])))
     one, _, four, _, sixteen = scores[HELD_OUT]
+    for goal, values in scores.items():
+        f.measured += f"{goal}: " + ", ".join(f"{n} {several(v)}" for n, v in zip(lengths, values, strict=True)) + ". "
     f.state("four vectors select a pair that one cannot", beats(four, one), f"{several(four)}; one {several(one)}")
     f.state(
         "beyond four, more length brings little",
@@ -157,6 +161,7 @@ def encoder(f):
         jobs = [SHORT | {"recipe": r, "goal": goal} for r in recipes.values()]
         found = dict(zip(recipes, f.tuned(train, jobs, (3e-3, 1e-2, *HOT), seeds=FIVE), strict=True))
         scores = {name: column(runs) for name, (_, runs) in found.items()}
+        f.measured += f"{goal}: " + ", ".join(f"{n} {several(v)}" for n, v in scores.items()) + ". "
         for other in ("free, wide", "free, narrow"):
             worst = min(scores["LSTM"]), min(scores[other])
             f.state(
@@ -184,6 +189,7 @@ def prefix(f):
         scores = [column(runs) for _, runs in found]
         calmer = max(scores[0]) - min(scores[0]) > max(scores[1]) - min(scores[1]) + 0.02
         same = max(scores[0] + scores[1]) - min(scores[0] + scores[1]) < 0.05
+        f.measured += f"{goal}: network {several(scores[1])}, direct {several(scores[0])}. "
         f.state(
             f"{goal}: the seeds lie closer together with the network",
             None if same else calmer,
@@ -202,6 +208,7 @@ def prefix(f):
     noise, right, wrong = (
         column(runs) for _, runs in f.tuned(train, [job | {"recipe": r} for r in starts], rates, seeds=FIVE)
     )
+    f.measured += f"16 lines: from words {several(right)}, noise {several(noise)}, letters {several(wrong)}"
     f.state(
         "16 lines: the activations of the task's words are a better start than noise",
         beats(right, noise),
@@ -234,6 +241,7 @@ def deep(f):
     for name, job in jobs.items():
         found = f.tuned(train, [job | {"recipe": r} for r in recipes.values()], HOT, seeds=FIVE)
         scores = dict(zip(recipes, (column(runs) for _, runs in found), strict=True))
+        f.measured += f"{name}: " + ", ".join(f"{n} {several(v)}" for n, v in scores.items()) + ". "
         for other in ("shallow, 8 tokens", "shallow, 4 tokens"):
             f.state(
                 f"{name}: above {other}",

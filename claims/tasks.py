@@ -79,6 +79,7 @@ def forgetting(f):
     ]
     found = f.tuned(new_word, [{"recipe": r} for r in recipes], (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1))
     kept = [column(runs, "kept") for _, runs in found]
+    f.measured = "mixture kept: " + ", ".join(f"{r} {several(k)}" for r, k in zip(recipes, kept, strict=True))
     for recipe, (_, runs), mine in zip(recipes[1:], found[1:], kept[1:], strict=True):
         learned = all(run["steps"] for run in runs)
         more = min(mine) > max(kept[0]) if learned and max(mine) > min(kept[0]) else False
@@ -143,6 +144,9 @@ def in_sequence(f):
     ways = {"full": "one model, in full", "lora": "one LoRA", "deltas": "a LoRA for each"}
     found = dict(zip(ways, f.tuned(sequence, [{"way": w} for w in ways], (1e-3, 3e-3, 1e-2, 3e-2)), strict=True))
     last = {w: [run["after"][-1] for run in runs] for w, (_, runs) in found.items()}
+    for way in ways:
+        old = [sum(accuracy[:2]) / 2 for accuracy in last[way]]
+        f.measured += f"{ways[way]}: the first two {several(old)}. "
     for way in ("full", "lora"):
         old = [sum(accuracy[:2]) / 2 for accuracy in last[way]]
         f.state(f"{ways[way]}: less than half is left of the first two tasks", max(old) < 0.5, several(old))
@@ -193,6 +197,8 @@ def mixed(seed):
 )
 def mixed_batches(f):
     (runs,) = f.seeds(mixed, [{}])
+    f.measured = f"greatest difference {max(column(runs, 'difference')):.0e}, "
+    f.measured += f"{sum(column(runs, 'same'))} of {len(runs)} batches the same"
     f.state(
         "logits agree to a part in 100,000",
         max(column(runs, "difference")) < 1e-5,

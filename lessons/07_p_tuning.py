@@ -349,7 +349,8 @@ assert costs.delta_bytes(models["with the encoder"]) == costs.delta_bytes(model)
 # ## Break it
 #
 # A slip that no training curve shows: store the pseudo-embeddings $E$ instead of what the encoder makes of them. Both
-# are $n \times d$, so nothing complains. *Figure: what the checker saw.*
+# are $n \times d$, so nothing complains. *Figure: the stored vectors as the
+# checker expects them, as it finds them, and the difference.*
 
 
 # %%

@@ -6,6 +6,7 @@ The same source gives the same notebook but for what the clock says: cells have 
 """
 
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -50,13 +51,31 @@ def joined(nb):
     return nb
 
 
+CAPTION = re.compile(r"\*Figure(?: \d)?: (.+?)\*(?!\*)", flags=re.DOTALL)
+
+
+def described(nb):
+    """Every picture gets its caption, `*Figure: ...*`, as alternative text. They come in the same order.
+
+    Raises ValueError if there are more pictures than captions, or fewer.
+    """
+    outputs = [output for cell in nb.cells for output in cell.get("outputs", [])]
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+    texts = [text for cell in nb.cells if cell.cell_type == "markdown" for text in CAPTION.findall(cell.source)]
+    if len(pictures) != len(texts):
+        raise ValueError(f"{len(pictures)} pictures, but {len(texts)} captions (*Figure: ...*)")
+    for picture, text in zip(pictures, texts, strict=True):
+        picture.metadata["image/png"] = {"alt": " ".join(re.sub(r"[$`]", "", text).split())}
+    return nb
+
+
 def execute(nb):
     """Run all cells in a fresh kernel, in the folder of the lessons; an error in a cell is an error here."""
     NotebookClient(
         nb, timeout=600, kernel_name="python3", record_timing=False, resources={"metadata": {"path": HERE}}
     ).execute()
     nb.metadata.pop("language_info", None)
-    return joined(nb)
+    return described(joined(nb))
 
 
 def main(names):

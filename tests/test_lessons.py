@@ -61,6 +61,14 @@ def test_the_notebook_is_executed_from_top_to_bottom(source):
 
 
 @each_lesson
+def test_every_picture_has_words_for_those_who_do_not_see_it(source):
+    for cell in code(built(source)):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                assert len(output.metadata["image/png"]["alt"].split()) >= 5
+
+
+@each_lesson
 def test_the_notebook_keeps_no_pairing(source):
     notebook = built(source)
     assert list(notebook.metadata) == ["kernelspec"]
