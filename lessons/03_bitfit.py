@@ -67,11 +67,10 @@ assert (by_b == by_b[:, :1]).all()  # the same to all
 assert len(np.unique(by_W, axis=1).T) > 2  # not so
 
 # %% [markdown]
-# That seems to be very little. But in front of a bend a bias is a **switch**. A ReLU gives $\max(0, h)$: with a bias
-# low enough a unit is off, whatever comes.
+# That seems very little. But in front of a bend a bias is a **switch**. A ReLU gives $\max(0, h)$: with a bias low
+# enough a *unit*, one number inside an MLP, is off, whatever comes.
 #
-# This MLP has two tables in store. Four units know the first, four the second. Which is used is said by the bias
-# alone.
+# This MLP has two tables in store. Four units know the first, four the second. The bias alone says which is used.
 
 # %%
 letters = np.eye(4)  # column i is the letter "abcd"[i]
@@ -137,9 +136,9 @@ assert change < 1e-3
 # %% [markdown]
 # ## The source
 #
-# The method has no formula of its own; its care is in saying *what a bias is*. γ of a LayerNorm is a vector but
-# multiplies: no bias. β is added: a bias. T5 has a table called `relative_attention_bias.weight`: none, whatever its
-# name contains.
+# The method has no formula of its own; its care is in saying *what a bias is*. A LayerNorm
+# multiplies by a vector γ: no bias. It adds a vector β: a bias. T5, another Transformer, has a table called
+# `relative_attention_bias.weight`: none, whatever its name contains.
 
 # %%
 print(inspect.getsource(bitfit.is_bias))
@@ -298,7 +297,7 @@ for seed, m, other in zip(SEEDS, *news.values(), strict=True):
 # ## Few examples
 #
 # The paper finds BitFit as good as training all weights, and better when data are few. Here? 64 lines of `blue` and no
-# others, 300 steps. Full fine-tuning, whose 109,372 numbers could learn 64 lines by heart, gets half the steps.
+# others, 300 steps. Full fine-tuning, whose 109,372 numbers could learn 64 lines by heart, needs half the steps.
 #
 # *Figure: right are nearly all fresh lines with full fine-tuning, fewer with BitFit.*
 
@@ -380,7 +379,7 @@ check("bitfit", copies)  # in a notebook it also draws, with plt.show()
 #
 # 1. Write `is_bias`; its docstring tells the traps. Then the rest: `python -m minipeft start bitfit`.
 # 2. How many biases have BERT-base's layers ($d$ = 768, $f$ = 3,072, 12 layers)?
-# 3. The paper's half: `BitFit(targets=("attn.q", "mlp.up"))`. How many numbers? Train it on `blue`.
+# 3. A part only: `BitFit(targets=("attn.q", "mlp.up"))`. How many numbers? Train it on `blue`.
 # 4. `violet`, 900 steps: do biases learn it?
 # 5. `BitFit(targets=("head",))`: predict, train. Why?
 

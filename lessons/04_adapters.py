@@ -92,12 +92,12 @@ assert (A(h) + A(-h)).any()
 # %% [markdown]
 # ## Three places
 #
-# Attention and MLP are *sublayers*: each reads the residual stream $x$ through a norm, as $n$, and adds its answer $f$.
-# With an adapter is added:
+# Attention and MLP are *sublayers*: each reads the residual stream $x$ through a norm, as $n$, and adds an answer $f$.
+# With adapters:
 #
 # - Houlsby, twice a layer: $f + A(f)$
 # - Pfeiffer, once: $f + A(x + f)$
-# - parallel, once: $f + s \cdot A(n)$
+# - parallel, once: $f + s \cdot A(n)$, with $s = 4$
 #
 # *Figure: where the adapters, coloured, stand.*
 
@@ -149,7 +149,7 @@ for recipe, predicted in recipes.items():
 # ## Near, not at: the start
 #
 # The parallel adapter starts with $U = 0$: exactly the base. The others follow Houlsby et al.: $D$ and $U$ random but
-# small, σ = 0.01. We draw wider ones and ask the base what it knew.
+# small, with standard deviation σ = 0.01. We draw wider ones and ask the base what it knew.
 #
 # *Figure: lines right, told, before training. A wide start destroys what the base knows.*
 

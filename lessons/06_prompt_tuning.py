@@ -238,8 +238,8 @@ plt.show()
 #
 # ## Where to start
 #
-# The paper finds that the start matters. Five starts, two rates each, 30 steps. `peft` draws from $N(0,1)$, eleven
-# times as wide as our table.
+# The paper finds that the start matters. Five starts, two rates each, 30 steps. The library `peft` draws from $N(0,1)$,
+# eleven times as wide as our table.
 
 
 # %%

@@ -51,9 +51,20 @@ def test_low_rank_blocks_have_their_true_proportion():
 def test_spectrum_shows_the_rank():
     delta = torch.randn(9, 3) @ torch.randn(3, 8)
     ax = labelled(plots.spectrum({"LoRA(rank=3)": delta, "Full": torch.randn(9, 8)}))
-    lengths = [len(line.get_xdata()) for line in ax.lines if line.get_linestyle() == "-"]
+    lengths = [len(line.get_xdata()) for line in ax.lines if not line.get_label().startswith("_")]
     assert lengths == [3, 8]
     assert ax.get_yscale() == "log"
+
+
+@pytest.mark.parametrize("size", [8, 40])
+def test_equal_spectra_do_not_hide_each_other(size):
+    delta = torch.randn(size, size)
+    ax = plots.spectrum({"Full": delta, "LoRA(rank=4)": delta, "LoRA(rank=2)": delta})
+    drawn = [line for line in ax.lines if not line.get_label().startswith("_")]
+    assert len({line.get_marker() for line in drawn}) == 3
+    if size == 8:
+        assert len({line.get_xdata()[0] for line in drawn}) == 3  # side by side, round their index
+        assert np.mean([line.get_xdata()[0] for line in drawn]) == pytest.approx(1)
 
 
 def test_what_moved_is_grey_where_nothing_did():

@@ -37,7 +37,8 @@ def low_rank(A, B, scale=1.0, ax=None):
 def spectrum(updates, ax=None, relative=True, first=None):
     """Singular values of ΔW on a log axis. updates: {label: ΔW}; relative: divided by the largest of each.
 
-    Where a rank ends, a dotted line falls to the bottom. first: show only so many values.
+    Where a rank ends, a dotted line falls to the bottom. first: show only so many values. Equal ones do not hide each
+    other: each label has a marker of its own, and where there are few values they stand side by side.
     """
     ax = bare(ax or new(7))
     found = {label: torch.linalg.svdvals(delta.detach().float().cpu()) for label, delta in updates.items()}
@@ -45,13 +46,15 @@ def spectrum(updates, ax=None, relative=True, first=None):
     values = {label: (v / v[0] if relative else v)[: min(ranks[label], first or len(v))] for label, v in found.items()}
     bottom = min(0.3 * min((float(v.min()) for v in values.values() if len(v)), default=1), 0.01)
     longest = max(len(v) for v in values.values())
-    sizes = np.linspace(*((10, 4) if longest <= 16 else (5, 3)), len(updates))  # lines on top of each other all show
-    for label, colour, size in zip(updates, shades(updates), sizes, strict=True):
+    few, aside = longest <= 16, 0.16 * (np.arange(len(updates)) - (len(updates) - 1) / 2)
+    for i, (label, colour) in enumerate(zip(updates, shades(updates), strict=True)):
         shown, n = values[label], len(values[label])
-        ax.plot(np.arange(1, n + 1), shown, "o-", ms=size, color=colour, label=label)
+        x = np.arange(1, n + 1) + (aside[i] if few else 0)
+        look = {"marker": "os^DvP"[i % 6], "mew": 1.4, "mfc": "white" if i % 2 else colour, "ms": 7 if few else 4.5}
+        ax.plot(x, shown, ls="none" if few else "-", color=colour, label=label, **look)
         if 0 < n == ranks[label] < min(len(found[label]), first or n + 1):
-            ax.plot([n, n + 0.6], [shown[-1], bottom], ":", lw=1.5, color=colour)
-    if longest > 16:
+            ax.plot([x[-1], x[-1] + 0.6], [shown[-1], bottom], ":", lw=1.5, color=colour)
+    if not few:
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_formatter("{x:.0f}")
     else:
