@@ -329,7 +329,8 @@ for seed in SEEDS:
 #
 # 1. Plain gradient descent instead of Adam: how many bytes a weight?
 # 2. How many numbers does `Full(targets=("mlp",))` train? Count, then check with `summary`.
-# 3. This is `copied` with shared memory. Mend it:
+# 3. This is `copied` with shared memory. Mend it. *Figure: what the checker expects of the original, which should stay
+#    zero; what it finds; the difference.*
 
 
 # %%

@@ -350,7 +350,9 @@ assert work["BitFit"] == work["Full"] < work["LoRA(rank=4)"]
 # biases begin at zero. No error is raised.
 #
 # *Figure: lines right, told. The first ruins the base. The second is hardly seen, for this base hardly uses its
-# biases. The checker tells it, because it compares numbers.*
+# biases.*
+#
+# The checker tells it. *Figure: the biases it expects, those it finds, the difference.*
 
 # %%
 lost, zero = base(), BitFit().attach(base())
