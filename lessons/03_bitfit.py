@@ -349,10 +349,9 @@ assert work["BitFit"] == work["Full"] < work["LoRA(rank=4)"]
 # Two mistakes in `copies`. **Originals trained**: without copies there is no base to go back to. **From zero**: the new
 # biases begin at zero. No error is raised.
 #
-# *Figure: lines right, told. The first ruins the base. The second is hardly seen, for this base hardly uses its
-# biases.*
+# *Figure: lines right, told. The first ruins the base. The second is hardly seen: this base hardly uses its biases.*
 #
-# The checker tells it. *Figure: the biases it expects, those it finds, the difference.*
+# *Figure: what the checker expects and finds, and the difference.*
 
 # %%
 lost, zero = base(), BitFit().attach(base())

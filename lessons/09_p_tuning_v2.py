@@ -243,8 +243,9 @@ for lr in RATES[:2]:
 # ## Does depth help?
 #
 # The paper says that prompts at every layer beat one at the input. Above they tie. So make it tight: 128 numbers each,
-# one row in each layer or two rows at the input; 60 steps. *Figure: lines right with 128 and 512 numbers, a dot for
-# each seed.*
+# one row in each layer or two at the input; 60 steps.
+#
+# *Figure: lines right, a dot for each seed.*
 
 # %%
 tight = {}
@@ -263,7 +264,7 @@ assert np.mean(deep_tight) < np.mean(shallow_tight) + 0.1
 #
 # *Figure 1: the likest words of the rows of layer 0, and of random rows.*
 #
-# *Figure 2: attention that virtual tokens get, by layer and head; the line: if it were even.*
+# *Figure 2: attention that virtual tokens get; the line: if it were even.*
 #
 # *Figure 3: lines right with one layer's rows put back.*
 
