@@ -351,7 +351,7 @@ assert work["BitFit"] == work["Full"] < work["LoRA(rank=4)"]
 #
 # *Figure: lines right, told. The first ruins the base. The second is hardly seen: this base hardly uses its biases.*
 #
-# *Figure: what the checker expects and finds, and the difference.*
+# *Figure: what the checker expects, finds, the difference.*
 
 # %%
 lost, zero = base(), BitFit().attach(base())

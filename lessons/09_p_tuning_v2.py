@@ -242,7 +242,7 @@ for lr in RATES[:2]:
 #
 # ## Does depth help?
 #
-# The paper says that prompts at every layer beat one at the input. Above they tie. So make it tight: 128 numbers each,
+# The paper says that prompts at every layer beat one at the input. So make it tight: 128 numbers each,
 # one row in each layer or two at the input; 60 steps.
 #
 # *Figure: lines right, a dot for each seed.*
