@@ -287,8 +287,9 @@ for spread, ada, told in zip(*errors.values(), strict=True):
 #
 # Did it *find* the places?
 #
-# *Below, 1: the budget and the ranks of all; under it each matrix's rank, seed 0. 2: final ranks, mean over seeds. The
-# framed cells, the planted ones, have nearly all.*
+# *Figure 1: the budget and the ranks of all; under it each matrix's rank, seed 0.*
+#
+# *Figure 2: final ranks, mean over seeds. The framed cells, the planted ones, have nearly all.*
 
 # %%
 model, recipe = runs["AdaLoRA"][0][0], CONTESTANTS["AdaLoRA"]
@@ -358,7 +359,9 @@ for seed, places in zip(SEEDS, chosen, strict=True):
 #
 # `reverse+violet`, 12 ranks, 150 steps, rates tuned alike; stored runs (`benchmarks/adalora_short.py`).
 #
-# *1: lines right, a dot for each seed. Spread lags; with the ranks found a LoRA has all. 2: these are in block 0.*
+# *Figure 1: lines right, a dot for each seed. Spread lags; with the ranks found a LoRA has all.*
+#
+# *Figure 2: the ranks found, nearly all in block 0.*
 
 # %%
 for name, by_rate in stored["natural"].items():
