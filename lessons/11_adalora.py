@@ -289,7 +289,7 @@ for spread, ada, told in zip(*errors.values(), strict=True):
 #
 # *Figure 1: the budget and the ranks of all; under it each matrix's rank, seed 0.*
 #
-# *Figure 2: final ranks, mean over seeds. The framed cells, the planted ones, have nearly all.*
+# *Figure 2: final ranks, mean over seeds. The framed cells, those planted, have nearly all.*
 
 # %%
 model, recipe = runs["AdaLoRA"][0][0], CONTESTANTS["AdaLoRA"]
