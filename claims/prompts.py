@@ -27,7 +27,7 @@ def bases(width):
 )
 def scale(f):
     recipes = [Full(), PromptTuning(length=1), PromptTuning(length=4)]
-    goals, rates = (KNOWN, task("left+green")), (3e-3, 1e-2, *HOT)
+    goals, rates = (KNOWN, task("left+green")), (1e-2, *HOT)
     found = {}
     for width in WIDTHS:
         first, job = bases(width)[0], {"steps": 300, "batch": 32}
