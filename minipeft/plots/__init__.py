@@ -22,6 +22,7 @@ from minipeft.plots.methods import (
 )
 from minipeft.plots.numbers import against
 from minipeft.plots.prompts import journey, likeness, nearest, plane, prefix_map, prefixes
+from minipeft.plots.quantised import by_bits, code_errors, twins
 from minipeft.plots.ranks import rank_grid, triplets
 from minipeft.plots.shifts import common_share, token_changes
 from minipeft.plots.structure import STRUCTURES, structure
@@ -31,10 +32,11 @@ from minipeft.plots.variants import principal, rates, shared_pair
 from minipeft.plots.weights import elbow, low_rank, spectrum, what_moved
 
 __all__ = [
-    "AMOUNT", "FROZEN", "HUES", "INK", "SIGNED", "SPARE", "STRUCTURES", "activations", "against", "alike", "attention",
-    "attention_maps", "attention_share", "bare", "bars", "biases", "block_error", "bottleneck", "common_share",
-    "curves", "differs", "doors", "elbow", "forgetting", "fusion_weights", "journey", "levels", "likeness",
-    "low_rank", "magnitude_direction", "memory", "module_tree", "nearest", "new", "pareto", "plane", "plt",
-    "prefix_map", "prefixes", "principal", "rank_grid", "rank_map", "rates", "shades", "shared_pair", "spectrum",
-    "structure", "token_changes", "triplets", "variances", "virtual_share", "what_moved",
+    "AMOUNT", "FROZEN", "HUES", "INK", "SIGNED", "SPARE", "STRUCTURES", "activations", "against", "alike",
+    "attention", "attention_maps", "attention_share", "bare", "bars", "biases", "block_error", "bottleneck",
+    "by_bits", "code_errors", "common_share", "curves", "differs", "doors", "elbow", "forgetting",
+    "fusion_weights", "journey", "levels", "likeness", "low_rank", "magnitude_direction", "memory",
+    "module_tree", "nearest", "new", "pareto", "plane", "plt", "prefix_map", "prefixes", "principal",
+    "rank_grid", "rank_map", "rates", "shades", "shared_pair", "spectrum", "structure", "token_changes",
+    "triplets", "twins", "variances", "virtual_share", "what_moved",
 ]  # fmt: skip
