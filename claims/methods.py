@@ -47,8 +47,9 @@ def adapters(f):
     rows = []
     for goal in (HELD_OUT, NEW):
         full, *rest = usual(f, recipes, goal)
+        f.measured += f"{goal}: full {several(column(full))}, "
         for recipe, runs in zip(recipes[1:], rest, strict=True):
-            f.measured += f"{goal}: {recipe} {several(column(runs))}, full {several(column(full))}; "
+            f.measured += f"{recipe} {several(column(runs))}, "
             share = f"{100 * runs[0]['parameters'] / full[0]['parameters']:.1f} %"
             f.state(
                 f"{recipe}, {share} of the parameters, on {goal}: worst seed within two points of full",
@@ -74,8 +75,8 @@ def small_ranks(f):
         f.state(
             f"{goal}: some rank up to 8 is within two points of full in every seed", good, f"ranks {good or 'none'}"
         )
-        f.measured += f"{goal}: ranks 1, 2, 4, 8 " + ", ".join(several(column(runs)) for runs in rest)
-        f.measured += f"; full {several(column(full))}. "
+        each = [f"rank {r.rank} {several(column(runs))}" for r, runs in zip(recipes[1:], rest, strict=True)]
+        f.measured += f"{goal}: full {several(column(full))}, {', '.join(each)}. "
         rows.append((goal, *(several(column(runs)) for runs in (full, *rest))))
     one = usual(f, [LoRA(rank=1)], NEW)[0]
     f.state("rank 1 suffices for the new table too", min(column(one)) > 0.9, several(column(one)))
@@ -115,10 +116,10 @@ def bitfit(f):
     6,
 )
 def selects_and_teaches(f):
-    prompt = PromptTuning(length=4)
+    prompt, f.measured = PromptTuning(length=4), "256 numbers: "
     for goal in (KNOWN, HELD_OUT):
         (runs,) = usual(f, [prompt], goal)
-        f.measured += f"256 numbers: {goal} {several(column(runs))}, "
+        f.measured += f"{goal} {several(column(runs))}, "
         f.state(f"256 numbers select {goal} ({goal.kind})", min(column(runs)) > 0.98, several(column(runs)))
     (runs,) = usual(f, [prompt], NEW)
     f.measured += f"{NEW} {several(column(runs))}. "

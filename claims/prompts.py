@@ -147,7 +147,7 @@ def prompt_length(f):
 @claim(
     "An encoder makes P-tuning stabler than free vectors",
     "Liu et al. 2021 (P-tuning), §3.2",
-    "Four virtual tokens by an LSTM, free from the same wide start, free from a narrow start; 150 steps of 32 lines, "
+    "Four virtual tokens by an LSTM, free from the same wide start, free from a narrow start; 40 steps of 32 lines, "
     "five rates for each, five seeds",
     7,
 )
@@ -159,7 +159,7 @@ def encoder(f):
     }
     rows = []
     for goal in (HELD_OUT, task("left+green")):
-        jobs = [SHORT | {"recipe": r, "goal": goal} for r in recipes.values()]
+        jobs = [{"recipe": r, "goal": goal, "steps": 40, "batch": 32} for r in recipes.values()]
         found = dict(zip(recipes, f.tuned(train, jobs, (3e-3, 1e-2, *HOT), seeds=FIVE), strict=True))
         scores = {name: column(runs) for name, (_, runs) in found.items()}
         f.measured += f"{goal}: " + ", ".join(f"{n} {several(v)}" for n, v in scores.items()) + ". "
@@ -167,7 +167,7 @@ def encoder(f):
             worst = min(scores["LSTM"]), min(scores[other])
             f.state(
                 f"{goal}: its worst seed is better than that of vectors {other}",
-                worst[0] > worst[1] + 0.02,
+                None if abs(worst[0] - worst[1]) <= 0.02 else worst[0] > worst[1],
                 f"{worst[0]:.2f}; {worst[1]:.2f}",
             )
         rows += [(goal, n, f"{lr:g}", " ".join(f"{a:.2f}" for a in scores[n])) for n, (lr, _) in found.items()]

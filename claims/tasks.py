@@ -79,13 +79,14 @@ def forgetting(f):
     ]
     found = f.tuned(new_word, [{"recipe": r} for r in recipes], (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1))
     kept = [column(runs, "kept") for _, runs in found]
-    f.measured = "mixture kept: " + ", ".join(f"{r} {several(k)}" for r, k in zip(recipes, kept, strict=True))
-    for recipe, (_, runs), mine in zip(recipes[1:], found[1:], kept[1:], strict=True):
+    names = ["Full", "LoRA on q and v", "LoRA on all six", *map(str, recipes[3:])]
+    f.measured = "mixture kept: " + ", ".join(f"{n} {several(k)}" for n, k in zip(names, kept, strict=True))
+    for name, (_, runs), mine in zip(names[1:], found[1:], kept[1:], strict=True):
         learned = all(run["steps"] for run in runs)
         more = min(mine) > max(kept[0]) if learned and max(mine) > min(kept[0]) else False
         overlap = learned and min(mine) <= max(kept[0]) and max(mine) > min(kept[0])
         f.state(
-            f"{recipe} keeps more than full fine-tuning"
+            f"{name} keeps more than full fine-tuning"
             + ("" if learned else " (it does not learn the word in every seed)"),
             None if overlap else more,
             f"{several(mine)}; full {several(kept[0])}",
@@ -94,8 +95,8 @@ def forgetting(f):
         "Attached, with the new word learned",
         ("", "rate", "steps, by seed", "new word right", "mixture kept"),
         [
-            (r, f"{lr:g}", " ".join(str(run["steps"] or "–") for run in runs), several(column(runs)), several(k))
-            for r, (lr, runs), k in zip(recipes, found, kept, strict=True)
+            (n, f"{lr:g}", " ".join(str(run["steps"] or "–") for run in runs), several(column(runs)), several(k))
+            for n, (lr, runs), k in zip(names, found, kept, strict=True)
         ],
     )
 
