@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from claims.lab import HELD_OUT, KNOWN, NEW
-from claims.ledger import claim, column, several
+from claims.ledger import beats, claim, column, several
 from minipeft.bases import base
 from minipeft.comparison import rate_of
 from minipeft.deltas import delta_of, fingerprint, put
@@ -83,12 +83,10 @@ def forgetting(f):
     f.measured = "mixture kept: " + ", ".join(f"{n} {several(k)}" for n, k in zip(names, kept, strict=True))
     for name, (_, runs), mine in zip(names[1:], found[1:], kept[1:], strict=True):
         learned = all(run["steps"] for run in runs)
-        more = min(mine) > max(kept[0]) if learned and max(mine) > min(kept[0]) else False
-        overlap = learned and min(mine) <= max(kept[0]) and max(mine) > min(kept[0])
         f.state(
             f"{name} keeps more than full fine-tuning"
             + ("" if learned else " (it does not learn the word in every seed)"),
-            None if overlap else more,
+            learned and beats(mine, kept[0]),
             f"{several(mine)}; full {several(kept[0])}",
         )
     f.table(
