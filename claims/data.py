@@ -58,6 +58,7 @@ def few_examples(f):
         min(learned) > 0.9 and max(fresh) < 0.1,
         f"these lines {several(learned)}, fresh ones {several(fresh)}",
     )
+    rows = [(r, *(several(column(found[size][i])) for size in SIZES)) for i, r in enumerate(FAMILIES)]
     series = {str(r): {size: column(found[size][i]) for size in SIZES} for i, r in enumerate(FAMILIES)}
     f.picture(
         "few-examples",
