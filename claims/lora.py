@@ -129,9 +129,7 @@ def where(f):
     found = f.tuned(train, [job | {"recipe": r} for r in recipes], THREE, seeds=range(5))
     scores = {"+".join(p): column(runs) for p, (_, runs) in zip(places, found, strict=True)}
     f.measured = ", ".join(f"{name} {several(values)}" for name, values in scores.items())
-    f.note(
-        "One matrix is slower, not unable: after 1,000 steps 512 numbers in o alone are enough (see selects and teaches)."
-    )
+    f.note("One matrix is slower, not unable: after 1,000 steps 512 numbers in o alone are enough (see prompting).")
     for other in ("q", "k", "v", "o"):
         f.state(
             f"q and v beat {other} alone",
