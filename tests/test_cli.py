@@ -27,7 +27,7 @@ def run(*words):
 
 
 def test_another_base_or_a_changed_file_is_told(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="there are: letters-d64"):
+    with pytest.raises(FileNotFoundError, match="there are: letters-d32, "):
         base("gpt-7")
     (tmp_path / "letters-d64.json").write_bytes((FOLDER / "letters-d64.json").read_bytes())
     weights = bytearray((FOLDER / "letters-d64.safetensors").read_bytes())
