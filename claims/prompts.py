@@ -94,7 +94,7 @@ def prompt_start(f):
     scores = {name: column(runs) for name, (_, runs) in found.items()}
     reached = {name: [run["reached"] or 41 for run in runs] for name, (_, runs) in found.items()}
     best = "the task's words"
-    f.measured = ", ".join(f"{name} {several(values)}" for name, values in scores.items())
+    f.measured = "steps to .9: " + ", ".join(f"{name} {several(steps, 0)}" for name, steps in reached.items())
     for name in list(starts)[1:]:
         f.state(
             f"the task's words end above {name}",
@@ -129,7 +129,9 @@ def prompt_length(f):
         rows.append((goal, *(several(s) for s in scores[goal])))
     one, _, four, _, sixteen = scores[HELD_OUT]
     for goal, values in scores.items():
-        f.measured += f"{goal}: " + ", ".join(f"{n} {several(v)}" for n, v in zip(lengths, values, strict=True)) + ". "
+        f.measured += (
+            f"{goal}: " + ", ".join(f"n = {n} {several(v)}" for n, v in zip(lengths, values, strict=True)) + ". "
+        )
     f.state("four vectors select a pair that one cannot", beats(four, one), f"{several(four)}; one {several(one)}")
     f.state(
         "beyond four, more length brings little",
