@@ -22,7 +22,7 @@ def base(name="letters-d64"):
     card, path = card_of(name), FOLDER / f"{name}.safetensors"
     if hashlib.sha256(path.read_bytes()).hexdigest() != card["sha256"]:
         raise ValueError(
-            f"{path} is not the file its card describes (SHA-256 differs); restore it, or run: python run.py pretrain {name}"
+            f"{path} is not the file its card describes (SHA-256 differs): restore it, or python run.py pretrain {name}"
         )
     model = Transformer(Config(**card["config"]))
     model.load_state_dict(load_file(path))
