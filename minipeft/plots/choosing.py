@@ -19,7 +19,7 @@ def scorecard(table, more=(), ax=None):
     spread over more than a factor of ten are shaded by their logarithm.
     """
     columns = list(next(iter(table.values())))
-    ax = ax or new(1.9 + 0.85 * len(columns), 0.7 + 0.27 * len(table))
+    ax = ax or new(1.9 + 0.75 * len(columns), 0.7 + 0.25 * len(table))
     for x, column in enumerate(columns):
         values = [row[column] for row in table.values()]
         for y, (value, share) in enumerate(zip(values, goodness(values, column in more), strict=True)):
@@ -60,7 +60,7 @@ def decisions(tree, ax=None):
 
     tree: (question, {answer: tree}), or at the end (method, reason): the box then has the method's hue.
     """
-    ax = ax or new(9.6, 0.4 + 0.95 * leaves(tree))
+    ax = ax or new(9.4, 0.2 + 0.62 * leaves(tree))
     deep = depth(tree)
     wide, gap = 0.72, 0.28  # of a box, and of the room for the answers behind it; together one step to the right
 
