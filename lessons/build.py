@@ -5,6 +5,8 @@
 The same source gives the same notebook but for what the clock says: cells have fixed ids, no time stamps are kept.
 """
 
+import base64
+import io
 import os
 import re
 import sys
@@ -17,6 +19,7 @@ os.environ.pop("MPLBACKEND", None)  # the kernel chooses the one that puts figur
 import jupytext
 import nbformat
 from nbclient import NotebookClient
+from PIL import Image
 
 HERE = Path(__file__).parent
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
@@ -51,6 +54,16 @@ def joined(nb):
     return nb
 
 
+def light(nb):
+    """Pictures with a palette of 256 colours: a third of the bytes, and nothing that an eye sees is lost."""
+    for data in [output.data for cell in nb.cells for output in cell.get("outputs", []) if "data" in output]:
+        if "image/png" in data:
+            picture, file = Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).convert("RGB"), io.BytesIO()
+            picture.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+            data["image/png"] = base64.b64encode(file.getvalue()).decode() + "\n"
+    return nb
+
+
 CAPTION = re.compile(r"\*Figure(?: \d)?: (.+?)\*(?!\*)", flags=re.DOTALL)
 
 
@@ -75,7 +88,7 @@ def execute(nb):
         nb, timeout=600, kernel_name="python3", record_timing=False, resources={"metadata": {"path": HERE}}
     ).execute()
     nb.metadata.pop("language_info", None)
-    return described(joined(nb))
+    return described(light(joined(nb)))
 
 
 def main(names):

@@ -113,6 +113,11 @@ def test_pareto_has_a_point_with_its_range_for_each_method():
     ]
 
 
+@pytest.mark.parametrize("share", [0.1, 0.7, 0.998])
+def test_pareto_takes_seeds_that_agree(share):
+    plots.pareto([{"method": "Full", "parameters": 9, "accuracy": [share] * 3}])  # their mean is not quite the same
+
+
 def test_pareto_ties_every_name_to_its_point():
     table = many(lambda i: [1.0] if i % 3 else [0.1 * (i % 5), 0.1])
     ax = plots.pareto(table)

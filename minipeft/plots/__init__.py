@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 
 from minipeft.plots.alike import alike
 from minipeft.plots.attention import attention, attention_maps, attention_share, virtual_share
+from minipeft.plots.choosing import decisions, scorecard
 from minipeft.plots.finetuning import forgetting, memory
 from minipeft.plots.general import bars, curves, differs, doors, pareto
 from minipeft.plots.methods import (
@@ -34,9 +35,9 @@ from minipeft.plots.weights import elbow, low_rank, spectrum, what_moved
 __all__ = [
     "AMOUNT", "FROZEN", "HUES", "INK", "SIGNED", "SPARE", "STRUCTURES", "activations", "against", "alike",
     "attention", "attention_maps", "attention_share", "bare", "bars", "biases", "block_error", "bottleneck",
-    "by_bits", "code_errors", "common_share", "curves", "differs", "doors", "elbow", "forgetting",
-    "fusion_weights", "journey", "levels", "likeness", "low_rank", "magnitude_direction", "memory",
-    "module_tree", "nearest", "new", "pareto", "plane", "plt", "prefix_map", "prefixes", "principal",
-    "rank_grid", "rank_map", "rates", "shades", "shared_pair", "spectrum", "structure", "token_changes",
-    "triplets", "twins", "variances", "virtual_share", "what_moved",
+    "by_bits", "code_errors", "common_share", "curves", "decisions", "differs", "doors", "elbow", "forgetting",
+    "fusion_weights", "journey", "levels", "likeness", "low_rank", "magnitude_direction", "memory", "module_tree",
+    "nearest", "new", "pareto", "plane", "plt", "prefix_map", "prefixes", "principal", "rank_grid", "rank_map",
+    "rates", "scorecard", "shades", "shared_pair", "spectrum", "structure", "token_changes", "triplets", "twins",
+    "variances", "virtual_share", "what_moved",
 ]  # fmt: skip

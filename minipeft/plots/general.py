@@ -80,7 +80,7 @@ def pareto(rows, ax=None):
     sides = {"left": [], "right": []}
     for row, colour in zip(rows, shades([r["method"] for r in rows]), strict=True):
         values, y = np.array(row["accuracy"]), row["parameters"]
-        x = values.mean()
+        x = values.mean().clip(values.min(), values.max())  # rounding may put it outside
         ax.errorbar(
             x, y, xerr=[[x - values.min()], [values.max() - x]], ls="none", color=colour, capsize=3, zorder=3,
             **mark(row["method"]),

@@ -25,7 +25,7 @@ def rates(losses, ax=None):
     ax.set_xticks(every, [f"{rate:g}" for rate in every])
     ax.minorticks_off()
     low, high = ax.get_ylim()
-    marks = [m for m in (0.01, 0.03, 0.1, 0.3, 1, 3, 10) if low <= m <= high]
+    marks = [m for m in (0.0001, 0.001, 0.01, 0.03, 0.1, 0.3, 1, 3, 10) if low <= m <= high]
     ax.set_yticks(marks, [f"{m:g}" for m in marks])
     ax.set_xlabel("learning rate (ring: the best)")
     ax.set_ylabel("loss (nats per token)")
