@@ -21,6 +21,7 @@ from minipeft.plots.methods import (
     variances,
 )
 from minipeft.plots.prompts import journey, likeness, nearest, plane, prefix_map, prefixes
+from minipeft.plots.several import along, mixed_batch, one_after_the_other
 from minipeft.plots.shifts import common_share, token_changes
 from minipeft.plots.structure import STRUCTURES, structure
 from minipeft.plots.style import AMOUNT, FROZEN, HUES, INK, SIGNED, SPARE, bare, new, shades
@@ -29,10 +30,10 @@ from minipeft.plots.variants import principal, rates, shared_pair
 from minipeft.plots.weights import elbow, low_rank, spectrum, what_moved
 
 __all__ = [
-    "AMOUNT", "FROZEN", "HUES", "INK", "SIGNED", "SPARE", "STRUCTURES", "activations", "alike", "attention",
+    "AMOUNT", "FROZEN", "HUES", "INK", "SIGNED", "SPARE", "STRUCTURES", "activations", "alike", "along", "attention",
     "attention_maps", "attention_share", "bare", "bars", "biases", "block_error", "bottleneck", "common_share",
-    "curves", "differs", "doors", "elbow", "forgetting", "fusion_weights", "journey", "levels", "likeness",
-    "low_rank", "magnitude_direction", "memory", "module_tree", "nearest", "new", "pareto", "plane", "plt",
-    "prefix_map", "prefixes", "principal", "rank_map", "rates", "shades", "shared_pair", "spectrum", "structure",
-    "token_changes", "variances", "virtual_share", "what_moved",
+    "curves", "differs", "doors", "elbow", "forgetting", "fusion_weights", "journey", "levels", "likeness", "low_rank",
+    "magnitude_direction", "memory", "mixed_batch", "module_tree", "nearest", "new", "one_after_the_other", "pareto",
+    "plane", "plt", "prefix_map", "prefixes", "principal", "rank_map", "rates", "shades", "shared_pair", "spectrum",
+    "structure", "token_changes", "variances", "virtual_share", "what_moved",
 ]  # fmt: skip
