@@ -395,7 +395,7 @@ for seed, model in zip(SEEDS, fused, strict=True):
 # $W_v$ begins random, as any `nn.Linear` does. A fusion of a single adapter should, before training, *be* that adapter.
 # And three, trained as above?
 #
-# *Figure, drawn by the checker: $W_v$ at its start, expected, yours and the difference, for a small d.*
+# *Figure: drawn by the checker, $W_v$ at its start, expected, yours and the difference, for a small d.*
 
 # %%
 for seed in SEEDS:

@@ -351,7 +351,7 @@ if not FAST:
     assert best["TIES"] > best["sum"]
 
 # %% [markdown]
-# *Figure. Left: half-way neither task works, but some lines of `reverse+blue` do. Right: TIES beats the sum on
+# *Figure: left, half-way neither task works, but some lines of `reverse+blue` do. Right, TIES beats the sum on
 # average.*
 #
 # ## Take away, thin out, compress
@@ -486,7 +486,7 @@ for seed in SEEDS:
 #
 # 1. Four deltas of rank 4 on q and v: their sum as a LoRA, which rank, how many bytes?
 # 2. Rows under two LoRAs, the base, a prompt of 4, one of 2, a `Full`: how many passes?
-# 3. This is what all arithmetic above is made of. Mend it:
+# 3. This is what all arithmetic above is made of. Mend it. *Figure: ΔW expected, yours, the difference.*
 
 
 # %%
