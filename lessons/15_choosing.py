@@ -205,7 +205,7 @@ for name in ("PromptTuning(length=4)", "Pfeiffer(size=16)"):
 # Blue again, 200 steps; rates chosen anew, at 8, 32 and 128 lines.
 #
 # *Figure: share of new lines right, by the number of lines to learn from. The prompt is at the top throughout. Full,
-# LoRA and adapter are near 0 at 8, near 1 from 128 on, full first. BitFit stays low; the prefix varies.*
+# LoRA and adapter are near 0 at 8, near 1 from 128 on. BitFit stays low; the prefix varies.*
 
 # %%
 SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
@@ -231,7 +231,7 @@ assert {job["lr"] for job in jobs if job.get("examples") in (8, 32)} == {3e-4, 1
 # Guess 3: the prompt. Eight lines do not say *what* to change; no rate helped the others. A prompt chooses among what
 # the base knows. BitFit is small, too.
 #
-# Beware: full fine-tuning's best rate is 0.0003 at 8 lines, 0.01 at 32. A rate belongs to a size.
+# Beware: full fine-tuning's best rate is 0.0003 at 8 lines, 0.01 at 32. Sweep again.
 #
 # ## The costs, predicted
 #
