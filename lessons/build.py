@@ -3,10 +3,12 @@
     python run.py lessons            all of them; `python run.py lessons 10` only those whose name begins so
 
 The same source gives the same notebook but for what the clock says: cells have fixed ids, no time stamps are kept.
+What a lesson took, in seconds, is kept in times.json; a test holds it to the minute that is promised.
 """
 
 import base64
 import io
+import json
 import os
 import re
 import sys
@@ -22,6 +24,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 HERE = Path(__file__).parent
+TIMES = HERE / "times.json"
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 
 
@@ -91,6 +94,11 @@ def execute(nb):
     return described(light(joined(nb)))
 
 
+def keep(name, seconds):
+    times = json.loads(TIMES.read_text()) | {name: round(seconds)}
+    TIMES.write_text(json.dumps(dict(sorted(times.items())), indent=1) + "\n")
+
+
 def main(names):
     for source in sources():
         if names and not source.name.startswith(tuple(names)):
@@ -100,6 +108,7 @@ def main(names):
         target = source.with_suffix(".ipynb")
         nbformat.write(nb, target)
         seconds, size = time.perf_counter() - begun, target.stat().st_size
+        keep(source.stem, seconds)
         print(f"{target.name}: {seconds:.0f} s, {size // 1000} KB, {len(nb.cells)} cells")
 
 

@@ -68,6 +68,12 @@ def test_every_picture_has_words_for_those_who_do_not_see_it(source):
                 assert len(output.metadata["image/png"]["alt"].split()) >= 5
 
 
+def test_every_lesson_ran_within_a_minute_when_it_was_built():
+    times = json.loads(build.TIMES.read_text())
+    assert set(times) == {source.stem for source in build.sources()}
+    assert max(times.values()) <= 60, "make it shorter, or build it again on a quiet machine"
+
+
 @each_lesson
 def test_the_notebook_keeps_no_pairing(source):
     notebook = built(source)
