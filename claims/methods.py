@@ -142,7 +142,9 @@ def selects_and_teaches(f):
     )
 
 
-@claim("A detached delta leaves the base as it was, bit for bit", "every PEFT paper; Hu et al. 2022, §4.2", USUAL, 2)
+@claim(
+    "A detached delta leaves the base as it was, bit for bit", "Houlsby et al. 2019, §1; Hu et al. 2022, §4.2", USUAL, 2
+)
 def detaching(f):
     recipes = [c.recipe for c in CONTESTANTS if not c.sources]
     runs = [run for goal in (HELD_OUT, NEW) for found in usual(f, recipes, goal) for run in found]

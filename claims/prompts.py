@@ -144,7 +144,7 @@ def prompt_length(f):
 
 @claim(
     "An encoder makes P-tuning stabler than free vectors",
-    "Liu et al. 2021 (P-tuning), §3.2",
+    "Liu et al. 2021 (P-tuning)",
     "Four virtual tokens by an LSTM, free from the same wide start, free from a narrow start; 40 steps of 32 lines, "
     "five rates for each, five seeds",
     7,
