@@ -120,10 +120,11 @@ def train(recipe, goal, lr, seed, steps=STEPS, batch=64, examples=None, base="le
     torch.manual_seed(seed)
     recipe.attach(model)
     found = {"parameters": sum(p.numel() for p in trainable(model).values())}
+    nothing = {"accuracy": 0.0, "validation": None, "learned": 0.0, "kept": 0.0, "reached": None}
     try:
         history = fit(model, lines, steps=steps, lr=lr, batch_size=batch, seed=seed, device="cpu", progress=False)
     except FloatingPointError:
-        return found | {"accuracy": 0.0, "validation": None, "kept": 0.0, "reached": None}
+        return found | nothing | {"restored": fingerprint(detach(model)) == before}
     found["accuracy"] = evaluate(model, goal).accuracy
     found["validation"] = evaluate(model, goal, seed=VALIDATION).loss
     if examples is not None:

@@ -20,11 +20,11 @@ class Finding:
     statements: (text, decision, numbers). A decision is True, False, or None where the difference lies within the
     spread over seeds. measured: the numbers in a phrase. tables: (title, columns, rows). pictures: (name, alt text, a
     function that draws it).
-    keys: of all jobs that were asked for.
+    keys: of all jobs that were asked for. at_the_edge: {key of a job: was the best rate the lowest or highest offered}.
     """
 
     def __init__(self, lab):
-        self.lab, self.keys, self.measured = lab, set(), ""
+        self.lab, self.keys, self.measured, self.at_the_edge = lab, set(), "", {}
         self.statements, self.tables, self.pictures, self.notes = [], [], [], []
 
     def run(self, experiment, jobs):
@@ -47,6 +47,8 @@ class Finding:
         losses = iter([sum(inf(run["validation"]) for run in runs) for runs in tried])
         by_rate = [{lr: next(losses) for lr in rates} for _ in jobs]
         best = [min(losses, key=losses.get) for losses in by_rate]
+        for job, lr in zip(jobs, best, strict=True):
+            self.at_the_edge[key_of(experiment, job)] = lr in (min(rates), max(rates))
         found = self.seeds(experiment, [job | {"lr": lr} for job, lr in zip(jobs, best, strict=True)], seeds)
         return list(zip(best, found, strict=True))
 
@@ -120,9 +122,9 @@ def several(values, digits=2):
     return middle if low == high else f"{middle} ({low}–{high})"
 
 
-def beats(a, b, margin=0.0):
+def beats(a, b):
     """Are all of a above all of b? False if all are below; None if the two overlap."""
-    if min(a) > max(b) + margin:
+    if min(a) > max(b):
         return True
     return False if max(a) < min(b) else None
 

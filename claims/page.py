@@ -70,6 +70,10 @@ def section(claim, finding, lab):
     for name, alt, _ in finding.pictures:
         parts.append(f"\n![{alt}](../docs/{name}.png)")
     parts += [f"\n{note}" for note in finding.notes]
+    if edge := finding.at_the_edge:
+        parts.append(
+            f"\nOf {len(edge)} rates chosen here, {sum(edge.values())} are the lowest or highest that was offered."
+        )
     keys = finding.keys
     parts.append(
         f"\n`python run.py claims {claim.name}`: {len(keys)} runs, {lab.seconds(keys) / 60:.1f} minutes of one core.\n"

@@ -62,6 +62,7 @@ def test_the_rate_is_the_one_of_least_validation_loss_and_its_seed_is_not_report
     assert (first[0], second[0]) == (1, 3)
     assert [run["seed"] for run in first[1]] == [0, 1]
     assert len(finding.keys) == 2 * 3 + 2 * 2
+    assert list(finding.at_the_edge.values()) == [True, False]
 
 
 def test_verdicts():
