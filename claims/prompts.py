@@ -118,14 +118,14 @@ def prompt_start(f):
 @claim(
     "A prompt's length matters",
     "Lester et al. 2021, figure 3",
-    "Prompts of 1 to 16 vectors, 150 steps of 32 lines of a held-out pair, 300 of a new table, three rates for each",
+    "Prompts of 1 to 16 vectors, 150 steps of 32 lines of a held-out pair, 300 of a new table, five rates for each",
     6,
 )
 def prompt_length(f):
     lengths, rows, scores = (1, 2, 4, 8, 16), [], {}
     for goal, steps in ((HELD_OUT, 150), (NEW, 300)):
         jobs = [{"recipe": PromptTuning(length=n), "goal": goal, "steps": steps, "batch": 32} for n in lengths]
-        scores[goal] = [column(runs) for _, runs in f.tuned(train, jobs, HOT)]
+        scores[goal] = [column(runs) for _, runs in f.tuned(train, jobs, (1e-2, *HOT, 1.0))]
         rows.append((goal, *(several(s) for s in scores[goal])))
     one, _, four, _, sixteen = scores[HELD_OUT]
     for goal, values in scores.items():
