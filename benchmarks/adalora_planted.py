@@ -33,11 +33,11 @@ PLANTED = {  # rank, and size against what the matrix puts out: chosen so that a
     "blocks.0.mlp.down": (4, 0.3),
 }
 ALL = ("q", "k", "v", "o", "up", "down")
-CONTESTANTS = {
+TUNED_METHODS = {
     "LoRA, spread, budget 12": LoRA(rank=1, targets=ALL),
-    "AdaLoRA, budget 12": AdaLoRA(rank=1, start=8, targets=ALL),
+    "AdaLoRA, budget 12": AdaLoRA(rank=1, initial_rank=8, targets=ALL),
     "LoRA, spread, budget 16": LoRA(rank=1, targets=ALL, rank_pattern={"q": 2, "v": 2}),
-    "AdaLoRA, budget 16": AdaLoRA(rank=16 / 12, start=8, targets=ALL),
+    "AdaLoRA, budget 16": AdaLoRA(rank=16 / 12, initial_rank=8, targets=ALL),
     "LoRA, told where, budget 16": LoRA(rank=4, targets=tuple(PLANTED), rank_pattern={"blocks.1.attn.v": 8}),
 }
 RATES, CHOOSING, SEEDS = (1e-2, 3e-2, 1e-1), 100, (0, 1, 2)
@@ -65,7 +65,7 @@ def plant(seed, planted=PLANTED):
     return teacher
 
 
-def train(recipe, lr, seed, steps, planted=PLANTED):
+def train(method, lr, seed, steps, planted=PLANTED):
     """The share of the error that is left, how many numbers were trained, and the ranks that were chosen."""
     teacher, student = plant(seed, planted), base()
     fresh = Mixture().batch(500, torch.Generator().manual_seed(TEST)).tokens
@@ -76,8 +76,8 @@ def train(recipe, lr, seed, steps, planted=PLANTED):
 
     whole = left()
     torch.manual_seed(seed)
-    recipe.attach(student)
-    groups = recipe.groups(student, lr)
+    method.attach(student)
+    groups = method.groups(student, lr)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0)
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps, steps // 10))
     generator = torch.Generator().manual_seed(seed)
@@ -87,10 +87,10 @@ def train(recipe, lr, seed, steps, planted=PLANTED):
             wanted = teacher(tokens)
         loss = F.mse_loss(student(tokens), wanted) / whole
         optimizer.zero_grad()
-        (loss + recipe.penalty(student)).backward()
+        (loss + method.regularizer(student)).backward()
         nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], 1.0)
         optimizer.step()
-        recipe.after_step(student, step, steps)
+        method.after_step(student, step, steps)
         rates.step()
     trained = sum(p.numel() for p in trainable(student).values())
     return {"error": left() / whole, "trained": trained, "ranks": {path: r for path, r in ranks(student).items() if r}}
@@ -117,17 +117,17 @@ def main():
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found = {name: {"recipe": str(recipe), "rates": {}, "runs": {}} for name, recipe in CONTESTANTS.items()}
-    with tqdm(total=len(CONTESTANTS) * (len(RATES) + len(SEEDS)), leave=False) as bar:
-        for name, lr in product(CONTESTANTS, RATES):
+    found = {name: {"method": str(method), "rates": {}, "runs": {}} for name, method in TUNED_METHODS.items()}
+    with tqdm(total=len(TUNED_METHODS) * (len(RATES) + len(SEEDS)), leave=False) as bar:
+        for name, lr in product(TUNED_METHODS, RATES):
             bar.set_description(f"{name}, rate {lr:g}")
-            found[name]["rates"][f"{lr:g}"] = train(CONTESTANTS[name], lr, CHOOSING, args.steps)["error"]
+            found[name]["rates"][f"{lr:g}"] = train(TUNED_METHODS[name], lr, CHOOSING, args.steps)["error"]
             bar.update()
-        for name, seed in product(CONTESTANTS, SEEDS):
+        for name, seed in product(TUNED_METHODS, SEEDS):
             tried = found[name]["rates"]
             lr = found[name]["lr"] = float(min(tried, key=tried.get))
             bar.set_description(f"{name}, seed {seed}")
-            found[name]["runs"][str(seed)] = train(CONTESTANTS[name], lr, seed, args.steps)
+            found[name]["runs"][str(seed)] = train(TUNED_METHODS[name], lr, seed, args.steps)
             bar.update()
     Console(width=140).print(table(found))
     about = {

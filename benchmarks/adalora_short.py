@@ -25,25 +25,25 @@ STEPS = 150
 IN_PLANTED = {
     "LoRA, spread": LoRA(rank=1, targets=ALL, rank_pattern={"q": 2, "v": 2}),
     "LoRA, told": LoRA(rank=4, targets=tuple(PLANTED), rank_pattern={"blocks.1.attn.v": 8}),
-    "AdaLoRA": AdaLoRA(rank=4 / 3, start=8, targets=ALL),
+    "AdaLoRA": AdaLoRA(rank=4 / 3, initial_rank=8, targets=ALL),
 }
 NATURAL = {
     "LoRA, spread": LoRA(rank=1, targets=ALL),
     "LoRA, rank 2": LoRA(rank=2, targets=ALL),  # as many numbers as AdaLoRA begins with
-    "AdaLoRA, start=1": AdaLoRA(rank=1, start=1, targets=ALL),  # triplets and penalty, but nothing to allocate
-    "AdaLoRA, start=2": AdaLoRA(rank=1, start=2, targets=ALL),
-    "AdaLoRA, start=8": AdaLoRA(rank=1, start=8, targets=ALL),
+    "AdaLoRA, start=1": AdaLoRA(rank=1, initial_rank=1, targets=ALL),  # triplets and penalty, but nothing to allocate
+    "AdaLoRA, start=2": AdaLoRA(rank=1, initial_rank=2, targets=ALL),
+    "AdaLoRA, start=8": AdaLoRA(rank=1, initial_rank=8, targets=ALL),
 }
 
 
-def planted(recipe, lr, seed):
+def planted(method, lr, seed):
     teacher, student = plant(seed), base()
     lines = Mixture().batch(1500, torch.Generator().manual_seed(1000 + seed)).tokens
     with torch.no_grad():
         wanted = torch.cat([teacher(some) for some in lines.split(100)])
         whole = F.mse_loss(student(lines[:300]), wanted[:300])
     torch.manual_seed(seed)
-    recipe.attach(student)
+    method.attach(student)
     parameters, generator = list(trainable(student).values()), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0)
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, STEPS, STEPS // 10))
@@ -51,18 +51,18 @@ def planted(recipe, lr, seed):
         some = torch.randint(300, len(lines), (16,), generator=generator)
         loss = F.mse_loss(student(lines[some]), wanted[some]) / whole
         optimizer.zero_grad()
-        (loss + recipe.penalty(student)).backward()
+        (loss + method.regularizer(student)).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        recipe.after_step(student, step, STEPS)
+        method.after_step(student, step, STEPS)
         rates.step()
     with torch.no_grad():
         return {"error": round((F.mse_loss(student(lines[:300]), wanted[:300]) / whole).item(), 5)}
 
 
-def natural(recipe, lr, seed, sample=VALIDATION):
+def natural(method, lr, seed, sample=VALIDATION):
     torch.manual_seed(seed)
-    model, goal = recipe.attach(base()), task("reverse+violet")
+    model, goal = method.attach(base()), task("reverse+violet")
     try:
         fit(model, goal, steps=STEPS, lr=lr, batch_size=32, seed=seed, device="cpu", progress=False)
     except FloatingPointError:
@@ -88,14 +88,14 @@ def main(parts):
             OUT.write_text(json.dumps(found, indent=1) + "\n")
         print(part, name, key, {k: v for k, v in stored()[part][name][key].items() if k != "ranks"}, flush=True)
 
-    for part, function, contestants in (("planted", planted, IN_PLANTED), ("natural", natural, NATURAL)):
-        for name, recipe in contestants.items() if part in parts else ():
+    for part, function, tuned_methods in (("planted", planted, IN_PLANTED), ("natural", natural, NATURAL)):
+        for name, method in tuned_methods.items() if part in parts else ():
             for lr in RATES:
-                keep(part, name, f"{lr:g}", function, recipe, lr, CHOOSING)
+                keep(part, name, f"{lr:g}", function, method, lr, CHOOSING)
     for seed in SEEDS if "natural" in parts else ():
-        for name, recipe in NATURAL.items():
-            keep("runs", name, str(seed), natural, recipe, best(stored()["natural"][name]), seed, TEST)
-            if isinstance(recipe, AdaLoRA) and recipe.start > recipe.rank:
+        for name, method in NATURAL.items():
+            keep("runs", name, str(seed), natural, method, best(stored()["natural"][name]), seed, TEST)
+            if isinstance(method, AdaLoRA) and method.start > method.rank:
                 places = {path: rank for path, rank in stored()["runs"][name][str(seed)]["ranks"].items() if rank}
                 handed = LoRA(rank=1, targets=tuple(places), rank_pattern=places)
                 lr = best(stored()["natural"]["LoRA, spread"])

@@ -40,9 +40,9 @@ RATE = {"fusion": 3e-2, "fresh": 3e-3}  # by `rates`; 0.01 for those who go on
 
 
 class Job(tuple):
-    """(part, who, lines, rate, seed); `parallel` shows the recipe."""
+    """(part, who, lines, rate, seed); `parallel` shows the method."""
 
-    recipe = property(lambda self: self[1])
+    method = property(lambda self: self[1])
 
     def __str__(self):
         part, who, lines, lr, seed = self
@@ -67,9 +67,9 @@ def started(who, seed):
         return load(source(who, seed), base())
     found = [source(name, seed) for name in SHELVES[who]]
     torch.manual_seed(seed)
-    recipe = AdapterFusion(adapters=len(found))
-    model = recipe.attach(base())
-    recipe.fill(model, found)
+    method = AdapterFusion(adapters=len(found))
+    model = method.attach(base())
+    method.fill(model, found)
     return model
 
 

@@ -19,9 +19,9 @@ from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from rich.table import Table
 
+from minipeft.attach import merge
 from minipeft.methods.lora import LoRA
-from minipeft.transformer import Config, Transformer
-from minipeft.wrapping import merge
+from minipeft.models.transformer import Config, Transformer
 
 VOCAB, BATCH, TOKENS = 60, 32, 16
 

@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from minipeft.comparison import RATES, STEPS, Contestant, best_rate, compare, rate_of, sweep
+from minipeft.comparison import RATES, STEPS, TunedMethod, best_rate, compare, rate_of, sweep
 from minipeft.methods import Full, LoRA, Pfeiffer, PrefixTuning, PromptTuning, PTuningV2
 from minipeft.tasks import task
 
@@ -36,14 +36,14 @@ FAMILIES = [
 
 
 def select(stored):
-    recipe = PromptTuning(length=4)
+    method = PromptTuning(length=4)
     for goal in (KNOWN, HELD_OUT, NEW):
-        report(stored, f"select: {goal}", goal, [(recipe, rate_of(recipe))], STEPS, seeds=5)
+        report(stored, f"select: {goal}", goal, [(method, rate_of(method))], STEPS, seeds=5)
 
 
 def teach(stored):
-    recipes = [LoRA(rank=2, targets=("o",)), LoRA(rank=1), PromptTuning(length=8), PromptTuning(length=16)]
-    rates = tuned(stored, "teach: rates", NEW, recipes, (1e-2, 3e-2, 1e-1), 2000, seeds=(100,))
+    methods = [LoRA(rank=2, targets=("o",)), LoRA(rank=1), PromptTuning(length=8), PromptTuning(length=16)]
+    rates = tuned(stored, "teach: rates", NEW, methods, (1e-2, 3e-2, 1e-1), 2000, seeds=(100,))
     report(stored, f"teach: {NEW}", NEW, rates, 2000, seeds=3)
 
 
@@ -52,18 +52,18 @@ def few(stored):
     report(stored, f"few: 8 lines of {HELD_OUT}", HELD_OUT, rates, STEPS, seeds=5, examples=8)
 
 
-def tuned(stored, name, goal, recipes, rates, steps, seeds, examples=None):
-    """The best rate of each recipe, as pairs; a list, because a recipe may hold a dictionary."""
+def tuned(stored, name, goal, methods, rates, steps, seeds, examples=None):
+    """The best rate of each method, as pairs; a list, because a method may hold a dictionary."""
     found = stored.setdefault(name, {})
-    contestants = [Contestant(recipe, 0) for recipe in recipes]
-    sweep((goal,), contestants, rates, steps, seeds, examples, found, workers=None, on_run=lambda found: save(stored))
-    return [(recipe, best_rate(found[str(recipe)])) for recipe in recipes]
+    tuned_methods = [TunedMethod(method, 0) for method in methods]
+    sweep((goal,), tuned_methods, rates, steps, seeds, examples, found, workers=None, on_run=lambda found: save(stored))
+    return [(method, best_rate(found[str(method)])) for method in methods]
 
 
 def report(stored, name, goal, rates, steps, seeds, examples=None):
     rows = stored.setdefault(name, [])
     there = {row["method"] for row in rows}
-    new = [Contestant(recipe, lr) for recipe, lr in rates if str(recipe) not in there]
+    new = [TunedMethod(method, lr) for method, lr in rates if str(method) not in there]
     if new:
         rows += compare(goal, new, steps, seeds, examples, workers=None)
         save(stored)

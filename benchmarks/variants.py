@@ -22,16 +22,16 @@ RECIPES += [LoRA(rank=32), LoRA(rank=32, rslora=True)]
 
 
 class Job(tuple):
-    """(recipe, rate); `parallel` shows the recipe."""
+    """(method, rate); `parallel` shows the method."""
 
-    recipe = property(lambda self: self[0])
+    method = property(lambda self: self[0])
 
 
 def run(job):
-    recipe, lr = job
+    method, lr = job
     goal, model = task("reverse+blue"), base()
     torch.manual_seed(SEED)
-    recipe.attach(model)
+    method.attach(model)
     try:
         fit(model, goal, steps=STEPS, lr=lr, batch_size=BATCH, seed=SEED, device="cpu", progress=False)
     except FloatingPointError:
@@ -44,9 +44,9 @@ def main():
     stored = json.loads(OUT.read_text()) if OUT.exists() else {}
 
     def keep(job, result):
-        recipe, lr = job[0]
-        stored.setdefault(str(recipe), {})[f"{lr:g}"] = result
-        stored[str(recipe)] = dict(sorted(stored[str(recipe)].items(), key=lambda item: float(item[0])))
+        method, lr = job[0]
+        stored.setdefault(str(method), {})[f"{lr:g}"] = result
+        stored[str(method)] = dict(sorted(stored[str(method)].items(), key=lambda item: float(item[0])))
         OUT.write_text(json.dumps({str(r): stored[str(r)] for r in RECIPES if str(r) in stored}, indent=1) + "\n")
 
     jobs = [(Job((r, lr)),) for r in RECIPES for lr in RATES if f"{lr:g}" not in stored.get(str(r), {})]

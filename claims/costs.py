@@ -4,13 +4,13 @@ import torch
 
 from claims.lab import HELD_OUT, NEW, train
 from claims.ledger import claim, column, several
+from minipeft.attach import merge
 from minipeft.bases import base
 from minipeft.costs import latency
 from minipeft.methods import Houlsby, LoRA, ParallelAdapter, Pfeiffer, PrefixTuning, QLoRA
 from minipeft.methods.qlora import rounding_error
 from minipeft.tasks import Mixture
 from minipeft.training import evaluate
-from minipeft.wrapping import merge
 
 MATRICES = ("q", "k", "v", "o", "up", "down")
 
@@ -19,17 +19,17 @@ def times(seed):
     """Median time of a forward pass of 32 lines, as a multiple of the base's; all take turns."""
     torch.manual_seed(seed)
     models = {"the base": base(), "the base, again": base()}
-    recipes = [
+    methods = [
         LoRA(rank=4),
         LoRA(rank=4, targets=MATRICES),
         Houlsby(size=8),
         Pfeiffer(size=16),
         ParallelAdapter(size=16),
     ]
-    for recipe in [*recipes, *(PrefixTuning(length=n) for n in (4, 16, 64))]:
-        models[str(recipe)] = base()
-        recipe.attach(models[str(recipe)])
-        models[str(recipe)].eval()
+    for method in [*methods, *(PrefixTuning(length=n) for n in (4, 16, 64))]:
+        models[str(method)] = base()
+        method.attach(models[str(method)])
+        models[str(method)].eval()
     models["merged"] = base()
     LoRA(rank=4, targets=MATRICES).attach(models["merged"])
     merge(models["merged"].eval())
@@ -72,7 +72,7 @@ def rounding(base_name, quant_type):
 @claim(
     "NF4 loses less than FP4 and int4, and a LoRA makes up for what is lost",
     "Dettmers et al. 2023",
-    "Every matrix of three bases in blocks of 64; then LoRA of rank 4 on the quantised base, 300 steps of 32 lines of "
+    "Every matrix of three bases in blocks of 64; then LoRA of rank 4 on the quantized base, 300 steps of 32 lines of "
     "a new table, three rates for each",
     12,
 )
@@ -95,13 +95,13 @@ def four_bits(f):
         f"{several(kept['nf4'], 3)}; FP4 {several(kept['fp4'], 3)}, int4 {several(kept['int4'], 3)}",
     )
     job = {"goal": NEW, "steps": 300, "batch": 32}
-    recipes = [
+    methods = [
         LoRA(rank=4, targets=MATRICES),
         QLoRA(rank=4),
         QLoRA(rank=4, quant_type="nf3"),
         QLoRA(rank=4, quant_type="nf2"),
     ]
-    learned = f.tuned(train, [job | {"recipe": r} for r in recipes], (3e-3, 1e-2, 3e-2))
+    learned = f.tuned(train, [job | {"method": r} for r in methods], (3e-3, 1e-2, 3e-2))
     scores = [column(runs) for _, runs in learned]
     f.state(
         "a LoRA on the base in NF4 learns as well as on the base itself (within two points)",
@@ -110,7 +110,7 @@ def four_bits(f):
     )
     again = f.tuned(
         train,
-        [{"recipe": QLoRA(rank=4, quant_type="nf2"), "goal": Mixture(), "steps": 300, "batch": 64}],
+        [{"method": QLoRA(rank=4, quant_type="nf2"), "goal": Mixture(), "steps": 300, "batch": 64}],
         (3e-3, 1e-2, 3e-2),
     )
     (_, runs), lost = again[0], kept["nf2"][0]
@@ -122,7 +122,7 @@ def four_bits(f):
     f.measured = (
         f"error NF4 {several(error['nf4'], 4)}, FP4 {several(error['fp4'], 4)}, int4 {several(error['int4'], 4)}; "
     )
-    f.measured += f"{NEW} on NF4 {several(scores[1])}, unquantised {several(scores[0])}; "
+    f.measured += f"{NEW} on NF4 {several(scores[1])}, unquantized {several(scores[0])}; "
     f.measured += f"the mixture with NF2 from {lost:.2f} to {several(column(runs))}"
     f.table(
         "Rounding alone",
@@ -132,5 +132,5 @@ def four_bits(f):
     f.table(
         f"LoRA on it, {NEW}",
         ("", "rate", "lines right"),
-        [(r, f"{lr:g}", several(s)) for r, (lr, _), s in zip(recipes, learned, scores, strict=True)],
+        [(r, f"{lr:g}", several(s)) for r, (lr, _), s in zip(methods, learned, scores, strict=True)],
     )

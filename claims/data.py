@@ -20,13 +20,13 @@ FAMILIES = (Full(), LoRA(rank=4), BitFit(), Pfeiffer(size=16), PromptTuning(leng
 CHOOSING = {8: (8,), 32: (16, 32, 64), 128: (128, 256, 512, 1024)}  # the rate is swept at these sizes, for those
 
 
-def few(f, recipes, size):
-    """`size` lines of the held-out pair, 200 steps of 32: for each recipe a list of one result per seed."""
+def few(f, methods, size):
+    """`size` lines of the held-out pair, 200 steps of 32: for each method a list of one result per seed."""
     at = next(chosen for chosen, sizes in CHOOSING.items() if size in sizes)
     job = {"goal": HELD_OUT, "steps": 200, "batch": 32}
-    swept = f.tuned(train, [job | {"recipe": r, "examples": at} for r in recipes], RATES, seeds=())
+    swept = f.tuned(train, [job | {"method": r, "examples": at} for r in methods], RATES, seeds=())
     return f.seeds(
-        train, [job | {"recipe": r, "examples": size, "lr": lr} for r, (lr, _) in zip(recipes, swept, strict=True)]
+        train, [job | {"method": r, "examples": size, "lr": lr} for r, (lr, _) in zip(methods, swept, strict=True)]
     )
 
 
@@ -39,12 +39,12 @@ def few(f, recipes, size):
 def few_examples(f):
     found = {size: few(f, FAMILIES, size) for size in SIZES}
     full = {size: column(runs[0]) for size, runs in found.items()}
-    for i, recipe in enumerate(FAMILIES[1:], 1):
+    for i, method in enumerate(FAMILIES[1:], 1):
         mine = {size: column(runs[i]) for size, runs in found.items()}
         for size in (8, 64):
             seen = max(mine[size] + full[size]) > 0.05
             f.state(
-                f"{recipe}, {size} lines: more fresh lines right than full fine-tuning",
+                f"{method}, {size} lines: more fresh lines right than full fine-tuning",
                 beats(mine[size], full[size]) if seen else None,
                 f"{several(mine[size])}; full {several(full[size])}",
             )
@@ -93,20 +93,20 @@ def transfer(way, size, lr, seed, kind="tangled"):
     lines = Few(target, size, seed)
     model = base()
     torch.manual_seed(seed)
-    recipe = {"full": Full(), "fusion": AdapterFusion(adapters=len(sources))}.get(way, Pfeiffer(size=16))
+    method = {"full": Full(), "fusion": AdapterFusion(adapters=len(sources))}.get(way, Pfeiffer(size=16))
     if way == "warm":  # the best source is the one with the least loss on the lines that there are
         losses = []
         for name in sources:
             trial = base()
-            recipe.attach(trial)
+            method.attach(trial)
             put(trial, source(name, seed).tensors, name)
             losses.append(evaluate(trial, lines, size=size).loss)
         best = sources[losses.index(min(losses))]
-    recipe.attach(model)
+    method.attach(model)
     if way == "warm":
         put(model, source(best, seed).tensors, best)
     if way == "fusion":
-        recipe.fill(model, [source(name, seed) for name in sources])
+        method.fill(model, [source(name, seed) for name in sources])
     try:
         fit(model, lines, steps=200, lr=lr, batch_size=32, seed=seed, device="cpu", progress=False)
     except FloatingPointError:

@@ -1,6 +1,6 @@
 """The laboratory: runs experiments in parallel and keeps every result, so that nothing is run twice.
 
-An experiment is a function of plain arguments and recipes that returns a dictionary of numbers. A job is a dictionary
+An experiment is a function of plain arguments and methods that returns a dictionary of numbers. A job is a dictionary
 of its arguments. Each result is one line of runs.jsonl, with the job, the seconds of one core that it took, and the
 versions that made it. Delete a line, and the next `python run.py claims` runs that job again.
 """
@@ -17,12 +17,12 @@ from threading import Lock
 import torch
 from tqdm.auto import tqdm
 
+from minipeft.attach import detach, trainable
 from minipeft.bases import base as shipped
 from minipeft.comparison import STEPS, cores
 from minipeft.deltas import fingerprint
 from minipeft.tasks import Few, Mixture, task
 from minipeft.training import VALIDATION, evaluate, fit
-from minipeft.wrapping import detach, trainable
 
 KNOWN, HELD_OUT, NEW = task("reverse+red"), task("reverse+blue"), task("reverse+violet")
 RUNS = Path(__file__).with_name("runs.jsonl")
@@ -31,7 +31,7 @@ MADE_WITH = {"torch": torch.__version__.split("+")[0], "python": platform.python
 
 
 def key_of(experiment, job):
-    """What a result is stored under: plain JSON, {"experiment": "train", "recipe": "LoRA(rank=4)", "lr": 0.03, ...}."""
+    """What a result is stored under: plain JSON, {"experiment": "train", "method": "LoRA(rank=4)", "lr": 0.03, ...}."""
     plain = {k: v if isinstance(v, bool | int | float | None) else str(v) for k, v in job.items()}
     return json.dumps({"experiment": experiment.__name__} | plain)
 
@@ -108,7 +108,7 @@ class Lab:
             self.path.write_text("\n".join(lines) + "\n")
 
 
-def train(recipe, goal, lr, seed, steps=STEPS, batch=64, examples=None, base="letters-d64"):
+def train(method, goal, lr, seed, steps=STEPS, batch=64, examples=None, base="letters-d64"):
     """One run of training, from a fresh base.
 
     parameters (trained), accuracy (fresh lines of the task), validation (loss on other lines), kept (the pretraining
@@ -118,7 +118,7 @@ def train(recipe, goal, lr, seed, steps=STEPS, batch=64, examples=None, base="le
     model = shipped(base)
     before, lines = fingerprint(model), goal if examples is None else Few(goal, examples, seed)
     torch.manual_seed(seed)
-    recipe.attach(model)
+    method.attach(model)
     found = {"parameters": sum(p.numel() for p in trainable(model).values())}
     nothing = {"accuracy": 0.0, "validation": None, "learned": 0.0, "kept": 0.0, "reached": None}
     try:

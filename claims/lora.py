@@ -5,13 +5,13 @@ import torch
 from benchmarks import adalora_planted
 from claims.lab import HELD_OUT, NEW, train
 from claims.ledger import beats, claim, column, several
+from minipeft.attach import detach
 from minipeft.bases import base
 from minipeft.comparison import RATES
 from minipeft.costs import measure
 from minipeft.methods import AdaLoRA, Full, LoRA
 from minipeft.tasks import Mixture
 from minipeft.training import VALIDATION, evaluate, fit
-from minipeft.wrapping import detach
 
 MATRICES = ("q", "k", "v", "o", "up", "down")
 THREE = (1e-2, 3e-2, 1e-1)
@@ -79,9 +79,9 @@ def run_ranks(runs):
     return list(runs[0]["energy"])
 
 
-def imitate(recipe, planted, lr, seed):
+def imitate(method, planted, lr, seed):
     """A student imitates the base with a change of known rank planted in one matrix: the share of the error left."""
-    run = adalora_planted.train(recipe, lr, seed, 300, {place: rest for place, *rest in planted})
+    run = adalora_planted.train(method, lr, seed, 300, {place: rest for place, *rest in planted})
     return {"error": run["error"], "validation": run["error"], "ranks": run["ranks"]}
 
 
@@ -97,7 +97,7 @@ def elbow(f):
     rows = []
     for true in (2, 4):
         ranks = (true - 1, true, true + 1, 2 * true)
-        jobs = [{"recipe": LoRA(rank=r, targets=(place,)), "planted": ((place, true, size),)} for r in ranks]
+        jobs = [{"method": LoRA(rank=r, targets=(place,)), "planted": ((place, true, size),)} for r in ranks]
         below, at, *beyond = [column(runs, "error") for _, runs in f.tuned(imitate, jobs, THREE)]
         drop = [b / a for b, a in zip(below, at, strict=True)]
         f.state(
@@ -124,9 +124,9 @@ def elbow(f):
 )
 def where(f):
     places = [("q",), ("k",), ("v",), ("o",), ("q", "k"), ("q", "v"), ("q", "k", "v", "o")]
-    recipes = [LoRA(rank=8 // len(p), targets=p) for p in places]
+    methods = [LoRA(rank=8 // len(p), targets=p) for p in places]
     job = {"goal": NEW, "steps": 300, "batch": 32}
-    found = f.tuned(train, [job | {"recipe": r} for r in recipes], THREE, seeds=range(5))
+    found = f.tuned(train, [job | {"method": r} for r in methods], THREE, seeds=range(5))
     scores = {"+".join(p): column(runs) for p, (_, runs) in zip(places, found, strict=True)}
     f.measured = ", ".join(f"{name} {several(values)}" for name, values in scores.items())
     f.note("One matrix is slower, not unable: after 1,000 steps 512 numbers in o alone are enough (see prompting).")
@@ -150,10 +150,10 @@ def where(f):
     13,
 )
 def lora_plus(f):
-    recipes = [LoRA(rank=4), LoRA(rank=4, lr_ratio=16.0)]
+    methods = [LoRA(rank=4), LoRA(rank=4, lr_ratio=16.0)]
     rows = []
     for goal in (HELD_OUT, NEW):
-        jobs = [{"recipe": r, "goal": goal, "steps": 120, "batch": 32} for r in recipes]
+        jobs = [{"method": r, "goal": goal, "steps": 120, "batch": 32} for r in methods]
         found = f.tuned(train, jobs, RATES, seeds=range(5))
         steps = [[run["reached"] or 121 for run in runs] for _, runs in found]
         faster = max(steps[1]) < min(steps[0])
@@ -166,7 +166,7 @@ def lora_plus(f):
         )
         rows += [
             (goal, r, f"{lr:g}", several(s, 0), several(column(runs)))
-            for r, (lr, runs), s in zip(recipes, found, steps, strict=True)
+            for r, (lr, runs), s in zip(methods, found, steps, strict=True)
         ]
     f.table("121 stands for not within 120 steps", ("", "", "rate", "steps to .9", "lines right at the end"), rows)
 
@@ -180,8 +180,8 @@ def lora_plus(f):
 )
 def adalora(f):
     plant = (("blocks.1.attn.v", 8, 0.7), ("blocks.1.attn.q", 4, 1.5), ("blocks.0.mlp.down", 4, 0.3))
-    recipes = [LoRA(rank=1, targets=MATRICES), AdaLoRA(rank=1, start=8)]
-    found = f.tuned(imitate, [{"recipe": r, "planted": plant} for r in recipes], THREE)
+    methods = [LoRA(rank=1, targets=MATRICES), AdaLoRA(rank=1, initial_rank=8)]
+    found = f.tuned(imitate, [{"method": r, "planted": plant} for r in methods], THREE)
     lora, ada = (column(runs, "error") for _, runs in found)
     f.measured = f"planted: error left {several(ada, 3)}, LoRA {several(lora, 3)}; "
     f.state(
@@ -201,8 +201,8 @@ def adalora(f):
             for seed, run in enumerate(found[1][1])
         ],
     )
-    recipes = [LoRA(rank=1, targets=MATRICES), AdaLoRA(rank=1, start=2)]
-    jobs = [{"recipe": r, "goal": NEW, "steps": 150, "batch": 32} for r in recipes]
+    methods = [LoRA(rank=1, targets=MATRICES), AdaLoRA(rank=1, initial_rank=2)]
+    jobs = [{"method": r, "goal": NEW, "steps": 150, "batch": 32} for r in methods]
     natural = f.tuned(train, jobs, RATES, seeds=range(5))
     lora, ada = (column(runs) for _, runs in natural)
     f.measured += f"{NEW}: {several(ada)}, LoRA {several(lora)}"
@@ -216,11 +216,11 @@ def adalora(f):
     )
 
 
-def memory(recipe, seed):
+def memory(method, seed):
     """Bytes of one step of Adam on 64 lines."""
     model = base()
     torch.manual_seed(seed)
-    recipe.attach(model)
+    method.attach(model)
     found = measure(model, Mixture().batch(64, torch.Generator().manual_seed(seed)))
     return {
         "gradients": found.gradients,
@@ -238,7 +238,7 @@ def memory(recipe, seed):
     10,
 )
 def training_memory(f):
-    full, lora = f.seeds(memory, [{"recipe": Full()}, {"recipe": LoRA(rank=4)}])
+    full, lora = f.seeds(memory, [{"method": Full()}, {"method": LoRA(rank=4)}])
 
     def share(*parts):
         return [sum(a[p] for p in parts) / sum(b[p] for p in parts) for a, b in zip(lora, full, strict=True)]

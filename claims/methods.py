@@ -6,7 +6,7 @@ from claims.data import few
 from claims.lab import HELD_OUT, KNOWN, NEW, train
 from claims.ledger import beats, claim, column, several
 from minipeft.bases import base
-from minipeft.comparison import CONTESTANTS
+from minipeft.comparison import TUNED_METHODS
 from minipeft.methods import BitFit, Full, Houlsby, LoRA, ParallelAdapter, Pfeiffer, PromptTuning
 from minipeft.tasks import Mixture
 from minipeft.training import evaluate
@@ -14,10 +14,10 @@ from minipeft.training import evaluate
 USUAL = "300 steps of 64 fresh lines of a held-out pair and of a new table, at the rates of benchmarks/rates.json"
 
 
-def usual(f, recipes, goal):
-    """The usual run of these recipes: for each a list of one result per seed."""
-    rates = {str(c.recipe): c.lr for c in CONTESTANTS}
-    return f.seeds(train, [{"recipe": r, "goal": goal, "lr": rates[str(r)]} for r in recipes])
+def usual(f, methods, goal):
+    """The usual run of these methods: for each a list of one result per seed."""
+    rates = {str(c.method): c.lr for c in TUNED_METHODS}
+    return f.seeds(train, [{"method": r, "goal": goal, "lr": rates[str(r)]} for r in methods])
 
 
 def near(runs, full, points=0.02):
@@ -26,12 +26,12 @@ def near(runs, full, points=0.02):
 
 
 @torch.no_grad()
-def at_start(recipe, seed):
+def at_start(method, seed):
     """What attaching alone does: shift of the logits (relative) and what is kept of the mixture."""
     model, lines = base(), Mixture().batch(200, torch.Generator().manual_seed(seed)).tokens
     before = model(lines)
     torch.manual_seed(seed)
-    recipe.attach(model)
+    method.attach(model)
     shift = (model.eval()(lines) - before).norm() / before.norm()
     return {"shift": shift.item(), "kept": evaluate(model, Mixture()).accuracy}
 
@@ -43,22 +43,22 @@ def at_start(recipe, seed):
     4,
 )
 def adapters(f):
-    recipes = [Full(), Houlsby(size=8), Pfeiffer(size=16), ParallelAdapter(size=16)]
+    methods = [Full(), Houlsby(size=8), Pfeiffer(size=16), ParallelAdapter(size=16)]
     rows = []
     for goal in (HELD_OUT, NEW):
-        full, *rest = usual(f, recipes, goal)
+        full, *rest = usual(f, methods, goal)
         f.measured += f"{goal}: full {several(column(full))}, "
-        for recipe, runs in zip(recipes[1:], rest, strict=True):
-            f.measured += f"{recipe} {several(column(runs))}, "
+        for method, runs in zip(methods[1:], rest, strict=True):
+            f.measured += f"{method} {several(column(runs))}, "
             share = f"{100 * runs[0]['parameters'] / full[0]['parameters']:.1f} %"
             f.state(
-                f"{recipe}, {share} of the parameters, on {goal}: worst seed within two points of full",
+                f"{method}, {share} of the parameters, on {goal}: worst seed within two points of full",
                 near(runs, full),
                 f"{several(column(runs))}; full {several(column(full))}",
             )
-    starts = f.seeds(at_start, [{"recipe": r} for r in recipes[1:]])
-    for recipe, runs in zip(recipes[1:], starts, strict=True):
-        rows.append((recipe, several(column(runs, "shift"), 4), several(column(runs, "kept"), 3)))
+    starts = f.seeds(at_start, [{"method": r} for r in methods[1:]])
+    for method, runs in zip(methods[1:], starts, strict=True):
+        rows.append((method, several(column(runs, "shift"), 4), several(column(runs, "kept"), 3)))
     kept = [k for runs in starts for k in column(runs, "kept")]
     f.measured += f"freshly attached, mixture kept {several(kept, 3)}"
     f.state("freshly attached, the base keeps 99 % of its mixture", min(kept) > 0.99, several(kept, 3))
@@ -67,20 +67,20 @@ def adapters(f):
 
 @claim("LoRA of rank 1 to 8 does what full fine-tuning does", "Hu et al. 2022, table 6", USUAL, 10)
 def small_ranks(f):
-    recipes = [Full(), *(LoRA(rank=r) for r in (1, 2, 4, 8))]
+    methods = [Full(), *(LoRA(rank=r) for r in (1, 2, 4, 8))]
     rows = []
     for goal in (HELD_OUT, NEW):
-        full, *rest = usual(f, recipes, goal)
-        good = [recipe.rank for recipe, runs in zip(recipes[1:], rest, strict=True) if near(runs, full)]
+        full, *rest = usual(f, methods, goal)
+        good = [method.rank for method, runs in zip(methods[1:], rest, strict=True) if near(runs, full)]
         f.state(
             f"{goal}: some rank up to 8 is within two points of full in every seed", good, f"ranks {good or 'none'}"
         )
-        each = [f"rank {r.rank} {several(column(runs))}" for r, runs in zip(recipes[1:], rest, strict=True)]
+        each = [f"rank {r.rank} {several(column(runs))}" for r, runs in zip(methods[1:], rest, strict=True)]
         f.measured += f"{goal}: full {several(column(full))}, {', '.join(each)}. "
         rows.append((goal, *(several(column(runs)) for runs in (full, *rest))))
     one = usual(f, [LoRA(rank=1)], NEW)[0]
     f.state("rank 1 suffices for the new table too", min(column(one)) > 0.9, several(column(one)))
-    f.table("Lines right", ("", *recipes), rows)
+    f.table("Lines right", ("", *methods), rows)
 
 
 @claim(
@@ -103,8 +103,8 @@ def bitfit(f):
         max(column(bias)) < min(column(full)),
         f"{several(column(bias))}; full {several(column(full))}",
     )
-    rate = next(c.lr for c in CONTESTANTS if c.recipe == BitFit())
-    (long,) = f.seeds(train, [{"recipe": BitFit(), "goal": NEW, "lr": rate, "steps": 900}])
+    rate = next(c.lr for c in TUNED_METHODS if c.method == BitFit())
+    (long,) = f.seeds(train, [{"method": BitFit(), "goal": NEW, "lr": rate, "steps": 900}])
     f.measured += f"new table: {several(column(bias))} after 300 steps, {several(column(long))} after 900"
     f.state("and still after 900", max(column(long)) < 0.9, several(column(long)))
 
@@ -124,9 +124,9 @@ def selects_and_teaches(f):
     (runs,) = usual(f, [prompt], NEW)
     f.measured += f"{NEW} {several(column(runs))}. "
     f.state(f"they do not teach {NEW} ({NEW.kind})", max(column(runs)) < 0.1, several(column(runs)))
-    recipes = [LoRA(rank=2, targets=("o",)), LoRA(rank=1), PromptTuning(length=8)]
+    methods = [LoRA(rank=2, targets=("o",)), LoRA(rank=1), PromptTuning(length=8)]
     job = {"goal": NEW, "steps": 1000, "batch": 32}
-    found = f.tuned(train, [job | {"recipe": r} for r in recipes], (1e-2, 3e-2, 1e-1))
+    found = f.tuned(train, [job | {"method": r} for r in methods], (1e-2, 3e-2, 1e-1))
     on_o, on_qv, prompts = (column(runs) for _, runs in found)
     f.measured += f"512 numbers: in o {several(on_o)}, in q and v {several(on_qv)}, in a prompt {several(prompts)}"
     f.state("512 numbers in the weights o teach the table", min(on_o) > 0.9, several(on_o))
@@ -137,7 +137,7 @@ def selects_and_teaches(f):
         ("", "rate", "lines right, by seed"),
         [
             (r, f"{lr:g}", " ".join(f"{a:.2f}" for a in column(runs)))
-            for r, (lr, runs) in zip(recipes, found, strict=True)
+            for r, (lr, runs) in zip(methods, found, strict=True)
         ],
     )
 
@@ -146,8 +146,8 @@ def selects_and_teaches(f):
     "A detached delta leaves the base as it was, bit for bit", "Houlsby et al. 2019, §1; Hu et al. 2022, §4.2", USUAL, 2
 )
 def detaching(f):
-    recipes = [c.recipe for c in CONTESTANTS if not c.sources]
-    runs = [run for goal in (HELD_OUT, NEW) for found in usual(f, recipes, goal) for run in found]
+    methods = [c.method for c in TUNED_METHODS if not c.sources]
+    runs = [run for goal in (HELD_OUT, NEW) for found in usual(f, methods, goal) for run in found]
     f.state(
         f"the fingerprint of all weights is the same after {len(runs)} trainings",
         all(column(runs, "restored")),
@@ -156,8 +156,8 @@ def detaching(f):
     lost = column(usual(f, [Full()], HELD_OUT)[0], "kept")
     f.measured = f"{sum(column(runs, 'restored'))} of {len(runs)} the same; attached, full keeps {several(lost, 3)}"
     rows = []
-    for recipe, found in zip(recipes, usual(f, recipes, HELD_OUT), strict=True):
-        rows.append((recipe, several(column(found)), several(column(found, "kept"))))
+    for method, found in zip(methods, usual(f, methods, HELD_OUT), strict=True):
+        rows.append((method, several(column(found)), several(column(found, "kept"))))
     f.state(
         "and attached, full fine-tuning loses the mixture",
         max(lost) < 0.5,

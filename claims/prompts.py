@@ -26,45 +26,45 @@ def bases(width):
     6,
 )
 def scale(f):
-    recipes = [Full(), PromptTuning(length=1), PromptTuning(length=4)]
+    methods = [Full(), PromptTuning(length=1), PromptTuning(length=4)]
     goals, rates = (KNOWN, task("left+green")), (1e-2, *HOT)
     found = {}
     for width in WIDTHS:
         first, job = bases(width)[0], {"steps": 300, "batch": 32}
-        swept = f.tuned(train, [job | {"recipe": r, "goal": goals[0], "base": first} for r in recipes], rates, seeds=())
-        for recipe, (lr, _) in zip(recipes, swept, strict=True):
+        swept = f.tuned(train, [job | {"method": r, "goal": goals[0], "base": first} for r in methods], rates, seeds=())
+        for method, (lr, _) in zip(methods, swept, strict=True):
             jobs = [
-                job | {"recipe": recipe, "goal": goal, "base": b, "lr": lr, "seed": seed}
+                job | {"method": method, "goal": goal, "base": b, "lr": lr, "seed": seed}
                 for seed, b in enumerate(bases(width))
                 for goal in goals
             ]
             runs = f.run(train, jobs)
             pairs = [runs[i : i + 2] for i in range(0, len(runs), 2)]
-            found[width, recipe] = [sum(column(pair)) / 2 for pair in pairs], lr
+            found[width, method] = [sum(column(pair)) / 2 for pair in pairs], lr
     rows = []
-    for recipe in recipes[1:]:
-        gaps = {w: [a - b for a, b in zip(found[w, Full()][0], found[w, recipe][0], strict=True)] for w in WIDTHS}
+    for method in methods[1:]:
+        gaps = {w: [a - b for a, b in zip(found[w, Full()][0], found[w, method][0], strict=True)] for w in WIDTHS}
         f.state(
-            f"{recipe}: the gap at width 96 is smaller than at width 32, for every base",
+            f"{method}: the gap at width 96 is smaller than at width 32, for every base",
             beats(gaps[32], gaps[96]),
             f"{several(gaps[32])} and {several(gaps[96])}",
         )
         means = [sum(gaps[w]) / 3 for w in WIDTHS]
-        f.measured += f"{recipe}: gap " + ", ".join(f"width {w} {several(gaps[w])}" for w in WIDTHS) + ". "
+        f.measured += f"{method}: gap " + ", ".join(f"width {w} {several(gaps[w])}" for w in WIDTHS) + ". "
         f.state(
-            f"{recipe}: it shrinks from each width to the next",
+            f"{method}: it shrinks from each width to the next",
             all(a >= b for a, b in pairwise(means)) if max(means) > 0.02 else None,
             " ".join(f"{m:.2f}" for m in means),
         )
-    series = {str(r): {w: found[w, r][0] for w in WIDTHS} for r in recipes}
+    series = {str(r): {w: found[w, r][0] for w in WIDTHS} for r in methods}
     f.picture(
         "scale",
         "Lines of two known tasks right against the width of the model, 32 to 96, for full fine-tuning and "
         "prompts of one and of four vectors, with the range over three bases; the numbers are those of the table above",
         lambda: plots.against(series, xlabel="width of the model", ylabel="lines right (share)"),
     )
-    for recipe in recipes:
-        rows.append((recipe, *(f"{several(found[w, recipe][0])}, rate {found[w, recipe][1]:g}" for w in WIDTHS)))
+    for method in methods:
+        rows.append((method, *(f"{several(found[w, method][0])}, rate {found[w, method][1]:g}" for w in WIDTHS)))
     f.table(
         "Lines right, mean of two tasks; mean and range over three bases", ("", *(f"width {w}" for w in WIDTHS)), rows
     )
@@ -89,7 +89,7 @@ def prompt_start(f):
         "uniform in ±½": "uniform",
     }
     job = {"goal": task("left+green"), "steps": 40, "batch": 32}
-    jobs = [job | {"recipe": PromptTuning(length=4, init=i)} for i in starts.values()]
+    jobs = [job | {"method": PromptTuning(length=4, init=i)} for i in starts.values()]
     found = dict(zip(starts, f.tuned(train, jobs, (1e-2, *HOT), seeds=FIVE), strict=True))
     scores = {name: column(runs) for name, (_, runs) in found.items()}
     reached = {name: [run["reached"] or 41 for run in runs] for name, (_, runs) in found.items()}
@@ -124,7 +124,7 @@ def prompt_start(f):
 def prompt_length(f):
     lengths, rows, scores = (1, 2, 4, 8, 16), [], {}
     for goal, steps in ((HELD_OUT, 150), (NEW, 300)):
-        jobs = [{"recipe": PromptTuning(length=n), "goal": goal, "steps": steps, "batch": 32} for n in lengths]
+        jobs = [{"method": PromptTuning(length=n), "goal": goal, "steps": steps, "batch": 32} for n in lengths]
         scores[goal] = [column(runs) for _, runs in f.tuned(train, jobs, (1e-2, *HOT, 1.0))]
         rows.append((goal, *(several(s) for s in scores[goal])))
     one, _, four, _, sixteen = scores[HELD_OUT]
@@ -150,15 +150,15 @@ def prompt_length(f):
     7,
 )
 def encoder(f):
-    recipes = {
+    methods = {
         "LSTM": PTuning(length=4),
         "free, wide": PTuning(length=4, encoder=None),
         "free, narrow": PromptTuning(length=4),
     }
     rows = []
     for goal in (HELD_OUT, task("left+green")):
-        jobs = [{"recipe": r, "goal": goal, "steps": 40, "batch": 32} for r in recipes.values()]
-        found = dict(zip(recipes, f.tuned(train, jobs, (3e-3, 1e-2, *HOT), seeds=FIVE), strict=True))
+        jobs = [{"method": r, "goal": goal, "steps": 40, "batch": 32} for r in methods.values()]
+        found = dict(zip(methods, f.tuned(train, jobs, (3e-3, 1e-2, *HOT), seeds=FIVE), strict=True))
         scores = {name: column(runs) for name, (_, runs) in found.items()}
         f.measured += f"{goal}: " + ", ".join(f"{n} {several(v)}" for n, v in scores.items()) + ". "
         for other in ("free, wide", "free, narrow"):
@@ -184,7 +184,7 @@ def prefix(f):
     direct, network = PrefixTuning(length=8), PrefixTuning(length=8, mlp=64)
     rows = []
     for goal in (HELD_OUT, NEW):
-        found = f.tuned(train, [SHORT | {"recipe": r, "goal": goal} for r in (direct, network)], rates, seeds=FIVE)
+        found = f.tuned(train, [SHORT | {"method": r, "goal": goal} for r in (direct, network)], rates, seeds=FIVE)
         scores = [column(runs) for _, runs in found]
         calmer = max(scores[0]) - min(scores[0]) > max(scores[1]) - min(scores[1]) + 0.02
         same = max(scores[0] + scores[1]) - min(scores[0] + scores[1]) < 0.05
@@ -205,7 +205,7 @@ def prefix(f):
     ]
     job = SHORT | {"goal": HELD_OUT, "examples": 16}
     noise, right, wrong = (
-        column(runs) for _, runs in f.tuned(train, [job | {"recipe": r} for r in starts], rates, seeds=FIVE)
+        column(runs) for _, runs in f.tuned(train, [job | {"method": r} for r in starts], rates, seeds=FIVE)
     )
     f.measured += f"16 lines: from words {several(right)}, noise {several(noise)}, letters {several(wrong)}"
     f.state(
@@ -229,7 +229,7 @@ def prefix(f):
     9,
 )
 def deep(f):
-    recipes = {
+    methods = {
         "deep, 4 tokens": PTuningV2(length=4),
         "shallow, 8 tokens": PromptTuning(length=8),
         "shallow, 4 tokens": PromptTuning(length=4),
@@ -238,8 +238,8 @@ def deep(f):
     jobs[str(HELD_OUT)] = SHORT | {"goal": HELD_OUT}
     rows = []
     for name, job in jobs.items():
-        found = f.tuned(train, [job | {"recipe": r} for r in recipes.values()], HOT, seeds=FIVE)
-        scores = dict(zip(recipes, (column(runs) for _, runs in found), strict=True))
+        found = f.tuned(train, [job | {"method": r} for r in methods.values()], HOT, seeds=FIVE)
+        scores = dict(zip(methods, (column(runs) for _, runs in found), strict=True))
         f.measured += f"{name}: " + ", ".join(f"{n} {several(v)}" for n, v in scores.items()) + ". "
         for other in ("shallow, 8 tokens", "shallow, 4 tokens"):
             f.state(
@@ -247,5 +247,5 @@ def deep(f):
                 beats(scores["deep, 4 tokens"], scores[other]),
                 f"{several(scores['deep, 4 tokens'])}; {several(scores[other])}",
             )
-        rows += [(name, n, f"{lr:g}", several(scores[n])) for n, (lr, _) in zip(recipes, found, strict=True)]
+        rows += [(name, n, f"{lr:g}", several(scores[n])) for n, (lr, _) in zip(methods, found, strict=True)]
     f.table("Lines right", ("", "", "rate", "five seeds"), rows)

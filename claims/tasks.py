@@ -6,6 +6,7 @@ import torch
 
 from claims.lab import HELD_OUT, KNOWN, NEW
 from claims.ledger import beats, claim, column, several
+from minipeft.attach import detach
 from minipeft.bases import base
 from minipeft.comparison import rate_of
 from minipeft.deltas import delta_of, fingerprint, put
@@ -13,7 +14,6 @@ from minipeft.methods import IA3, BitFit, Full, LoRA, Pfeiffer, PrefixTuning, Pr
 from minipeft.mixing import MultiTask
 from minipeft.tasks import EOS, ID, LETTERS, PAD, SEP, Mixture, Task, lines, task
 from minipeft.training import VALIDATION, evaluate, fit
-from minipeft.wrapping import detach
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Learned(Exception):
     """Enough is known."""
 
 
-def new_word(recipe, lr, seed, level=0.98, steps=300):
+def new_word(method, lr, seed, level=0.98, steps=300):
     """A new word is taught, `reverse .` for reverse+violet, until 98 % of validation lines are right: what is kept?
 
     validation: what is lost of the mixture, on lines that are not reported, or more than 1 if the level is not reached.
     """
     goal, model = Marked(NEW, (ID["reverse"], EOS)), base()
     torch.manual_seed(seed)
-    recipe.attach(model)
+    method.attach(model)
     found = {"steps": None}
 
     def look(step):
@@ -68,7 +68,7 @@ def new_word(recipe, lr, seed, level=0.98, steps=300):
     2,
 )
 def forgetting(f):
-    recipes = [
+    methods = [
         Full(),
         LoRA(rank=4),
         LoRA(rank=4, targets=("q", "k", "v", "o", "up", "down")),
@@ -77,9 +77,9 @@ def forgetting(f):
         IA3(),
         PrefixTuning(length=4),
     ]
-    found = f.tuned(new_word, [{"recipe": r} for r in recipes], (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1))
+    found = f.tuned(new_word, [{"method": r} for r in methods], (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1))
     kept = [column(runs, "kept") for _, runs in found]
-    names = ["Full", "LoRA on q and v", "LoRA on all six", *map(str, recipes[3:])]
+    names = ["Full", "LoRA on q and v", "LoRA on all six", *map(str, methods[3:])]
     f.measured = "mixture kept: " + ", ".join(f"{n} {several(k)}" for n, k in zip(names, kept, strict=True))
     for name, (_, runs), mine in zip(names[1:], found[1:], kept[1:], strict=True):
         learned = all(run["steps"] for run in runs)
@@ -110,13 +110,13 @@ def sequence(way, lr, seed, steps=120):
     detached base the same.
     """
     goals = [Marked(task(name), (mark,)) for name, mark in MARKS.items()]
-    model, recipe = base(), Full() if way == "full" else LoRA(rank=4, targets=("q", "k", "v", "o", "up", "down"))
+    model, method = base(), Full() if way == "full" else LoRA(rank=4, targets=("q", "k", "v", "o", "up", "down"))
     before, stored, after, losses = fingerprint(model), [], [], []
     torch.manual_seed(seed)
     try:
         for stage, goal in enumerate(goals):
             if way == "deltas" or stage == 0:
-                recipe.attach(detach(model) if stage else model)
+                method.attach(detach(model) if stage else model)
             fit(model, goal, steps=steps, lr=lr, batch_size=32, seed=seed, device="cpu", progress=False)
             losses.append(evaluate(model, goal, seed=VALIDATION).loss)
             stored.append(delta_of(model))
@@ -169,14 +169,14 @@ def mixed(seed):
     """Rows of one batch under three trained deltas and none, against each alone: greatest difference of the logits
     (relative), and whether the generated tokens are the same."""
     several = MultiTask(base())
-    recipes = {"lora": LoRA(rank=4), "prompt": PromptTuning(length=4), "deep": PTuningV2(length=4)}
+    methods = {"lora": LoRA(rank=4), "prompt": PromptTuning(length=4), "deep": PTuningV2(length=4)}
     with torch.enable_grad():
-        for (name, recipe), goal in zip(recipes.items(), (KNOWN, HELD_OUT, NEW), strict=True):
+        for (name, method), goal in zip(methods.items(), (KNOWN, HELD_OUT, NEW), strict=True):
             torch.manual_seed(seed)
-            recipe.attach(several.model)
-            fit(several.model, goal, steps=30, lr=rate_of(recipe), seed=seed, device="cpu", progress=False)
+            method.attach(several.model)
+            fit(several.model, goal, steps=30, lr=rate_of(method), seed=seed, device="cpu", progress=False)
             several.keep(name)
-    names = [*recipes, None] * 4
+    names = [*methods, None] * 4
     tokens = HELD_OUT.batch(len(names), torch.Generator().manual_seed(seed)).tokens
     together = several(tokens, names)
     alone = torch.cat([several(tokens[i : i + 1], [name]) for i, name in enumerate(names)])

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from minipeft import Config, Mixture, Transformer, base, check, decode, encode, evaluate, fit, plots, recording, task
+from minipeft.models.transformer import Attention, Cache, attend
 from minipeft.tasks import BOS, EOS, HELD_OUT, OPERATIONS, SYNONYMS, TABLES, VOCABULARY
-from minipeft.transformer import Attention, Cache, attend
 
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer lines to measure on
 LINES = 200 if FAST else 2000

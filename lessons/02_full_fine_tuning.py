@@ -27,10 +27,10 @@ import numpy as np
 import torch
 
 from minipeft import Full, Mixture, base, check, costs, decode, deltas, encode, evaluate, fit, load, plots, save, task
+from minipeft.attach import detach, summary, trainable
 from minipeft.classroom import checking, exercise
 from minipeft.comparison import rate_of
 from minipeft.methods.full import copied
-from minipeft.wrapping import detach, summary, trainable
 
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
@@ -91,7 +91,7 @@ print("ΔW =", (W - start).round(2), sep="\n")
 # %% [markdown]
 # ## The source
 #
-# In this course a way of fine-tuning is a **recipe** that is *attached* to a model and *detached* again. `Full` puts a
+# In this course a way of fine-tuning is a **method** that is *attached* to a model and *detached* again. `Full` puts a
 # trainable copy in the place of each weight and keeps the frozen original aside. That is a luxury: whoever trains in
 # place has no way back.
 
@@ -112,8 +112,8 @@ assert torch.equal(model(batch.tokens), base()(batch.tokens))  # before the firs
 
 
 # %%
-def adapt(recipe, lr, steps, seed, goal=new):
-    model, trace = recipe.attach(base()), [(0, before[1], before[0])]
+def adapt(method, lr, steps, seed, goal=new):
+    model, trace = method.attach(base()), [(0, before[1], before[0])]
 
     def look(step):
         if (step + 1) % (steps // 10) == 0:

@@ -28,11 +28,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from minipeft import BitFit, Full, LoRA, base, costs, deltas, encode, evaluate, fit, plots, task
+from minipeft.attach import detach, merge, trainable
 from minipeft.classroom import check
 from minipeft.comparison import rate_of
 from minipeft.methods import bitfit
 from minipeft.tasks import Few
-from minipeft.wrapping import detach, merge, trainable
 
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
@@ -176,10 +176,10 @@ assert deltas.fingerprint(detach(copy.deepcopy(model))) == deltas.fingerprint(ba
 
 
 # %%
-def adapt(recipe, goal, seed=0, steps=STEPS, batch_size=32):
+def adapt(method, goal, seed=0, steps=STEPS, batch_size=32):
     torch.manual_seed(seed)
-    model = recipe.attach(base())
-    options = {"steps": steps, "lr": rate_of(recipe), "batch_size": batch_size, "seed": seed}
+    model = method.attach(base())
+    options = {"steps": steps, "lr": rate_of(method), "batch_size": batch_size, "seed": seed}
     return model, fit(model, goal, **options, device="cpu", progress=False)
 
 
@@ -304,8 +304,8 @@ for seed, m, other in zip(SEEDS, *news.values(), strict=True):
 # %%
 few = {"BitFit": (BitFit(), STEPS), "Full": (Full(), STEPS // 2)}
 fresh, learned = {}, {}
-for name, (recipe, steps) in few.items():
-    made = [(adapt(recipe, Few(blue, 64, seed), seed, steps, batch_size=16)[0], seed) for seed in SEEDS]
+for name, (method, steps) in few.items():
+    made = [(adapt(method, Few(blue, 64, seed), seed, steps, batch_size=16)[0], seed) for seed in SEEDS]
     fresh[name] = [evaluate(m, blue).accuracy for m, _ in made]
     learned[name] = [evaluate(m, Few(blue, 64, seed), 64).accuracy for m, seed in made]
     print(f"{name:7} its 64 lines, by seed:", *(f"{x:.2f}" for x in learned[name]), end="   ")
@@ -325,12 +325,12 @@ assert min(fresh["Full"]) > max(fresh["BitFit"])
 
 # %%
 measured, work = {}, {}
-for recipe in (Full(), LoRA(rank=4), BitFit()):
-    m = recipe.attach(base())
+for method in (Full(), LoRA(rank=4), BitFit()):
+    m = method.attach(base())
     expected, real = costs.predict(m), costs.measure(m, batch)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         m(batch.tokens)
-    name, work[str(recipe)] = str(recipe), counter.get_total_flops() // 2
+    name, work[str(method)] = str(method), counter.get_total_flops() // 2
     measured[name] = real
     guess, found = expected.gradients + expected.optimizer, real.gradients + real.optimizer
     print(

@@ -28,10 +28,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from minipeft import Houlsby, LoRA, ParallelAdapter, Pfeiffer, base, costs, deltas, evaluate, fit, plots, task
+from minipeft.attach import Wrapper, detach, merge, trainable
 from minipeft.classroom import check
 from minipeft.comparison import rate_of
 from minipeft.methods import adapter
-from minipeft.wrapping import Wrapper, detach, merge, trainable
 
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
@@ -110,11 +110,11 @@ plt.show()
 #
 # ## The source
 #
-# The bottleneck, and two of the wrappers. `Behind` stands in front of a sublayer (Houlsby) or a whole block
+# The bottleneck, and two of the wrappers. `SequentialAdapter` stands in front of a sublayer (Houlsby) or a whole block
 # (Pfeiffer): what its `base` puts out is $f$, or $x + f$.
 
 # %%
-for thing in (adapter.Bottleneck, adapter.Behind, adapter.Beside):
+for thing in (adapter.Bottleneck, adapter.SequentialAdapter, adapter.ParallelAdapterLayer):
     print(inspect.getsource(thing))
 
 # %% [markdown]
@@ -131,19 +131,19 @@ def size_of(m):
     return 2 * d * m + m + d
 
 
-recipes = {Houlsby(size=8): 2 * layers * size_of(8) + norms * 2 * d}
-recipes |= {Pfeiffer(size=16): layers * size_of(16), ParallelAdapter(size=16): layers * size_of(16)}
+methods = {Houlsby(size=8): 2 * layers * size_of(8) + norms * 2 * d}
+methods |= {Pfeiffer(size=16): layers * size_of(16), ParallelAdapter(size=16): layers * size_of(16)}
 batch = untold.batch(64, torch.Generator().manual_seed(0))
 logits = base()(batch.tokens)
-for recipe, predicted in recipes.items():
+for method, predicted in methods.items():
     torch.manual_seed(0)
-    model = recipe.attach(base())
+    model = method.attach(base())
     measured = sum(p.numel() for p in trainable(model).values())
     moved = (model(batch.tokens) - logits).abs().max().item()
-    print(f"{recipe!s:25} predicted {predicted:,}, measured {measured:,}; logits differ from the base's by {moved:.1e}")
+    print(f"{method!s:25} predicted {predicted:,}, measured {measured:,}; logits differ from the base's by {moved:.1e}")
     assert measured == predicted
     assert moved < 0.1
-    assert (moved == 0) == isinstance(recipe, ParallelAdapter)
+    assert (moved == 0) == isinstance(method, ParallelAdapter)
 
 # %% [markdown]
 # ## Near, not at: the start
@@ -177,21 +177,21 @@ assert max(after["σ = 1.0"]) < 0.1
 
 
 # %%
-def adapt(recipe, seed=0, steps=STEPS):
+def adapt(method, seed=0, steps=STEPS):
     torch.manual_seed(seed)  # draws D and U
-    model = recipe.attach(base())
-    options = {"steps": steps, "lr": rate_of(recipe), "batch_size": 32, "seed": seed}
+    model = method.attach(base())
+    options = {"steps": steps, "lr": rate_of(method), "batch_size": 32, "seed": seed}
     return model, fit(model, untold, **options, device="cpu", progress=False)
 
 
-runs = {recipe: [adapt(recipe, seed) for seed in SEEDS] for recipe in recipes}
+runs = {method: [adapt(method, seed) for seed in SEEDS] for method in methods}
 left, right = plots.new(8, 2.8, columns=2)
-plots.curves({str(recipe): made[0][1] for recipe, made in runs.items()}, "loss", left)
-plots.curves({str(recipe): made[0][1] for recipe, made in runs.items()}, "accuracy", right).get_legend().remove()
+plots.curves({str(method): made[0][1] for method, made in runs.items()}, "loss", left)
+plots.curves({str(method): made[0][1] for method, made in runs.items()}, "accuracy", right).get_legend().remove()
 plt.show()
-for recipe, made in runs.items():
+for method, made in runs.items():
     scores = [evaluate(model, untold).accuracy for model, _ in made]
-    print(f"{recipe!s:25} rate {rate_of(recipe)}, lines right, by seed:", *(f"{score:.3f}" for score in scores))
+    print(f"{method!s:25} rate {rate_of(method)}, lines right, by seed:", *(f"{score:.3f}" for score in scores))
     assert FAST or min(scores) > 0.7
 
 # %% [markdown]
@@ -213,7 +213,7 @@ assert not deltas.updates(pfeiffer)
 # ## Into the bottleneck
 #
 # We send 1,000 lines through and look at the vectors before ($h$), inside ($z$) and behind ($A(h)$). In how many
-# directions do they vary? Behind, in 16 at most, for $U$ is 64 × 16.
+# directions do they vary? SequentialAdapter, in 16 at most, for $U$ is 64 × 16.
 #
 # *Figure: the share of the variance that the first directions hold. Inside, fewer than 12 hold 90 %.*
 
@@ -267,7 +267,7 @@ models = {
     "LoRA merged": merge(LoRA(rank=8).attach(base())),
     "LoRA(rank=8)": LoRA(rank=8).attach(base()),
 }
-models |= {str(recipe): made[0][0] for recipe, made in runs.items()}
+models |= {str(method): made[0][0] for method, made in runs.items()}
 times = costs.latency(models, one, repeats=40 if FAST else 200)
 work = {}
 for name, (low, _, _) in times.items():
@@ -293,7 +293,7 @@ for model in (houlsby, pfeiffer, parallel):
     except TypeError as error:
         print(error)
     assert deltas.fingerprint(detach(copy.deepcopy(model))) == deltas.fingerprint(base())
-assert work["LoRA merged"] == work["base"] < min(work[str(recipe)] for recipe in recipes)
+assert work["LoRA merged"] == work["base"] < min(work[str(method)] for method in methods)
 
 # %% [markdown]
 # ## What it costs: memory
@@ -302,11 +302,11 @@ assert work["LoRA merged"] == work["base"] < min(work[str(recipe)] for recipe in
 # 437,488 bytes.
 
 # %%
-for recipe in recipes:
-    m = recipe.attach(base())
+for method in methods:
+    m = method.attach(base())
     expected, real = costs.predict(m), costs.measure(m, batch)
     guess, found = expected.gradients + expected.optimizer, real.gradients + real.optimizer
-    print(f"{recipe!s:25} predicted {guess:,}, measured {found:,} bytes, ratio {found / guess:.2f}", end="; ")
+    print(f"{method!s:25} predicted {guess:,}, measured {found:,} bytes, ratio {found / guess:.2f}", end="; ")
     print(f"a task, stored: {costs.delta_bytes(m):,} bytes")
     assert guess == found
 assert sum(4 * p.numel() for p in base().parameters()) == 437_488
@@ -348,7 +348,7 @@ check("adapter", Bottleneck)
 #
 # 1. Count by hand what `Houlsby(size=4, norms=False)` trains.
 # 2. From which $m$ on has one adapter more numbers than an MLP of the base, 33,088?
-# 3. Write `Bottleneck.forward` and `Behind.forward`. `check` then says *right so far*; the rest is in
+# 3. Write `Bottleneck.forward` and `SequentialAdapter.forward`. `check` then says *right so far*; the rest is in
 #    `python -m minipeft start adapter`.
 
 
@@ -358,12 +358,12 @@ class Bottleneck(nn.Module):
         raise NotImplementedError("your turn, 2 lines")
 
 
-class Behind(Wrapper):
+class SequentialAdapter(Wrapper):
     def forward(self, x, *rest):  # (B, T, d), and what else attention wants; with self.base, self.adapter
         raise NotImplementedError("your turn, 2 lines")
 
 
-check("adapter", Bottleneck, Behind)
+check("adapter", Bottleneck, SequentialAdapter)
 
 # %% [markdown]
 # 4. How small may $m$ be? Try `Pfeiffer(size=...)` of 1, 2, 4, 8 on `untold`, and look into each bottleneck.

@@ -29,10 +29,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from minipeft import AdapterFusion, Pfeiffer, base, bases, check, costs, deltas, evaluate, fit, load, plots, task
+from minipeft.attach import Wrapper, detach, merge, trainable
 from minipeft.comparison import rate_of
-from minipeft.methods.adapter_fusion import Behind, Fusion, fusions
+from minipeft.methods.adapter_fusion import Fusion, SequentialFusion, fusions
 from minipeft.tasks import LETTERS, Few, letters
-from minipeft.wrapping import Wrapper, detach, merge, trainable
 
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
@@ -63,9 +63,9 @@ assert evaluate(base(), goal, LINES).accuracy < 0.05
 # %%
 def extract(name, seed):
     torch.manual_seed(seed)
-    model, recipe = base(), Pfeiffer(size=16)
-    recipe.attach(model)
-    options = {"steps": SOURCE_STEPS, "lr": rate_of(recipe), "batch_size": 32, "seed": seed}
+    model, method = base(), Pfeiffer(size=16)
+    method.attach(model)
+    options = {"steps": SOURCE_STEPS, "lr": rate_of(method), "batch_size": 32, "seed": seed}
     fit(model, task(name), **options, device="cpu", progress=False)
     return deltas.delta_of(model)
 
@@ -116,14 +116,14 @@ for name, h, W_q, W_v in (
 # identity, and a penalty in the loss draws it there.
 #
 # *Figure: grey is frozen, Q, K and V are trained.* In the source, `D`, `b_D`, `U`, `b_U` hold all N adapters, and
-# `Behind` wraps a whole block.
+# `SequentialFusion` wraps a whole block.
 
 # %%
 plots.structure("AdapterFusion")
 plt.show()
 
 # %%
-for thing in (Fusion.forward, Behind, AdapterFusion.penalty):
+for thing in (Fusion.forward, SequentialFusion, AdapterFusion.regularizer):
     print(inspect.getsource(thing))
 
 # %% [markdown]
@@ -136,10 +136,10 @@ for thing in (Fusion.forward, Behind, AdapterFusion.penalty):
 
 # %%
 def compose(adapters, seed):
-    recipe, model = AdapterFusion(adapters=len(adapters)), base()
+    method, model = AdapterFusion(adapters=len(adapters)), base()
     torch.manual_seed(seed)  # draws W_q and W_k
-    recipe.attach(model)
-    recipe.fill(model, list(adapters.values()))  # copies the stored adapters in
+    method.attach(model)
+    method.fill(model, list(adapters.values()))  # copies the stored adapters in
     return model
 
 
@@ -437,7 +437,7 @@ plt.show()
 #
 # 1. Count by hand what `AdapterFusion(adapters=5, size=8)` trains, and how many numbers it stores.
 # 2. Fuse one adapter alone. What is α? Which of $W_q$, $W_k$, $W_v$ get a gradient?
-# 3. Write `Fusion.forward` and `Behind.forward`. `check` then says *right so far*; the rest is in
+# 3. Write `Fusion.forward` and `SequentialFusion.forward`. `check` then says *right so far*; the rest is in
 #    `python -m minipeft start adapter_fusion`.
 
 
@@ -447,12 +447,12 @@ class Fusion(nn.Module):
         raise NotImplementedError("your turn, 6 lines; keep α, without its gradient, in self.weights")
 
 
-class Behind(Wrapper):
+class SequentialFusion(Wrapper):
     def forward(self, x, *rest):  # (B, T, d), and what else attention wants; with self.base, self.fusion
         raise NotImplementedError("your turn, 2 lines")
 
 
-check("adapter_fusion", Fusion, Behind)
+check("adapter_fusion", Fusion, SequentialFusion)
 
 # %% [markdown]
 # 4. Stop the source `copy+violet` after 20 steps, then fuse. Can a fusion mend a bad adapter?

@@ -28,11 +28,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from minipeft import Full, MultiTask, PromptTuning, base, check, decode, detach, encode, evaluate, fit, summary
 
 from minipeft import costs, deltas, plots, task, trainable  # isort: skip
+from minipeft.attach import Wrapper
 from minipeft.comparison import rate_of
 from minipeft.methods import prompt_tuning
 from minipeft.tasks import KNOWN_OPERATIONS, KNOWN_TABLES, VOCABULARY, Few
 from minipeft.training import right
-from minipeft.wrapping import Wrapper
 
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
@@ -174,13 +174,13 @@ assert torch.equal(detach(model)(line), base()(line))
 
 
 # %%
-def adapt(recipe, goal=blue, steps=STEPS, lr=None, seed=0, batch_size=32, path=None, slip=None):
+def adapt(method, goal=blue, steps=STEPS, lr=None, seed=0, batch_size=32, path=None, slip=None):
     torch.manual_seed(seed)  # draws P
-    model = recipe.attach(base())
+    model = method.attach(base())
     if slip:
         model.embed.__class__ = slip  # another forward; for later
     keep = path is not None and (lambda step: path.append(model.embed.P.detach().clone()))
-    settings = {"steps": steps, "lr": lr or rate_of(recipe), "batch_size": batch_size, "on_step": keep}
+    settings = {"steps": steps, "lr": lr or rate_of(method), "batch_size": batch_size, "on_step": keep}
     history = fit(model, goal, seed=seed, device="cpu", progress=False, **settings)
     return model, history
 
@@ -299,8 +299,8 @@ LONG = 30 if FAST else 50
 shown = {f"{blue}: best phrase": best[blue], f"{blue}: 4 vectors": [evaluate(m, blue).accuracy for m in prompts]}
 shown[f"{violet}: best phrase"] = best[violet]
 rivals = {"4 vectors": PromptTuning(4), "16 vectors": PromptTuning(16), "all weights": Full()}
-for name, recipe in rivals.items():
-    trained = [adapt(recipe, violet, LONG, seed=seed)[0] for seed in SEEDS]
+for name, method in rivals.items():
+    trained = [adapt(method, violet, LONG, seed=seed)[0] for seed in SEEDS]
     shown[f"{violet}: {name}"] = [evaluate(model, violet, size=500).accuracy for model in trained]
 plots.bars(shown)
 plt.show()
@@ -317,12 +317,12 @@ assert min(shown[f"{violet}: all weights"]) > ENOUGH
 
 # %%
 few = {}
-for recipe, lr in ((PromptTuning(4), 3e-1), (Full(), 3e-4)):
+for method, lr in ((PromptTuning(4), 3e-1), (Full(), 3e-4)):
     for seed in SEEDS:
         lines = Few(blue, 8, seed)
-        model, _ = adapt(recipe, lines, 100, lr, seed, batch_size=8)
+        model, _ = adapt(method, lines, 100, lr, seed, batch_size=8)
         pair = evaluate(model, lines, size=8).accuracy, evaluate(model, blue, size=500).accuracy
-        few.setdefault(str(recipe), []).append(pair)
+        few.setdefault(str(method), []).append(pair)
 for name, pairs in few.items():
     print(f"{name:24}", *(f"   its own {own:.2f}, fresh {fresh:.2f}" for own, fresh in pairs))
     assert min(own for own, _ in pairs) == 1
@@ -376,11 +376,11 @@ for n in (0, 4, 16):
     print(f"n = {n:2}: {work[n]:13,.0f} multiplications   predicted {guess:.2f}   measured {ratio:.2f}", end="   ")
     print(f"ratio {ratio / guess:.2f}")
     assert abs(ratio / guess - 1) < 0.05
-for recipe in (Full(), PromptTuning(length=4)):
-    model = recipe.attach(base())
+for method in (Full(), PromptTuning(length=4)):
+    model = method.attach(base())
     expected, real = costs.predict(model), costs.measure(model, batch)
     guess, found = expected.gradients + expected.optimizer, real.gradients + real.optimizer
-    print(f"{recipe!s:22} gradients, Adam: predicted {guess / 1000:,.1f} KB, ratio {found / guess:.2f}", end="   ")
+    print(f"{method!s:22} gradients, Adam: predicted {guess / 1000:,.1f} KB, ratio {found / guess:.2f}", end="   ")
     print(f"activations {real.activations / 1000:,.0f} KB")
     assert found == guess
 

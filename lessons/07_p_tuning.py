@@ -29,10 +29,10 @@ import torch.nn.functional as F
 from minipeft import PTuning, base, check, costs, encode, evaluate, fit, fold, load, plots, save
 
 from minipeft import task, trainable  # isort: skip
+from minipeft.attach import Wrapper
 from minipeft.methods import p_tuning
 from minipeft.methods.p_tuning import LSTMEncoder, Template
 from minipeft.tasks import ID, VOCABULARY
-from minipeft.wrapping import Wrapper
 
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
@@ -115,8 +115,8 @@ print(inspect.getsource(p_tuning.Virtual.forward))
 
 # %%
 n, d, w = 4, 64, 32
-recipe = PTuning(length=n, encoder="lstm", width=w)
-model = recipe.attach(base())
+method = PTuning(length=n, encoder="lstm", width=w)
+model = method.attach(base())
 sizes = {name.split("encoder.")[1]: p.numel() for name, p in trainable(model).items()}
 parts = {part: sum(size for name, size in sizes.items() if name.startswith(part)) for part in ("E", "lstm", "mlp")}
 print(f"{sum(sizes.values()):,} trained:", parts)
@@ -134,13 +134,13 @@ assert all(p.grad is not None for p in trainable(model).values())
 
 
 # %%
-def adapt(recipe, lr, seed=0, steps=STEPS, width=None):
+def adapt(method, lr, seed=0, steps=STEPS, width=None):
     torch.manual_seed(seed)  # draws E and the network
-    model = recipe.attach(base())
+    model = method.attach(base())
     if width:  # of the free vectors at the start, or of those that the encoder makes
         encoder = model.embed.token.encoder
         factor = width / encoder().std().item()
-        for p in encoder.mlp[-1].parameters() if recipe.encoder else [encoder.h]:
+        for p in encoder.mlp[-1].parameters() if method.encoder else [encoder.h]:
             p.data.mul_(factor)
     history = fit(model, blue, steps=steps, lr=lr, batch_size=16, seed=seed, device="cpu", progress=False)
     return model, history
@@ -205,8 +205,8 @@ ways |= {"free, narrow": (None, table.std().item(), (1e-1, 3e-1)), "free, wide":
 tried = {}
 for name, (encoder, width, rates) in ways.items():
     for lr in rates[:1] if FAST else rates:
-        recipe = PTuning(length=4, encoder=encoder)
-        tried[name, lr] = [adapt(recipe, lr, seed, width=width)[0] for seed in SEEDS]
+        method = PTuning(length=4, encoder=encoder)
+        tried[name, lr] = [adapt(method, lr, seed, width=width)[0] for seed in SEEDS]
 right = {way: [evaluate(model, blue, 150).accuracy for model in models] for way, models in tried.items()}
 plots.bars({f"{name}, rate {lr}": scores for (name, lr), scores in right.items()}, colour=plots.HUES["PTuning"])
 plt.show()

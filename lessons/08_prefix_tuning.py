@@ -26,12 +26,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from minipeft import PrefixTuning, PromptTuning, base, check, costs, deltas, plots
+from minipeft.attach import Wrapper, detach, summary, trainable
 from minipeft.classroom import checking, exercise
 from minipeft.methods.prefix_tuning import MLPPrefix, Prefix
+from minipeft.models.transformer import Cache, recording
 from minipeft.tasks import Mixture, decode, encode, task
 from minipeft.training import evaluate, fit
-from minipeft.transformer import Cache, recording
-from minipeft.wrapping import Wrapper, detach, summary, trainable
 
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
@@ -191,19 +191,19 @@ assert kept_right["n = 16"] < kept_right["no prefix"] - 0.2
 
 
 # %%
-def adapt(recipe, lr, seed, scale=1.0):
+def adapt(method, lr, seed, scale=1.0):
     torch.manual_seed(seed)  # draws the prefix
-    model = recipe.attach(base())
+    model = method.attach(base())
     for P in trainable(model).values():
         P.data *= scale
     history = fit(model, untold, steps=STEPS, lr=lr, batch_size=32, seed=seed, device="cpu", progress=False)
     return model, history, evaluate(model, untold, size=300).accuracy
 
 
-def sweep(recipe, rates):  # all runs at the best of the rates
-    found = {lr: [adapt(recipe, lr, seed) for seed in SEEDS] for lr in (rates[1:2] if FAST else rates)}
+def sweep(method, rates):  # all runs at the best of the rates
+    found = {lr: [adapt(method, lr, seed) for seed in SEEDS] for lr in (rates[1:2] if FAST else rates)}
     for lr, runs in found.items():
-        print(f"{recipe!s:32} rate {lr:<6} lines right, by seed:", *(f"{score:.2f}" for *_, score in runs))
+        print(f"{method!s:32} rate {lr:<6} lines right, by seed:", *(f"{score:.2f}" for *_, score in runs))
     return found[max(found, key=lambda lr: sum(score for *_, score in found[lr]))]
 
 
@@ -346,17 +346,17 @@ assert torch.allclose(unfolded, folded, atol=1e-4)
 
 # %%
 T, work = batch.tokens.shape[1], {}
-for recipe in (None, PrefixTuning(4), PrefixTuning(16), PromptTuning(16)):
-    m = recipe.attach(base()) if recipe else base()
+for method in (None, PrefixTuning(4), PrefixTuning(16), PromptTuning(16)):
+    m = method.attach(base()) if method else base()
     with FlopCounterMode(display=False) as counter, torch.no_grad(), recording(m):  # attention written out
         m(batch.tokens[:1])
-    work[recipe] = counter.get_total_flops() / 2
+    work[method] = counter.get_total_flops() / 2
     print(
-        f"{recipe or 'base'!s:26} {work[recipe]:12,.0f} multiplications, × {work[recipe] / work[None]:.3f}", end="   "
+        f"{method or 'base'!s:26} {work[method]:12,.0f} multiplications, × {work[method] / work[None]:.3f}", end="   "
     )
-    if isinstance(recipe, PrefixTuning):
-        more_work = work[recipe] - work[None]
-        guess = L * 2 * recipe.length * T * d
+    if isinstance(method, PrefixTuning):
+        more_work = work[method] - work[None]
+        guess = L * 2 * method.length * T * d
         print(f"more: predicted {guess:,}, measured {more_work:,.0f}, ratio {more_work / guess:.2f}", end="")
         assert more_work == guess
     print()

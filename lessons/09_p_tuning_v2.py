@@ -27,12 +27,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from minipeft import PrefixTuning, PromptTuning, PTuningV2, base, check, deltas, plots
+from minipeft.attach import Wrapper, detach, summary, trainable
 from minipeft.classroom import checking, exercise
 from minipeft.methods.p_tuning_v2 import DeepPrompt, prefix_of
+from minipeft.models.transformer import recording
 from minipeft.tasks import VOCABULARY, Few, decode, encode, task
 from minipeft.training import evaluate, fit
-from minipeft.transformer import recording
-from minipeft.wrapping import Wrapper, detach, summary, trainable
 
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
@@ -187,26 +187,26 @@ print(*trainable(theirs), sep="\n")
 
 
 # %%
-def adapt(recipe, lr, seed, goal=untold, steps=STEPS, batch_size=32):
+def adapt(method, lr, seed, goal=untold, steps=STEPS, batch_size=32):
     torch.manual_seed(seed)  # draws P
-    model = recipe.attach(base())
+    model = method.attach(base())
     history = fit(model, goal, steps=steps, lr=lr, batch_size=batch_size, seed=seed, device="cpu", progress=False)
     return model, history, evaluate(model, untold, 300).accuracy
 
 
 RATES = (1e-1,) if FAST else (3e-2, 1e-1, 3e-1)
 best = {}
-for recipe in (PromptTuning(length=8), PTuningV2(length=4), PrefixTuning(length=2)):
-    found = {lr: [adapt(recipe, lr, seed) for seed in SEEDS] for lr in RATES}
+for method in (PromptTuning(length=8), PTuningV2(length=4), PrefixTuning(length=2)):
+    found = {lr: [adapt(method, lr, seed) for seed in SEEDS] for lr in RATES}
     assert sum(P.numel() for P in trainable(found[1e-1][0][0]).values()) == 512
     for lr, runs in found.items():
-        print(f"{recipe!s:24} rate {lr:<5} lines right, by seed:", *(f"{score:.2f}" for *_, score in runs))
-    best[recipe] = min(found.values(), key=lambda runs: sum(sum(history.loss) for _, history, _ in runs))
+        print(f"{method!s:24} rate {lr:<5} lines right, by seed:", *(f"{score:.2f}" for *_, score in runs))
+    best[method] = min(found.values(), key=lambda runs: sum(sum(history.loss) for _, history, _ in runs))
 
 # %%
-plots.curves({f"{recipe}": runs[0][1] for recipe, runs in best.items()}, "accuracy")
+plots.curves({f"{method}": runs[0][1] for method, runs in best.items()}, "accuracy")
 plt.show()
-scores = {recipe: [score for *_, score in runs] for recipe, runs in best.items()}
+scores = {method: [score for *_, score in runs] for method, runs in best.items()}
 shallow, deep, prefix = best
 assert min(scores[shallow] + scores[deep]) > ENOUGH
 assert max(scores[prefix]) < 0.1
@@ -249,9 +249,9 @@ for lr in RATES[:2]:
 
 # %%
 tight = {}
-for recipe in (PromptTuning(length=2), PTuningV2(length=1)):
-    tight[f"{recipe}: 128 numbers"] = [adapt(recipe, 1e-1, seed, steps=60)[2] for seed in SEEDS]
-tight |= {f"{recipe}: 512 numbers": found for recipe, found in scores.items()}
+for method in (PromptTuning(length=2), PTuningV2(length=1)):
+    tight[f"{method}: 128 numbers"] = [adapt(method, 1e-1, seed, steps=60)[2] for seed in SEEDS]
+tight |= {f"{method}: 512 numbers": found for method, found in scores.items()}
 plots.bars(tight, colour=plots.HUES["PTuningV2"])
 plt.show()
 shallow_tight, deep_tight, *_ = tight.values()
@@ -269,7 +269,7 @@ assert np.mean(deep_tight) < np.mean(shallow_tight) + 0.1
 # *Figure 3: lines right with one layer's rows put back.*
 
 # %%
-models = {recipe: runs[0][0] for recipe, runs in best.items()}
+models = {method: runs[0][0] for method, runs in best.items()}
 assert not any(deltas.updates(m) for m in models.values())  # no weight moved: that strip would be all grey
 plots.nearest(models[deep].blocks[0].P, base().embed.token.weight, VOCABULARY)
 plt.show()
@@ -278,10 +278,10 @@ for trained, *_ in best[deep]:
     said = {VOCABULARY[token] for token in likest}
     assert FAST or (said & {"reverse", "backwards"} and said & {"blue", "azure"})
 shares = {}
-for recipe, m in models.items():
+for method, m in models.items():
     with recording(m) as layers:
         m(untold.batch(100, torch.Generator().manual_seed(5)).tokens)
-    shares[str(recipe)] = plots.virtual_share([layer.weights for layer in layers], virtual=recipe.length)
+    shares[str(method)] = plots.virtual_share([layer.weights for layer in layers], virtual=method.length)
 plots.attention_share(shares)
 plt.show()
 
@@ -307,17 +307,17 @@ assert max(back["layer 0 back"]) < 0.5 < min(back["layer 1 back"])
 
 # %%
 few = {}
-for recipe in best:
+for method in best:
     for lr in RATES[-2:]:
         for seed in SEEDS:
             lines = Few(untold, 8, seed)
-            model, _, fresh = adapt(recipe, lr, seed, lines, 2 * STEPS, batch_size=8)
-            few.setdefault((recipe, lr), []).append((evaluate(model, lines, 8).accuracy, fresh))
+            model, _, fresh = adapt(method, lr, seed, lines, 2 * STEPS, batch_size=8)
+            few.setdefault((method, lr), []).append((evaluate(model, lines, 8).accuracy, fresh))
 shown = {}
-for (recipe, lr), pairs in few.items():
-    print(f"{recipe!s:24} rate {lr}", *(f"   own {own:.2f}, fresh {fresh:.2f}" for own, fresh in pairs))
+for (method, lr), pairs in few.items():
+    print(f"{method!s:24} rate {lr}", *(f"   own {own:.2f}, fresh {fresh:.2f}" for own, fresh in pairs))
     fresh = [fresh for _, fresh in pairs]
-    shown[str(recipe)] = max(shown.get(str(recipe), fresh), fresh, key=sum)
+    shown[str(method)] = max(shown.get(str(method), fresh), fresh, key=sum)
 plots.bars(shown, colour=plots.HUES["PTuningV2"])
 plt.show()
 assert min(shown[str(shallow)] + shown[str(deep)]) > 0.7

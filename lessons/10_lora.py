@@ -28,9 +28,9 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from minipeft import Full, LoRA, Mixture, base, check, costs, decode, deltas, encode, evaluate, fit, plots, task
+from minipeft.attach import detach, merge, summary, trainable, unmerge
 from minipeft.classroom import checking, exercise
 from minipeft.methods import lora
-from minipeft.wrapping import detach, merge, summary, trainable, unmerge
 
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
@@ -151,9 +151,9 @@ print(summary(model))
 
 
 # %%
-def adapt(recipe, lr=1e-2, seed=0, goal=untold):
+def adapt(method, lr=1e-2, seed=0, goal=untold):
     torch.manual_seed(seed)  # draws A
-    model = recipe.attach(base())
+    model = method.attach(base())
     history = fit(model, goal, steps=STEPS, lr=lr, batch_size=32, seed=seed, device="cpu", progress=False)
     return model, history
 
@@ -219,9 +219,9 @@ print(f"{len(H):,} tokens; swapping the letters moves a logit by {moved:.2f} on 
 
 
 # %%
-def imitate(recipe, seed, lr=3e-2):
+def imitate(method, seed, lr=3e-2):
     torch.manual_seed(seed)
-    model = recipe.attach(base())
+    model = method.attach(base())
     optimizer = torch.optim.Adam(trainable(model).values(), lr=lr)
     rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     for _ in range(STEPS):
@@ -354,17 +354,17 @@ assert work["merged"] == work["base"] < work["unmerged"]
 
 # %%
 measured = {}
-for recipe in (Full(), LoRA(rank=4)):
-    m = recipe.attach(base())
+for method in (Full(), LoRA(rank=4)):
+    m = method.attach(base())
     expected, real = costs.predict(m), costs.measure(m, batch)
-    print(f"{recipe!s:14}{'predicted':>12}{'measured':>12}   (kilobytes)")
+    print(f"{method!s:14}{'predicted':>12}{'measured':>12}   (kilobytes)")
     for part in ("weights", "gradients", "optimizer"):
         guess, found = getattr(expected, part), getattr(real, part)
         print(f"  {part:12}{guess / 1000:12,.1f}{found / 1000:12,.1f}   ratio {found / guess:.2f}")
         assert guess == found
     print(f"  {'activations':12}{'':12}{real.activations / 1000:12,.1f}")
     print(f"  {'a task, stored':24}{costs.delta_bytes(m) / 1000:12,.1f}\n")
-    measured[type(recipe)] = real
+    measured[type(method)] = real
 ratio = measured[LoRA].activations / measured[Full].activations
 print(f"activations, LoRA / full: {ratio:.2f}")
 assert ratio > 0.4
@@ -384,7 +384,7 @@ wrong = [checking.broken(asked, m).LoRA(rank=4) for slip in slips for m in asked
 known = task("reverse+red", instructed=True)  # the base has practised this one
 for seed, (name, (good, _)) in zip(SEEDS, runs.items(), strict=True):
     torch.manual_seed(seed)
-    zero, random, silent = (recipe.attach(base()) for recipe in wrong)
+    zero, random, silent = (method.attach(base()) for method in wrong)
     fit(zero, untold, steps=20, lr=1e-2, device="cpu", progress=False)
     assert all(p.count_nonzero() == 0 for p in trainable(zero).values())  # nothing ever moves
     before, after = evaluate(base(), known).accuracy, evaluate(random, known).accuracy

@@ -29,10 +29,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from minipeft import AdaLoRA, LoRA, Mixture, base, bases, check, costs, deltas, merge, plots, task
+from minipeft.attach import WeightWrapper, trainable
 from minipeft.classroom import checking, exercise
 from minipeft.methods.adalora import AdaLoRALinear, allocate, layers, ranks
 from minipeft.training import schedule
-from minipeft.wrapping import WeightWrapper, trainable
 
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
@@ -92,7 +92,7 @@ for i in range(3):
 
 
 # %%
-def penalty(P, Q):
+def regularizer(P, Q):
     return ((P.T @ P - np.eye(P.shape[1])) ** 2).sum() + ((Q @ Q.T - np.eye(len(Q))) ** 2).sum()
 
 
@@ -103,9 +103,9 @@ for name, (p_, λ, q_) in {"SVD": (P, lam, Q), "longer": longer, "leaning": lean
     whole = p_ * λ @ q_
     off = [np.linalg.norm(whole - p_ * np.where(np.arange(len(λ)) == i, 0, λ) @ q_) for i in range(len(λ))]
     print(f"{name:8} λ = {λ!s:14} ‖ΔW‖ = {np.linalg.norm(whole):4.1f}", end="   ")
-    print(f"masking one changes ΔW by {np.round(off, 1)!s:12} penalty {penalty(p_, q_):8.1f}")
+    print(f"masking one changes ΔW by {np.round(off, 1)!s:12} penalty {regularizer(p_, q_):8.1f}")
 assert np.allclose(longer[0] * longer[1] @ longer[2], ΔW)  # the same update, but λ tells another story
-assert penalty(P, Q) < 1e-9 < 2 < min(penalty(longer[0], Q), penalty(leaning[0], leaning[2]))
+assert regularizer(P, Q) < 1e-9 < 2 < min(regularizer(longer[0], Q), regularizer(leaning[0], leaning[2]))
 
 # %% [markdown]
 # *Longer*: the same ΔW, yet the largest triplet has the smallest λ. *Leaning*: two triplets of 10 that all but cancel;
@@ -169,13 +169,13 @@ assert mean[1] / mean[0] < 1.1 < 10 < (mean * unrest)[1] / (mean * unrest)[0]
 # $b(t)$ says how many stay: all at first, then a cubic fall, then fixed.
 
 # %%
-recipe, T = AdaLoRA(rank=16 / 12, start=8), 150  # 12 matrices: from 8 · 12 = 96 triplets to 16
+method, T = AdaLoRA(rank=16 / 12, initial_rank=8), 150  # 12 matrices: from 8 · 12 = 96 triplets to 16
 first, last = 15, 105  # a tenth of the steps warms up, the last 30 % change nothing more
 for t in (1, 15, 30, 45, 60, 105, 150):
     left = 1 - np.clip((t - first) / (last - first), 0, 1)
     by_hand = int((96 - 16) * left**3 + 16)
     print(f"b({t}) = {by_hand}", end="   ")
-    assert by_hand == recipe.budget(t, T, 12)
+    assert by_hand == method.budget(t, T, 12)
 
 scores = torch.tensor([0.9, 0.1, 0.5]), torch.tensor([0.2, 0.05, 0.7])  # two matrices with three triplets each
 tiny = [AdaLoRALinear(nn.Linear(4, 4), rank=3) for _ in scores]
@@ -194,7 +194,7 @@ assert [int(made.kept.sum()) for made in tiny] == [2, 1]
 # %%
 plots.structure("AdaLoRA")
 plt.show()
-for part in (AdaLoRALinear, AdaLoRA.penalty, AdaLoRA.after_step, allocate):
+for part in (AdaLoRALinear, AdaLoRA.regularizer, AdaLoRA.after_step, allocate):
     print(inspect.getsource(part))
 
 # %% [markdown]
@@ -207,7 +207,7 @@ for part in (AdaLoRALinear, AdaLoRA.penalty, AdaLoRA.after_step, allocate):
 
 # %%
 torch.manual_seed(0)
-model = AdaLoRA(rank=16 / 12, start=8).attach(base())
+model = AdaLoRA(rank=16 / 12, initial_rank=8).attach(base())
 tokens = Mixture().batch(32, torch.Generator().manual_seed(0)).tokens
 predicted = 2 * 8 * (4 * (64 + 64 + 1) + 2 * (64 + 256 + 1))  # blocks · r · (q k v o, up down)
 measured = sum(p.numel() for p in trainable(model).values())
@@ -227,14 +227,14 @@ assert {name.split(".")[-1] for name, p in trainable(model).items() if p.grad.an
 
 # %%
 ALL = ("q", "k", "v", "o", "up", "down")
-CONTESTANTS = {
+TUNED_METHODS = {
     "LoRA, spread": LoRA(rank=1, targets=ALL, rank_pattern={"q": 2, "v": 2}),  # 12 + 4 ranks
-    "AdaLoRA": AdaLoRA(rank=16 / 12, start=8, targets=ALL),
+    "AdaLoRA": AdaLoRA(rank=16 / 12, initial_rank=8, targets=ALL),
     "LoRA, told": LoRA(rank=4, targets=tuple(PLANTED), rank_pattern={"blocks.1.attn.v": 8}),
 }
 stored = json.loads((bases.FOLDER.parent / "benchmarks" / "adalora_short.json").read_text())
 rate = {}
-for name in CONTESTANTS:
+for name in TUNED_METHODS:
     by_rate = dict(sorted(stored["planted"][name].items(), key=lambda item: float(item[0])))
     rate[name] = float(min(by_rate, key=lambda lr: by_rate[lr]["error"]))
     print(
@@ -249,11 +249,11 @@ for seed in SEEDS:  # a teacher for each seed, and 1,500 lines with its logits; 
 
 
 # %%
-def imitate(recipe, lr, seed):
+def imitate(method, lr, seed):
     (lines, wanted), student = pool[seed], base()
     whole = F.mse_loss(student(lines[:300]), wanted[:300]).detach()
     torch.manual_seed(seed)
-    parameters = list(trainable(recipe.attach(student)).values())
+    parameters = list(trainable(method.attach(student)).values())
     optimizer, draw = (
         torch.optim.AdamW(parameters, lr, (0.9, 0.98), weight_decay=0),
         torch.Generator().manual_seed(seed),
@@ -263,16 +263,16 @@ def imitate(recipe, lr, seed):
         some = torch.randint(300, len(lines), (16,), generator=draw)
         loss = F.mse_loss(student(lines[some]), wanted[some]) / whole
         optimizer.zero_grad()
-        (loss + recipe.penalty(student)).backward()
+        (loss + method.regularizer(student)).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        recipe.after_step(student, step, STEPS)
+        method.after_step(student, step, STEPS)
     with torch.no_grad():
         return student, (F.mse_loss(student(lines[:300]), wanted[:300]) / whole).item()  # share that is left
 
 
 # %%
-runs = {name: [imitate(recipe, rate[name], seed) for seed in SEEDS] for name, recipe in CONTESTANTS.items()}
+runs = {name: [imitate(method, rate[name], seed) for seed in SEEDS] for name, method in TUNED_METHODS.items()}
 errors = {name: [error for _, error in made] for name, made in runs.items()}
 plots.bars(errors, plots.new(6.5, 1.9), "error left (share of the base's)", plots.HUES["AdaLoRA"])
 plt.show()
@@ -292,9 +292,9 @@ for spread, ada, told in zip(*errors.values(), strict=True):
 # *Figure 2: final ranks, mean over seeds. The framed cells, those planted, have nearly all.*
 
 # %%
-model, recipe = runs["AdaLoRA"][0][0], CONTESTANTS["AdaLoRA"]
+model, method = runs["AdaLoRA"][0][0], TUNED_METHODS["AdaLoRA"]
 histories = {path: layer.history for path, layer in layers(model).items()}
-plots.rank_map(histories, [recipe.budget(t, STEPS, 12) for t in range(STEPS + 1)])
+plots.rank_map(histories, [method.budget(t, STEPS, 12) for t in range(STEPS + 1)])
 plt.show()
 chosen = [ranks(m) for m, _ in runs["AdaLoRA"]]
 plots.rank_grid(
@@ -392,7 +392,7 @@ assert all(sum(n for path, n in found.items() if "blocks.0" in path) >= 11 for f
 # %%
 batch = task("reverse+violet").batch(64, torch.Generator().manual_seed(0))
 for name in ("LoRA, spread", "AdaLoRA"):
-    m = CONTESTANTS[name].attach(base())
+    m = TUNED_METHODS[name].attach(base())
     n, expected, real = sum(p.numel() for p in trainable(m).values()), costs.predict(m), costs.measure(m, batch)
     notes = [t for layer in layers(m).values() for kind in (layer.mean, layer.spread) for t in kind.values()]
     guess = expected.gradients + expected.optimizer + 4 * 2 * n * (name == "AdaLoRA")
@@ -432,7 +432,7 @@ def lean(found):
 seen = {"as it should be": (errors["AdaLoRA"][0], lean(layers(model)), chosen[0])}
 for what in ("the size of λ", "no penalty"):
     broken = mistaken(what)
-    student, error = imitate(broken.AdaLoRA(rank=16 / 12, start=8), rate["AdaLoRA"], 0)
+    student, error = imitate(broken.AdaLoRA(rank=16 / 12, initial_rank=8), rate["AdaLoRA"], 0)
     seen[what] = error, lean(broken.layers(student)), broken.ranks(student)
 for what, (error, leans, got) in seen.items():
     print(f"{what:16} error {error:.3f}   lean {leans:.2f}   v, q, down: {[got[path] for path in PLANTED]}")
@@ -447,7 +447,7 @@ print("\n", checking.diagnose("adalora", mistaken("no smoothing").AdaLoRALinear)
 #
 # ## Your turn
 #
-# 1. Count by hand what `AdaLoRA(rank=1, start=6, targets=("q", "up"))` trains, and how many triplets stay.
+# 1. Count by hand what `AdaLoRA(rank=1, initial_rank=6, targets=("q", "up"))` trains, and how many triplets stay.
 # 2. After which of 150 steps has half of the excess gone?
 # 3. Write `scores` and `allocate`.
 
@@ -467,7 +467,7 @@ check("adalora", AdaLoRALinear, allocate)
 # %% [markdown]
 # The whole file: `python -m minipeft start adalora`.
 #
-# 4. Halve the budget: `AdaLoRA(rank=8 / 12, start=8)`. Who loses ranks? Predict, then imitate.
+# 4. Halve the budget: `AdaLoRA(rank=8 / 12, initial_rank=8)`. Who loses ranks? Predict, then imitate.
 # 5. Tell a LoRA the *wrong* places: 8, 4, 4 in `blocks.0.attn.v`, `blocks.0.attn.q`, `blocks.1.mlp.down`. Better than
 #    spread?
 # 6. In "Break it", write `"no smoothing"` for `"the size of λ"`. Which planted matrix loses?

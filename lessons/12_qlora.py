@@ -11,7 +11,7 @@
 # ## First, guess
 #
 # LoRA leaves the base's weights alone, yet keeps each in 32 bits. With 4 bits, a weight can be one of 16 numbers only:
-# it is **quantised**.
+# it is **quantized**.
 #
 # 1. Does the base still work with 4 bits? With 3? With 2?
 # 2. Which 16 numbers would you take?
@@ -29,10 +29,10 @@ import numpy as np
 import torch
 
 from minipeft import LoRA, Mixture, QLoRA, base, check, costs, deltas, evaluate, fit, merge, plots, task
+from minipeft.attach import trainable
 from minipeft.classroom import checking, exercise
 from minipeft.comparison import rate_of
 from minipeft.methods import Full, qlora
-from minipeft.wrapping import trainable
 
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
@@ -43,7 +43,7 @@ SEEDS, STEPS, LINES = ([0], 20, 100) if FAST else ([0, 1, 2], 100, 500)
 #
 # The task is `reverse+violet`, untold. The base never saw that table, so it must be written into weights.
 #
-# The `Mixture` is what the base knows: all it was trained on. We quantise the twelve matrices of the two blocks,
+# The `Mixture` is what the base knows: all it was trained on. We quantize the twelve matrices of the two blocks,
 # nothing else.
 
 # %%
@@ -103,7 +103,7 @@ for seed in SEEDS:
     spoiled = W.flatten().clone()
     place = torch.randint(len(spoiled), (1,), generator=torch.Generator().manual_seed(seed)).item()
     spoiled[place] = 20 * W.std()
-    Ŵ = qlora.dequantise(qlora.quantise(spoiled, double_quant=False), spoiled.shape)
+    Ŵ = qlora.dequantize(qlora.quantize(spoiled, double_quant=False), spoiled.shape)
     error = (Ŵ - spoiled).view(-1, 64).square().mean(1).sqrt()
     hit = place // 64
     others = torch.arange(len(error)) != hit
@@ -193,18 +193,18 @@ for i in range(len(SEEDS)):
 
 # %%
 tiny = torch.tensor([[0.0, 0.9], [-2.0, 2.0]])
-stored = qlora.quantise(tiny, double_quant=False)
+stored = qlora.quantize(tiny, double_quant=False)
 print({name: t.tolist() for name, t in stored.items()}, "in hex:", [f"{b:#04x}" for b in stored["packed"].tolist()])
 assert stored["packed"].tolist() == [7 << 4 | 12, 0 << 4 | 15]
 assert [(b >> 4, b & 15) for b in stored["packed"].tolist()] == [(7, 12), (0, 15)]
-Ŵ = qlora.dequantise(stored, tiny.shape)
+Ŵ = qlora.dequantize(stored, tiny.shape)
 print("unpacked:", Ŵ.tolist())
 assert torch.allclose(Ŵ.flatten(), 2 * nf4[[7, 12, 0, 15]])
 plots.twins(matrices["blocks.0.attn.q.weight"], ("nf4", "nf2"))
 plt.show()
 
 # %% [markdown]
-# ## Double quantisation
+# ## Double quantization
 #
 # An absmax of 32 bits for 64 weights is half a bit for each: 4.5. But absmax are numbers, too. Take their mean away,
 # as levels lie on both sides of zero, and round the rest to 8 bits, in groups of 256 with a scale each:
@@ -212,7 +212,7 @@ plt.show()
 # $$4 + \tfrac{8}{64} + \tfrac{32}{64 \cdot 256} = 4.127$$
 
 # %%
-once, twice = qlora.quantise(W, double_quant=False), qlora.quantise(W)
+once, twice = qlora.quantize(W, double_quant=False), qlora.quantize(W)
 for name, stored in (("once", once), ("twice", twice)):
     print(f"{name:6}", {key: f"{t.numel()} of {str(t.dtype)[6:]}" for key, t in stored.items()})
 absmax = qlora.decode(twice["absmax"], twice["absmax2"], qlora.DYNAMIC, qlora.GROUP) + twice["mean"]
@@ -241,7 +241,7 @@ for double in (False, True):
 # %%
 plots.structure("QLoRA")
 plt.show()
-for thing in (qlora.encode, qlora.quantise, qlora.Product, qlora.QuantisedLinear):
+for thing in (qlora.encode, qlora.quantize, qlora.Product, qlora.QuantizedLinear):
     print(inspect.getsource(thing))
 
 # %% [markdown]
@@ -254,7 +254,7 @@ for thing in (qlora.encode, qlora.quantise, qlora.Product, qlora.QuantisedLinear
 model = QLoRA(rank=2).attach(base())
 batch, plain = learn.batch(32, torch.Generator().manual_seed(0)), base()
 for name, W in matrices.items():
-    plain.get_parameter(name).data = qlora.dequantise(qlora.quantise(W), W.shape)
+    plain.get_parameter(name).data = qlora.dequantize(qlora.quantize(W), W.shape)
 assert torch.allclose(model(batch.tokens), plain(batch.tokens), atol=1e-4)
 assert not torch.allclose(model(batch.tokens), base()(batch.tokens), atol=1e-2)
 assert {name[-1] for name in trainable(model)} == {"A", "B"}
@@ -273,26 +273,26 @@ assert torch.allclose(layer.B.grad, s * g.T @ x @ layer.A.T, atol=1e-4)
 # %% [markdown]
 # ## Train it, on 4 bits and on 32
 #
-# LoRA of rank 2 on all twelve matrices, once on the base, once on its quantised twin, same rate.
+# LoRA of rank 2 on all twelve matrices, once on the base, once on its quantized twin, same rate.
 #
 # *Figure: the loss, seed 0, logarithmic. The two fall together.*
 
 
 # %%
-def adapt(recipe, goal=learn, seed=0, **options):
+def adapt(method, goal=learn, seed=0, **options):
     torch.manual_seed(seed)  # draws A
-    model = recipe.attach(base())
-    options = {"steps": STEPS, "batch_size": 32, "lr": rate_of(recipe), "seed": seed} | options
+    model = method.attach(base())
+    options = {"steps": STEPS, "batch_size": 32, "lr": rate_of(method), "seed": seed} | options
     return model, fit(model, goal, **options, device="cpu", progress=False)
 
 
-recipes = {"LoRA(32 bits)": LoRA(rank=2, targets=SIX), "QLoRA(4 bits)": QLoRA(rank=2)}
-runs = {name: [adapt(recipe, seed=seed) for seed in SEEDS] for name, recipe in recipes.items()}
+methods = {"LoRA(32 bits)": LoRA(rank=2, targets=SIX), "QLoRA(4 bits)": QLoRA(rank=2)}
+runs = {name: [adapt(method, seed=seed) for seed in SEEDS] for name, method in methods.items()}
 plots.curves({name: made[0][1] for name, made in runs.items()}, "loss", plots.new(4.6, 2.2))
 plt.show()
 for name, made in runs.items():
     scores = [evaluate(m, learn, LINES).accuracy for m, _ in made]
-    print(f"{name}, rate {rate_of(recipes[name])}: lines right, by seed:", *(f"{score:.3f}" for score in scores))
+    print(f"{name}, rate {rate_of(methods[name])}: lines right, by seed:", *(f"{score:.3f}" for score in scores))
     assert FAST or min(scores) > 0.95
 
 # %% [markdown]
@@ -312,7 +312,7 @@ assert set(moved) == set(matrices)
 for m in trained:
     for name, W in matrices.items():
         layer = m.get_submodule(name.removesuffix(".weight")).base
-        for part, tensor in qlora.quantise(W).items():
+        for part, tensor in qlora.quantize(W).items():
             assert torch.equal(getattr(layer, part), tensor)
     assert deltas.fingerprint(m) == deltas.fingerprint(base())
 
@@ -354,9 +354,9 @@ assert FAST or min(after["int3"]) > before["int3"] + 0.02
 
 # %%
 taken = {}
-for name, recipe in (recipes | {"Full": Full()}).items():
-    m = recipe.attach(base())
-    real = taken[type(recipe)] = costs.measure(m, batch)
+for name, method in (methods | {"Full": Full()}).items():
+    m = method.attach(base())
+    real = taken[type(method)] = costs.measure(m, batch)
     bits = qlora.predicted_bits() if name == "QLoRA(4 bits)" else 32
     by_hand = 437_488 - 98_304 * (32 - bits) / 8 + (name != "Full") * real.gradients  # A and B are weights, too
     ratio = real.weights / by_hand
@@ -387,8 +387,8 @@ for code, m in [("nf4", m) for m in trained] + [("nf2", m) for m in mended["nf2"
     assert (exact(batch.tokens) - m(batch.tokens)).abs().max() < 1e-3
     again, original = copy.deepcopy(exact), copy.deepcopy(exact)
     for name, (Ŵ, ΔW) in deltas.updates(m).items():
-        stored = qlora.quantise(Ŵ + ΔW, code)
-        again.get_parameter(name).data = qlora.dequantise(stored, Ŵ.shape, code)
+        stored = qlora.quantize(Ŵ + ΔW, code)
+        again.get_parameter(name).data = qlora.dequantize(stored, Ŵ.shape, code)
         original.get_parameter(name).data = matrices[name] + ΔW
     scores = [evaluate(one, goal, LINES) for one in (exact, again, original)]
     lost[code].append([score.accuracy for score in scores])
@@ -433,7 +433,7 @@ print(checking.diagnose("qlora", stops.Product).text())
 # %% [markdown]
 # ## Your turn
 #
-# 1. Bits with blocks of 32, once and twice quantised?
+# 1. Bits with blocks of 32, once and twice quantized?
 # 2. NF4, absmax 3: what is `0x7f`?
 # 3. Same bits: blocks of 64 once, or 16 twice? (`rounding_error`)
 # 4. Can 2 bits learn `violet`? (`adapt`)
@@ -500,4 +500,4 @@ check("qlora", decode, predicted_bits)  # the rest: python -m minipeft start qlo
 # ```
 #
 # Our parity tests hold the bytes equal to `bitsandbytes.functional.quantize_4bit`. GPT-2's own layers, `Conv1D`, are
-# quantised there, too.
+# quantized there, too.

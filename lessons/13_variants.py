@@ -31,9 +31,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from minipeft import base, bases, check, costs, decode, deltas, evaluate, fit, load, merge, plots, task, training
+from minipeft.attach import flat, trainable
 from minipeft.classroom import checking, exercise
 from minipeft.methods import IA3, DoRA, Full, LoRA, PiSSA, VeRA, dora, ia3, pissa, vera
-from minipeft.wrapping import flat, trainable
 
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
@@ -140,17 +140,17 @@ RECIPES = [LoRA(rank=4), LoRA(rank=4, lr_ratio=16.0), DoRA(rank=4), VeRA(rank=64
 d, f, r, many = 64, 256, 4, 64
 counts = [4 * r * (d + d), 4 * r * (d + d), 4 * (r * (d + d) + d), 4 * (many + d), 4 * r * (d + d), 2 * (d + d + f)]
 batch = untold.batch(32, torch.Generator().manual_seed(0))
-for recipe, count in zip(RECIPES, counts, strict=True):
+for method, count in zip(RECIPES, counts, strict=True):
     torch.manual_seed(0)
-    model = recipe.attach(base())
+    model = method.attach(base())
     logits = model(batch.tokens)
     off = (logits - base()(batch.tokens)).abs().max().item()
     training.loss_of(logits, batch.targets).backward()
     idle = {name.split(".")[-1] for name, p in trainable(model).items() if p.grad.norm() == 0}
-    print(f"{recipe!s:31}{count:6,} trained   off the base by {off:.0e}   no gradient yet: {''.join(idle) or '-'}")
+    print(f"{method!s:31}{count:6,} trained   off the base by {off:.0e}   no gradient yet: {''.join(idle) or '-'}")
     assert sum(p.numel() for p in trainable(model).values()) == count
-    assert off == 0 or (isinstance(recipe, PiSSA) and off < 1e-4)
-    assert idle == ({"d"} if isinstance(recipe, VeRA) else {"A"} if isinstance(recipe, LoRA | DoRA) else set())
+    assert off == 0 or (isinstance(method, PiSSA) and off < 1e-4)
+    assert idle == ({"d"} if isinstance(method, VeRA) else {"A"} if isinstance(method, LoRA | DoRA) else set())
 
 # %% [markdown]
 # PiSSA is off by rounding: $R + BA$ is added up anew. With PiSSA and IA³ all that is trained moves from the first step.
@@ -164,7 +164,7 @@ for recipe, count in zip(RECIPES, counts, strict=True):
 stored = json.loads((bases.FOLDER.parent / "benchmarks" / "variants.json").read_text())
 losses = {name: {float(rate): run["loss"] for rate, run in by_rate.items()} for name, by_rate in stored.items()}
 best = {name: min(by_rate, key=by_rate.get) for name, by_rate in losses.items()}
-plots.rates({str(recipe): losses[str(recipe)] for recipe in RECIPES}, plots.new(6.4, 2.4))
+plots.rates({str(method): losses[str(method)] for method in RECIPES}, plots.new(6.4, 2.4))
 plt.show()
 for name in ("LoRA(rank=4)", "LoRA(rank=32)", "LoRA(rank=32, rslora=True)"):
     print(f"{name:26} best rate {best[name]:g}, there a loss of {losses[name][best[name]]:.4f}")
@@ -185,19 +185,19 @@ assert best["LoRA(rank=4)"] == best["LoRA(rank=32)"] > best["LoRA(rank=32, rslor
 
 
 # %%
-def adapt(recipe, lr, seed, steps=STEPS, **settings):
+def adapt(method, lr, seed, steps=STEPS, **settings):
     torch.manual_seed(seed)  # draws A
-    model = recipe.attach(base())
+    model = method.attach(base())
     options = {"batch_size": 32, "seed": seed, "device": "cpu", "progress": False} | settings
     return model, fit(model, untold, steps=steps, lr=lr, **options)
 
 
-runs = {str(recipe): [adapt(recipe, best[str(recipe)], seed) for seed in SEEDS] for recipe in RECIPES}
+runs = {str(method): [adapt(method, best[str(method)], seed) for seed in SEEDS] for method in RECIPES}
 right = {name: [evaluate(model, untold, LINES).accuracy for model, _ in found] for name, found in runs.items()}
 plots.bars(right)
 plt.show()
 if not FAST:
-    assert all(min(right[str(recipe)]) > 0.7 for recipe in RECIPES if not isinstance(recipe, VeRA | IA3))
+    assert all(min(right[str(method)]) > 0.7 for method in RECIPES if not isinstance(method, VeRA | IA3))
     assert min(right["IA3(outputs=('k', 'v'))"]) > 0.3
     assert max(right["VeRA(rank=64)"]) < min(right["LoRA(rank=4)"]) - 0.1
 
@@ -295,8 +295,8 @@ assert share["q"] > 0.4 > 0.3 > share["v"]
 
 # %%
 early = {}
-for recipe in (LoRA(rank=4, alpha=4), LoRA(rank=4), PiSSA(rank=4)):
-    early[str(recipe)] = [adapt(recipe, 1e-2, seed, steps=20, warmup=0)[1] for seed in SEEDS]
+for method in (LoRA(rank=4, alpha=4), LoRA(rank=4), PiSSA(rank=4)):
+    early[str(method)] = [adapt(method, 1e-2, seed, steps=20, warmup=0)[1] for seed in SEEDS]
 average = {name: copy.copy(found[0]) for name, found in early.items()}
 for name, found in early.items():
     average[name].loss = np.mean([history.loss for history in found], axis=0)
@@ -324,7 +324,7 @@ layers = [block.attn.get_submodule(name) for block in model.blocks for name in "
 assert len({layer.shared.A.data_ptr() for layer in layers}) == 1  # the same memory, not equal copies
 delta = deltas.delta_of(model)
 assert {name.split(".")[-1] for name in delta.tensors} == {"b", "d"}
-other = load(replace(delta, recipe=replace(delta.recipe, seed=1)), base())  # the same vectors around another pair
+other = load(replace(delta, method=replace(delta.method, seed=1)), base())  # the same vectors around another pair
 print(f"a task, stored: {costs.delta_bytes(model):,} bytes; LoRA {costs.delta_bytes(trained['LoRA(rank=4)']):,}")
 own, strange = evaluate(model, untold, LINES), evaluate(other, untold, LINES)
 print(f"loss with the pair of seed 0: {own.loss:.2f}, with that of seed 1: {strange.loss:.2f}")
@@ -379,10 +379,10 @@ def mistaken(name, what):
 
 known = task("reverse+red", instructed=True)  # the base has practised this one
 wrong = [("dora", "m starts at one", "DoRA"), ("pissa", "base instead of rest", "PiSSA")]
-for name, what, recipe in [*wrong, ("ia3", "starts at zero", "IA3"), ("dora", "length of W alone", "DoRA")]:
-    model = getattr(mistaken(name, what), recipe)().attach(base())
+for name, what, method in [*wrong, ("ia3", "starts at zero", "IA3"), ("dora", "length of W alone", "DoRA")]:
+    model = getattr(mistaken(name, what), method)().attach(base())
     kept = evaluate(model, known, LINES // 2).accuracy
-    print(f"{recipe:6} {what:21} lines right before any training: {kept:.2f}")
+    print(f"{method:6} {what:21} lines right before any training: {kept:.2f}")
     assert kept < 0.9 or what == "length of W alone"
 silent = adapt(mistaken("dora", "length of W alone").DoRA(rank=4), best["DoRA(rank=4)"], 0, steps=STEPS // 2)[1]
 print(f"the silent one, loss: {silent.loss[0]:.2f} → {np.mean(silent.loss[-10:]):.2f}\n")

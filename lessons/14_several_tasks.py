@@ -133,7 +133,7 @@ plt.show()
 #
 # ## A task is a file
 #
-# A delta file holds the trained numbers, the recipe, and the **fingerprint** of the base: a hash of all its weights.
+# A delta file holds the trained numbers, the method, and the **fingerprint** of the base: a hash of all its weights.
 
 # %%
 print(inspect.getsource(deltas.fingerprint))

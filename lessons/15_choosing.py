@@ -28,11 +28,11 @@ import numpy as np
 import torch
 
 from minipeft import base, bases, check, comparison, costs, deltas, evaluate, merge, plots, task
+from minipeft.attach import Method, Wrapper, trainable, wrap  # noqa: F401, for exercise 6
 from minipeft.classroom import checking, exercise
-from minipeft.comparison import CONTESTANTS, Contestant, rate_of
+from minipeft.comparison import TUNED_METHODS, TunedMethod, rate_of
 from minipeft.methods import IA3, BitFit, DoRA, Full, LoRA, Pfeiffer, PrefixTuning, PromptTuning, PTuningV2, QLoRA, VeRA
 from minipeft.mixing import MultiTask
-from minipeft.wrapping import Recipe, Wrapper, trainable, wrap  # noqa: F401, for exercise 6
 
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
@@ -117,9 +117,9 @@ plt.show()
 RUNS = [json.loads(line) for line in (bases.FOLDER.parent / "claims" / "runs.jsonl").read_text().splitlines()]
 
 
-def stored(recipe, goal, **more):
+def stored(method, goal, **more):
     """The results of a job for seeds 0, 1, 2; runs with other seeds only chose rates."""
-    asked = {"experiment": "train", "recipe": str(recipe), "goal": str(goal)} | more
+    asked = {"experiment": "train", "method": str(method), "goal": str(goal)} | more
     jobs = [(run["job"], run["result"]) for run in RUNS if run["job"].keys() - {"lr", "seed"} == asked.keys() - {"lr"}]
     found = {job["seed"]: result for job, result in jobs if asked.items() <= job.items()}
     return [found[seed] for seed in (0, 1, 2)]
@@ -129,8 +129,8 @@ def of(results, what="accuracy"):
     return [result[what] for result in results]
 
 
-FIELD = [c for c in CONTESTANTS if not c.sources]  # a fusion needs adapters of other tasks
-results = {goal: {str(c.recipe): stored(c.recipe, goal, lr=c.lr) for c in FIELD} for goal in (blue, violet)}
+FIELD = [c for c in TUNED_METHODS if not c.sources]  # a fusion needs adapters of other tasks
+results = {goal: {str(c.method): stored(c.method, goal, lr=c.lr) for c in FIELD} for goal in (blue, violet)}
 print(len(FIELD), "methods. One run:", results[violet]["LoRA(rank=2)"][0])
 
 # %% [markdown]
@@ -168,9 +168,9 @@ assert min(right[violet][str(IA3())][0]) > 0.98
 # %%
 FOUR = [PromptTuning(length=4), IA3(), LoRA(rank=4), Pfeiffer(size=16)]
 live = {}
-for recipe in FOUR:
-    contestant = Contestant(recipe, rate_of(recipe))
-    live[str(recipe)] = [comparison.adapt(contestant, violet, STEPS, seed) for seed in SEEDS]
+for method in FOUR:
+    tuned = TunedMethod(method, rate_of(method))
+    live[str(method)] = [comparison.adapt(tuned, violet, STEPS, seed) for seed in SEEDS]
 plots.curves({name: runs[0][1] for name, runs in live.items()}, "accuracy", plots.new(4.5, 2))
 plt.show()
 mine = {name: [evaluate(model, violet, LINES).accuracy for model, _ in runs] for name, runs in live.items()}
@@ -222,9 +222,9 @@ fresh, OTHERS = {name: of(by[8]) for name, by in few.items()}, ["Full", "LoRA(ra
 assert min(min(of(runs)) for runs in few["PromptTuning(length=4)"].values()) > 0.95
 assert max(max(fresh[name]) for name in OTHERS) < 0.05 < 0.2 < min(fresh["PrefixTuning(length=4)"])
 assert min(min(of(few[name][128])) for name in OTHERS if name != "BitFit") > 0.9
-sweep = [run for run in RUNS if run["job"].get("examples") == 8 and run["job"]["recipe"] in OTHERS]
+sweep = [run for run in RUNS if run["job"].get("examples") == 8 and run["job"]["method"] in OTHERS]
 assert max(run["result"]["accuracy"] for run in sweep) < 0.05  # at any of the seven rates
-jobs = [run["job"] for run in RUNS if run["job"].get("recipe") == "Full" and run["job"]["seed"] == 0]
+jobs = [run["job"] for run in RUNS if run["job"].get("method") == "Full" and run["job"]["seed"] == 0]
 assert {job["lr"] for job in jobs if job.get("examples") in (8, 32)} == {3e-4, 1e-2}
 
 # %% [markdown]
@@ -245,9 +245,9 @@ formulas = [
     (QLoRA(rank=2), L * 2 * (4 * 2 * d + 2 * (d + f))), (Pfeiffer(size=m), L * (2 * d * m + m + d)),
     (PTuningV2(length=n), L * n * d), (PrefixTuning(length=n), 2 * L * n * d), (PromptTuning(length=n), n * d),
 ]  # fmt: skip
-for recipe, predicted in formulas:
-    measured = sum(p.numel() for p in trainable(recipe.attach(base())).values())
-    print(f"{recipe!s:26} predicted {predicted:8,} measured {measured:8,} ratio {measured / predicted:.2f}")
+for method, predicted in formulas:
+    measured = sum(p.numel() for p in trainable(method.attach(base())).values())
+    print(f"{method!s:26} predicted {predicted:8,} measured {measured:8,} ratio {measured / predicted:.2f}")
     assert measured == predicted
 
 # %% [markdown]
@@ -259,20 +259,20 @@ for recipe, predicted in formulas:
 # *Figure: one row for each method, one column for each measure, the greener the better. No row is green throughout.*
 
 # %%
-models = {str(recipe): recipe.attach(base()).eval() for recipe, _ in formulas}
+models = {str(method): method.attach(base()).eval() for method, _ in formulas}
 times = costs.latency({"base": base()} | models, blue.batch(1, torch.Generator().manual_seed(0)), 10 if FAST else 60)
 sheet = {}
-for (recipe, _), (name, model) in zip(formulas, models.items(), strict=True):
+for (method, _), (name, model) in zip(formulas, models.items(), strict=True):
     row = {f"{goal}\nright".replace("reverse+", ""): float(np.mean(right[goal][name][0])) for goal in right}
     row["from 8\nlines"] = float(np.mean(fresh[name])) if name in fresh else None
     row |= {"trained": right[blue][name][1], "a task,\nbytes": costs.delta_bytes(model)}
     row["training,\nKB"] = costs.predict(model).total // 1000
-    row |= {"time,\n× base": times[name][0] / times["base"][0], "virtual\ntokens": getattr(recipe, "length", 0)}
+    row |= {"time,\n× base": times[name][0] / times["base"][0], "virtual\ntokens": getattr(method, "length", 0)}
     several = MultiTask(model)
     several.keep(name)  # takes it off, under its name
     row["shares\na pass"] = "alone" not in several.sharing(name)
     try:
-        row["merges"] = merge(recipe.attach(base())) is not None
+        row["merges"] = merge(method.attach(base())) is not None
     except TypeError:
         row["merges"] = False
     sheet[name] = row
@@ -288,7 +288,7 @@ plt.show()
 
 # %%
 print("violet, right at     0.01      0.1")
-for name in (str(IA3()), "AdaLoRA(rank=1, start=2)", "Pfeiffer(size=16)", "QLoRA(rank=2)"):
+for name in (str(IA3()), "AdaLoRA(rank=1, initial_rank=2)", "Pfeiffer(size=16)", "QLoRA(rank=2)"):
     at = [next(run["accuracy"] for run in SWEEP[name][rate] if run["task"] == str(violet)) for rate in ("0.01", "0.1")]
     print(f"{name.split('(')[0]:16}", *(f"{share:8.2f}" for share in at))
     assert (at[0] < 0.2 and at[1] > 0.95) if name[:3] in ("IA3", "Ada") else (at[0] > 0.95 and at[1] < 0.05)
@@ -319,7 +319,7 @@ print("LoRA(rank=4)".ljust(20), f"{mine['LoRA(rank=4)'][0]:.2f}")
 wrong, lora = {}, exercise.get("lora")
 for what in ("A left out", "alpha without rank"):
     broken = checking.broken(lora, next(m for m in lora.mistakes if m.id == what))
-    model, history = comparison.adapt(Contestant(broken.LoRA(rank=4), rate_of(LoRA(rank=4))), violet, STEPS, seed=0)
+    model, history = comparison.adapt(TunedMethod(broken.LoRA(rank=4), rate_of(LoRA(rank=4))), violet, STEPS, seed=0)
     wrong[what] = evaluate(model, violet, LINES).accuracy
     print(what.ljust(20), f"{wrong[what]:.2f}   loss: {history.loss[0]:.1f} → {history.loss[-1]:.2f}")
     print("   ", checking.diagnose("lora", broken.LoRALinear, broken.LoRAEmbedding, broken.LoRA).finding.symptom)
@@ -337,11 +337,11 @@ assert FAST or wrong["A left out"] < mine["LoRA(rank=4)"][0] - 0.3 < wrong["alph
 
 
 # %%
-def share(goal, recipe):
-    return f"{np.mean(right[goal][str(recipe)][0]):.2f}"
+def share(goal, method):
+    return f"{np.mean(right[goal][str(method)][0]):.2f}"
 
 
-least, usual = (sheet[str(recipe)]["training,\nKB"] for recipe in (QLoRA(rank=2), LoRA(rank=4)))
+least, usual = (sheet[str(method)]["training,\nKB"] for method in (QLoRA(rank=2), LoRA(rank=4)))
 eight = [f"{np.mean(fresh[name]):.2f}" for name in ("PromptTuning(length=4)", "LoRA(rank=4)")]
 eight_lines = ("PromptTuning", f"{eight[0]} from 8 lines, LoRA {eight[1]}")
 thousands = ("LoRA", f"rank 1: {share(blue, LoRA(rank=1))}; merges, takes no tokens")
@@ -372,7 +372,7 @@ assert least < 0.5 * usual
 #
 # 1. On violet, strike each method that has more numbers than another and is less than 0.02 ahead of it. Who is left?
 # 2. Predict a prompt of 8, twice the numbers, on blue and violet. Then run
-#    `comparison.compare(violet, [Contestant(PromptTuning(length=8), 3e-2)], seeds=1)`.
+#    `comparison.compare(violet, [TunedMethod(PromptTuning(length=8), 3e-2)], seeds=1)`.
 
 # %% [markdown]
 # 3. 45 runs, five methods: how many rates, how many seeds?
@@ -396,15 +396,15 @@ check("write_a_test", test)
 
 # %%
 @dataclass(frozen=True)
-class Gain(Recipe):
+class Gain(Method):
     targets: tuple[str, ...] = ("o", "down")
 
     def insert(self, model):
         raise NotImplementedError("your turn: wrap(model, self.targets, lambda module, path: ...)")
 
 
-# comparison.sweep([violet], [Contestant(Gain(), 0)])
-# comparison.compare(violet, [Contestant(Gain(), lr=...)])
+# comparison.sweep([violet], [TunedMethod(Gain(), 0)])
+# comparison.compare(violet, [TunedMethod(Gain(), lr=...)])
 
 # %% [markdown]
 # <details><summary>Answers</summary>

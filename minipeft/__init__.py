@@ -7,6 +7,7 @@ save(model, "reverse.safetensors")
 detach(model)
 """
 
+from minipeft.attach import detach, disabled, merge, summary, trainable, unmerge
 from minipeft.bases import base
 from minipeft.classroom import check, expect, use
 from minipeft.classroom.using import from_environment
@@ -32,10 +33,9 @@ from minipeft.methods import (
     VeRA,
 )
 from minipeft.mixing import MultiTask
+from minipeft.models.transformer import Config, Transformer, recording
 from minipeft.tasks import Mixture, Task, decode, encode, task
 from minipeft.training import evaluate, fit
-from minipeft.transformer import Config, Transformer, recording
-from minipeft.wrapping import detach, disabled, merge, summary, trainable, unmerge
 
 __all__ = [
     "IA3", "METHODS", "AdaLoRA", "AdapterFusion", "BitFit", "Config", "DeltaError", "DoRA", "Full", "Houlsby", "LoRA",

@@ -30,9 +30,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from minipeft.attach import attachments, detach
 from minipeft.deltas import Delta, DeltaError, delta_of, load, read, updates
 from minipeft.methods import Full, LoRA
-from minipeft.wrapping import attachments, detach
 
 # ---- with ΔW ----------------------------------------------------------------------------------------------------
 
@@ -48,7 +48,7 @@ def changes(model, delta):
         attached, found = attachments(model)[0], updates(model)
         if not found or len(found) < len(attached.swaps):
             raise DeltaError(
-                f"{attached.recipe} does more than change the base's weights, so it has no ΔW to calculate with"
+                f"{attached.method} does more than change the base's weights, so it has no ΔW to calculate with"
             )
         return {name: change for name, (_, change) in found.items()}
     finally:
@@ -149,7 +149,7 @@ def compress(model, delta, rank):
         factors[path if inside else name] = root[:, None] * Vt[:r], U[:, :r] * root  # A (r, in), B (out, r)
         error[name] = float(S[r:].norm() / S.norm()) if S.any() else 0.0
     if not factors:
-        raise DeltaError(f"{delta.recipe} changes no matrix, only {', '.join(error)}: a LoRA cannot hold that")
+        raise DeltaError(f"{delta.method} changes no matrix, only {', '.join(error)}: a LoRA cannot hold that")
     return lora(factors, delta.base, {"made by": "compress", "of": delta.notes, "rank": rank, "error": error})
 
 
@@ -226,7 +226,7 @@ def paired(deltas, weights):
     for i, delta in enumerate(deltas):
         if delta.base != deltas[0].base:
             raise DeltaError(
-                f"delta {i + 1} of {len(deltas)}, {delta.recipe}, belongs to another base than the first "
+                f"delta {i + 1} of {len(deltas)}, {delta.method}, belongs to another base than the first "
                 f"({delta.base[:12]}, not {deltas[0].base[:12]}): what they change cannot be added"
             )
     return deltas, weights
@@ -277,14 +277,14 @@ def factors_of(deltas, weights):
     """{place: [(wᵢsᵢ, Aᵢ, Bᵢ) of all the deltas that have one there]}."""
     found = {}
     for delta, w in zip(deltas, weights, strict=True):
-        if type(delta.recipe) is not LoRA:
+        if type(delta.method) is not LoRA:
             raise DeltaError(
-                f"{delta.recipe} is no LoRA, so it has no factors A and B to calculate with; "
+                f"{delta.method} is no LoRA, so it has no factors A and B to calculate with; "
                 "`add(model, deltas)` works with whatever changes weights, `compress(model, delta, rank)` makes a LoRA"
             )
         for path in [name.removesuffix(".A") for name in delta.tensors if name.endswith(".A")]:
             A, B = delta.tensors[f"{path}.A"], delta.tensors[f"{path}.B"]
-            s = delta.recipe.alpha / (math.sqrt(len(A)) if delta.recipe.rslora else len(A))
+            s = delta.method.alpha / (math.sqrt(len(A)) if delta.method.rslora else len(A))
             found.setdefault(path, []).append((w * s, A, B))
     return found
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from minipeft.transformer import Config, Embed, Transformer
+from minipeft.models.transformer import Config, Embed, Transformer
 
 FOLDER = Path(__file__).parents[1] / "tiny_models"
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from tqdm.auto import tqdm
 
 from minipeft import comparison, deltas
+from minipeft.attach import disabled, summary
 from minipeft.bases import base
 from minipeft.classroom import commands
 from minipeft.methods import METHODS, AdapterFusion, PrefixTuning, PromptTuning, PTuning, PTuningV2, parse
@@ -35,7 +36,6 @@ from minipeft.tasks import (
     task,
 )
 from minipeft.training import evaluate, fit
-from minipeft.wrapping import disabled, summary
 
 app = typer.Typer(
     help=(
@@ -68,7 +68,7 @@ DeltaPath = Annotated[Path, typer.Argument(metavar="DELTA", help="A delta that `
 Steps = Annotated[int, typer.Option(min=1, help="Training steps of 64 lines each.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes to share the runs; by default one for each core.")]
 Method = Annotated[
-    str, typer.Option(help=f"A recipe as Python writes it, LoRA(rank=4), or a name: {', '.join(METHODS)}.")
+    str, typer.Option(help=f"A method as Python writes it, LoRA(rank=4), or a name: {', '.join(METHODS)}.")
 ]
 
 
@@ -101,14 +101,14 @@ def compare(
         introduce(goal)
         words, _ = examples(goal)
 
-        def show(contestant, seed, result, words=words):
+        def show(tuned, seed, result, words=words):
             if seed == 0:  # tqdm writes above its bar
                 said = "   ".join(f"{w.strip(': =')} {a}" for w, a in zip(words, result["answers"], strict=True))
-                tqdm.write(f"  {contestant.recipe!s:22} now answers  {said}")
+                tqdm.write(f"  {tuned.method!s:22} now answers  {said}")
 
         found[goal] = comparison.compare(
             goal,
-            comparison.CONTESTANTS,
+            comparison.TUNED_METHODS,
             steps=steps,
             seeds=seeds,
             examples=lines,
@@ -193,18 +193,18 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ):
     """Train one method on a task and save its delta."""
-    goal, recipe, model = task(name), parse(method), base()
-    lr = comparison.rate_of(recipe) if lr is None else lr
+    goal, method, model = task(name), parse(method), base()
+    lr = comparison.rate_of(method) if lr is None else lr
     if out.is_dir():
         raise ValueError(f"{out} is a folder; name the file to save the delta in")
     out.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    recipe.attach(model)
-    if isinstance(recipe, AdapterFusion):
-        recipe.fill(model, [deltas.read(path, model) for path in fuse or ()])
+    method.attach(model)
+    if isinstance(method, AdapterFusion):
+        method.fill(model, [deltas.read(path, model) for path in fuse or ()])
     elif fuse:
-        raise ValueError(f"--fuse is for AdapterFusion, not for {recipe}: leave it out")
-    console.print(f"{recipe} on {goal} ({goal.kind})\n{summary(model)}")
+        raise ValueError(f"--fuse is for AdapterFusion, not for {method}: leave it out")
+    console.print(f"{method} on {goal} ({goal.kind})\n{summary(model)}")
     given = Few(goal, lines, seed) if lines else goal
     history = fit(model, given, steps=steps, lr=lr, seed=seed, device=device)
     score = evaluate(model, goal)
@@ -227,7 +227,7 @@ def evaluate_(
     delta = deltas.read(path)
     goal = task(name or delta.notes.get("task", ""))
     model = deltas.load(path, base())
-    table = Table(title=f"{delta.recipe} from {escape(str(path))}", title_justify="left", box=SIMPLE)
+    table = Table(title=f"{delta.method} from {escape(str(path))}", title_justify="left", box=SIMPLE)
     for heading in ("lines right, %", "attached", "detached"):
         table.add_column(heading, justify="left" if heading.startswith("lines") else "right")
     for what in (goal, Mixture()):
@@ -258,7 +258,7 @@ def generate(
     rows = encode(line).expand(1 + len(names), -1)
     for name, made in zip([None, *names], several.generate(rows, [None, *names], LENGTH + 1, stop=EOS), strict=True):
         said = decode(made).partition(".")[0].strip()
-        who = f"      [dim]{escape(name)}: {several.deltas[name].recipe}[/dim]" if name else ""
+        who = f"      [dim]{escape(name)}: {several.deltas[name].method}[/dim]" if name else ""
         console.print(f"{'adapted' if name else 'base':9} {line} {said}{who}", soft_wrap=True)
 
 
@@ -267,14 +267,14 @@ def inspect(
     path: DeltaPath,
     picture: Annotated[Path | None, typer.Option(help="Also draw what was learned, as PNG.")] = None,
 ):
-    """What is in a delta: recipe, tensors, how many directions its update of each weight really has; of a prompt, the
+    """What is in a delta: method, tensors, how many directions its update of each weight really has; of a prompt, the
     words it is nearest to."""
     delta = deltas.read(path)
     model = base()
     fits = deltas.fingerprint(model) == delta.base
     whose = "the shipped base" if fits else "another base"
     console.print(f"[bold]{escape(str(path))}[/bold]  {path.stat().st_size:,} bytes, for {whose} ({delta.base[:12]})")
-    console.print(f"recipe   {delta.recipe!r}", markup=False)
+    console.print(f"method   {delta.method!r}", markup=False)
     for key, value in delta.notes.items():
         console.print(f"{key:8} {value}", markup=False)
     table = Table(title="Tensors", title_justify="left", box=SIMPLE)
@@ -287,7 +287,7 @@ def inspect(
         console.print("What it changes can only be told on its own base.")
         return
     words = model.embed.token.weight
-    prompts = [t for t in delta.tensors.values() if isinstance(delta.recipe, PromptTuning | PTuning)]
+    prompts = [t for t in delta.tensors.values() if isinstance(delta.method, PromptTuning | PTuning)]
     for vectors in prompts:
         console.print(nearest(vectors, words))
     deltas.load(path, model)
@@ -300,7 +300,7 @@ def inspect(
 
             if prompts:
                 axes = plots.nearest(prompts[0], words, VOCABULARY)
-            elif isinstance(delta.recipe, PrefixTuning | PTuningV2):
+            elif isinstance(delta.method, PrefixTuning | PTuningV2):
                 axes = plots.prefix_map(plots.prefixes(model), model.config.heads)
             else:
                 axes = plots.what_moved(model, moved) if moved else plots.module_tree(model)

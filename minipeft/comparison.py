@@ -1,6 +1,6 @@
 """The main job: the shipped base is adapted to one task with every method, over several seeds.
 
-A method joins by a line in CONTESTANTS: a recipe and its learning rate, chosen by `sweep` on lines not reported here.
+A method joins by a line in TUNED_METHODS: the method with its settings and its learning rate, chosen by `sweep` on lines not reported here.
 """
 
 import csv
@@ -16,6 +16,7 @@ import torch
 from tqdm.auto import tqdm
 
 from minipeft import deltas
+from minipeft.attach import Method, detach, trainable
 from minipeft.bases import base
 from minipeft.methods import (
     IA3,
@@ -38,69 +39,68 @@ from minipeft.methods import (
 )
 from minipeft.tasks import Few, Mixture, answer, task
 from minipeft.training import VALIDATION, evaluate, fit
-from minipeft.wrapping import Recipe, detach, trainable
 
 STEPS = 300
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)  # every method is offered the same ones
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """A recipe, its learning rate, and for a fusion the tasks whose adapters it fuses, trained first."""
+class TunedMethod:
+    """A method, its learning rate, and for a fusion the tasks whose adapters it fuses, trained first."""
 
-    recipe: Recipe
+    method: Method
     lr: float
     sources: tuple[str, ...] = ()
 
 
-CONTESTANTS = (  # the rates are those of benchmarks/rates.json
-    Contestant(Full(), 1e-2),
-    Contestant(LoRA(rank=1), 1e-2),
-    Contestant(LoRA(rank=2), 3e-2),
-    Contestant(LoRA(rank=4), 3e-2),
-    Contestant(LoRA(rank=8), 3e-2),
-    Contestant(PromptTuning(length=4), 3e-2),
-    Contestant(PTuning(length=4), 1e-2),
-    Contestant(PrefixTuning(length=4), 3e-1),
-    Contestant(PTuningV2(length=4), 3e-1),
-    Contestant(Houlsby(size=8), 1e-2),
-    Contestant(Pfeiffer(size=16), 1e-2),
-    Contestant(ParallelAdapter(size=16), 1e-2),
-    Contestant(AdapterFusion(adapters=3), 3e-2, sources=("reverse+plain", "copy+blue", "sort+red")),
-    Contestant(BitFit(), 1e-1),
-    Contestant(IA3(), 1e-1),
-    Contestant(AdaLoRA(rank=1, start=2), 1e-1),
-    Contestant(QLoRA(rank=2), 1e-2),
-    Contestant(DoRA(rank=4), 3e-1),
-    Contestant(VeRA(rank=64), 1e-1),
-    Contestant(PiSSA(rank=4), 3e-2),
+TUNED_METHODS = (  # the rates are those of benchmarks/rates.json
+    TunedMethod(Full(), 1e-2),
+    TunedMethod(LoRA(rank=1), 1e-2),
+    TunedMethod(LoRA(rank=2), 3e-2),
+    TunedMethod(LoRA(rank=4), 3e-2),
+    TunedMethod(LoRA(rank=8), 3e-2),
+    TunedMethod(PromptTuning(length=4), 3e-2),
+    TunedMethod(PTuning(length=4), 1e-2),
+    TunedMethod(PrefixTuning(length=4), 3e-1),
+    TunedMethod(PTuningV2(length=4), 3e-1),
+    TunedMethod(Houlsby(size=8), 1e-2),
+    TunedMethod(Pfeiffer(size=16), 1e-2),
+    TunedMethod(ParallelAdapter(size=16), 1e-2),
+    TunedMethod(AdapterFusion(adapters=3), 3e-2, sources=("reverse+plain", "copy+blue", "sort+red")),
+    TunedMethod(BitFit(), 1e-1),
+    TunedMethod(IA3(), 1e-1),
+    TunedMethod(AdaLoRA(rank=1, initial_rank=2), 1e-1),
+    TunedMethod(QLoRA(rank=2), 1e-2),
+    TunedMethod(DoRA(rank=4), 3e-1),
+    TunedMethod(VeRA(rank=64), 1e-1),
+    TunedMethod(PiSSA(rank=4), 3e-2),
 )
 
 
-def rate_of(recipe):
-    """The learning rate that the sweep found for this recipe, or for another of the same method; else 0.01."""
-    same = [c.lr for c in CONTESTANTS if c.recipe == recipe]
-    alike = [c.lr for c in CONTESTANTS if type(c.recipe) is type(recipe)]
+def rate_of(method):
+    """The learning rate that the sweep found for this method, or for another of the same method; else 0.01."""
+    same = [c.lr for c in TUNED_METHODS if c.method == method]
+    alike = [c.lr for c in TUNED_METHODS if type(c.method) is type(method)]
     return (same + alike + [1e-2])[0]
 
 
-def adapt(contestant, goal, steps, seed):
+def adapt(tuned, goal, steps, seed):
     """One run from a fresh base: returns the adapted model and its History. `seed` draws initialisation and data."""
-    model, recipe = base(), contestant.recipe
-    adapters = [adapter(recipe.size, source, steps, seed) for source in contestant.sources]
+    model, method = base(), tuned.method
+    adapters = [adapter(method.size, source, steps, seed) for source in tuned.sources]
     torch.manual_seed(seed)
-    recipe.attach(model)
+    method.attach(model)
     if adapters:
-        recipe.fill(model, adapters)
-    history = fit(model, goal, steps=steps, lr=contestant.lr, seed=seed, device="cpu", progress=False)
+        method.fill(model, adapters)
+    history = fit(model, goal, steps=steps, lr=tuned.lr, seed=seed, device="cpu", progress=False)
     return model, history
 
 
 @cache
 def adapter(size, source, steps, seed):
     """An adapter for a fusion, trained on a task of its own."""
-    recipe = Pfeiffer(size=size)
-    return deltas.delta_of(adapt(Contestant(recipe, rate_of(recipe)), task(source), steps, seed)[0])
+    method = Pfeiffer(size=size)
+    return deltas.delta_of(adapt(TunedMethod(method, rate_of(method)), task(source), steps, seed)[0])
 
 
 def parallel(function, jobs, workers=1, progress=True, on_done=None):
@@ -114,7 +114,7 @@ def parallel(function, jobs, workers=1, progress=True, on_done=None):
         def done(job, result):
             if on_done:
                 on_done(job, result)
-            bar.set_description(str(job[0].recipe))
+            bar.set_description(str(job[0].method))
             bar.update()
             return result
 
@@ -134,9 +134,9 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def compare(goal, contestants=CONTESTANTS, steps=STEPS, seeds=3, examples=None, words=(), workers=1, progress=True,
+def compare(goal, tuned_methods=TUNED_METHODS, steps=STEPS, seeds=3, examples=None, words=(), workers=1, progress=True,
             on_run=None):  # fmt: skip
-    """One row for each contestant, a dictionary:
+    """One row for each method, a dictionary:
 
     method, parameters (trained), percent (of the base), lr, bytes (of the saved delta), and lists over seeds: accuracy
     (on fresh lines of the task), kept_attached and kept_detached (on the pretraining mixture), seconds (of training),
@@ -145,22 +145,22 @@ def compare(goal, contestants=CONTESTANTS, steps=STEPS, seeds=3, examples=None, 
     Args:
         examples: train on so many lines of the task instead of fresh ones at every step; each seed draws its own.
         workers: see `parallel`.
-        on_run: called as `on_run(contestant, seed, result)` after each run.
+        on_run: called as `on_run(tuned, seed, result)` after each run.
     """
-    jobs = [(c, goal, steps, seed, examples, words) for c in contestants for seed in range(seeds)]
+    jobs = [(c, goal, steps, seed, examples, words) for c in tuned_methods for seed in range(seeds)]
     done = on_run and (lambda job, result: on_run(job[0], job[3], result))
     results, rows = parallel(one_run, jobs, workers, progress, done), []
-    for i, c in enumerate(contestants):
+    for i, c in enumerate(tuned_methods):
         runs = results[i * seeds : (i + 1) * seeds]
         listed = {k: [run[k] for run in runs] for k in runs[0] if k not in ("parameters", "percent", "bytes")}
-        rows.append({"method": str(c.recipe), "lr": c.lr, **runs[0], **listed})
+        rows.append({"method": str(c.method), "lr": c.lr, **runs[0], **listed})
     return rows
 
 
-def one_run(contestant, goal, steps, seed, examples, words):
-    """One contestant, one seed: what `compare` lists."""
+def one_run(tuned, goal, steps, seed, examples, words):
+    """One method, one seed: what `compare` lists."""
     lines = goal if examples is None else Few(goal, examples, seed)
-    model, history = adapt(contestant, lines, steps, seed)
+    model, history = adapt(tuned, lines, steps, seed)
     result = {"parameters": sum(p.numel() for p in trainable(model).values())}
     result["accuracy"] = evaluate(model, goal).accuracy
     if examples is not None:
@@ -175,9 +175,9 @@ def one_run(contestant, goal, steps, seed, examples, words):
     return result
 
 
-def sweep(tasks, contestants=CONTESTANTS, rates=RATES, steps=STEPS, seeds=(100,), examples=None, found=None,
+def sweep(tasks, tuned_methods=TUNED_METHODS, rates=RATES, steps=STEPS, seeds=(100,), examples=None, found=None,
           workers=1, progress=True, on_run=None):  # fmt: skip
-    """Every contestant at every rate, on the validation sample of every task.
+    """Every method at every learning rate, on the validation sample of every task.
 
     Returns {method: {rate: [one dictionary of task, seed, accuracy and loss for each run]}}. Seeds and lines are none
     of those that `compare` reports. A run that diverges counts as accuracy 0, loss infinite.
@@ -188,8 +188,8 @@ def sweep(tasks, contestants=CONTESTANTS, rates=RATES, steps=STEPS, seeds=(100,)
     """
     found = {} if found is None else found
     jobs = []
-    for c in contestants:
-        by_rate = found.setdefault(str(c.recipe), {})
+    for c in tuned_methods:
+        by_rate = found.setdefault(str(c.method), {})
         for lr in rates:
             runs = by_rate.setdefault(f"{lr:g}", [])
             there = {(run["task"], run["seed"]) for run in runs}
@@ -197,7 +197,7 @@ def sweep(tasks, contestants=CONTESTANTS, rates=RATES, steps=STEPS, seeds=(100,)
             jobs += [(replace(c, lr=lr), *run) for run in new]
 
     def on_done(job, run):
-        runs = found[str(job[0].recipe)][f"{job[0].lr:g}"]
+        runs = found[str(job[0].method)][f"{job[0].lr:g}"]
         runs.append(run)
         runs.sort(key=lambda run: (run["task"], run["seed"]))
         if on_run:
@@ -207,10 +207,10 @@ def sweep(tasks, contestants=CONTESTANTS, rates=RATES, steps=STEPS, seeds=(100,)
     return found
 
 
-def try_rate(contestant, goal, steps, seed, examples):
+def try_rate(tuned, goal, steps, seed, examples):
     lines = goal if examples is None else Few(goal, examples, seed)
     try:
-        score = evaluate(adapt(contestant, lines, steps, seed)[0], goal, seed=VALIDATION)
+        score = evaluate(adapt(tuned, lines, steps, seed)[0], goal, seed=VALIDATION)
         accuracy, loss = score.accuracy, score.loss
     except FloatingPointError:
         accuracy, loss = 0.0, float("inf")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
+from minipeft.attach import trainable
 from minipeft.deltas import trained
 from minipeft.training import loss_of
-from minipeft.wrapping import trainable
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Memory:
 
 
 def tensors(model):
-    """What a model holds; a quantised weight is a buffer."""
+    """What a model holds; a quantized weight is a buffer."""
     return [*model.parameters(), *model.buffers()]
 
 

@@ -1,6 +1,6 @@
-"""What a task costs to store: a delta is what was trained, its recipe, and the fingerprint of the base it belongs to.
+"""What a task costs to store: a delta is what was trained, its method, and the fingerprint of the base it belongs to.
 
-The file is safetensors; recipe and fingerprint are its metadata. So `load(path, model)` needs nothing else, and a
+The file is safetensors; method and fingerprint are its metadata. So `load(path, model)` needs nothing else, and a
 delta can not be put on the wrong base by accident.
 """
 
@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
+from minipeft.attach import Method, WeightWrapper, Wrapper, attachments, detach, disabled
 from minipeft.methods import METHODS
-from minipeft.wrapping import Recipe, WeightWrapper, Wrapper, attachments, detach, disabled
 
 FORMAT = "minipeft delta 1"
 
@@ -29,7 +29,7 @@ class DeltaError(ValueError):
 class Delta:
     """A delta off the model: what was trained, how, and on which base."""
 
-    recipe: Recipe
+    method: Method
     tensors: dict[str, Tensor]
     base: str  # fingerprint
     notes: dict  # what whoever saved it wanted to be known
@@ -66,13 +66,13 @@ def trained(model):
 
 
 def only(model, action):
-    """The recipe of the one attached method. Raises DeltaError if there is not exactly one."""
+    """The method of the one attached method. Raises DeltaError if there is not exactly one."""
     attached = attachments(model)
     if len(attached) != 1:
         raise DeltaError(
             f"{action} needs exactly one attached method, there are {len(attached)}: attach one, or detach first"
         )
-    return attached[0].recipe
+    return attached[0].method
 
 
 def fold(model):
@@ -81,9 +81,9 @@ def fold(model):
     The model computes the same, faster; it is what saving and loading would leave. Returns the model.
     Raises DeltaError if there is not exactly one method attached.
     """
-    recipe = only(model, "fold").folded()
+    method = only(model, "fold").folded()
     tensors = {name: t.detach().clone() for name, t in trained(model).items()}
-    recipe.attach(detach(model))
+    method.attach(detach(model))
     put(model, tensors, "the method")
     return model
 
@@ -95,9 +95,9 @@ def delta_of(model, notes=None):
 
     Raises DeltaError if there is not exactly one method attached.
     """
-    recipe = only(model, "a delta").folded()
+    method = only(model, "a delta").folded()
     tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in trained(model).items()}
-    return Delta(recipe, tensors, fingerprint(model), notes or {})
+    return Delta(method, tensors, fingerprint(model), notes or {})
 
 
 def save(model, path, notes=None):
@@ -112,7 +112,7 @@ def write(delta, path):
     """Write a Delta to `path`, atomically: a crash leaves the old file or the new one. Returns its bytes."""
     metadata = {
         "format": FORMAT,
-        "recipe": json.dumps({"method": type(delta.recipe).__name__, **asdict(delta.recipe)}),
+        "method": json.dumps({"method": type(delta.method).__name__, **asdict(delta.method)}),
         "base": delta.base,
         "notes": json.dumps(delta.notes),
     }
@@ -133,7 +133,7 @@ def read(path, model=None):
 
     model: the base it has to belong to, with or without something attached.
 
-    Raises DeltaError if the file is not one, is cut short, holds an unknown recipe or belongs to another base.
+    Raises DeltaError if the file is not one, is cut short, holds an unknown method or belongs to another base.
     """
     if not Path(path).is_file():
         raise DeltaError(f"there is no file {path}")
@@ -150,8 +150,8 @@ def read(path, model=None):
             f"{path} is a safetensors file but no delta: its format is {metadata.get('format')!r}, not {FORMAT!r}"
         )
     try:
-        recipe, notes = json.loads(metadata["recipe"]), json.loads(metadata["notes"])
-        delta = Delta(recipe_from(recipe, path), tensors, metadata["base"], notes)
+        method, notes = json.loads(metadata["method"]), json.loads(metadata["notes"])
+        delta = Delta(recipe_from(method, path), tensors, metadata["base"], notes)
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise DeltaError(f"{path}: its metadata is damaged ({error!r}); save the delta again") from None
     if model is not None:
@@ -188,14 +188,14 @@ def load(path, model):
     Raises DeltaError for whatever does not fit (another base, missing or extra tensors, other shapes); RuntimeError if
     a method is attached already. After an error the model is as it was.
     """
-    delta, path = (path, f"the delta of {path.recipe}") if isinstance(path, Delta) else (read(path), path)
+    delta, path = (path, f"the delta of {path.method}") if isinstance(path, Delta) else (read(path), path)
     if not attachments(model):  # attaching twice is told below
         belongs(delta, model, path)
     try:
         with torch.random.fork_rng(range(torch.cuda.device_count())):  # a random start that is overwritten
-            delta.recipe.attach(model)
+            delta.method.attach(model)
     except (ValueError, TypeError) as error:
-        raise DeltaError(f"{path}: {delta.recipe} does not fit this model: {error}") from None
+        raise DeltaError(f"{path}: {delta.method} does not fit this model: {error}") from None
     try:
         put(model, delta.tensors, path)
     except BaseException:

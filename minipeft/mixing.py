@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 
 from minipeft import deltas
+from minipeft.attach import Attachment, Method, Swap, Wrapper, attachments, check, undo
 from minipeft.methods.lora import LoRALinear
 from minipeft.methods.prompt_tuning import Prompt
-from minipeft.wrapping import Attachment, Recipe, Swap, Wrapper, attachments, check, undo
 
 
 class LoRARows(Wrapper):
@@ -119,7 +119,7 @@ class MultiTask:
         if attachments(self.model):
             state = "merged into" if attachments(self.model)[0].merged else "attached to"
             raise RuntimeError(
-                f"{attachments(self.model)[0].recipe} is {state} the model itself: keep(name) it, or detach(model)"
+                f"{attachments(self.model)[0].method} is {state} the model itself: keep(name) it, or detach(model)"
             )
         if self.model.training:
             raise RuntimeError("mixed batches are for inference, the model is in training mode: call model.eval()")
@@ -163,7 +163,7 @@ class MultiTask:
 @contextmanager
 def standing(model, swaps):
     """Inside, these replacements stand on the model."""
-    model.attachments = [Attachment(Recipe(), [], [], swaps)]
+    model.attachments = [Attachment(Method(), [], [], swaps)]
     try:
         for s in swaps:
             s.put(s.replacement)

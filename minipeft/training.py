@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
+from minipeft.attach import Method, attachments
 from minipeft.tasks import IGNORE
-from minipeft.wrapping import Recipe, attachments
 
 VALIDATION, TEST = 10_001, 10_002  # seeds of two samples that no training touches; rates are chosen on the first
 
@@ -73,8 +73,8 @@ def fit(model, task, *, steps, lr, batch_size=64, seed=0, warmup=None, betas=(0.
         clip=1.0, device="auto", progress=True, on_step=None):  # fmt: skip
     """Train in place what has `requires_grad`, with AdamW, and return a History.
 
-    The recipe of the attached method has its say in three places: the parameter groups, a term of the loss, and what is
-    done after a step (see `wrapping.Recipe`).
+    The method of the attached method has its say in three places: the parameter groups, a term of the loss, and what is
+    done after a step (see `attach.Method`).
 
     Args:
         steps, batch_size: so many steps on fresh lines of the task.
@@ -85,8 +85,8 @@ def fit(model, task, *, steps, lr, batch_size=64, seed=0, warmup=None, betas=(0.
 
     Raises ValueError if nothing is trainable, FloatingPointError as soon as the loss is no longer finite.
     """
-    recipe = attachments(model)[-1].recipe if attachments(model) else Recipe()
-    groups = recipe.groups(model, lr)
+    method = attachments(model)[-1].method if attachments(model) else Method()
+    groups = method.groups(model, lr)
     parameters = [p for g in groups for p in g["params"]]
     if not parameters:
         raise ValueError("nothing to train: every parameter is frozen; attach a method (or unmerge it) first")
@@ -105,10 +105,10 @@ def fit(model, task, *, steps, lr, batch_size=64, seed=0, warmup=None, betas=(0.
         if not loss.isfinite():
             raise FloatingPointError(f"the loss is {loss.item()} at step {step}: try a lower rate than {lr}")
         optimizer.zero_grad()
-        (loss + recipe.penalty(model)).backward()
+        (loss + method.regularizer(model)).backward()
         torch.nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
-        recipe.after_step(model, step, steps)
+        method.after_step(model, step, steps)
         history.loss.append(loss.item())
         history.accuracy.append(right(logits, batch.targets).float().mean().item())
         history.rate.append(optimizer.param_groups[0]["lr"])

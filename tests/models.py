@@ -3,9 +3,9 @@
 import torch
 import torch.nn.functional as F
 
+from minipeft.attach import trainable
 from minipeft.methods.adapter_fusion import fusions
-from minipeft.transformer import Config, Transformer
-from minipeft.wrapping import trainable
+from minipeft.models.transformer import Config, Transformer
 
 VOCAB, BOS, DIM, LAYERS, HEADS, T = 23, 1, 12, 3, 3, 7
 
@@ -20,10 +20,10 @@ def make(bos=BOS, causal=True, context=24):
     return model.eval()
 
 
-def stirred(recipe, model):
+def stirred(method, model):
     """The model with the method on it, whose parameters are far from their start."""
     torch.manual_seed(1)
-    recipe.attach(model)
+    method.attach(model)
     with torch.no_grad():
         for p in trainable(model).values():
             p.add_(0.4 * torch.randn_like(p))

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
+from minipeft.attach import detach, disabled, merge, trainable, unmerge
 from minipeft.deltas import DeltaError, load, save
 from minipeft.methods import AdaLoRA, LoRA
 from minipeft.methods.adalora import allocate, layers, ranks
+from minipeft.models.transformer import Config, Transformer
 from minipeft.tasks import task
 from minipeft.training import fit
-from minipeft.transformer import Config, Transformer
-from minipeft.wrapping import detach, disabled, merge, trainable, unmerge
 
 SIX = [
     f"blocks.{i}.{name}" for i in range(2) for name in ("attn.q", "attn.k", "attn.v", "attn.o", "mlp.up", "mlp.down")
@@ -108,7 +108,7 @@ def test_the_directions_start_as_narrow_gaussians():
 
 
 def test_exactly_the_three_factors_are_trained_and_counted_by_the_formula(model):
-    AdaLoRA(start=5).attach(model)
+    AdaLoRA(initial_rank=5).attach(model)
     assert set(trainable(model)) == {f"{path}.{name}" for path in SIX for name in ("P", "lam", "Q")}
     widths = 4 * [(12, 12)] + [(12, 21), (21, 12)]
     assert sum(p.numel() for p in trainable(model).values()) == 2 * sum(5 * (i + o + 1) for i, o in widths)
@@ -117,48 +117,48 @@ def test_exactly_the_three_factors_are_trained_and_counted_by_the_formula(model)
 def test_new_weights_follow_the_type_of_the_base():
     net = adapted(nn.Linear(4, 3).double())
     assert {p.dtype for p in trainable(net).values()} == {torch.float64}
-    assert AdaLoRA().penalty(net).dtype == torch.float64
+    assert AdaLoRA().regularizer(net).dtype == torch.float64
 
 
 # ---- the penalty ------------------------------------------------------------------------------------------------
 
 
 def test_the_penalty_is_the_sum_of_squared_distances_from_orthonormal():
-    net, recipe = two(start=3, rank=2, gamma=0.7)
+    net, method = two(start=3, rank=2, gamma=0.7)
     expected = 0.0
     for layer in (net[0], net[1]):
         for rows in (layer.P.T, layer.Q):  # the three directions
             for i in range(3):
                 for j in range(3):
                     expected += (rows[i] @ rows[j] - int(i == j)) ** 2
-    torch.testing.assert_close(recipe.penalty(net), 0.7 * expected)
+    torch.testing.assert_close(method.regularizer(net), 0.7 * expected)
 
 
 def test_the_penalty_of_the_library_is_the_mean_of_the_distances():
-    net, recipe = two(start=3, rank=2, gamma=0.7, mean_norm=True)
+    net, method = two(start=3, rank=2, gamma=0.7, mean_norm=True)
     gaps = [rows @ rows.T - torch.eye(3) for layer in net for rows in (layer.P.T, layer.Q)]
-    torch.testing.assert_close(recipe.penalty(net), 0.7 * sum(torch.linalg.norm(gap) for gap in gaps) / 4)
+    torch.testing.assert_close(method.regularizer(net), 0.7 * sum(torch.linalg.norm(gap) for gap in gaps) / 4)
 
 
 @pytest.mark.parametrize("mean_norm", [False, True])
 def test_the_penalty_vanishes_where_directions_are_orthonormal_and_leaves_λ_alone(mean_norm):
-    net, recipe = two(start=3, rank=2, mean_norm=mean_norm)
-    recipe.penalty(net).backward()
+    net, method = two(start=3, rank=2, mean_norm=mean_norm)
+    method.regularizer(net).backward()
     assert all((p.grad is None) == name.endswith("lam") for name, p in trainable(net).items())
     with torch.no_grad():
         for layer in net:
             layer.P.copy_(torch.linalg.qr(torch.randn_like(layer.P))[0])
             layer.Q.copy_(torch.linalg.qr(torch.randn_like(layer.Q.T))[0].T)
-    assert recipe.penalty(net) < 1e-5
+    assert method.regularizer(net) < 1e-5
 
 
 def test_training_makes_the_directions_orthonormal_and_without_the_penalty_does_not(model):
     apart = {}
     for gamma in (0.0, 0.1):
         torch.manual_seed(0)
-        AdaLoRA(rank=2, start=3, gamma=gamma, targets=("v",)).attach(model)
+        AdaLoRA(rank=2, initial_rank=3, gamma=gamma, targets=("v",)).attach(model)
         fit(model, task("copy+next"), steps=30, lr=5e-2, batch_size=4, progress=False)
-        apart[gamma] = AdaLoRA(gamma=1.0).penalty(model).item() / 4
+        apart[gamma] = AdaLoRA(gamma=1.0).regularizer(model).item() / 4
         detach(model)
     assert apart[0.1] < 0.1 < 1 < apart[0.0]
 
@@ -166,7 +166,7 @@ def test_training_makes_the_directions_orthonormal_and_without_the_penalty_does_
 # ---- importance -------------------------------------------------------------------------------------------------
 
 
-def steps_of(net, recipe, number, seed=1):
+def steps_of(net, method, number, seed=1):
     """Steps of no optimizer: fresh weights and gradients each time, then `after_step`. Yields t."""
     generator = torch.Generator().manual_seed(seed)
     for step in range(number):
@@ -177,14 +177,14 @@ def steps_of(net, recipe, number, seed=1):
 
 
 def test_importance_is_the_smoothed_sensitivity_times_its_uncertainty():
-    net, recipe = two(start=3, rank=2, beta1=0.8, beta2=0.6, warmup=0.9, final=0)
+    net, method = two(start=3, rank=2, beta1=0.8, beta2=0.6, warmup=0.9, final=0)
     mean, spread = {}, {}
-    for t in steps_of(net, recipe, 4):
+    for t in steps_of(net, method, 4):
         for name, p in trainable(net).items():
             now = (p.detach() * p.grad).abs()
             mean[name] = 0.8 * mean.get(name, 0) + 0.2 * now
             spread[name] = 0.6 * spread.get(name, 0) + 0.4 * (now - mean[name]).abs()
-        recipe.after_step(net, t - 1, 100)
+        method.after_step(net, t - 1, 100)
     s = {name: mean[name] * spread[name] for name in mean}
     for i, layer in enumerate(net):
         P, lam, Q = (s[f"{i}.{name}"] for name in ("P", "lam", "Q"))
@@ -194,13 +194,13 @@ def test_importance_is_the_smoothed_sensitivity_times_its_uncertainty():
 
 def test_more_uncertainty_and_more_sensitivity_both_raise_the_score():
     net = adapted(nn.Linear(6, 5), start=2, rank=1)
-    recipe = AdaLoRA(start=2, rank=1, targets=("layer",))
+    method = AdaLoRA(initial_rank=2, rank=1, targets=("layer",))
     for step in range(20):  # triplet 0 has a steady gradient, triplet 1 the same on average, in bursts
         for p in trainable(net).values():
             p.grad = torch.zeros_like(p)
         net.layer.lam.data = torch.ones(2)
         net.layer.lam.grad = torch.tensor([-1.0, 2.0 * (step % 2)])
-        recipe.after_step(net, step, 1000)
+        method.after_step(net, step, 1000)
     steady, bursts = net.layer.scores()
     assert bursts > 5 * steady > 0
 
@@ -223,8 +223,8 @@ def test_one_ranking_is_made_of_all_matrices():
 
 
 def test_the_budget_stays_falls_like_a_cubic_and_stays():
-    recipe = AdaLoRA(rank=10, start=90, warmup=0.1, final=0.3)
-    curve = [recipe.budget(t, 100, 2) for t in range(1, 101)]
+    method = AdaLoRA(rank=10, initial_rank=90, warmup=0.1, final=0.3)
+    curve = [method.budget(t, 100, 2) for t in range(1, 101)]
     assert set(curve[:10]) == {180}
     assert curve[10] == int(160 * (59 / 60) ** 3 + 20)
     assert curve[24] == int(160 * 0.75**3 + 20)  # t = 25, a quarter of the way from 10 to 70
@@ -234,18 +234,18 @@ def test_the_budget_stays_falls_like_a_cubic_and_stays():
 
 
 def test_the_budget_is_the_mean_rank_times_the_matrices_and_at_least_one():
-    assert AdaLoRA(rank=16 / 12, start=8).budget(100, 100, 12) == 16
+    assert AdaLoRA(rank=16 / 12, initial_rank=8).budget(100, 100, 12) == 16
     assert AdaLoRA(rank=0.01).budget(100, 100, 12) == 1
-    assert AdaLoRA(rank=6, start=6).budget(50, 100, 12) == 72
+    assert AdaLoRA(rank=6, initial_rank=6).budget(50, 100, 12) == 72
 
 
 def test_ranks_follow_the_schedule_and_masked_triplets_come_back_between_allocations():
-    net, recipe = two(start=6, rank=2, warmup=0.2, final=0.25, every=5)
-    for t in steps_of(net, recipe, 40):
-        recipe.after_step(net, t - 1, 40)
+    net, method = two(start=6, rank=2, warmup=0.2, final=0.25, every=5)
+    for t in steps_of(net, method, 40):
+        method.after_step(net, t - 1, 40)
         now = sum(ranks(net).values())
         if t in (10, 15, 20, 25) or t >= 30:
-            assert now == recipe.budget(t, 40, 2), t
+            assert now == method.budget(t, 40, 2), t
         else:
             assert now == 12, t  # warm-up ends with step 8; P and Q lived on, so that λ had something to come back to
     assert now == 4
@@ -254,7 +254,7 @@ def test_ranks_follow_the_schedule_and_masked_triplets_come_back_between_allocat
         assert layer.P.detach().abs().min() > 0
         assert layer.Q.detach().abs().min() > 0
     totals = [sum(rank) for rank in zip(*[[rank for _, rank in layer.history] for layer in net], strict=True)]
-    assert totals == [12, *(recipe.budget(t, 40, 2) for t in (10, 15, 20, 25, 30))]
+    assert totals == [12, *(method.budget(t, 40, 2) for t in (10, 15, 20, 25, 30))]
 
 
 def favour(net, index, layer):
@@ -265,11 +265,11 @@ def favour(net, index, layer):
 
 
 def test_a_masked_triplet_that_grows_important_is_kept_again_until_the_choice_is_final():
-    net, recipe = two(start=2, rank=0.5, warmup=0, final=0.5, every=1, beta1=0.1, beta2=0.1)
+    net, method = two(start=2, rank=0.5, warmup=0, final=0.5, every=1, beta1=0.1, beta2=0.1)
     seen = {}
     for t in range(1, 41):
         favour(net, *((0, 0) if t < 18 else (1, 1) if t < 25 else (0, 0)))
-        recipe.after_step(net, t - 1, 40)
+        method.after_step(net, t - 1, 40)
         seen[t] = [layer.lam.detach().bool().tolist() for layer in net]
     assert seen[17] == [[True, False], [False, False]]
     assert seen[19] == seen[20] == [[False, False], [False, True]]
@@ -277,31 +277,31 @@ def test_a_masked_triplet_that_grows_important_is_kept_again_until_the_choice_is
 
 
 def test_importance_rests_from_the_final_choice_on():
-    net, recipe = two(start=3, rank=1, warmup=0, final=0.5)
+    net, method = two(start=3, rank=1, warmup=0, final=0.5)
     scores = {}
-    for t in steps_of(net, recipe, 20):
-        recipe.after_step(net, t - 1, 20)
+    for t in steps_of(net, method, 20):
+        method.after_step(net, t - 1, 20)
         scores[t] = torch.cat([layer.scores() for layer in net])
     assert not torch.equal(scores[9], scores[8])
     assert all(torch.equal(scores[t], scores[9]) for t in range(10, 21))
 
 
 def test_a_budget_that_keeps_all_masks_nothing():
-    net, recipe = two(start=3, rank=3)
-    for t in steps_of(net, recipe, 20):
-        recipe.after_step(net, t - 1, 20)
+    net, method = two(start=3, rank=3)
+    for t in steps_of(net, method, 20):
+        method.after_step(net, t - 1, 20)
         assert ranks(net) == {"0": 3, "1": 3}
 
 
 def test_training_for_one_step_ends_within_the_budget():
-    net, recipe = two(start=3, rank=1)
-    for t in steps_of(net, recipe, 1):
-        recipe.after_step(net, t - 1, 1)
+    net, method = two(start=3, rank=1)
+    for t in steps_of(net, method, 1):
+        method.after_step(net, t - 1, 1)
     assert sum(ranks(net).values()) == 2
 
 
 def test_each_training_runs_its_own_schedule(model):
-    AdaLoRA(rank=1, start=2, targets=("q", "v")).attach(model)
+    AdaLoRA(rank=1, initial_rank=2, targets=("q", "v")).attach(model)
     assert set(ranks(model).values()) == {0}
     kept = []
     for seed in (0, 1):
@@ -320,7 +320,7 @@ def test_each_training_runs_its_own_schedule(model):
 @pytest.fixture
 def trained(model):
     torch.manual_seed(0)
-    AdaLoRA(rank=1, start=3).attach(model)
+    AdaLoRA(rank=1, initial_rank=3).attach(model)
     fit(model, task("copy+next"), steps=15, lr=5e-2, batch_size=4, progress=False)
     assert sum(ranks(model).values()) == 12
     assert len(set(ranks(model).values())) > 1
@@ -330,7 +330,7 @@ def trained(model):
 def test_fit_learns_with_a_budget_and_the_base_comes_back_bit_for_bit(model):
     before = copy.deepcopy(model.state_dict())
     torch.manual_seed(0)
-    AdaLoRA(rank=2, start=3).attach(model)
+    AdaLoRA(rank=2, initial_rank=3).attach(model)
     history = fit(model, task("copy+plain"), steps=30, lr=5e-2, batch_size=8, progress=False)
     assert sum(ranks(model).values()) == 24
     assert history.loss[-1] < 0.9 * history.loss[0]
@@ -350,7 +350,7 @@ def test_a_delta_holds_the_factors_alone_and_gives_the_ranks_back(trained, token
     again = load(tmp_path / "delta.safetensors", detach(trained))
     assert torch.equal(again(tokens), y)
     assert ranks(again) == chosen
-    assert again.attachments[0].recipe == AdaLoRA(rank=1, start=3)
+    assert again.attachments[0].method == AdaLoRA(rank=1, initial_rank=3)
     detach(again)
     with torch.no_grad():
         again.blocks[0].attn.q.weight += 1
@@ -382,9 +382,9 @@ def test_generation_with_and_without_the_cache_is_the_same(trained, tokens):
 
 def test_stacked_on_other_methods_and_on_itself_only_the_upper_one_is_trained(model):
     randomise(LoRA(targets=("q",)).attach(model))
-    randomise(AdaLoRA(rank=1, start=2, targets=("q", "v")).attach(model, stack=True))
+    randomise(AdaLoRA(rank=1, initial_rank=2, targets=("q", "v")).attach(model, stack=True))
     below = {name: p.detach().clone() for name, p in model.named_parameters()}
-    AdaLoRA(rank=1, start=3, targets=("q", "up")).attach(model, stack=True)
+    AdaLoRA(rank=1, initial_rank=3, targets=("q", "up")).attach(model, stack=True)
     assert set(ranks(model)) == {f"blocks.{i}.{name}" for i in range(2) for name in ("attn.q", "mlp.up")}
     fit(model, task("copy+next"), steps=10, lr=1e-2, batch_size=4, progress=False)
     assert sum(ranks(model).values()) == 4

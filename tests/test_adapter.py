@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from minipeft.attach import detach, disabled, merge, summary, trainable
 from minipeft.deltas import load, save, updates
 from minipeft.methods import Full, Houlsby, LoRA, ParallelAdapter, Pfeiffer
 from minipeft.methods.adapter import Bottleneck
+from minipeft.models.transformer import Cache, Config, Transformer, recording
 from minipeft.tasks import Batch
 from minipeft.training import fit
-from minipeft.transformer import Cache, Config, Transformer, recording
-from minipeft.wrapping import detach, disabled, merge, summary, trainable
 
 VOCAB, DIM, LAYERS, SIZE = 11, 12, 2, 5
 RECIPES = [Houlsby(SIZE), Houlsby(SIZE, norms=False), Pfeiffer(SIZE), ParallelAdapter(SIZE, scale=2.5)]
@@ -49,12 +49,12 @@ def stir(model, parameters, std):
     return model
 
 
-def attached(model, recipe, std=0.5):
-    return stir(recipe.attach(model), trainable(model).values(), std)
+def attached(model, method, std=0.5):
+    return stir(method.attach(model), trainable(model).values(), std)
 
 
-def each(recipes):
-    return pytest.mark.parametrize("recipe", recipes, ids=str)
+def each(methods):
+    return pytest.mark.parametrize("method", methods, ids=str)
 
 
 def same_state(model, before):
@@ -65,63 +65,63 @@ def same_state(model, before):
 # the equations
 
 
-def by_hand(base, learned, recipe, tokens, mask):
+def by_hand(base, learned, method, tokens, mask):
     """Logits of the base with the adapters `learned`, {name: tensor}, by the table in the docstring of adapter.py."""
-    φ = F.gelu if isinstance(recipe, Houlsby) else F.relu
-    place = "{}" if isinstance(recipe, Pfeiffer) and base.config.pre_norm else "{}.mlp"
-    place = "{}.norm2" if isinstance(recipe, Pfeiffer) and not base.config.pre_norm else place
+    φ = F.gelu if isinstance(method, Houlsby) else F.relu
+    place = "{}" if isinstance(method, Pfeiffer) and base.config.pre_norm else "{}.mlp"
+    place = "{}.norm2" if isinstance(method, Pfeiffer) and not base.config.pre_norm else place
 
     def A(where, h):
         D, b_D, U, b_U = (learned[f"{where}.adapter.{name}"] for name in ("D.weight", "D.bias", "U.weight", "U.bias"))
         return φ(h @ D.T + b_D) @ U.T + b_U
 
     def correction(path, x, f, n, norm):
-        if isinstance(recipe, Houlsby):
+        if isinstance(method, Houlsby):
             return A(path, f)
-        if isinstance(recipe, Pfeiffer):
+        if isinstance(method, Pfeiffer):
             return A(path, x + f if base.config.pre_norm else norm(x + f))
-        return recipe.scale * A(path, n)
+        return method.scale * A(path, n)
 
     x, _ = base.embed(tokens, None, mask)
     for i, block in enumerate(base.blocks):
         path = f"blocks.{i}"
         if base.config.pre_norm:
             f = block.attn(block.norm1(x), mask)
-            x = x + f + (A(path + ".attn", f) if isinstance(recipe, Houlsby) else 0)
+            x = x + f + (A(path + ".attn", f) if isinstance(method, Houlsby) else 0)
             n = block.norm2(x)
             f = block.mlp(n)
             x = x + f + correction(place.format(path), x, f, n, block.norm2)
         else:
             f = block.attn(x, mask)
-            x = block.norm1(x + f + (A(path + ".attn", f) if isinstance(recipe, Houlsby) else 0))
+            x = block.norm1(x + f + (A(path + ".attn", f) if isinstance(method, Houlsby) else 0))
             f = block.mlp(x)
             x = block.norm2(x + f + correction(place.format(path), x, f, x, block.norm2))
     return base.head(base.norm(x))
 
 
 @each(RECIPES)
-def test_the_whole_model_is_the_equation(model, recipe, tokens, mask):
+def test_the_whole_model_is_the_equation(model, method, tokens, mask):
     base = copy.deepcopy(model)
-    y = attached(model, recipe)(tokens, mask)
+    y = attached(model, method)(tokens, mask)
     learned = trainable(model)
     assert not torch.allclose(base(tokens, mask)[mask], y[mask], atol=0.5)
     for name, p in learned.items():
         if ".adapter." not in name:  # a LayerNorm that learned
             base.get_parameter(name).data.copy_(p)
-    torch.testing.assert_close(y, by_hand(base, learned, recipe, tokens, mask), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(y, by_hand(base, learned, method, tokens, mask), atol=1e-5, rtol=1e-5)
 
 
 @each(RECIPES)
-def test_gradients_reach_what_the_equation_says(model, recipe, tokens, mask):
+def test_gradients_reach_what_the_equation_says(model, method, tokens, mask):
     base = copy.deepcopy(model)
-    attached(model, recipe)(tokens, mask)[mask].square().mean().backward()
+    attached(model, method)(tokens, mask)[mask].square().mean().backward()
     learned = {name: p.detach().clone().requires_grad_() for name, p in trainable(model).items()}
     for name, p in learned.items():
         if ".adapter." not in name:
             path, _, kind = name.rpartition(".")
             del base.get_submodule(path)._parameters[kind]
             setattr(base.get_submodule(path), kind, p)
-    by_hand(base, learned, recipe, tokens, mask)[mask].square().mean().backward()
+    by_hand(base, learned, method, tokens, mask)[mask].square().mean().backward()
     for name, p in trainable(model).items():
         torch.testing.assert_close(p.grad, learned[name].grad, atol=1e-4, rtol=1e-3)
 
@@ -147,17 +147,17 @@ def norms(model):
 
 
 @each(RECIPES)
-def test_exactly_these_parameters_are_trained(model, recipe):
+def test_exactly_these_parameters_are_trained(model, method):
     base_norms, pre = norms(model), model.config.pre_norm
-    recipe.attach(model)
-    if isinstance(recipe, Houlsby):
+    method.attach(model)
+    if isinstance(method, Houlsby):
         places = [f"blocks.{i}.{sublayer}" for i in range(LAYERS) for sublayer in ("attn", "mlp")]
-    elif isinstance(recipe, Pfeiffer):
+    elif isinstance(method, Pfeiffer):
         places = [f"blocks.{i}" if pre else f"blocks.{i}.norm2" for i in range(LAYERS)]
     else:
         places = [f"blocks.{i}.mlp" for i in range(LAYERS)]
     expected = {f"{p}.adapter.{letter}.{kind}" for p in places for letter in "DU" for kind in ("weight", "bias")}
-    learns_norms = recipe == Houlsby(SIZE)
+    learns_norms = method == Houlsby(SIZE)
     assert set(trainable(model)) == expected | (base_norms if learns_norms else set())
     assert len(base_norms) == 2 * (2 * LAYERS + pre)
     count = len(places) * ONE + (2 * DIM * (2 * LAYERS + pre) if learns_norms else 0)
@@ -166,9 +166,9 @@ def test_exactly_these_parameters_are_trained(model, recipe):
 
 
 @each(RECIPES)
-def test_training_leaves_the_base_bit_for_bit(model, recipe, tokens):
+def test_training_leaves_the_base_bit_for_bit(model, method, tokens):
     before, flags = copy.deepcopy(model.state_dict()), [p.requires_grad for p in model.parameters()]
-    attached(model, recipe, std=0.1).train()
+    attached(model, method, std=0.1).train()
     optimizer = torch.optim.AdamW(trainable(model).values(), lr=0.1)
     started = {name: p.detach().clone() for name, p in trainable(model).items()}
     for _ in range(3):
@@ -184,7 +184,7 @@ def test_training_leaves_the_base_bit_for_bit(model, recipe, tokens):
 
 
 @each([Houlsby(2), Pfeiffer(2), ParallelAdapter(2)])
-def test_it_learns(recipe):
+def test_it_learns(method):
     class Shift:
         """The answer to each token is the one three further on."""
 
@@ -193,7 +193,7 @@ def test_it_learns(recipe):
             return Batch(x, (x + 3) % VOCAB)
 
     model = Transformer(Config(VOCAB, DIM, LAYERS, heads=3, ff=20, context=16))
-    history = fit(recipe.attach(model), Shift(), steps=60, lr=3e-2, batch_size=32, device="cpu", progress=False)
+    history = fit(method.attach(model), Shift(), steps=60, lr=3e-2, batch_size=32, device="cpu", progress=False)
     assert history.loss[-1] < 0.85 * history.loss[0]
 
 
@@ -201,9 +201,9 @@ def test_it_learns(recipe):
 
 
 @each([Houlsby(), Pfeiffer()])
-def test_the_start_is_near_the_base_and_both_matrices_have_a_gradient(model, recipe, tokens):
+def test_the_start_is_near_the_base_and_both_matrices_have_a_gradient(model, method, tokens):
     y = model(tokens)
-    recipe.attach(model)
+    method.attach(model)
     moved = (model(tokens) - y).abs().max().item()
     assert 0 < moved < 0.01
     model(tokens).square().sum().backward()
@@ -238,26 +238,26 @@ def test_D_of_the_parallel_adapter_starts_with_the_bound_of_its_fan_in():
 
 
 @each(RECIPES)
-def test_there_and_back(model, recipe, tokens, tmp_path):
+def test_there_and_back(model, method, tokens, tmp_path):
     base = copy.deepcopy(model)
-    y = attached(model, recipe)(tokens)
+    y = attached(model, method)(tokens)
     save(model, tmp_path / "d")
     assert torch.equal(load(tmp_path / "d", base)(tokens), y)
-    assert base.attachments[0].recipe == recipe
+    assert base.attachments[0].method == method
     assert set(trainable(base)) == set(trainable(model))
 
 
 @each(RECIPES)
-def test_merging_is_refused_and_nothing_is_changed(model, recipe, tokens):
-    y = attached(model, recipe)(tokens)
+def test_merging_is_refused_and_nothing_is_changed(model, method, tokens):
+    y = attached(model, method)(tokens)
     with pytest.raises(TypeError, match="cannot be merged"):
         merge(model)
     assert torch.equal(model(tokens), y)
 
 
 @each(RECIPES)
-def test_with_and_without_the_cache_is_the_same(model, recipe, tokens, mask):
-    attached(model, recipe)
+def test_with_and_without_the_cache_is_the_same(model, method, tokens, mask):
+    attached(model, method)
     cache = Cache(LAYERS)
     parts = [model(tokens[:, :4], mask[:, :4], cache), model(tokens[:, 4:], mask[:, 4:], cache)]
     torch.testing.assert_close(torch.cat(parts, dim=1)[mask], model(tokens, mask)[mask], atol=1e-5, rtol=1e-5)
@@ -267,9 +267,9 @@ def test_with_and_without_the_cache_is_the_same(model, recipe, tokens, mask):
 
 
 @each(RECIPES)
-def test_disabled_is_the_base_and_attention_maps_are_still_there(model, recipe, tokens):
+def test_disabled_is_the_base_and_attention_maps_are_still_there(model, method, tokens):
     y = model(tokens)
-    z = attached(model, recipe)(tokens)
+    z = attached(model, method)(tokens)
     with disabled(model):
         assert torch.equal(model(tokens), y)
     assert torch.equal(model(tokens), z)
@@ -280,11 +280,11 @@ def test_disabled_is_the_base_and_attention_maps_are_still_there(model, recipe, 
 
 @each(RECIPES)
 @pytest.mark.parametrize("first", [LoRA(targets=("up", "v")), Full(), None], ids=["LoRA", "Full", "itself"])
-def test_it_stands_on_top_of_another_method_and_leaves_it_as_it_was(model, recipe, first, tokens):
+def test_it_stands_on_top_of_another_method_and_leaves_it_as_it_was(model, method, first, tokens):
     before = copy.deepcopy(model.state_dict())
-    y = attached(model, first or recipe, std=0.1)(tokens)
+    y = attached(model, first or method, std=0.1)(tokens)
     below = set(trainable(model).values())
-    recipe.attach(model, stack=True)
+    method.attach(model, stack=True)
     torch.testing.assert_close(model(tokens), y, atol=0.05, rtol=0)
     assert not below & set(trainable(model).values())  # what was there is frozen now
     stir(model, trainable(model).values(), 0.5)
@@ -298,8 +298,8 @@ def test_what_the_norms_moved_is_told(model):
 
 
 @each(RECIPES)
-def test_dropout_there_is_none_and_the_input_is_not_touched(model, recipe):
-    attached(model, recipe)
+def test_dropout_there_is_none_and_the_input_is_not_touched(model, method):
+    attached(model, method)
     x = torch.randn(2, 4, DIM)
     before = x.clone()
     y = model.blocks[0](x)
@@ -308,14 +308,14 @@ def test_dropout_there_is_none_and_the_input_is_not_touched(model, recipe):
 
 
 @each(RECIPES)
-def test_new_weights_follow_the_type_of_the_base(model, recipe, tokens):
-    recipe.attach(model.double())
+def test_new_weights_follow_the_type_of_the_base(model, method, tokens):
+    method.attach(model.double())
     assert {p.dtype for p in trainable(model).values()} == {torch.float64}
     assert model(tokens).dtype == torch.float64
 
 
 def test_labels_are_short():
-    assert [str(recipe) for recipe in (Houlsby(), Pfeiffer(8), ParallelAdapter(), ParallelAdapter(8, 1.0))] == [
+    assert [str(method) for method in (Houlsby(), Pfeiffer(8), ParallelAdapter(), ParallelAdapter(8, 1.0))] == [
         "Houlsby(size=16)",
         "Pfeiffer(size=8)",
         "ParallelAdapter(size=16)",
@@ -337,11 +337,11 @@ def test_a_bad_scale_is_told(scale):
 
 
 @each([Houlsby(), Pfeiffer(), ParallelAdapter()])
-def test_what_is_no_transformer_is_told_and_left_as_it_was(recipe):
+def test_what_is_no_transformer_is_told_and_left_as_it_was(method):
     with pytest.raises(ValueError, match=r"there are: 0 \(Linear\)"):
-        recipe.attach(nn.Sequential(nn.Linear(3, 3)))
+        method.attach(nn.Sequential(nn.Linear(3, 3)))
     net = nn.ModuleDict({"layer": nn.ModuleDict({"attn": nn.Linear(3, 3), "mlp": nn.Linear(3, 3)})})
     with pytest.raises(TypeError, match=r"'layer\.(attn|mlp)' is in a ModuleDict"):
-        recipe.attach(net)
+        method.attach(net)
     assert type(net["layer"]["attn"]) is type(net["layer"]["mlp"]) is nn.Linear
     assert not hasattr(net, "attachments")

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
+from minipeft.attach import detach, disabled, merge, summary, trainable
 from minipeft.deltas import DeltaError, load, read, save
 from minipeft.methods import AdapterFusion, Houlsby, LoRA, Pfeiffer
 from minipeft.methods.adapter_fusion import Fusion, fusions
+from minipeft.models.transformer import Cache, Config, Transformer
 from minipeft.tasks import Batch
 from minipeft.training import evaluate, fit
-from minipeft.transformer import Cache, Config, Transformer
-from minipeft.wrapping import detach, disabled, merge, summary, trainable
 
 VOCAB, DIM, LAYERS, SIZE, N = 11, 12, 2, 5, 3
 
@@ -60,9 +60,9 @@ def stir(model, parameters, std):
 
 def fused(model, paths, size=SIZE):
     """The fusion of these adapters, at its start."""
-    recipe = AdapterFusion(len(paths), size)
-    recipe.attach(model)
-    recipe.fill(model, [read(path, model) for path in paths])
+    method = AdapterFusion(len(paths), size)
+    method.attach(model)
+    method.fill(model, [read(path, model) for path in paths])
     return model
 
 
@@ -145,16 +145,16 @@ def test_the_start_asks_all_alike_and_leaves_what_they_say(model):
 
 def test_without_adapters_it_is_the_base_and_training_is_refused(model, paths, tokens):
     y = model(tokens)
-    recipe = AdapterFusion(N, SIZE)
-    recipe.attach(model)
+    method = AdapterFusion(N, SIZE)
+    method.attach(model)
     assert torch.equal(model(tokens), y)
     with pytest.raises(RuntimeError, match=r"AdapterFusion\(adapters=3, size=5\) has empty places.*fill"):
         fit(model, Shift(1), steps=1, lr=1e-3, device="cpu", progress=False)
-    recipe.fill(model, [read(path, model) for path in paths])
+    method.fill(model, [read(path, model) for path in paths])
     with torch.no_grad():
         fusions(model)[next(iter(fusions(model)))].U[1] = 0  # one place in one layer
     with pytest.raises(RuntimeError, match="empty places"):
-        recipe.groups(model, 1e-3)
+        method.groups(model, 1e-3)
 
 
 # what is trained
@@ -189,17 +189,17 @@ def test_training_leaves_base_and_adapters_bit_for_bit(model, paths, tokens):
 
 def test_the_penalty_is_the_distance_of_the_values_from_the_identity(model, paths):
     fused(model, paths)
-    recipe = AdapterFusion(N, SIZE, regularization=0.3)
-    assert recipe.penalty(model) == 0
+    method = AdapterFusion(N, SIZE, regularization=0.3)
+    assert method.regularizer(model) == 0
     values = [fusion.value.weight for fusion in fusions(model).values()]
     stir(model, trainable(model).values(), 0.3)
-    penalty = recipe.penalty(model)
+    penalty = method.regularizer(model)
     expected = 0.3 * sum((W - torch.eye(DIM)).norm() ** 2 for W in values)
     torch.testing.assert_close(penalty, expected)
     penalty.backward()
     for W in values:
         torch.testing.assert_close(W.grad, 0.6 * (W - torch.eye(DIM)).detach())
-    assert AdapterFusion(N, SIZE, regularization=0).penalty(model) == 0
+    assert AdapterFusion(N, SIZE, regularization=0).regularizer(model) == 0
 
 
 class Shift:
@@ -241,18 +241,18 @@ def test_the_delta_of_a_fusion_needs_no_other(model, paths, tokens, tmp_path):
     for path in paths:
         path.unlink()
     assert torch.equal(load(tmp_path / "fusion", base)(tokens), y)
-    assert base.attachments[0].recipe == AdapterFusion(N, SIZE)
+    assert base.attachments[0].method == AdapterFusion(N, SIZE)
     assert set(trainable(base)) == set(trainable(model))
     sizes = [t.numel() for t in load_file(tmp_path / "fusion").values()]
     assert sum(sizes) == LAYERS * (3 * DIM**2 + 2 * DIM + N * (2 * DIM * SIZE + SIZE + DIM))
-    base.attachments[0].recipe.groups(base, 1e-3)  # it may go on learning
+    base.attachments[0].method.groups(base, 1e-3)  # it may go on learning
 
 
 def test_fill_copies(model, paths, tokens):
-    recipe = AdapterFusion(N, SIZE)
-    recipe.attach(model)
+    method = AdapterFusion(N, SIZE)
+    method.attach(model)
     deltas = [read(path, model) for path in paths]
-    recipe.fill(model, deltas)
+    method.fill(model, deltas)
     y = model(tokens)
     for delta in deltas:
         for t in delta.tensors.values():
@@ -261,18 +261,18 @@ def test_fill_copies(model, paths, tokens):
 
 
 def test_what_cannot_be_fused_is_told_and_nothing_is_filled(model, paths, tmp_path):
-    def delta(recipe, base=model):
+    def delta(method, base=model):
         base = detach(copy.deepcopy(base))
-        save(recipe.attach(base), tmp_path / "other")
+        save(method.attach(base), tmp_path / "other")
         return read(tmp_path / "other")
 
     deltas = [read(path, model) for path in paths]
     deeper = Transformer(Config(VOCAB, DIM, LAYERS + 1, heads=3, ff=20, context=16, pre_norm=model.config.pre_norm))
     wider = Transformer(Config(VOCAB, 15, LAYERS, heads=3, ff=20, context=16, pre_norm=model.config.pre_norm))
-    recipe = AdapterFusion(N, SIZE)
+    method = AdapterFusion(N, SIZE)
     with pytest.raises(RuntimeError, match="not attached"):
-        recipe.fill(model, deltas)
-    recipe.attach(model)
+        method.fill(model, deltas)
+    method.attach(model)
     with pytest.raises(RuntimeError, match="not attached"):
         AdapterFusion(N + 1, SIZE).fill(model, deltas)
     for bad, says in [
@@ -285,7 +285,7 @@ def test_what_cannot_be_fused_is_told_and_nothing_is_filled(model, paths, tmp_pa
         ([*deltas[:2], delta(Pfeiffer(SIZE), wider)], "number 2 is of another base"),
     ]:
         with pytest.raises(ValueError, match=says):
-            recipe.fill(model, bad)
+            method.fill(model, bad)
         assert not any(t.any() for _, t in model.named_buffers())
 
 
@@ -294,7 +294,7 @@ def test_an_adapter_of_a_base_of_the_same_shape_is_told_when_it_is_read(model, p
         model.blocks[0].mlp.up.bias[0] += 1e-6
     with pytest.raises(DeltaError, match="belongs to another base"):
         read(paths[0], model)
-    assert read(paths[0]).recipe == Pfeiffer(SIZE)
+    assert read(paths[0]).method == Pfeiffer(SIZE)
 
 
 # the rest of the house
@@ -324,9 +324,9 @@ def test_it_stands_on_top_of_another_method(model, paths, tokens):
     before = copy.deepcopy(model.state_dict())
     deltas = [read(path, model) for path in paths]
     LoRA(targets=("up", "v")).attach(model)
-    recipe = AdapterFusion(N, SIZE)
-    recipe.attach(model, stack=True)
-    recipe.fill(model, deltas)
+    method = AdapterFusion(N, SIZE)
+    method.attach(model, stack=True)
+    method.fill(model, deltas)
     assert len(trainable(model)) == 5 * LAYERS
     LoRA(targets=("up",)).attach(model, stack=True)
     assert list(fusions(model)) == [s.path for s in model.attachments[1].swaps]

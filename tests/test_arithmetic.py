@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from minipeft.arithmetic import add, add_factors, changes, compress, concatenate, dare, relative_error, ties
+from minipeft.attach import Method, Wrapper, attachments, detach, trainable, wrap
 from minipeft.deltas import DeltaError, delta_of, fingerprint, load, read, save, write
 from minipeft.methods import DoRA, Full, LoRA, PiSSA
-from minipeft.transformer import Config, Transformer
-from minipeft.wrapping import Recipe, Wrapper, attachments, detach, trainable, wrap
+from minipeft.models.transformer import Config, Transformer
 
 Q, UP, TOKEN = "blocks.0.attn.q.weight", "blocks.0.mlp.up.weight", "embed.token.weight"
 
@@ -21,9 +21,9 @@ def model():
     return Transformer(Config(vocab=11, dim=12, layers=1, heads=3, ff=20, context=9)).eval()
 
 
-def stirred(model, recipe, notes=None):
-    """A delta of the recipe with everything away from its start; the model is bare again."""
-    recipe.attach(model)
+def stirred(model, method, notes=None):
+    """A delta of the method with everything away from its start; the model is bare again."""
+    method.attach(model)
     with torch.no_grad():
         for p in trainable(model).values():
             p += 0.3 * torch.randn_like(p)
@@ -70,8 +70,8 @@ def loras(model):
 @pytest.fixture
 def mixed(model, loras):
     """A delta of every method that is here."""
-    recipes = [Full(("q", "norm1")), DoRA(2, 3, ("q", "up")), PiSSA(3, ("up", "down"))]
-    return [*loras, *(stirred(model, recipe) for recipe in recipes)]
+    methods = [Full(("q", "norm1")), DoRA(2, 3, ("q", "up")), PiSSA(3, ("up", "down"))]
+    return [*loras, *(stirred(model, method) for method in methods)]
 
 
 # ---- on ΔW ------------------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def test_add_is_the_weighted_sum_of_the_changes_of_any_methods(model, mixed):
     weights = [0.7, -0.3, 1.0, 2.0, 0.5]
     tasks = [moved(model, delta) for delta in mixed]
     delta = add(model, mixed, weights)
-    assert type(delta.recipe) is Full
+    assert type(delta.method) is Full
     same(moved(model, delta), total(tasks, weights))
     same(moved(model, add(model, mixed)), total(tasks, [1] * 5))
     same(changes(model, mixed[3]), tasks[3])
@@ -206,7 +206,7 @@ def test_a_compressed_delta_is_a_lora_like_any_other(model, tmp_path):
     assert small.tensors["embed.token.A"].shape == (9, 11)  # as an embedding has it
     write(small, tmp_path / "small")
     y = load(tmp_path / "small", model)(tokens)
-    assert attachments(model)[0].recipe == small.recipe
+    assert attachments(model)[0].method == small.method
     save(model, tmp_path / "again")
     assert (tmp_path / "again").stat().st_size <= (tmp_path / "small").stat().st_size
     assert torch.equal(load(small, detach(model))(tokens), y)
@@ -254,7 +254,7 @@ def test_the_relative_error_is_told_weight_by_weight(model, loras):
 @pytest.mark.parametrize("weights", [None, [0.7, 0.3], [1.5, -1]], ids=str)
 def test_concatenation_is_the_exact_sum_as_one_lora(model, loras, weights):
     delta = concatenate(loras, weights)
-    assert type(delta.recipe) is LoRA
+    assert type(delta.method) is LoRA
     ranks = {path: len(t) for path, t in delta.tensors.items() if path.endswith(".A")}
     assert ranks == {"blocks.0.attn.q.A": 2, "blocks.0.mlp.up.A": 3 + 4, "embed.token.A": 4}
     same(moved(model, delta), total([moved(model, d) for d in loras], weights or [1, 1]))
@@ -354,7 +354,7 @@ class Louder(Wrapper):
         return self.factor * self.base(*args)
 
 
-class Loud(Recipe):
+class Loud(Method):
     """Something beside the weights, like an adapter or a prompt."""
 
     def insert(self, model):

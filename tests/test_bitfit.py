@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from minipeft.attach import attachments, detach, disabled, merge, trainable, unmerge
 from minipeft.bases import base
 from minipeft.deltas import load, save, updates
 from minipeft.methods import BitFit, LoRA
+from minipeft.models.transformer import Config, Transformer
 from minipeft.tasks import task
 from minipeft.training import fit
-from minipeft.transformer import Config, Transformer
-from minipeft.wrapping import attachments, detach, disabled, merge, trainable, unmerge
 
 DIM, FF, LAYERS, VOCAB = 12, 20, 2, 11
 
@@ -32,8 +32,8 @@ def tokens():
     return torch.randint(VOCAB, (3, 6))
 
 
-def stirred(model, recipe):
-    recipe.attach(model)
+def stirred(model, method):
+    method.attach(model)
     with torch.no_grad():
         for p in trainable(model).values():
             p.normal_()
@@ -189,7 +189,7 @@ def test_it_is_the_model_so_merging_changes_nothing(model, tokens):
 
 
 @pytest.mark.parametrize(
-    "recipe",
+    "method",
     [
         BitFit(),
         BitFit(head=True),
@@ -198,14 +198,14 @@ def test_it_is_the_model_so_merging_changes_nothing(model, tokens):
     ],
     ids=["all", "head", "half", "predicate"],
 )
-def test_there_and_back(model, tokens, tmp_path, recipe):
+def test_there_and_back(model, tokens, tmp_path, method):
     other = copy.deepcopy(model)
-    y = stirred(model, recipe)(tokens)
+    y = stirred(model, method)(tokens)
     size = save(model, tmp_path / "d")
     assert size < 4 * sum(p.numel() for p in trainable(model).values()) + 4000
     assert torch.equal(load(tmp_path / "d", other)(tokens), y)
     assert set(trainable(other)) == set(trainable(model))
-    assert attachments(other)[0].recipe == attachments(model)[0].recipe
+    assert attachments(other)[0].method == attachments(model)[0].method
 
 
 def test_which_biases_moved_is_told_after_training():
@@ -234,9 +234,9 @@ def test_the_bias_of_a_key_moves_no_attention(model, tokens):
 
 
 def test_weight_decay_spares_the_biases(model):
-    recipe = BitFit(head=True)
-    recipe.attach(model)
-    groups = recipe.groups(model, 0.02)
+    method = BitFit(head=True)
+    method.attach(model)
+    groups = method.groups(model, 0.02)
     optimizer = torch.optim.AdamW(groups, weight_decay=0.1)
     assert {g["weight_decay"] for g in optimizer.param_groups} == {0.0}
     assert {g["lr"] for g in optimizer.param_groups} == {0.02}
@@ -265,7 +265,7 @@ def test_it_stands_on_lora_and_merges_with_it(model, tokens):
 
 
 @pytest.mark.parametrize(
-    ("net", "recipe", "says"),
+    ("net", "method", "says"),
     [
         (nn.Sequential(nn.Linear(3, 4, bias=False)), BitFit(), "no bias in the model"),
         (nn.ModuleDict({"head": nn.Linear(3, 4, bias=False)}), BitFit(head=True), "no bias in the model"),
@@ -276,10 +276,10 @@ def test_it_stands_on_lora_and_merges_with_it(model, tokens):
         (nn.Sequential(nn.Linear(3, 4)), BitFit("0"), "tuple of names"),
     ],
 )
-def test_a_model_without_what_it_needs_is_told_and_left_as_it_was(net, recipe, says):
+def test_a_model_without_what_it_needs_is_told_and_left_as_it_was(net, method, says):
     before = state(net)
     with pytest.raises(ValueError, match=says):
-        recipe.attach(net)
+        method.attach(net)
     assert same(net, before)
 
 

@@ -14,12 +14,12 @@ from torch import nn
 from typer.testing import CliRunner
 
 import minipeft
+from minipeft.attach import WeightWrapper
 from minipeft.classroom import catalogue, check, checking, comparing, desk, exercise, expect, observing, source, using
 from minipeft.classroom.exercise import Exercise, edited
 from minipeft.cli import app
 from minipeft.methods import bitfit
 from minipeft.methods import lora as own
-from minipeft.wrapping import WeightWrapper
 
 LORA = exercise.get("lora")
 NO_SCALE = edited(LORA.plain(), LORA.mistakes[0].edits)
@@ -560,6 +560,6 @@ def test_a_body_from_a_notebook_finds_the_classes_that_it_is_judged_with():
     """It looks for its own classes by name, and for what else the notebook defines."""
     x = exercise.get("adapter_fusion")
     book = {"__name__": "__main__", "half": 0.5}
-    exec(x.plain().replace("class AdapterFusion(Recipe)", "class AdapterFusion(Recipe)"), book)
+    exec(x.plain().replace("class AdapterFusion(Method)", "class AdapterFusion(Method)"), book)
     exec("def twice(x):\n    return 2 * half * x", book)
     expect("adapter_fusion", book["Fusion"], book["AdapterFusion"])

@@ -39,12 +39,12 @@ def test_another_base_or_a_changed_file_is_told(tmp_path, monkeypatch):
 
 
 def test_compare_prints_the_table_and_writes_table_and_picture(folder, monkeypatch):
-    some = (comparison.CONTESTANTS[0], *comparison.CONTESTANTS[3:5])
-    monkeypatch.setattr(comparison, "CONTESTANTS", some)
+    some = (comparison.TUNED_METHODS[0], *comparison.TUNED_METHODS[3:5])
+    monkeypatch.setattr(comparison, "TUNED_METHODS", some)
     output = run("compare", "reverse+red", "sort+violet", "--steps", "2", "--seeds", "2", "--workers", "1")
     with open(folder / "results" / "compare.csv") as file:
         rows = list(csv.DictReader(file))
-    assert [row["method"] for row in rows] == 2 * [str(c.recipe) for c in comparison.CONTESTANTS]
+    assert [row["method"] for row in rows] == 2 * [str(c.method) for c in comparison.TUNED_METHODS]
     assert [row["task"] for row in rows] == len(rows) // 2 * ["reverse+red"] + len(rows) // 2 * ["sort+violet"]
     assert all(row["method"] in output for row in rows)
     by = {row["method"]: row for row in rows}
@@ -146,7 +146,7 @@ def test_a_fusion_is_trained_from_saved_adapters(folder):
 
 
 def test_compare_with_few_examples_shows_what_was_learned(folder, monkeypatch):
-    monkeypatch.setattr(comparison, "CONTESTANTS", comparison.CONTESTANTS[1:2])
+    monkeypatch.setattr(comparison, "TUNED_METHODS", comparison.TUNED_METHODS[1:2])
     output = run("compare", "--examples", "4", "--steps", "2", "--seeds", "1", "--workers", "1")
     assert "learned" in output
     assert "after 2 steps on 4 lines" in " ".join(output.split())

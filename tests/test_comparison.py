@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from minipeft import comparison
-from minipeft.comparison import CONTESTANTS, Contestant, compare, rate_of
+from minipeft.comparison import TUNED_METHODS, TunedMethod, compare, rate_of
 from minipeft.methods import AdapterFusion, LoRA, PromptTuning
 from minipeft.methods.adapter_fusion import fusions
 from minipeft.tasks import task
@@ -16,8 +16,8 @@ BLUE = task("reverse+blue")
 
 
 def test_the_sweep_offers_every_method_the_same_rates():
-    tasks, contestants = [task("reverse+red"), task("sort+red")], comparison.CONTESTANTS[:2]
-    found = comparison.sweep(tasks, contestants, steps=1, seeds=(100,), progress=False)
+    tasks, tuned_methods = [task("reverse+red"), task("sort+red")], comparison.TUNED_METHODS[:2]
+    found = comparison.sweep(tasks, tuned_methods, steps=1, seeds=(100,), progress=False)
     assert set(found) == {"Full", "LoRA(rank=1)"}
     assert all([float(rate) for rate in by] == list(comparison.RATES) for by in found.values())
     assert [run["task"] for run in found["Full"]["0.01"]] == ["reverse+red", "sort+red"]
@@ -28,17 +28,23 @@ def test_the_rates_that_are_used_are_those_that_the_stored_sweep_found():
     stored = json.loads((Path(__file__).parents[1] / "benchmarks" / "rates.json").read_text())
     assert stored["steps"] == comparison.STEPS
     assert {m: comparison.best_rate(by) for m, by in stored["results"].items()} == {
-        str(c.recipe): c.lr for c in comparison.CONTESTANTS
+        str(c.method): c.lr for c in comparison.TUNED_METHODS
     }
 
 
 def test_a_run_is_the_same_again():
-    losses = [comparison.adapt(CONTESTANTS[1], BLUE, 3, seed)[1].loss for seed in (1, 1, 2)]
+    losses = [comparison.adapt(TUNED_METHODS[1], BLUE, 3, seed)[1].loss for seed in (1, 1, 2)]
     assert losses[0] == losses[1] != losses[2]
 
 
 def test_two_processes_find_what_one_does():
-    settings = {"contestants": CONTESTANTS[1:2], "steps": 2, "seeds": 2, "words": (": cabbed =",), "progress": False}
+    settings = {
+        "tuned_methods": TUNED_METHODS[1:2],
+        "steps": 2,
+        "seeds": 2,
+        "words": (": cabbed =",),
+        "progress": False,
+    }
     one, two = (compare(BLUE, workers=workers, **settings) for workers in (1, 2))
     for a, b in zip(one, two, strict=True):
         assert a.pop("seconds") != b.pop("seconds")
@@ -49,12 +55,12 @@ def test_two_processes_find_what_one_does():
 
 def test_an_error_in_another_process_comes_here():
     with pytest.raises(FloatingPointError, match="lower rate"):
-        compare(BLUE, [Contestant(CONTESTANTS[0].recipe, 1e30)], steps=3, seeds=2, workers=2, progress=False)
+        compare(BLUE, [TunedMethod(TUNED_METHODS[0].method, 1e30)], steps=3, seeds=2, workers=2, progress=False)
 
 
 def test_with_few_examples_what_was_learned_is_told_apart_from_what_generalises():
-    contestants = [Contestant(LoRA(rank=8), 3e-2)]
-    (row,) = compare(BLUE, contestants, steps=40, seeds=2, examples=3, progress=False)
+    tuned_methods = [TunedMethod(LoRA(rank=8), 3e-2)]
+    (row,) = compare(BLUE, tuned_methods, steps=40, seeds=2, examples=3, progress=False)
     assert row["learned"] == [1, 1]
     assert max(row["accuracy"]) < 0.2
 
@@ -64,7 +70,7 @@ def test_a_sweep_makes_only_the_runs_that_are_missing(monkeypatch):
     monkeypatch.setattr(comparison, "try_rate", lambda c, goal, steps, seed, examples: made.append((c.lr, seed)) or {
         "task": str(goal), "seed": seed, "accuracy": 0.5, "loss": c.lr
     })  # fmt: skip
-    settings = {"contestants": CONTESTANTS[:1], "steps": 1, "progress": False}
+    settings = {"tuned_methods": TUNED_METHODS[:1], "steps": 1, "progress": False}
     found = comparison.sweep([BLUE], rates=(0.1, 0.01), seeds=(7,), **settings)
     made.clear()
     again = comparison.sweep([BLUE], rates=(0.1, 0.01, 0.2), seeds=(7, 8), found=found, **settings)
@@ -79,9 +85,9 @@ def test_a_recipe_that_took_no_part_gets_the_rate_of_its_method():
 
 
 def test_a_fusion_gets_adapters_that_were_trained_on_its_sources():
-    contestant = Contestant(AdapterFusion(adapters=2, size=4), 1e-2, sources=("reverse+plain", "copy+blue"))
-    model, _ = comparison.adapt(contestant, BLUE, 2, seed=0)
-    for n, source in enumerate(contestant.sources):
+    tuned = TunedMethod(AdapterFusion(adapters=2, size=4), 1e-2, sources=("reverse+plain", "copy+blue"))
+    model, _ = comparison.adapt(tuned, BLUE, 2, seed=0)
+    for n, source in enumerate(tuned.sources):
         alone = comparison.adapter(4, source, 2, 0)
         assert alone is comparison.adapter(4, source, 2, 0), "trained once for all the runs of a process"
         for path, fusion in fusions(model).items():

@@ -8,8 +8,8 @@ from torch import nn
 
 from minipeft.costs import delta_bytes, latency, measure, predict
 from minipeft.methods import Full, LoRA
+from minipeft.models.transformer import Config, Transformer
 from minipeft.tasks import BOS, VOCABULARY, Batch, task
-from minipeft.transformer import Config, Transformer
 
 
 @pytest.fixture
@@ -22,11 +22,11 @@ def batch():
     return task("reverse+blue").batch(4, torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(("recipe", "learned"), [(LoRA(rank=2), 2 * 2 * 2 * 32), (Full(), None)], ids=["lora", "full"])
-def test_predicted_is_measured(model, batch, recipe, learned):
+@pytest.mark.parametrize(("method", "learned"), [(LoRA(rank=2), 2 * 2 * 2 * 32), (Full(), None)], ids=["lora", "full"])
+def test_predicted_is_measured(model, batch, method, learned):
     total = sum(p.numel() for p in model.parameters())
     learned = learned or total
-    recipe.attach(model)
+    method.attach(model)
     before = copy.deepcopy(model.state_dict())
     predicted, measured = predict(model), measure(model, batch)
     assert predicted.weights == measured.weights == 4 * (total + (learned if learned < total else 0))

@@ -9,10 +9,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from minipeft.attach import attachments, detach, merge, trainable, unmerge
 from minipeft.deltas import DeltaError, delta_of, fingerprint, load, read, save, updates, write
 from minipeft.methods import Full, LoRA
-from minipeft.transformer import Config, Transformer
-from minipeft.wrapping import attachments, detach, merge, trainable, unmerge
+from minipeft.models.transformer import Config, Transformer
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def tokens():
     return torch.randint(11, (2, 5))
 
 
-def stirred(model, recipe):
-    recipe.attach(model)
+def stirred(model, method):
+    method.attach(model)
     with torch.no_grad():
         for p in trainable(model).values():
             p.normal_(std=0.3)
@@ -41,15 +41,15 @@ RECIPES = [
 ]
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=["lora", "predicate", "full", "part"])
-def test_there_and_back(model, tokens, tmp_path, recipe):
+@pytest.mark.parametrize("method", RECIPES, ids=["lora", "predicate", "full", "part"])
+def test_there_and_back(model, tokens, tmp_path, method):
     base = copy.deepcopy(model)
-    y = stirred(model, recipe)(tokens)
+    y = stirred(model, method)(tokens)
     size = save(model, tmp_path / "new" / "d.safetensors", {"task": "reverse+blue"})
     assert size == (tmp_path / "new" / "d.safetensors").stat().st_size
     load(tmp_path / "new" / "d.safetensors", base)
     assert torch.equal(base(tokens), y)
-    assert attachments(base)[0].recipe == attachments(model)[0].recipe
+    assert attachments(base)[0].method == attachments(model)[0].method
     assert set(trainable(base)) == set(trainable(model))
     assert read(tmp_path / "new" / "d.safetensors").notes == {"task": "reverse+blue"}
 
@@ -135,9 +135,9 @@ def reshaped(path):
     rewritten(path, tensors | {"blocks.0.attn.q.B": tensors["blocks.0.attn.q.B"].T.contiguous()})
 
 
-def recipe(**changes):
+def method(**changes):
     def spoil(path):
-        rewritten(path, recipe=json.dumps({"method": "LoRA", "rank": 4, "targets": ["q", "v"]} | changes))
+        rewritten(path, method=json.dumps({"method": "LoRA", "rank": 4, "targets": ["q", "v"]} | changes))
 
     return spoil
 
@@ -150,16 +150,16 @@ SPOILED = {
     "lacks blocks.0.attn.q.B": lacking,
     "holds blocks.0.attn.k.A": extra,
     r"blocks.0.attn.q.B has shape \(4, 12\), expected \(12, 4\)": reshaped,
-    "'Sorcery', which is not here": recipe(method="Sorcery"),
-    "LoRA has no setting spell": recipe(spell=3),
-    "metadata is damaged": lambda path: rewritten(path, recipe="{"),
-    "its metadata is": lambda path: rewritten(path, recipe="[]"),
-    "metadata": recipe(dropout="x"),
+    "'Sorcery', which is not here": method(method="Sorcery"),
+    "LoRA has no setting spell": method(spell=3),
+    "metadata is damaged": lambda path: rewritten(path, method="{"),
+    "its metadata is": lambda path: rewritten(path, method="[]"),
+    "metadata": method(dropout="x"),
     "float64, expected torch.float32": lambda path: rewritten(
         path, {n: t.double() for n, t in load_file(path).items()}
     ),
-    "rank must be": recipe(rank=0),
-    "no module or weight is named 'wand'": recipe(targets=["wand"]),
+    "rank must be": method(rank=0),
+    "no module or weight is named 'wand'": method(targets=["wand"]),
     "there is no file": lambda path: path.unlink(),
 }
 
@@ -222,10 +222,10 @@ def test_saving_needs_one_method(model, tmp_path):
         save(model, tmp_path / "d")
 
 
-@pytest.mark.parametrize("recipe", [LoRA(targets=("q", "token")), Full(targets=("q.weight", "token"))], ids=str)
-def test_updates_are_new_minus_old(model, recipe):
+@pytest.mark.parametrize("method", [LoRA(targets=("q", "token")), Full(targets=("q.weight", "token"))], ids=str)
+def test_updates_are_new_minus_old(model, method):
     old = {n: p.detach().clone() for n, p in model.named_parameters()}
-    merge(stirred(model, recipe))
+    merge(stirred(model, method))
     new = {n: p.detach().clone() for n, p in model.named_parameters()}
     moved = updates(unmerge(model))
     assert set(moved) == {n for n in old if not torch.equal(old[n], new[n])}
@@ -257,7 +257,7 @@ def test_a_delta_can_be_taken_along_without_a_file(model, tokens, tmp_path):
     assert torch.equal(load(delta, detach(model))(tokens), y)
     assert write(delta, tmp_path / "taken") == save(model, tmp_path / "saved", {"task": "sort"})
     taken, saved = read(tmp_path / "taken"), read(tmp_path / "saved")
-    assert (taken.recipe, taken.base, taken.notes) == (saved.recipe, saved.base, saved.notes)
+    assert (taken.method, taken.base, taken.notes) == (saved.method, saved.base, saved.notes)
     assert all(torch.equal(t, saved.tensors[name]) for name, t in taken.tensors.items())
 
 

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from minipeft.attach import detach, disabled, merge, trainable, unmerge
 from minipeft.deltas import fingerprint, load, save, updates
 from minipeft.methods import DoRA, LoRA
 from minipeft.methods.dora import DoRALinear, decompose
+from minipeft.models.transformer import Config, Transformer
 from minipeft.tasks import task
 from minipeft.training import fit
-from minipeft.transformer import Config, Transformer
-from minipeft.wrapping import detach, disabled, merge, trainable, unmerge
 
 PAIRS = [(3, 8), (5, 2)]  # (r, α)
 

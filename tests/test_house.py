@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 import minipeft
-from minipeft.comparison import CONTESTANTS
+from minipeft.attach import Method
+from minipeft.comparison import TUNED_METHODS
 from minipeft.methods import METHODS, Full, LoRA, parse
-from minipeft.wrapping import Recipe
 
 HOUSE = Path(minipeft.__file__).parent
 ORDER = [
-    ["transformer"], ["wrapping"], ["methods"], ["deltas"], ["mixing", "arithmetic"], ["tasks"], ["training"],
+    ["models"], ["attach"], ["methods"], ["deltas"], ["mixing", "arithmetic"], ["tasks"], ["training"],
     ["costs", "plots", "bases"], ["comparison"], ["classroom"], ["cli"],
 ]  # fmt: skip
 FLOOR = {room: i for i, rooms in enumerate(ORDER) for room in rooms}
@@ -48,7 +48,7 @@ def test_imports_point_one_way(path):
 
 @pytest.mark.parametrize("path", METHOD_FILES, ids=lambda p: p.name)
 def test_a_method_file_stands_alone(path):
-    allowed = {"torch", "minipeft.wrapping"} | ({"minipeft.methods.lora"} if path.stem == "qlora" else set())
+    allowed = {"torch", "minipeft.attach"} | ({"minipeft.methods.lora"} if path.stem == "qlora" else set())
     for name in imported(path):
         top = name.split(".")[0]
         assert top in sys.stdlib_module_names or top == "torch" or name in allowed, f"{path.name} imports {name}"
@@ -57,13 +57,13 @@ def test_a_method_file_stands_alone(path):
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_a_registered_method_is_a_documented_recipe_that_its_label_makes_again(method):
-    assert issubclass(method, Recipe)
+    assert issubclass(method, Method)
     assert "Args:" in method.__doc__
     assert parse(str(method())) == parse(method.__name__.lower()) == method()
 
 
 def test_every_registered_method_takes_part_in_the_comparison():
-    assert {type(c.recipe).__name__ for c in CONTESTANTS} == set(METHODS)
+    assert {type(c.method).__name__ for c in TUNED_METHODS} == set(METHODS)
 
 
 def test_every_method_file_is_registered():
@@ -80,9 +80,9 @@ def test_recipes_are_read_from_text():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("lora(", "not a recipe"),
-        ("LoRA(rank=print())", "not a recipe"),
-        ("1+1", "not a recipe"),
+        ("lora(", "not a method"),
+        ("LoRA(rank=print())", "not a method"),
+        ("1+1", "not a method"),
         ("LoRA(8)", "names of its settings"),
         ("LoRA(rank_pattern=3)", "dictionary"),
         ("Magic(rank=1)", "there are: Full, .*LoRA"),

@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from minipeft.attach import attachments, detach, disabled, merge, trainable, unmerge
 from minipeft.bases import base
 from minipeft.deltas import load, save, updates
 from minipeft.methods import IA3, LoRA
+from minipeft.models.transformer import Config, Transformer, attend
 from minipeft.tasks import task
 from minipeft.training import fit
-from minipeft.transformer import Config, Transformer, attend
-from minipeft.wrapping import attachments, detach, disabled, merge, trainable, unmerge
 
 DIM, FF, LAYERS, VOCAB, HEADS = 12, 20, 2, 11, 3
 OUT = IA3(outputs=("layer",), inputs=())
@@ -34,16 +34,16 @@ def tokens():
     return torch.randint(VOCAB, (3, 6))
 
 
-def stirred(model, recipe, stack=False):
-    recipe.attach(model, stack)
+def stirred(model, method, stack=False):
+    method.attach(model, stack)
     with torch.no_grad():
         for p in trainable(model).values():
             p.normal_()
     return model
 
 
-def one(recipe, bias=True):
-    return stirred(nn.ModuleDict({"layer": nn.Linear(5, 7, bias=bias)}), recipe)
+def one(method, bias=True):
+    return stirred(nn.ModuleDict({"layer": nn.Linear(5, 7, bias=bias)}), method)
 
 
 def state(model):
@@ -106,8 +106,8 @@ def test_keys_values_and_the_middle_of_the_mlp_are_scaled(model):
 def test_behind_up_it_would_be_another_method(model):
     x, l = torch.randn(2, 5, DIM), torch.randn(FF)
     answers = []
-    for recipe in (IA3(outputs=(), inputs=("down",)), IA3(outputs=("up",), inputs=())):
-        recipe.attach(model)
+    for method in (IA3(outputs=(), inputs=("down",)), IA3(outputs=("up",), inputs=())):
+        method.attach(model)
         with torch.no_grad():
             for p in trainable(model).values():
                 p.copy_(l)
@@ -174,23 +174,23 @@ def test_what_moved_tells_of_weights_and_biases(model):
 @pytest.mark.parametrize("ours_first", [True, False])
 def test_with_lora_below_or_above_it_merges_to_what_it_computes(ours_first, model, tokens):
     lora, before = LoRA(targets=("k", "down"), rank=2), state(model)
-    recipes = [IA3(), lora] if ours_first else [lora, IA3()]
-    for recipe in recipes:
-        stirred(model, recipe, stack=True)
+    methods = [IA3(), lora] if ours_first else [lora, IA3()]
+    for method in methods:
+        stirred(model, method, stack=True)
     y = model(tokens).double()
     torch.testing.assert_close(merge(model)(tokens).double(), y, atol=1e-3, rtol=1e-3)
     assert same(detach(unmerge(model)), before)
 
 
-@pytest.mark.parametrize("recipe", [IA3(), IA3(outputs=("o", "up"), inputs=("q",)), IA3(inputs=()), IA3(outputs=())])
-def test_there_and_back(model, tokens, tmp_path, recipe):
+@pytest.mark.parametrize("method", [IA3(), IA3(outputs=("o", "up"), inputs=("q",)), IA3(inputs=()), IA3(outputs=())])
+def test_there_and_back(model, tokens, tmp_path, method):
     other = copy.deepcopy(model)
-    y = stirred(model, recipe)(tokens)
+    y = stirred(model, method)(tokens)
     size = save(model, tmp_path / "d")
     assert size < 4 * sum(p.numel() for p in trainable(model).values()) + 2000
     assert torch.equal(load(tmp_path / "d", other)(tokens), y)
     assert set(trainable(other)) == set(trainable(model))
-    assert attachments(other)[0].recipe == recipe
+    assert attachments(other)[0].method == method
 
 
 def test_it_learns_and_the_base_does_not():
@@ -203,9 +203,9 @@ def test_it_learns_and_the_base_does_not():
 
 
 def test_weight_decay_does_not_draw_the_scales_to_zero(model):
-    recipe = IA3()
-    recipe.attach(model)
-    groups = recipe.groups(model, 0.02)
+    method = IA3()
+    method.attach(model)
+    groups = method.groups(model, 0.02)
     optimizer = torch.optim.AdamW(groups, weight_decay=0.1)
     assert {g["weight_decay"] for g in optimizer.param_groups} == {0.0}
     assert {g["lr"] for g in optimizer.param_groups} == {0.02}
@@ -220,9 +220,9 @@ def test_generation_with_the_cache_and_without_gives_the_same(model):
     assert not torch.equal(model.generate(tokens, 8, mask), plain)
 
 
-@pytest.mark.parametrize("recipe", [OUT, INTO])
-def test_the_input_is_not_touched_and_new_weights_follow_the_type_of_the_base(recipe):
-    net = stirred(nn.ModuleDict({"layer": nn.Linear(5, 7)}).double(), recipe)
+@pytest.mark.parametrize("method", [OUT, INTO])
+def test_the_input_is_not_touched_and_new_weights_follow_the_type_of_the_base(method):
+    net = stirred(nn.ModuleDict({"layer": nn.Linear(5, 7)}).double(), method)
     x = torch.randn(3, 5).double()
     before = x.clone()
     assert net["layer"](x).dtype == net["layer"].l.dtype == torch.float64
@@ -243,7 +243,7 @@ def test_bad_settings_are_told(settings, says):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "error", "says"),
+    ("method", "error", "says"),
     [
         (IA3(outputs=("attn.k",), inputs=("k", "down")), ValueError, "blocks.0.attn.k, blocks.1.attn.k: named both"),
         (IA3(outputs=("norm1",)), TypeError, "'blocks.0.norm1' is a LayerNorm"),
@@ -251,9 +251,9 @@ def test_bad_settings_are_told(settings, says):
         (IA3(inputs=("wo",)), ValueError, "'wo'; there are"),
     ],
 )
-def test_a_recipe_that_does_not_fit_is_told_and_leaves_the_model_as_it_was(model, recipe, error, says):
+def test_a_recipe_that_does_not_fit_is_told_and_leaves_the_model_as_it_was(model, method, error, says):
     before = state(model)
     with pytest.raises(error, match=says):
-        recipe.attach(model)
+        method.attach(model)
     assert same(model, before)
     assert attachments(model) == []

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from minipeft.attach import detach, merge, trainable
 from minipeft.methods import LoRA
 from minipeft.methods.lora import LoRALinear
-from minipeft.wrapping import detach, merge, trainable
 
 PAIRS = [(3, 8), (5, 2)]  # (r, α)
 
@@ -118,9 +118,9 @@ def test_ranks_may_differ_between_targets():
 
 def test_lora_plus_lets_B_learn_faster_and_leaves_none_out():
     net = nn.Sequential(nn.Linear(6, 5), nn.Embedding(5, 4))
-    recipe = LoRA(targets=("0", "1"), lr_ratio=16)
-    recipe.attach(net)
-    rate = {p: g["lr"] for g in recipe.groups(net, 1e-3) for p in g["params"]}
+    method = LoRA(targets=("0", "1"), lr_ratio=16)
+    method.attach(net)
+    rate = {p: g["lr"] for g in method.groups(net, 1e-3) for p in g["params"]}
     assert {name: rate[p] for name, p in trainable(net).items()} == {
         "0.A": 1e-3,
         "0.B": 1.6e-2,

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from minipeft.attach import detach, disabled, merge, trainable, unmerge
 from minipeft.deltas import fingerprint, fold, load, read, save, trained
 from minipeft.methods import (
     IA3,
@@ -28,7 +29,6 @@ from minipeft.methods import (
     VeRA,
 )
 from minipeft.training import loss_of
-from minipeft.wrapping import detach, disabled, merge, trainable, unmerge
 from tests.models import BOS, VOCAB, T, close, make, rows, stirred
 
 EVERY = [
@@ -48,26 +48,26 @@ EVERY = [
     Houlsby(size=5),
     Pfeiffer(size=5),
     ParallelAdapter(size=5),
-    AdaLoRA(rank=2, start=3),
+    AdaLoRA(rank=2, initial_rank=3),
     QLoRA(rank=3, block_size=8),
     DoRA(rank=3),
     VeRA(rank=6),
     PiSSA(rank=3),
 ]
-METHOD = pytest.mark.parametrize("recipe", EVERY, ids=str)
+METHOD = pytest.mark.parametrize("method", EVERY, ids=str)
 KIND = pytest.mark.parametrize("bos", [None, BOS], ids=["absolute", "from BOS"])
 
 
 def test_every_registered_method_is_put_to_these_tests():
-    assert {type(recipe) for recipe in EVERY} == set(METHODS.values())
+    assert {type(method) for method in EVERY} == set(METHODS.values())
 
 
 @METHOD
 @KIND
-def test_the_method_changes_the_answer_and_keeps_its_shape(recipe, bos):
+def test_the_method_changes_the_answer_and_keeps_its_shape(method, bos):
     model, (_, tokens, _) = make(bos), rows(None)
     plain = model(tokens)
-    logits = stirred(recipe, model)(tokens)
+    logits = stirred(method, model)(tokens)
     assert logits.shape == plain.shape == (3, T, VOCAB)
     assert not torch.isclose(logits, plain, atol=1e-4).all(-1).any(), "every token notices"
 
@@ -75,18 +75,18 @@ def test_the_method_changes_the_answer_and_keeps_its_shape(recipe, bos):
 @METHOD
 @KIND
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_padded_row_gets_what_it_gets_alone(recipe, bos, side):
-    model, (alone, tokens, mask) = stirred(recipe, make(bos)), rows(side)
+def test_a_padded_row_gets_what_it_gets_alone(method, bos, side):
+    model, (alone, tokens, mask) = stirred(method, make(bos)), rows(side)
     logits = model(tokens, mask)
     for i, row in enumerate(alone):
         close(logits[i][mask[i]], model(row[None])[0])
 
 
 @METHOD
-def test_a_bidirectional_model_takes_it_too(recipe):
+def test_a_bidirectional_model_takes_it_too(method):
     model, (alone, tokens, mask) = make(None, causal=False), rows("right")
     plain = model(tokens, mask)
-    logits = stirred(recipe, model)(tokens, mask)
+    logits = stirred(method, model)(tokens, mask)
     assert not torch.isclose(logits, plain, atol=1e-4).all(-1)[mask].any()
     for i, row in enumerate(alone):
         close(logits[i][mask[i]], model(row[None])[0])
@@ -94,8 +94,8 @@ def test_a_bidirectional_model_takes_it_too(recipe):
 
 @METHOD
 @KIND
-def test_generation_is_the_same_with_and_without_the_cache(recipe, bos):
-    model, (alone, tokens, mask) = stirred(recipe, make(bos)), rows("left")
+def test_generation_is_the_same_with_and_without_the_cache(method, bos):
+    model, (alone, tokens, mask) = stirred(method, make(bos)), rows("left")
     for temperature in (0.0, 1.5):
         made, again = (
             model.generate(tokens, 8, mask, temperature, cache=cache, generator=torch.Generator().manual_seed(3))
@@ -109,10 +109,10 @@ def test_generation_is_the_same_with_and_without_the_cache(recipe, bos):
 
 
 @METHOD
-def test_training_reaches_all_of_the_method_and_none_of_the_base(recipe):
+def test_training_reaches_all_of_the_method_and_none_of_the_base(method):
     model, (_, tokens, _) = make(), rows(None)
     mark, before = fingerprint(model), {name: p.clone() for name, p in model.named_parameters()}
-    stirred(recipe, model)
+    stirred(method, model)
     learned = list(trainable(model).values())
     assert learned
     optimizer, start = torch.optim.SGD(learned, lr=0.1), [p.detach().clone() for p in learned]
@@ -128,11 +128,11 @@ def test_training_reaches_all_of_the_method_and_none_of_the_base(recipe):
 
 
 @METHOD
-def test_the_same_seed_starts_the_same_and_costs_the_base_nothing(recipe):
+def test_the_same_seed_starts_the_same_and_costs_the_base_nothing(method):
     models = [make(), make()]
     for model in models:
         torch.manual_seed(5)
-        recipe.attach(model)
+        method.attach(model)
     first, second = (trainable(model) for model in models)
     assert all(torch.equal(first[name], second[name]) for name in first)
     with disabled(models[0]):
@@ -140,8 +140,8 @@ def test_the_same_seed_starts_the_same_and_costs_the_base_nothing(recipe):
 
 
 @METHOD
-def test_a_saved_delta_gives_the_same_answers_on_a_fresh_base(recipe, tmp_path):
-    model, (_, tokens, mask) = stirred(recipe, make()), rows("left")
+def test_a_saved_delta_gives_the_same_answers_on_a_fresh_base(method, tmp_path):
+    model, (_, tokens, mask) = stirred(method, make()), rows("left")
     before = {name: p.detach().clone() for name, p in trainable(model).items()}
     logits = model(tokens, mask)
     size = save(model, tmp_path / "d.safetensors")
@@ -149,17 +149,17 @@ def test_a_saved_delta_gives_the_same_answers_on_a_fresh_base(recipe, tmp_path):
     loaded = load(tmp_path / "d.safetensors", make())
     close(loaded(tokens, mask), logits, 1e-6)
     delta = read(tmp_path / "d.safetensors")
-    assert delta.recipe == recipe.folded()
-    assert size < 4 * sum(t.numel() for t in delta.tensors.values()) + 6000, "tensors, names, recipe, fingerprint"
+    assert delta.method == method.folded()
+    assert size < 4 * sum(t.numel() for t in delta.tensors.values()) + 6000, "tensors, names, method, fingerprint"
     save(loaded, tmp_path / "again.safetensors")
     again = read(tmp_path / "again.safetensors")
-    assert again.recipe == delta.recipe
+    assert again.method == delta.method
     assert all(torch.equal(again.tensors[name], t) for name, t in delta.tensors.items())
 
 
 @METHOD
-def test_folding_is_saving_and_loading_in_place(recipe, tmp_path):
-    model, (_, tokens, _) = stirred(recipe, make()), rows(None)
+def test_folding_is_saving_and_loading_in_place(method, tmp_path):
+    model, (_, tokens, _) = stirred(method, make()), rows(None)
     logits = model(tokens)
     save(model, tmp_path / "d.safetensors")
     close(fold(model)(tokens), logits, 1e-6)
@@ -169,10 +169,10 @@ def test_folding_is_saving_and_loading_in_place(recipe, tmp_path):
 
 
 @METHOD
-def test_what_can_be_merged_is_equal_and_what_cannot_is_told(recipe):
-    model, (_, tokens, _) = stirred(recipe, make()), rows(None)
+def test_what_can_be_merged_is_equal_and_what_cannot_is_told(method):
+    model, (_, tokens, _) = stirred(method, make()), rows(None)
     logits = model(tokens)
-    if isinstance(recipe, Full | BitFit | IA3 | LoRA | AdaLoRA | DoRA | VeRA | PiSSA):
+    if isinstance(method, Full | BitFit | IA3 | LoRA | AdaLoRA | DoRA | VeRA | PiSSA):
         close(merge(model)(tokens), logits)
         assert torch.equal(unmerge(model)(tokens), logits)
     else:
@@ -182,8 +182,8 @@ def test_what_can_be_merged_is_equal_and_what_cannot_is_told(recipe):
 
 
 @METHOD
-def test_a_copy_of_an_adapted_model_is_a_model_of_its_own(recipe):
-    model, (_, tokens, _) = stirred(recipe, make()), rows(None)
+def test_a_copy_of_an_adapted_model_is_a_model_of_its_own(method):
+    model, (_, tokens, _) = stirred(method, make()), rows(None)
     logits, twin = model(tokens), copy.deepcopy(model)
     with torch.no_grad():
         for p in trainable(twin).values():
@@ -195,12 +195,12 @@ def test_a_copy_of_an_adapted_model_is_a_model_of_its_own(recipe):
 VIRTUAL = [r for r in EVERY if isinstance(r, PromptTuning | PTuning | PrefixTuning | PTuningV2)]
 
 
-@pytest.mark.parametrize("recipe", VIRTUAL, ids=str)
-def test_virtual_tokens_beyond_the_context_are_told_before_any_work(recipe):
-    model, work = stirred(recipe, make(None, context=10)), []
+@pytest.mark.parametrize("method", VIRTUAL, ids=str)
+def test_virtual_tokens_beyond_the_context_are_told_before_any_work(method):
+    model, work = stirred(method, make(None, context=10)), []
     model.blocks[0].register_forward_pre_hook(lambda *_: work.append(1))
     tokens = rows(None)[1]
-    template = getattr(recipe, "template", None) or (-1,) * 3
+    template = getattr(method, "template", None) or (-1,) * 3
     room = 10 - len(template)
     with pytest.raises(ValueError, match=f"needs {room + 1 + len(template)} positions but the context has 10"):
         model(F.pad(tokens, (0, room + 1 - T), value=3)[:, : room + 1])
@@ -211,13 +211,13 @@ def test_virtual_tokens_beyond_the_context_are_told_before_any_work(recipe):
     assert model.generate(tokens[:, :room], 1).shape == (3, 1)
 
 
-@pytest.mark.parametrize("recipe", VIRTUAL, ids=str)
-def test_virtual_tokens_take_the_first_absolute_positions_and_none_before_bos(recipe):
+@pytest.mark.parametrize("method", VIRTUAL, ids=str)
+def test_virtual_tokens_take_the_first_absolute_positions_and_none_before_bos(method):
     for bos in (None, BOS):
         model, seen = make(bos), []
-        stirred(recipe, model)
+        stirred(method, model)
         model.embed.position.register_forward_hook(lambda module, args, out, seen=seen: seen.append(args[0]))
         model(rows(None)[1])
-        template = getattr(recipe, "template", None) or (-1,) * 3
+        template = getattr(method, "template", None) or (-1,) * 3
         first = len(template) if bos is None else 1
         assert seen[0][0, -T:].tolist() == list(range(first, first + T))

@@ -6,14 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from minipeft.attach import attachments, detach, merge, trainable
 from minipeft.bases import base
 from minipeft.deltas import DeltaError, fingerprint, save
 from minipeft.methods import Full, LoRA, Pfeiffer, PrefixTuning, PromptTuning, PTuning, PTuningV2, QLoRA
 from minipeft.mixing import MultiTask
+from minipeft.models.transformer import Attention
 from minipeft.tasks import EOS, FIRST_LETTER, encode, task
 from minipeft.training import fit
-from minipeft.transformer import Attention
-from minipeft.wrapping import attachments, detach, merge, trainable
 from tests.models import BOS, T, close, make, rows, stirred
 
 METHODS = {
@@ -21,7 +21,7 @@ METHODS = {
     "LoRA of rank 2": LoRA(rank=2, alpha=3),
     "LoRA of rank 5, elsewhere": LoRA(rank=5, targets=("v", "down", "head")),
     "LoRA of the embedding": LoRA(rank=2, targets=("token",)),
-    "LoRA on a quantised weight": QLoRA(rank=2, quant_type="nf3"),
+    "LoRA on a quantized weight": QLoRA(rank=2, quant_type="nf3"),
     "prompt of 4": PromptTuning(length=4),
     "another of 4": PromptTuning(length=4),
     "prompt of 2": PromptTuning(length=2),
@@ -32,10 +32,10 @@ METHODS = {
 }
 
 
-def library(model, recipes=METHODS):
+def library(model, methods=METHODS):
     several = MultiTask(model)
-    for i, (name, recipe) in enumerate(recipes.items()):
-        stirred(recipe, model)
+    for i, (name, method) in enumerate(methods.items()):
+        stirred(method, model)
         with torch.no_grad():
             for p in trainable(model).values():
                 p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i)))
@@ -178,8 +178,8 @@ def test_six_tasks_learned_by_six_methods_in_one_batch():
     }
     several, expected, answers = MultiTask(base()), {}, {}
     lines = task("copy+plain").batch(5, torch.Generator().manual_seed(0)).tokens[:, :8]
-    for name, (recipe, lr) in learned.items():
-        recipe.attach(several.model)
+    for name, (method, lr) in learned.items():
+        method.attach(several.model)
         fit(several.model, task(name), steps=45, lr=lr, warmup=4, device="cpu", progress=False)
         expected[name], answers[name] = several.model(lines), several.model.generate(lines, 7, stop=EOS)
         several.keep(name)

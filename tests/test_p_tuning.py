@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from minipeft.attach import attachments
 from minipeft.deltas import fold, load, read, save
 from minipeft.methods import PTuning
 from minipeft.methods.p_tuning import LSTMEncoder, MLPEncoder
-from minipeft.transformer import Cache
-from minipeft.wrapping import attachments
+from minipeft.models.transformer import Cache
 from tests.models import DIM, T, close, count, make, rows, stirred
 
 
@@ -103,7 +103,7 @@ def test_the_encoder_is_folded_away(tmp_path):
         close(folded(tokens), logits, 1e-6)
         assert not any(isinstance(m, nn.LSTM) for m in folded.modules())
         assert count(folded) == 4 * DIM
-        assert attachments(folded)[0].recipe == PTuning(length=4, width=5, encoder=None)
+        assert attachments(folded)[0].method == PTuning(length=4, width=5, encoder=None)
 
 
 @pytest.mark.parametrize(

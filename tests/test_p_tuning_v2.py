@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from minipeft.attach import detach, trainable
 from minipeft.deltas import load, save
 from minipeft.methods import PrefixTuning, PromptTuning, PTuningV2
 from minipeft.methods.p_tuning_v2 import prefix_of
 from minipeft.tasks import Batch
 from minipeft.training import evaluate, fit
-from minipeft.wrapping import detach, trainable
 from tests.models import BOS, DIM, LAYERS, VOCAB, T, close, count, make, rows, stirred
 
 KINDS = pytest.mark.parametrize(
@@ -41,8 +41,8 @@ def test_deep_prompts_are_a_prefix_with_tied_keys_and_values(bos, causal, side):
     model, (_, tokens, mask) = stirred(PTuningV2(length=4), make(bos, causal)), rows(side)
     mask = mask if side else torch.ones_like(mask)
     prefix, logits = prefix_of(model), model(tokens, mask)
-    for recipe in (PrefixTuning(length=4), PTuningV2(length=4, form="key/value")):
-        twin = recipe.attach(make(bos, causal))
+    for method in (PrefixTuning(length=4), PTuningV2(length=4, form="key/value")):
+        twin = method.attach(make(bos, causal))
         with torch.no_grad():
             for path, pair in prefix.items():
                 for name, P in zip(("P_K", "P_V"), pair, strict=True):
@@ -82,8 +82,8 @@ class Early:
 @pytest.mark.parametrize(("causal", "place"), [(True, -1), (False, 0)])
 @pytest.mark.parametrize("form", ["hidden", "key/value"])
 def test_with_a_head_it_classifies(causal, place, form, tmp_path):
-    recipe, (_, tokens, _) = PTuningV2(length=3, form=form, classes=5), rows()
-    model = stirred(recipe, make(None, causal))
+    method, (_, tokens, _) = PTuningV2(length=3, form=form, classes=5), rows()
+    model = stirred(method, make(None, causal))
     vectors = []
     model.norm.register_forward_hook(lambda module, args, out: vectors.append(out))
     logits = model(tokens)

@@ -9,13 +9,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from minipeft.arithmetic import compress
+from minipeft.attach import detach, disabled, merge, trainable, unmerge
 from minipeft.deltas import DeltaError, delta_of, fingerprint, load, save, updates
 from minipeft.methods import LoRA, PiSSA
 from minipeft.methods.pissa import PiSSALinear
+from minipeft.models.transformer import Config, Transformer
 from minipeft.tasks import task
 from minipeft.training import fit
-from minipeft.transformer import Config, Transformer
-from minipeft.wrapping import detach, disabled, merge, trainable, unmerge
 
 ALL = ("q", "k", "v", "o", "up", "down", "head")
 

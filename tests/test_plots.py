@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from minipeft import deltas, plots
+from minipeft.attach import trainable
 from minipeft.methods import METHODS, LoRA, PrefixTuning, PromptTuning, PTuning, PTuningV2
+from minipeft.models.transformer import Cache, Config, Transformer, recording
 from minipeft.plots.prompts import write
 from minipeft.plots.style import FAMILIES, HUES, dash, mark, spread
 from minipeft.training import History
-from minipeft.transformer import Cache, Config, Transformer, recording
-from minipeft.wrapping import trainable
 from tests.models import DIM, HEADS, LAYERS, T, close, make, rows, stirred
 
 
@@ -80,7 +80,7 @@ def test_what_moved_is_grey_where_nothing_did():
 
 
 def many(accuracy):
-    """As many contestants as the course has, most of them with the same few numbers of parameters."""
+    """As many tuned_methods as the course has, most of them with the same few numbers of parameters."""
     labels = [f"LoRA(rank={r})" for r in (1, 2, 4, 8)] + [
         f"{name}(length=4, start=1)" for name in HUES if name != "LoRA"
     ]
@@ -213,9 +213,9 @@ def test_the_share_of_virtual_tokens_counts_real_readers_only():
     close(shares, torch.tensor([[(of[0] + of[1]) / 2, of[1]], of]))
 
 
-@pytest.mark.parametrize("recipe", [PromptTuning(length=2), PrefixTuning(length=2), PTuningV2(length=2)], ids=str)
-def test_virtual_and_real_tokens_share_all_of_the_attention(recipe):
-    model, (_, tokens, _) = stirred(recipe, make()), rows()
+@pytest.mark.parametrize("method", [PromptTuning(length=2), PrefixTuning(length=2), PTuningV2(length=2)], ids=str)
+def test_virtual_and_real_tokens_share_all_of_the_attention(method):
+    model, (_, tokens, _) = stirred(method, make()), rows()
     with recording(model) as layers, torch.no_grad():
         model(tokens)
     maps = [layer.weights for layer in layers]
@@ -338,12 +338,12 @@ def test_names_at_one_spot_do_not_cover_each_other():
 
 
 @pytest.mark.parametrize(
-    "recipe",
+    "method",
     [PrefixTuning(length=4), PrefixTuning(length=4, mlp=5), PTuningV2(length=4), PTuningV2(4, form="key/value")],
     ids=str,
 )
-def test_the_map_of_a_prefix_shows_what_attention_reads(recipe):
-    model, (_, tokens, _) = stirred(recipe, make()), rows()
+def test_the_map_of_a_prefix_shows_what_attention_reads(method):
+    model, (_, tokens, _) = stirred(method, make()), rows()
     cache = Cache(LAYERS)
     with torch.no_grad():
         model(tokens, cache=cache)

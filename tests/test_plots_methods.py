@@ -16,6 +16,7 @@ from torch import nn
 
 from minipeft import deltas
 from minipeft import plots as figures
+from minipeft.attach import disabled, trainable
 from minipeft.methods import (
     METHODS,
     AdaLoRA,
@@ -32,11 +33,10 @@ from minipeft.methods import (
     VeRA,
 )
 from minipeft.methods.adapter_fusion import fusions
-from minipeft.methods.qlora import dequantise, levels_of, quantise, rounding_error
+from minipeft.methods.qlora import dequantize, levels_of, quantize, rounding_error
 from minipeft.plots import AMOUNT, shades, style
 from minipeft.plots.tree import parts
 from minipeft.tasks import Batch
-from minipeft.wrapping import disabled, trainable
 from tests.models import DIM, LAYERS, T, close, count, make, rows, stirred
 
 
@@ -78,9 +78,9 @@ def leaves(tree):
 
 
 @pytest.mark.parametrize("causal", [True, False], ids=["pre-norm", "post-norm"])
-@pytest.mark.parametrize("recipe", EVERY, ids=str)
-def test_the_parts_are_those_of_the_base_and_what_is_trained(recipe, causal):
-    model = recipe.attach(make(causal=causal))
+@pytest.mark.parametrize("method", EVERY, ids=str)
+def test_the_parts_are_those_of_the_base_and_what_is_trained(method, causal):
+    model = method.attach(make(causal=causal))
     found = list(leaves(parts(model)))
     with disabled(model):
         base = [p.numel() for p in model.parameters()]
@@ -90,11 +90,11 @@ def test_the_parts_are_those_of_the_base_and_what_is_trained(recipe, causal):
     assert sum(n for n, _ in found) == sum(base) + count(model) - sum(copies) + sum(adapters)
 
 
-@pytest.mark.parametrize("recipe", [Houlsby(size=3), AdapterFusion(), AdaLoRA()], ids=str)
-def test_areas_of_the_tree_are_numbers_of_parameters_and_what_is_trained_has_the_hue(recipe):
-    model = recipe.attach(make())
+@pytest.mark.parametrize("method", [Houlsby(size=3), AdapterFusion(), AdaLoRA()], ids=str)
+def test_areas_of_the_tree_are_numbers_of_parameters_and_what_is_trained_has_the_hue(method):
+    model = method.attach(make())
     ax = labelled(figures.module_tree(model))
-    hue = to_hex(shades([recipe])[0])
+    hue = to_hex(shades([method])[0])
     expected = [(n, hue if learned else style.PALE) for n, learned in leaves(parts(model))]
     drawn = [(round(area(tile), 3), to_hex(tile.get_facecolor())) for tile in tiles(ax).values()]
     assert sorted(drawn) == sorted(expected)
@@ -136,8 +136,8 @@ def test_a_method_stands_in_the_tree_where_it_stands_in_the_model():
         AdapterFusion(): "block 0.fusion.b_D.b_D",
         VeRA(rank=4): "block 0.attn.v.d",
     }
-    for recipe, name in names.items():
-        node = parts(recipe.attach(make()))
+    for method, name in names.items():
+        node = parts(method.attach(make()))
         for step in name.split("."):
             node = node[step]
         assert node[1] is (name != "block 0.fusion.b_D.b_D")  # the adapters that are fused are frozen
@@ -197,9 +197,9 @@ def batch(side=None):
     return Batch(tokens, tokens, mask)
 
 
-@pytest.mark.parametrize("recipe", [Houlsby(size=3), Pfeiffer(size=3), ParallelAdapter(size=3)], ids=str)
-def test_activations_are_what_passes_through_without_padding(recipe):
-    model, rows_ = stirred(recipe, make()), batch("left")
+@pytest.mark.parametrize("method", [Houlsby(size=3), Pfeiffer(size=3), ParallelAdapter(size=3)], ids=str)
+def test_activations_are_what_passes_through_without_padding(method):
+    model, rows_ = stirred(method, make()), batch("left")
     found = figures.activations(model, rows_)
     adapters = {path: module for path, module in model.named_modules() if path.endswith(".adapter")}
     assert {f"{path}.adapter" for path in found} == set(adapters)
@@ -249,12 +249,12 @@ def test_the_bottleneck_shows_shares_of_variance_and_how_many_directions_hold_en
 
 
 def test_the_rank_map_has_every_rank_at_its_time_and_their_sum_on_the_budget():
-    recipe, steps = AdaLoRA(rank=1, start=2, every=5), 40
+    method, steps = AdaLoRA(rank=1, initial_rank=2, interval=5), 40
     histories = {
         "blocks.0.attn.q": [(0, 2), (10, 2), (15, 1), (28, 0)],
         "blocks.1.mlp.up": [(0, 2), (10, 1), (15, 1), (28, 2)],
     }
-    budget = [recipe.budget(t, steps, 2) for t in range(steps + 1)]
+    budget = [method.budget(t, steps, 2) for t in range(steps + 1)]
     above, below = figures.rank_map(histories, budget)
     (mesh,) = below.collections
     assert np.asarray(mesh.get_array()).reshape(2, 4).tolist() == [[2, 2, 1, 0], [2, 1, 1, 2]]
@@ -308,7 +308,7 @@ def test_an_outlier_spoils_its_own_block_and_larger_blocks_more_of_the_matrix():
     σ, expected = W.std(), []
     for values in (W.flatten(), W.flatten().index_fill(0, torch.tensor(2048), 30 * W.std())):
         for size in (16, 64, 256):
-            back = dequantise(quantise(values, "nf4", size, double_quant=False), (4096,), "nf4", size)
+            back = dequantize(quantize(values, "nf4", size, double_quant=False), (4096,), "nf4", size)
             change = (back - values).index_fill(0, torch.tensor(2048), 0)
             expected.append(float(change.square().mean().sqrt() / σ))
             if size == 64:

@@ -11,9 +11,9 @@ import torch
 from matplotlib.colors import to_hex
 
 from minipeft import plots
+from minipeft.attach import attachments
 from minipeft.methods import LoRA, VeRA
 from minipeft.plots import style
-from minipeft.wrapping import attachments
 from tests.models import make
 
 

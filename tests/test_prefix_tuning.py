@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
+from minipeft.attach import attachments, trainable
 from minipeft.deltas import fold
 from minipeft.methods import PrefixTuning
-from minipeft.transformer import Past
-from minipeft.wrapping import attachments, trainable
+from minipeft.models.transformer import Past
 from tests.models import BOS, DIM, HEADS, LAYERS, VOCAB, T, close, count, make, rows, stirred
 
 
@@ -78,7 +78,7 @@ def test_the_network_makes_the_prefix_and_is_folded_away(n, w):
     logits = model(tokens)
     fold(model)
     assert count(model) == 2 * LAYERS * n * DIM
-    assert attachments(model)[0].recipe == PrefixTuning(length=n)
+    assert attachments(model)[0].method == PrefixTuning(length=n)
     for block, both in zip(model.blocks, expected, strict=True):
         close(torch.cat([block.attn.P_K, block.attn.P_V], 1), both.detach(), 1e-6)
     close(model(tokens), logits, 1e-6)

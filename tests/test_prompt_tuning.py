@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from minipeft.attach import detach, trainable
 from minipeft.methods import LoRA, PrefixTuning, PromptTuning
-from minipeft.wrapping import detach, trainable
 from tests.models import BOS, DIM, T, close, count, make, rows, stirred
 
 
@@ -86,9 +86,9 @@ def test_it_stands_on_top_of_other_methods_and_under_them(bos):
     results = []
     for order in ((PrefixTuning(length=2), PromptTuning(length=3)), (PromptTuning(length=3), PrefixTuning(length=2))):
         model, seen = make(bos), []
-        for recipe in order:
+        for method in order:
             torch.manual_seed(4)
-            recipe.attach(model, stack=True)
+            method.attach(model, stack=True)
         model.embed.position.register_forward_hook(lambda module, args, out, seen=seen: seen.append(args[0]))
         results.append(model(tokens))
         assert seen[0][0, -T:].tolist() == list(range(5, 5 + T) if bos is None else range(1, 1 + T))

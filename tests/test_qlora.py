@@ -1,4 +1,4 @@
-"""QLoRA against a quantiser written as a loop, and against its promises: what it stores, merges and keeps."""
+"""QLoRA against a quantizer written as a loop, and against its promises: what it stores, merges and keeps."""
 
 import copy
 import math
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from minipeft import base as shipped
+from minipeft.attach import detach, disabled, merge, trainable, unmerge
 from minipeft.costs import delta_bytes, measure, predict
 from minipeft.deltas import load, read, save, updates
 from minipeft.methods import LoRA, QLoRA
@@ -16,18 +17,17 @@ from minipeft.methods.lora import LoRALinear
 from minipeft.methods.qlora import (
     DYNAMIC,
     TYPES,
-    QuantisedLinear,
-    dequantise,
+    QuantizedLinear,
+    dequantize,
     levels_of,
     measured_bits,
     predicted_bits,
-    quantise,
+    quantize,
     rounding_error,
 )
+from minipeft.models.transformer import Config, Transformer
 from minipeft.tasks import BOS, VOCABULARY, Mixture, task
 from minipeft.training import evaluate, fit
-from minipeft.transformer import Config, Transformer
-from minipeft.wrapping import detach, disabled, merge, trainable, unmerge
 
 LEVELS = {name: levels_of(name) for name in TYPES}
 PAIRS = [(3, 8), (5, 2)]  # (r, α)
@@ -48,7 +48,7 @@ def rounded(tensor, levels, size):
 
 
 def there_and_back(tensor, quant_type="nf4", size=64, double=True):
-    return dequantise(quantise(tensor, quant_type, size, double), tensor.shape, quant_type, size)
+    return dequantize(quantize(tensor, quant_type, size, double), tensor.shape, quant_type, size)
 
 
 def uneven(*shape):
@@ -126,18 +126,18 @@ def test_nf4_rounds_normal_weights_least_and_small_blocks_round_less():
 @pytest.mark.parametrize(("shape", "size"), [((9, 40), 64), ((7, 9), 64), ((5,), 2), ((3, 5, 7), 6), ((16, 8), 32)])
 def test_each_value_goes_to_the_nearest_level_of_its_block(shape, size, quant_type):
     W = uneven(*shape)
-    stored = quantise(W, quant_type, size, double_quant=False)
+    stored = quantize(W, quant_type, size, double_quant=False)
     assert stored["packed"].numel() == math.ceil(W.numel() / 2)
     assert stored["absmax"].numel() == math.ceil(W.numel() / size)
-    got = dequantise(stored, shape, quant_type, size)
+    got = dequantize(stored, shape, quant_type, size)
     torch.testing.assert_close(got, rounded(W, LEVELS[quant_type], size))
 
 
 def test_two_codes_share_a_byte_and_the_earlier_one_is_above():
-    stored = quantise(torch.tensor([[-2.0, 2.0], [0.0, 0.9], [2.0, 0.0]]), double_quant=False)
+    stored = quantize(torch.tensor([[-2.0, 2.0], [0.0, 0.9], [2.0, 0.0]]), double_quant=False)
     assert stored["packed"].dtype == torch.uint8
     assert stored["packed"].tolist() == [0x0F, 0x7C, 0xF7]
-    assert quantise(torch.tensor([2.0, -2.0, 2.0]))["packed"].tolist() == [0xF0, 0xF7]  # and a zero to fill it
+    assert quantize(torch.tensor([2.0, -2.0, 2.0]))["packed"].tolist() == [0xF0, 0xF7]  # and a zero to fill it
 
 
 def test_zeros_stay_zeros():
@@ -155,9 +155,9 @@ def test_zeros_stay_zeros():
 
 
 @pytest.mark.parametrize(("shape", "size"), [((40, 30), 2), ((7, 9), 64), ((3, 64), 64), ((64, 40), 4)])
-def test_double_quantisation_is_quantisation_of_what_absmax_differs_from_its_mean(shape, size):
+def test_double_quantization_is_quantization_of_what_absmax_differs_from_its_mean(shape, size):
     W = torch.rand(shape) + 1  # absmax far from 0
-    once, twice = quantise(W, block_size=size, double_quant=False), quantise(W, block_size=size)
+    once, twice = quantize(W, block_size=size, double_quant=False), quantize(W, block_size=size)
     absmax, mean = once["absmax"], once["absmax"].mean()
     assert torch.equal(twice["packed"], once["packed"])
     assert twice["absmax"].dtype == torch.uint8
@@ -179,9 +179,9 @@ def test_rounding_what_is_rounded_changes_nothing():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_scales_and_weights_have_the_type_of_the_tensor(dtype):
     W = torch.randn(30, 64)
-    stored = quantise(W.to(dtype))
+    stored = quantize(W.to(dtype))
     assert [t.dtype for t in stored.values()] == [torch.uint8, torch.uint8, dtype, dtype]
-    assert dequantise(stored, W.shape).dtype == dtype
+    assert dequantize(stored, W.shape).dtype == dtype
     assert rounding_error(W.to(dtype)) == pytest.approx(rounding_error(W), rel=0.05)
 
 
@@ -194,7 +194,7 @@ def test_bits_per_weight_as_predicted():
     assert predicted_bits(32, False) == 5
     linear = nn.Linear(512, 1024)
     for double in (True, False):
-        net = nn.Sequential(QuantisedLinear(linear, double_quant=double), nn.Linear(1024, 3))
+        net = nn.Sequential(QuantizedLinear(linear, double_quant=double), nn.Linear(1024, 3))
         mean = 32 / (512 * 1024) if double else 0
         assert measured_bits(net) == pytest.approx(predicted_bits(64, double) + mean, abs=1e-9)
 
@@ -204,8 +204,8 @@ def test_the_bits_of_the_shipped_base_are_those_predicted_and_a_little():
     assert predicted_bits() < measured_bits(model) < predicted_bits() + 0.01
 
 
-def test_a_quantised_linear_holds_no_tensor_as_large_as_its_weight():
-    layer = QuantisedLinear(nn.Linear(40, 30))
+def test_a_quantized_linear_holds_no_tensor_as_large_as_its_weight():
+    layer = QuantizedLinear(nn.Linear(40, 30))
     held = [*layer.parameters(), *layer.buffers()]
     assert sum(t.numel() * t.element_size() for t in held) == 4 * 30 + 600 + 19 + 4 + 4
     assert set(layer.state_dict()) == {"bias", "packed", "absmax", "mean", "absmax2"}
@@ -276,8 +276,8 @@ def test_merging_adds_to_the_rounded_weight_and_gives_a_plain_linear(bias):
     assert detach(net).layer is linear
 
 
-def test_the_plain_twin_of_a_quantised_linear_is_frozen_and_draws_no_random_numbers():
-    layer = QuantisedLinear(nn.Linear(10, 7).requires_grad_(False))
+def test_the_plain_twin_of_a_quantized_linear_is_frozen_and_draws_no_random_numbers():
+    layer = QuantizedLinear(nn.Linear(10, 7).requires_grad_(False))
     state = torch.get_rng_state()
     plain, x = layer.merged(), torch.ones(2, 10)
     assert torch.equal(torch.get_rng_state(), state)
@@ -296,19 +296,19 @@ def test_a_merged_weight_in_4_bits_again_is_rounded_once_more():
 
 def test_settings_of_lora_do_as_they_do_there():
     net = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4))
-    recipe = QLoRA(2, 6, targets=("0", "1"), dropout=0.3, rank_pattern={"1": 3}, rslora=True, lr_ratio=16)
-    recipe.attach(net)
-    assert all(type(layer) is LoRALinear and type(layer.base) is QuantisedLinear for layer in net)
+    method = QLoRA(2, 6, targets=("0", "1"), dropout=0.3, rank_pattern={"1": 3}, rslora=True, lr_ratio=16)
+    method.attach(net)
+    assert all(type(layer) is LoRALinear and type(layer.base) is QuantizedLinear for layer in net)
     assert (net[0].A.shape, net[1].A.shape) == ((2, 6), (3, 5))
     assert (net[0].scale, net[1].scale) == (6 / math.sqrt(2), 6 / math.sqrt(3))
     assert net[0].dropout.p == 0.3
-    assert {g["lr"] for g in recipe.groups(net, 1e-3)} == {1e-3, 1.6e-2}
+    assert {g["lr"] for g in method.groups(net, 1e-3)} == {1e-3, 1.6e-2}
 
 
 # ---- a whole model ----------------------------------------------------------------------------------------------
 
 
-def test_trained_are_A_and_B_and_quantised_are_the_linear_layers_of_the_blocks(model):
+def test_trained_are_A_and_B_and_quantized_are_the_linear_layers_of_the_blocks(model):
     QLoRA(rank=3).attach(model)
     places = [
         f"blocks.{i}.{name}"
@@ -317,13 +317,13 @@ def test_trained_are_A_and_B_and_quantised_are_the_linear_layers_of_the_blocks(m
     ]
     assert set(trainable(model)) == {f"{place}.{letter}" for place in places for letter in "AB"}
     assert sum(p.numel() for p in trainable(model).values()) == 2 * 3 * (4 * (12 + 12) + 2 * (12 + 21))
-    assert {name for name, m in model.named_modules() if isinstance(m, QuantisedLinear)} == {
+    assert {name for name, m in model.named_modules() if isinstance(m, QuantizedLinear)} == {
         f"{p}.base" for p in places
     }
     assert type(model.head) is nn.Linear
 
 
-def test_the_start_is_the_quantised_base_and_only_B_has_a_gradient(model, tokens):
+def test_the_start_is_the_quantized_base_and_only_B_has_a_gradient(model, tokens):
     twin = copy.deepcopy(model)
     with torch.no_grad():
         for block in twin.blocks:
@@ -364,7 +364,7 @@ def test_a_delta_is_A_and_B_and_the_codes_follow_from_the_base(model, tokens, tm
     assert set(stored) == set(trainable(model))
     assert sum(t.numel() * 4 for t in stored.values()) == delta_bytes(model)
     load(tmp_path / "d.safetensors", base)
-    assert base.attachments[0].recipe == QLoRA(rank=2, quant_type="int3", block_size=32, targets=("q", "up"))
+    assert base.attachments[0].method == QLoRA(rank=2, quant_type="int3", block_size=32, targets=("q", "up"))
     assert torch.equal(base(tokens), y)
 
 
@@ -373,7 +373,7 @@ def test_a_merged_model_computes_what_was_trained(model, tokens):
     y = model(tokens)
     W, change = updates(model)["blocks.1.mlp.up.weight"]
     merge(model)
-    assert not any(isinstance(m, QuantisedLinear) for m in model.modules())
+    assert not any(isinstance(m, QuantizedLinear) for m in model.modules())
     torch.testing.assert_close(model.blocks[1].mlp.up.weight, W + change)
     torch.testing.assert_close(model(tokens), y, atol=1e-4, rtol=1e-4)
     assert torch.equal(unmerge(model)(tokens), y)
@@ -391,7 +391,7 @@ def test_generation_is_the_same_with_the_cache_and_without(model, tokens):
     assert torch.equal(with_cache, without)
 
 
-def test_on_another_method_it_quantises_what_that_made_of_the_weight(model, tokens):
+def test_on_another_method_it_quantizes_what_that_made_of_the_weight(model, tokens):
     y = model(tokens)
     stirred(LoRA(2, targets=("q",)).attach(model))
     with_lora = model(tokens)
@@ -472,10 +472,10 @@ def test_bad_settings_are_told(settings, says):
         QLoRA(**settings)
 
 
-def test_what_it_cannot_quantise_is_told_and_left_as_it_was(model, tokens):
+def test_what_it_cannot_quantize_is_told_and_left_as_it_was(model, tokens):
     y = model(tokens)
     for target, kind in (("token", "Embedding"), ("norm1", "LayerNorm"), ("q.weight", "Parameter")):
         with pytest.raises(TypeError, match=f"Linear modules; leave out '.*{target}', which is a {kind}"):
             QLoRA(targets=("up", target)).attach(model)
     assert torch.equal(model(tokens), y)
-    assert not any(isinstance(m, QuantisedLinear) for m in model.modules())
+    assert not any(isinstance(m, QuantizedLinear) for m in model.modules())

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from minipeft.attach import detach, trainable
 from minipeft.methods import Full, LoRA
+from minipeft.models.transformer import Config, Transformer
 from minipeft.tasks import BOS, IGNORE, VOCABULARY, Batch, Mixture, task
 from minipeft.training import evaluate, fit, loss_of, pick_device, right, schedule
-from minipeft.transformer import Config, Transformer
-from minipeft.wrapping import detach, trainable
 
 TASK = task("reverse+blue")
 
@@ -22,17 +22,17 @@ def model():
     return Transformer(Config(vocab=len(VOCABULARY), dim=16, heads=2, ff=24, context=24, bos=BOS)).eval()
 
 
-def run(model, recipe, **settings):
+def run(model, method, **settings):
     torch.manual_seed(3)
-    recipe.attach(model)
+    method.attach(model)
     settings = {"steps": 12, "lr": 1e-2, "batch_size": 8, "device": "cpu", "progress": False} | settings
     return fit(model, TASK, **settings)
 
 
-@pytest.mark.parametrize("recipe", [LoRA(), LoRA(dropout=0.5), Full()], ids=str)
-def test_training_moves_the_method_and_not_the_base(model, recipe):
+@pytest.mark.parametrize("method", [LoRA(), LoRA(dropout=0.5), Full()], ids=str)
+def test_training_moves_the_method_and_not_the_base(model, method):
     before = copy.deepcopy(model.state_dict())
-    history = run(model, recipe)
+    history = run(model, method)
     assert history.loss[-1] < history.loss[0]
     assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
     now = detach(model).state_dict()
@@ -69,7 +69,7 @@ def test_groups_have_their_own_rates(model):
 class Meddling(LoRA):
     """Adds half the sum of squares of A to the loss, and after each step sets B to the number of the step."""
 
-    def penalty(self, model):
+    def regularizer(self, model):
         return 0.5 * sum(p.square().sum() for name, p in trainable(model).items() if name.endswith("A"))
 
     def after_step(self, model, step, steps):

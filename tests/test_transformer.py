@@ -11,8 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minipeft.transformer import MLP, Attention, Block, Cache, Config, Embed, EmbedFromBOS, Past, Transformer, recording
-from minipeft.wrapping import Wrapper
+from minipeft.attach import Wrapper
+from minipeft.models.transformer import (
+    MLP,
+    Attention,
+    Block,
+    Cache,
+    Config,
+    Embed,
+    EmbedFromBOS,
+    Past,
+    Transformer,
+    recording,
+)
 
 VOCAB, DIM, HEADS, BOS, T = 23, 24, 4, 2, 9
 LENGTHS = torch.tensor([9, 4, 7])  # of the rows, where they are padded

@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
+from minipeft.attach import attachments, detach, disabled, merge, trainable, unmerge
 from minipeft.bases import base
 from minipeft.deltas import load, save, updates
 from minipeft.methods import LoRA, VeRA
 from minipeft.methods.vera import Shared
+from minipeft.models.transformer import Config, Transformer
 from minipeft.tasks import task
 from minipeft.training import fit
-from minipeft.transformer import Config, Transformer
-from minipeft.wrapping import attachments, detach, disabled, merge, trainable, unmerge
 
 DIM, FF, LAYERS, VOCAB = 12, 20, 2, 11
 WIDE = VeRA(rank=7, targets=("q", "up", "down"), seed=3)  # (12, 12), (20, 12), (12, 20): no layer is as large as A, B
@@ -36,8 +36,8 @@ def tokens():
     return torch.randint(VOCAB, (3, 6))
 
 
-def stirred(model, recipe, stack=False):
-    recipe.attach(model, stack)
+def stirred(model, method, stack=False):
+    method.attach(model, stack)
     with torch.no_grad():
         for p in trainable(model).values():
             p.normal_()
@@ -147,8 +147,8 @@ def test_the_start_is_the_base_exactly_and_only_b_has_a_gradient(model, tokens):
 
 def test_a_delta_is_small_and_makes_its_matrices_again(model, tokens, tmp_path):
     other = copy.deepcopy(model)
-    recipe = VeRA(rank=300, targets=("q", "down"), seed=5)
-    y = stirred(model, recipe)(tokens)
+    method = VeRA(rank=300, targets=("q", "down"), seed=5)
+    y = stirred(model, method)(tokens)
     size = save(model, tmp_path / "d")
     assert set(load_file(tmp_path / "d")) == set(trainable(model))
     assert size < 4 * sum(p.numel() for p in trainable(model).values()) + 2000
@@ -157,7 +157,7 @@ def test_a_delta_is_small_and_makes_its_matrices_again(model, tokens, tmp_path):
     dice = torch.get_rng_state()
     assert torch.equal(load(tmp_path / "d", other)(tokens), y)
     assert torch.equal(torch.get_rng_state(), dice)
-    assert attachments(other)[0].recipe == recipe
+    assert attachments(other)[0].method == method
     other = VeRA(rank=300, targets=("q", "down"), seed=6).attach(detach(other))
     with torch.no_grad():
         for name, p in trainable(other).items():
@@ -255,16 +255,16 @@ def test_bad_settings_are_told(settings, says):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "error", "says"),
+    ("method", "error", "says"),
     [
         (VeRA(targets=("q", "token")), TypeError, "'embed.token' is a Embedding"),
         (VeRA(targets=("q.weight",)), TypeError, "'blocks.0.attn.q.weight' is a Parameter"),
         (VeRA(targets=("wand",)), ValueError, "'wand'; there are"),
     ],
 )
-def test_a_recipe_that_does_not_fit_is_told_and_leaves_the_model_as_it_was(model, recipe, error, says):
+def test_a_recipe_that_does_not_fit_is_told_and_leaves_the_model_as_it_was(model, method, error, says):
     before = state(model)
     with pytest.raises(error, match=says):
-        recipe.attach(model)
+        method.attach(model)
     assert same(model, before)
     assert attachments(model) == []

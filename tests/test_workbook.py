@@ -5,15 +5,15 @@ import pytest
 import torch
 from torch import nn
 
+from minipeft.attach import attachments, merge, trainable
 from minipeft.bases import base
 from minipeft.classroom import checking, exercise, observing, source, workbook
 from minipeft.classroom.bank import find_the_mistake as bank
 from minipeft.classroom.workbook import find_the_mistake, lora_gradients, predict_memory, predict_parameters
 from minipeft.costs import delta_bytes, measure
 from minipeft.methods import LoRA
-from minipeft.methods.qlora import QuantisedLinear, measured_bits
+from minipeft.methods.qlora import QuantizedLinear, measured_bits
 from minipeft.tasks import task
-from minipeft.wrapping import attachments, merge, trainable
 
 n, into, out, r, alpha = 7, 5, 3, 2, 3.0
 
@@ -86,9 +86,9 @@ def test_the_large_models_have_the_known_numbers():
 
 def test_measuring_leaves_no_trace_on_the_model_that_is_shared():
     shape = predict_parameters.SHAPE
-    first = [workbook.measured(recipe, **shape) for recipe in ("Houlsby(size=8)", "LoRA()", "Full()")]
+    first = [workbook.measured(method, **shape) for method in ("Houlsby(size=8)", "LoRA()", "Full()")]
     workbook.counted.cache_clear()
-    assert [workbook.measured(recipe, **shape) for recipe in ("Full()", "LoRA()", "Houlsby(size=8)")] == first[::-1]
+    assert [workbook.measured(method, **shape) for method in ("Full()", "LoRA()", "Houlsby(size=8)")] == first[::-1]
     assert not attachments(workbook.transformer(tuple(shape.items())))
 
 
@@ -116,8 +116,8 @@ def test_memory_is_that_of_the_shipped_base_and_of_a_real_step():
 
 def test_bits_are_what_a_large_layer_stores():
     layer = nn.Linear(512, 512)
-    assert measured_bits(QuantisedLinear(layer, double_quant=False)) == predict_memory.NF4_BITS
-    assert measured_bits(QuantisedLinear(layer)) == pytest.approx(predict_memory.DOUBLE_BITS, abs=2e-4)  # and the mean
+    assert measured_bits(QuantizedLinear(layer, double_quant=False)) == predict_memory.NF4_BITS
+    assert measured_bits(QuantizedLinear(layer)) == pytest.approx(predict_memory.DOUBLE_BITS, abs=2e-4)  # and the mean
 
 
 def test_kept_activations():

@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from minipeft.models.transformer import Config, Transformer
 from minipeft.tasks import BOS, HELD_OUT, VOCABULARY, Mixture
 from minipeft.training import evaluate, fit
-from minipeft.transformer import Config, Transformer
 
 RECIPES = {  # by width
     32: {"steps": 12_000, "lr": 5e-3},
@@ -54,13 +54,13 @@ def ship(name, model, seconds):
     width, seed = LADDER[name]
     path = Path(__file__).with_name(f"{name}.safetensors")
     save_file(model.state_dict(), path)
-    recipe = RECIPES[width] | SHARED | {"seed": seed}
+    method = RECIPES[width] | SHARED | {"seed": seed}
     card = {
         "name": name,
         "what": "pre-norm decoder, pretrained on instructed lines of the toy world (minipeft/tasks.py)",
         "parameters": sum(p.numel() for p in model.parameters()),
         "config": asdict(config(width)),
-        "recipe": recipe | {"optimizer": "AdamW(0.9, 0.98)", "schedule": "warm-up, cosine to 2 %"},
+        "method": method | {"optimizer": "AdamW(0.9, 0.98)", "schedule": "warm-up, cosine to 2 %"},
         "held_out": HELD_OUT,
         "scores": {
             "pretraining mixture": round(evaluate(model, Mixture(), 4000).accuracy, 4),

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minipeft.transformer import Config, Transformer
+from minipeft.models.transformer import Config, Transformer
 
 VOCAB, BOS, T = 13, 1, 5
 

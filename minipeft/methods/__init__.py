@@ -1,4 +1,4 @@
-"""The methods, one file each. To be registered is to be listed here; `comparison.CONTESTANTS` adds learning rates."""
+"""The methods, one file each. To be registered is to be listed here; `comparison.TUNED_METHODS` adds learning rates."""
 
 import ast
 
@@ -28,9 +28,9 @@ METHODS = {
 
 
 def parse(text):
-    """A recipe from its label, `parse("LoRA(rank=4, targets=('q', 'v'))")`; `lora` alone has the default settings.
+    """A method from its label, `parse("LoRA(rank=4, targets=('q', 'v'))")`; `lora` alone has the default settings.
 
-    Raises ValueError for what is not a recipe, an unknown method or setting.
+    Raises ValueError for what is not a method, an unknown method or setting.
     """
     try:
         call = ast.parse(text, mode="eval").body
@@ -40,7 +40,7 @@ def parse(text):
         settings = {k.arg: ast.literal_eval(k.value) for k in call.keywords} if isinstance(call, ast.Call) else {}
     except (SyntaxError, AttributeError, ValueError):
         raise ValueError(
-            f"{text!r} is not a recipe; write one like LoRA(rank=4), with the names of its settings"
+            f"{text!r} is not a method; write one like LoRA(rank=4), with the names of its settings"
         ) from None
     method = {known.lower(): m for known, m in METHODS.items()}.get(name.lower())
     if method is None:

@@ -31,14 +31,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minipeft.wrapping import Recipe, WeightWrapper, attachments, bottom, wrap
+from minipeft.attach import Method, WeightWrapper, attachments, bottom, wrap
 
 
 class AdaLoRALinear(WeightWrapper):
     """y = x Wᵀ + b + (λ ⊙ x Qᵀ) Pᵀ in front of a frozen `nn.Linear`. λ is called `lam`: lambda is a word of Python.
 
-    P (out, r) and Q (r, in) start as N(0, 0.02²), lam (r,) at zero. `begin` makes what only training needs: `mean` and
-    `spread`, Ī and Ū of the three by their names; `kept` (r,), which triplets are not masked; `history`, [(t, rank)],
+    P (out, r) and Q (r, in) start as N(0, 0.02²), lam (r,) at zero. `begin` makes what only training needs: `sensitivity` and
+    `uncertainty`, Ī and Ū of the three by their names; `kept` (r,), which triplets are not masked; `history`, [(t, rank)],
     what this matrix was left with at the start and at each allocation of the last training.
     """
 
@@ -60,40 +60,42 @@ class AdaLoRALinear(WeightWrapper):
     def begin(self):
         """Nothing is known of the triplets and all are kept. Only training needs this, so no delta has it."""
         mine = {"P": self.P, "lam": self.lam, "Q": self.Q}
-        self.mean, self.spread = ({name: torch.zeros_like(w) for name, w in mine.items()} for _ in range(2))  # Ī, Ū
+        self.sensitivity, self.uncertainty = (
+            {name: torch.zeros_like(w) for name, w in mine.items()} for _ in range(2)
+        )  # Ī, Ū
         self.kept = torch.ones_like(self.lam, dtype=torch.bool)
         self.history = [(0, len(self.lam))]
 
-    def weigh(self, beta1, beta2):
+    def update_importance(self, beta1, beta2):
         """Take the gradients of this step into Ī and Ū."""
-        for name in self.mean:
+        for name in self.sensitivity:
             w = getattr(self, name)
             now = (w * w.grad).abs()
-            self.mean[name] = beta1 * self.mean[name] + (1 - beta1) * now
-            self.spread[name] = beta2 * self.spread[name] + (1 - beta2) * (now - self.mean[name]).abs()
+            self.sensitivity[name] = beta1 * self.sensitivity[name] + (1 - beta1) * now
+            self.uncertainty[name] = beta2 * self.uncertainty[name] + (1 - beta2) * (now - self.sensitivity[name]).abs()
 
     def scores(self):  # S (r,)
-        s = {name: self.mean[name] * self.spread[name] for name in self.mean}
+        s = {name: self.sensitivity[name] * self.uncertainty[name] for name in self.sensitivity}
         return s["lam"] + s["P"].mean(0) + s["Q"].mean(1)
 
 
 @dataclass(frozen=True)
-class AdaLoRA(Recipe):
+class AdaLoRA(Method):
     """Low-rank updates whose ranks find their places while training.
 
     Args:
         rank: mean rank at the end, with the budget of a LoRA of this rank: 1.5 on 12 matrices is 18 triplets in all.
-        start: r, the rank of each matrix at the start and the most it can have; the paper takes 1.5 times `rank`.
-        targets: names of Linear modules, or a predicate; see `wrapping.wrap`. The paper takes every matrix of a block.
+        initial_rank: r, the rank of each matrix at the start and the most it can have; the paper takes 1.5 times `rank`.
+        targets: names of Linear modules, or a predicate; see `attach.wrap`. The paper takes every matrix of a block.
         gamma: γ of the orthogonality penalty; in the paper between 0.1 and 0.5.
         mean_norm: the library's penalty, γ times the mean of the norms.
         beta1, beta2: β₁ and β₂.
         warmup, final: shares of the steps before b(t) falls and after it has fallen.
-        every: steps between two allocations; in between, masked triplets may come back.
+        interval: steps between two allocations; in between, masked triplets may come back.
     """
 
     rank: float = 4
-    start: int = 6
+    initial_rank: int = 6
     targets: tuple[str, ...] = ("q", "k", "v", "o", "up", "down")
     gamma: float = 0.1
     mean_norm: bool = False
@@ -101,14 +103,16 @@ class AdaLoRA(Recipe):
     beta2: float = 0.85
     warmup: float = 0.1
     final: float = 0.3
-    every: int = 10
+    interval: int = 10
 
     def __post_init__(self):
-        for name in ("start", "every"):
+        for name in ("initial_rank", "interval"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {getattr(self, name)}")
-        if not 0 < self.rank <= self.start:
-            raise ValueError(f"rank must be above 0 and at most start={self.start}, got {self.rank}; raise start")
+        if not 0 < self.rank <= self.initial_rank:
+            raise ValueError(
+                f"rank must be above 0 and at most initial_rank={self.initial_rank}, got {self.rank}; raise initial_rank"
+            )
         if not 0 <= self.gamma < float("inf"):
             raise ValueError(f"gamma must be a number of at least 0, got {self.gamma}; 0.1 is a good start")
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
@@ -122,9 +126,9 @@ class AdaLoRA(Recipe):
     def layer(self, module, path):
         if not isinstance(bottom(module), nn.Linear):  # it may be stacked on another method
             raise TypeError(f"AdaLoRA goes in front of Linear; {path!r} is a {type(bottom(module)).__name__}")
-        return AdaLoRALinear(module, self.start)
+        return AdaLoRALinear(module, self.initial_rank)
 
-    def penalty(self, model):
+    def regularizer(self, model):
         sides = [w for layer in layers(model).values() for w in (layer.P.T, layer.Q)]  # directions are rows
         gaps = [w @ w.T - torch.eye(len(w)).to(w) for w in sides]  # (r, r)
         if self.mean_norm:
@@ -139,7 +143,7 @@ class AdaLoRA(Recipe):
         """b(t): how many triplets of all `matrices` together are kept after step t of 1, ..., `steps`.
 
         At the end rank·matrices, rounded, at least 1; on the way it is rounded down."""
-        full, target = self.start * matrices, max(1, round(self.rank * matrices))
+        full, target = self.initial_rank * matrices, max(1, round(self.rank * matrices))
         first, last = self.phases(steps)
         left = 1 - min(max(t - first, 0) / (last - first), 1)
         return int((full - target) * left**3 + target)
@@ -151,10 +155,10 @@ class AdaLoRA(Recipe):
             if t == 1:
                 layer.begin()
             if t < last:
-                layer.weigh(self.beta1, self.beta2)
+                layer.update_importance(self.beta1, self.beta2)
             if t > last:
                 layer.lam[~layer.kept] = 0
-        if t == last or (first < t < last and t % self.every == 0):
+        if t == last or (first < t < last and t % self.interval == 0):
             allocate(found, t, self.budget(t, steps, len(found)))
 
 
@@ -171,7 +175,7 @@ def allocate(layers, t, budget):
 
 def layers(model):
     """The layers of AdaLoRA by the dotted names of what they stand in front of; the last attached, if it was twice."""
-    mine = [a for a in attachments(model) if isinstance(a.recipe, AdaLoRA)]
+    mine = [a for a in attachments(model) if isinstance(a.method, AdaLoRA)]
     return {s.path: s.replacement for a in mine[-1:] for s in a.swaps}
 
 

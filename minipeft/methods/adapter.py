@@ -31,7 +31,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from minipeft.wrapping import Recipe, Wrapper, match, sites, swap
+from minipeft.attach import Method, Wrapper, match, sites, swap
 
 
 class Bottleneck(nn.Module):
@@ -53,7 +53,7 @@ class Bottleneck(nn.Module):
         return self.U(z)  # (B, T, d)
 
 
-class Behind(Wrapper):
+class SequentialAdapter(Wrapper):
     """f + A(f) in front of a sublayer F (Houlsby), y + A(y) in front of a whole pre-norm block (Pfeiffer)."""
 
     def __init__(self, base, adapter):
@@ -65,7 +65,7 @@ class Behind(Wrapper):
         return f + self.adapter(f)
 
 
-class BehindNorm(Wrapper):
+class SequentialAdapterInNorm(Wrapper):
     """LN(s + A(LN(s))), s = x + f, in front of the LayerNorm that ends a post-norm block (Pfeiffer): it acts twice."""
 
     def __init__(self, base, adapter):
@@ -77,7 +77,7 @@ class BehindNorm(Wrapper):
         return self.base(s + self.adapter(h))
 
 
-class Beside(Wrapper):
+class ParallelAdapterLayer(Wrapper):
     """F(x) + s·A(x) in front of the MLP. U starts at zero, D as any linear layer, within ±1/√d; biases at zero."""
 
     def __init__(self, base, adapter, scale):
@@ -107,7 +107,7 @@ def layer_norms(model):
 
 
 @dataclass(frozen=True)
-class Bottlenecks(Recipe):
+class Bottlenecks(Method):
     """What the three share."""
 
     size: int = 16
@@ -130,7 +130,7 @@ class Houlsby(Bottlenecks):
 
     def insert(self, model):
         for path, block, module in sublayers(model, "attn", "mlp"):
-            swap(model, path, Behind(module, Bottleneck(block.norm2.weight, self.size, nn.GELU())))
+            swap(model, path, SequentialAdapter(module, Bottleneck(block.norm2.weight, self.size, nn.GELU())))
         for path, weight in layer_norms(model) if self.norms else []:
             swap(model, path, nn.Parameter(weight.detach().clone()))
 
@@ -146,7 +146,7 @@ class Pfeiffer(Bottlenecks):
     def insert(self, model):
         for path, block, _ in sublayers(model, "mlp"):
             end = path.removesuffix(".mlp") if block.pre_norm else path.removesuffix("mlp") + "norm2"
-            layer = Behind if block.pre_norm else BehindNorm
+            layer = SequentialAdapter if block.pre_norm else SequentialAdapterInNorm
             adapter = Bottleneck(block.norm2.weight, self.size, nn.ReLU())
             swap(model, end, layer(model.get_submodule(end), adapter))
 
@@ -170,4 +170,4 @@ class ParallelAdapter(Bottlenecks):
     def insert(self, model):
         for path, block, module in sublayers(model, "mlp"):
             adapter = Bottleneck(block.norm2.weight, self.size, nn.ReLU())
-            swap(model, path, Beside(module, adapter, self.scale))
+            swap(model, path, ParallelAdapterLayer(module, adapter, self.scale))

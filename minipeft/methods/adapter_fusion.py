@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minipeft.wrapping import Recipe, Wrapper, attachments, match, swap
+from minipeft.attach import Method, Wrapper, attachments, match, swap
 
 
 class Fusion(nn.Module):
@@ -68,7 +68,7 @@ class Fusion(nn.Module):
         return torch.einsum("...n,...nd->...d", α, v)  # (B, T, d)
 
 
-class Behind(Wrapper):
+class SequentialFusion(Wrapper):
     """s + o in front of a whole pre-norm block, whose output s is."""
 
     def __init__(self, base, fusion):
@@ -80,7 +80,7 @@ class Behind(Wrapper):
         return s + self.fusion(s)
 
 
-class BehindNorm(Wrapper):
+class SequentialFusionInNorm(Wrapper):
     """LN(s + o) in front of the LayerNorm that ends a post-norm block; the fusion reads h = LN(s)."""
 
     def __init__(self, base, fusion):
@@ -94,12 +94,17 @@ class BehindNorm(Wrapper):
 
 def fusions(model):
     """{path: Fusion}, layer by layer; the `weights` of each are what it attended to."""
-    layers = [s for a in attachments(model) for s in a.swaps if isinstance(s.replacement, Behind | BehindNorm)]
+    layers = [
+        s
+        for a in attachments(model)
+        for s in a.swaps
+        if isinstance(s.replacement, SequentialFusion | SequentialFusionInNorm)
+    ]
     return {s.path: s.replacement.fusion for s in layers}
 
 
 @dataclass(frozen=True)
-class AdapterFusion(Recipe):
+class AdapterFusion(Method):
     """An attention over frozen adapters, which `fill` puts in.
 
     Args:
@@ -127,7 +132,7 @@ class AdapterFusion(Recipe):
                     f"but {path!r} is in a {type(block).__name__}"
                 )
             end = path.removesuffix(".mlp") if block.pre_norm else path.removesuffix("mlp") + "norm2"
-            layer = Behind if block.pre_norm else BehindNorm
+            layer = SequentialFusion if block.pre_norm else SequentialFusionInNorm
             swap(model, end, layer(model.get_submodule(end), Fusion(block.norm2.weight, self.adapters, self.size)))
 
     @torch.no_grad()
@@ -139,14 +144,14 @@ class AdapterFusion(Recipe):
 
         Raises ValueError, before anything is changed, if they do not fit; RuntimeError if this is not attached.
         """
-        if self not in [a.recipe for a in attachments(model)]:
+        if self not in [a.method for a in attachments(model)]:
             raise RuntimeError(f"{self} is not attached to this model; attach it, then fill it")
         if len(deltas) != self.adapters:
             raise ValueError(f"{self} has places for {self.adapters} adapters, got {len(deltas)}")
         copies = []
         for n, delta in enumerate(deltas):
-            if str(delta.recipe) != f"Pfeiffer(size={self.size})":
-                raise ValueError(f"{self} fuses deltas of Pfeiffer(size={self.size}); number {n} is {delta.recipe}")
+            if str(delta.method) != f"Pfeiffer(size={self.size})":
+                raise ValueError(f"{self} fuses deltas of Pfeiffer(size={self.size}); number {n} is {delta.method}")
             names = {"D": "D.weight", "b_D": "D.bias", "U": "U.weight", "b_U": "U.bias"}
             places = {
                 f"{path}.adapter.{theirs}": getattr(fusion, ours)[n]
@@ -164,6 +169,6 @@ class AdapterFusion(Recipe):
             raise RuntimeError(f"{self} has empty places, so there is nothing to fuse: put adapters in with fill")
         return super().groups(model, lr)
 
-    def penalty(self, model):
+    def regularizer(self, model):
         values = [fusion.value.weight for fusion in fusions(model).values()]
         return self.regularization * sum((torch.eye(len(W)).to(W) - W).square().sum() for W in values)

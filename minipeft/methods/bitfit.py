@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from minipeft.wrapping import Recipe, match, sites, swap
+from minipeft.attach import Method, match, sites, swap
 
 
 def is_bias(module, name):
@@ -64,11 +64,11 @@ def copies(weights, paths):
 
 
 @dataclass(frozen=True)
-class BitFit(Recipe):
+class BitFit(Method):
     """Train the biases.
 
     Args:
-        targets: names of modules whose biases are trained, or a predicate (see `wrapping.wrap`); None for the whole
+        targets: names of modules whose biases are trained, or a predicate (see `attach.wrap`); None for the whole
             model. ("attn.q", "mlp.up") is the paper's half: query and middle of the MLP.
         head: train the module `head` too, weight and bias; for a head that is new.
     """

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minipeft.wrapping import Recipe, WeightWrapper, bottom, flat, wrap
+from minipeft.attach import Method, WeightWrapper, bottom, flat, wrap
 
 
 def decompose(W):
@@ -66,12 +66,12 @@ class DoRALinear(WeightWrapper):
 
 
 @dataclass(frozen=True)
-class DoRA(Recipe):
+class DoRA(Method):
     """Magnitude and direction of frozen weights, trained apart.
 
     Args:
         rank, alpha: r and α of the update of the direction, scaled by α/r. The paper often halves the rank of a LoRA.
-        targets: names of Linear modules, or a predicate; see `wrapping.wrap`.
+        targets: names of Linear modules, or a predicate; see `attach.wrap`.
     """
 
     rank: int = 4

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from minipeft.wrapping import Recipe, match, sites, swap
+from minipeft.attach import Method, match, sites, swap
 
 
 def copied(weight):
@@ -23,11 +23,11 @@ def copied(weight):
 
 
 @dataclass(frozen=True)
-class Full(Recipe):
+class Full(Method):
     """Train every weight.
 
     Args:
-        targets: names of modules or weights to train instead of all (see `wrapping.wrap`); None for the whole model.
+        targets: names of modules or weights to train instead of all (see `attach.wrap`); None for the whole model.
     """
 
     targets: tuple[str, ...] | None = None

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from minipeft.wrapping import Recipe, WeightWrapper, bottom, flat, match, wrap
+from minipeft.attach import Method, WeightWrapper, bottom, flat, match, wrap
 
 
 class IA3Output(WeightWrapper):
@@ -66,11 +66,11 @@ class IA3Input(WeightWrapper):
 
 
 @dataclass(frozen=True)
-class IA3(Recipe):
+class IA3(Method):
     """Learned vectors that rescale keys, values and the middle of the MLP.
 
     Args:
-        outputs: names of Linear modules whose output is rescaled; see `wrapping.wrap`.
+        outputs: names of Linear modules whose output is rescaled; see `attach.wrap`.
         inputs: names of Linear modules whose input is rescaled.
     """
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import torch.nn.functional as F
 from torch import nn
 
-from minipeft.wrapping import Recipe, WeightWrapper, bottom, match, trainable, wrap
+from minipeft.attach import Method, WeightWrapper, bottom, match, trainable, wrap
 
 
 class LoRALinear(WeightWrapper):
@@ -103,12 +103,12 @@ class LoRAWeight(nn.Module):
 
 
 @dataclass(frozen=True)
-class LoRA(Recipe):
+class LoRA(Method):
     """Low-rank updates beside frozen weights.
 
     Args:
         rank, alpha: r and α. The update is scaled by α/r, so the best learning rates of small ranks lie close.
-        targets: names of modules (Linear, Embedding, Conv2d) or weights, or a predicate; see `wrapping.wrap`.
+        targets: names of modules (Linear, Embedding, Conv2d) or weights, or a predicate; see `attach.wrap`.
         dropout: on the input of A, while training; Linear and Conv2d only.
         rank_pattern: other ranks for some of the targets, {"v": 8}.
         rslora: scale by α/√r, which keeps large ranks from being damped.

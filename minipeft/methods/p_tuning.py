@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minipeft.wrapping import Recipe, Wrapper, wrap
+from minipeft.attach import Method, Wrapper, wrap
 
 VIRTUAL = -1  # stands for "the next virtual token" among tokens
 
@@ -128,7 +128,7 @@ class Virtual(Wrapper):
 
 
 @dataclass(frozen=True)
-class PTuning(Recipe):
+class PTuning(Method):
     """Virtual tokens made by an encoder.
 
     Args:
@@ -170,5 +170,5 @@ class PTuning(Recipe):
         wrap(model, ("embed",), lambda embed, path: Template(embed, template, self.length))
 
     def folded(self):
-        """The same recipe for what is left after training."""
+        """The same method for what is left after training."""
         return replace(self, encoder=None)

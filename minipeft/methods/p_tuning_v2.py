@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minipeft.wrapping import Recipe, Wrapper, bottom, match, wrap
+from minipeft.attach import Method, Wrapper, bottom, match, wrap
 
 
 class DeepPrompt(Wrapper):
@@ -119,7 +119,7 @@ def prefix_of(model):
 
 
 @dataclass(frozen=True)
-class PTuningV2(Recipe):
+class PTuningV2(Method):
     """Deep prompts.
 
     Args:

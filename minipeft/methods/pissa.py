@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minipeft.wrapping import Recipe, WeightWrapper, bottom, flat, wrap
+from minipeft.attach import Method, WeightWrapper, bottom, flat, wrap
 
 
 def split(W, rank):
@@ -64,12 +64,12 @@ class PiSSALinear(WeightWrapper):
 
 
 @dataclass(frozen=True)
-class PiSSA(Recipe):
+class PiSSA(Method):
     """The principal singular values and vectors of the weights are trained, the rest is frozen.
 
     Args:
         rank: how many of them.
-        targets: names of Linear modules, or a predicate; see `wrapping.wrap`. The paper takes all in the blocks.
+        targets: names of Linear modules, or a predicate; see `attach.wrap`. The paper takes all in the blocks.
     """
 
     rank: int = 4

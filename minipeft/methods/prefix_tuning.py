@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from minipeft.wrapping import Recipe, Wrapper, match, wrap
+from minipeft.attach import Method, Wrapper, match, wrap
 
 
 class Prefix(Wrapper):
@@ -122,7 +122,7 @@ def activations(model, paths, tokens):
 
 
 @dataclass(frozen=True)
-class PrefixTuning(Recipe):
+class PrefixTuning(Method):
     """Learned keys and values in front of every layer's own.
 
     Args:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from minipeft.wrapping import Recipe, Wrapper, wrap
+from minipeft.attach import Method, Wrapper, wrap
 
 
 class Prompt(Wrapper):
@@ -66,7 +66,7 @@ def repeated(words, length):
 
 
 @dataclass(frozen=True)
-class PromptTuning(Recipe):
+class PromptTuning(Method):
     """Free vectors in front of the input.
 
     Args:

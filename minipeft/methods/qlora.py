@@ -1,12 +1,12 @@
-"""QLoRA, all of it: NF4, packing, double quantisation, a linear layer that is stored in 4 bits, LoRA on top.
+"""QLoRA, all of it: NF4, packing, double quantization, a linear layer that is stored in 4 bits, LoRA on top.
 
 A frozen weight is only read, so it may be stored coarsely: for each value the number of the nearest of 16 levels, for
 each block of 64 values their scale. LoRA in front learns in full precision and makes up for the rounding.
 
     y = x Ŵᵀ + b + s·x Aᵀ Bᵀ    Ŵ = levels[codes]·absmax    codes (out·in,) of 4 bits, absmax (out·in/64,)
 
-Trainable parameters: r·(in + out) for each matrix, as in LoRA. The start is the quantised base: evaluated there, it
-tells what quantisation alone costs. Bits per weight: 4 + 32/64 = 4.5; with absmax in 8 bits (double quantisation)
+Trainable parameters: r·(in + out) for each matrix, as in LoRA. The start is the quantized base: evaluated there, it
+tells what quantization alone costs. Bits per weight: 4 + 32/64 = 4.5; with absmax in 8 bits (double quantization)
 4 + 8/64 + 32/(64·256) = 4.127. Saved is storage, not compute: every pass, forward and backward, unpacks Ŵ, so a step is
 slower than LoRA's. minipeft keeps W aside for `detach` and `disabled`; a deployment does not. Merging gives Ŵ + s·BA in
 full precision, in 4 bits rounded again (`rounding_error`); s·BA on the original W is a model that nobody trained.
@@ -24,8 +24,8 @@ from functools import cache
 import torch
 from torch import nn
 
+from minipeft.attach import bottom, flat, frozen
 from minipeft.methods.lora import LoRA
-from minipeft.wrapping import bottom, flat, frozen
 
 
 def normal(bits):
@@ -71,7 +71,7 @@ def decode(codes, absmax, levels, size):  # the values that n codes stand for, (
     return levels.to(absmax)[codes.long()] * absmax.repeat_interleave(size)[: len(codes)]
 
 
-def quantise(tensor, quant_type="nf4", block_size=64, double_quant=True):
+def quantize(tensor, quant_type="nf4", block_size=64, double_quant=True):
     """What is stored instead of the tensor, {name: tensor}: "packed", two codes in a byte, the earlier one above, and
     "absmax", one for each block. With double_quant "mean" is the mean of these, "absmax" the codes of what each differs
     from it, in levels DYNAMIC and blocks of GROUP, and "absmax2" the absmax of these blocks."""
@@ -85,8 +85,8 @@ def quantise(tensor, quant_type="nf4", block_size=64, double_quant=True):
     return {"packed": packed, "absmax": codes[: len(absmax)], "mean": mean, "absmax2": absmax2}
 
 
-def dequantise(stored, shape, quant_type="nf4", block_size=64):
-    """The tensor that `quantise` stored, with its rounding."""
+def dequantize(stored, shape, quant_type="nf4", block_size=64):
+    """The tensor that `quantize` stored, with its rounding."""
     absmax = stored["absmax"]
     if "mean" in stored:
         absmax = decode(absmax, stored["absmax2"], DYNAMIC, GROUP) + stored["mean"]
@@ -96,7 +96,7 @@ def dequantise(stored, shape, quant_type="nf4", block_size=64):
 
 def rounding_error(tensor, quant_type="nf4", block_size=64, double_quant=True):
     """‖Ŵ − W‖ / ‖W‖. Of a merged weight: what putting it back into 4 bits would cost."""
-    rounded = dequantise(quantise(tensor, quant_type, block_size, double_quant), tensor.shape, quant_type, block_size)
+    rounded = dequantize(quantize(tensor, quant_type, block_size, double_quant), tensor.shape, quant_type, block_size)
     return ((rounded - tensor).norm() / tensor.norm()).item()
 
 
@@ -106,7 +106,7 @@ def predicted_bits(block_size=64, double_quant=True):  # stored for each weight,
 
 def measured_bits(model):
     """The same, weighed: above the prediction, because blocks and groups are not always full, and for the mean."""
-    layers = [m for m in model.modules() if isinstance(m, QuantisedLinear)]
+    layers = [m for m in model.modules() if isinstance(m, QuantizedLinear)]
     stored = sum(8 * b.numel() * b.element_size() for m in layers for b in m.buffers())
     return stored / sum(m.in_features * m.out_features for m in layers)
 
@@ -124,20 +124,20 @@ class Product(torch.autograd.Function):
         return grad @ ctx.linear.weight, None  # (..., in)
 
 
-class QuantisedLinear(nn.Linear):
+class QuantizedLinear(nn.Linear):
     """y = x Ŵᵀ + b, by `Product`: a frozen `nn.Linear` that stores codes and scales, and makes Ŵ when asked for it."""
 
     def __init__(self, linear, quant_type="nf4", block_size=64, double_quant=True):
         nn.Module.__init__(self)  # and not nn.Linear's own, which makes a whole weight
         self.in_features, self.out_features, self.bias = linear.in_features, linear.out_features, linear.bias
         self.quant_type, self.block_size = quant_type, block_size
-        for name, tensor in quantise(linear.weight.detach(), quant_type, block_size, double_quant).items():
+        for name, tensor in quantize(linear.weight.detach(), quant_type, block_size, double_quant).items():
             self.register_buffer(name, tensor)
 
     @property
     def weight(self):
         shape = self.out_features, self.in_features
-        return dequantise(dict(self.named_buffers()), shape, self.quant_type, self.block_size)
+        return dequantize(dict(self.named_buffers()), shape, self.quant_type, self.block_size)
 
     def forward(self, x):  # (..., in)
         y = Product.apply(x, self)  # (..., out)
@@ -155,7 +155,7 @@ class QLoRA(LoRA):
 
     Args:
         rank, alpha, dropout, rank_pattern, rslora, lr_ratio: of LoRA.
-        targets: names of Linear modules, or a predicate; see `wrapping.wrap`. They are quantised, and nothing else is.
+        targets: names of Linear modules, or a predicate; see `attach.wrap`. They are quantized, and nothing else is.
         quant_type: the levels: "nf4", "int4", "fp4"; or fewer, still in half a byte: "nf3", "nf2", "int3", "int2".
         block_size: so many weights share an absmax.
         double_quant: store absmax in 8 bits.
@@ -175,6 +175,6 @@ class QLoRA(LoRA):
 
     def layer(self, module, path, rank):
         if not isinstance(kind := bottom(module), nn.Linear):
-            raise TypeError(f"QLoRA quantises Linear modules; leave out {path!r}, which is a {type(kind).__name__}")
-        quantised = QuantisedLinear(flat(module), self.quant_type, self.block_size, self.double_quant)
-        return super().layer(quantised, path, rank)
+            raise TypeError(f"QLoRA quantizes Linear modules; leave out {path!r}, which is a {type(kind).__name__}")
+        quantized = QuantizedLinear(flat(module), self.quant_type, self.block_size, self.double_quant)
+        return super().layer(quantized, path, rank)

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minipeft.wrapping import Recipe, WeightWrapper, bottom, match, wrap
+from minipeft.attach import Method, WeightWrapper, bottom, match, wrap
 
 
 class Shared(nn.Module):
@@ -68,12 +68,12 @@ class VeRALinear(WeightWrapper):
 
 
 @dataclass(frozen=True)
-class VeRA(Recipe):
+class VeRA(Method):
     """Learned vectors around one frozen random pair of matrices.
 
     Args:
         rank: r; the paper takes 256 to 1024, of the order of the model's width.
-        targets: names of Linear modules, or a predicate; see `wrapping.wrap`.
+        targets: names of Linear modules, or a predicate; see `attach.wrap`.
         d_initial: what d starts at.
         seed: A and B come from it; two deltas with the same seed, rank and targets share them.
     """

@@ -23,7 +23,7 @@ from minipeft.plots.methods import (
 )
 from minipeft.plots.numbers import against
 from minipeft.plots.prompts import journey, likeness, nearest, plane, prefix_map, prefixes
-from minipeft.plots.quantised import by_bits, code_errors, twins
+from minipeft.plots.quantized import by_bits, code_errors, twins
 from minipeft.plots.ranks import rank_grid, triplets
 from minipeft.plots.several import along, mixed_batch, one_after_the_other
 from minipeft.plots.shifts import common_share, token_changes

@@ -10,11 +10,11 @@ from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap, LogNorm, to
 from matplotlib.patches import Rectangle
 
 from minipeft import deltas
+from minipeft.attach import disabled
 from minipeft.methods.adapter import Bottleneck
 from minipeft.methods.dora import decompose
 from minipeft.methods.qlora import decode, encode, levels_of, predicted_bits
 from minipeft.plots.style import AMOUNT, GREY, INK, PALE, bare, hue, new, readable, shades
-from minipeft.wrapping import disabled
 
 
 def short(name):
@@ -92,7 +92,7 @@ def rank_map(histories, budget, axes=None, label="AdaLoRA"):
 
     Args:
         histories: {path: [(t, rank), ...]}, the `history` of each of `adalora.layers(model)`.
-        budget: b(t) for t = 0, ..., steps: [recipe.budget(t, steps, matrices) for t in range(steps + 1)].
+        budget: b(t) for t = 0, ..., steps: [method.budget(t, steps, matrices) for t in range(steps + 1)].
     """
     if axes is None:
         size = {"figsize": (7.5, 1.9 + 0.24 * len(histories)), "layout": "constrained", "dpi": 80}

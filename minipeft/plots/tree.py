@@ -7,8 +7,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch, Rectangle
 from torch import nn
 
+from minipeft.attach import attachments, disabled, trainable
 from minipeft.plots.style import GREY, INK, PALE, bare, darker, hue, new, readable
-from minipeft.wrapping import attachments, disabled, trainable
 
 
 def parts(model):
@@ -76,8 +76,8 @@ def module_tree(model, ax=None):
     parameters, and what a method trains can be compared with what it leaves alone. The `gid` of a tile is its name.
     """
     ax = bare(ax or new(9.5, 3.9))
-    tree, recipes = parts(model), [a.recipe for a in attachments(model)]
-    label = " on ".join(str(recipe) for recipe in reversed(recipes))
+    tree, methods = parts(model), [a.method for a in attachments(model)]
+    label = " on ".join(str(method) for method in reversed(methods))
     colour, total, levels, head = hue(label), size(tree), depth(tree), 0.14
     ax.set(xlim=(0, total), ylim=(0, 1 + levels * head))
     area = ax.get_window_extent()

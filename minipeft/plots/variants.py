@@ -5,9 +5,9 @@ import numpy as np
 import torch
 from matplotlib.patches import Rectangle
 
+from minipeft.attach import attachments
 from minipeft.plots.methods import short
 from minipeft.plots.style import FROZEN, INK, PALE, SIGNED, bare, dash, hue, mark, new, shades
-from minipeft.wrapping import attachments
 
 
 def rates(losses, ax=None):

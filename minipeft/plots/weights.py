@@ -6,8 +6,8 @@ import torch
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.patches import Rectangle
 
+from minipeft.attach import disabled
 from minipeft.plots.style import AMOUNT, FROZEN, HUES, INK, SIGNED, bare, new, shades
-from minipeft.wrapping import disabled
 
 
 def low_rank(A, B, scale=1.0, ax=None):

@@ -14,9 +14,9 @@ from peft import AdaLoraConfig, get_peft_model, get_peft_model_state_dict
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from minipeft.attach import merge, trainable, unmerge
 from minipeft.methods.adalora import AdaLoRA, layers, ranks
-from minipeft.transformer import Config, Transformer
-from minipeft.wrapping import merge, trainable, unmerge
+from minipeft.models.transformer import Config, Transformer
 
 ALL = ("q", "k", "v", "o", "up", "down")
 LETTERS = {"lora_B": "P", "lora_E": "lam", "lora_A": "Q"}
@@ -43,15 +43,15 @@ def config(start, rank, targets=ALL, steps=48, **more):
     )
 
 
-def attach_both(base, recipe, alike=True, std=0.3, **more):
+def attach_both(base, method, alike=True, std=0.3, **more):
     """Our AdaLoRA and peft's on copies of one model, with the same random P, λ and Q."""
-    ours = recipe.attach(copy.deepcopy(base))
-    theirs = get_peft_model(copy.deepcopy(base), config(recipe.start, recipe.rank, recipe.targets, **more)).eval()
+    ours = method.attach(copy.deepcopy(base))
+    theirs = get_peft_model(copy.deepcopy(base), config(method.start, method.rank, method.targets, **more)).eval()
     for module in theirs.modules():
         if hasattr(module, "ranknum"):
             module.ranknum.requires_grad_(False)  # see the test of this
             if alike:
-                module.ranknum["default"].data = torch.tensor([recipe.start - 1e-5], dtype=torch.float64)
+                module.ranknum["default"].data = torch.tensor([method.start - 1e-5], dtype=torch.float64)
     with torch.no_grad():
         for name, p in factors(theirs).items():
             p.normal_(std=std)
@@ -119,8 +119,8 @@ def test_logits_gradients_merge_and_count(base, tokens, mask, targets, start, cl
 
 
 def test_a_single_precision_layer_agrees_to_1e_6(close):
-    recipe = AdaLoRA(2, 4, ("0",))
-    ours, theirs = attach_both(nn.Sequential(nn.Linear(7, 10)), recipe, alike=False, std=0.5)
+    method = AdaLoRA(2, 4, ("0",))
+    ours, theirs = attach_both(nn.Sequential(nn.Linear(7, 10)), method, alike=False, std=0.5)
     x = torch.randn(2, 5, 7)
     close(ours(x), theirs(x), 2e-6)  # the library's factor is 4/4.00001
     close(ours[0].delta(), theirs.base_model.model[0].get_delta_weight("default"), 5e-6)
@@ -140,8 +140,8 @@ def test_a_fresh_layer_is_the_base_in_both_and_starts_alike():
 @pytest.mark.parametrize("alpha", [1, 8, 32])
 def test_the_paper_has_no_scale_and_the_library_has_alpha_over_the_rank_of_the_start(base, tokens, alpha, close):
     """The two differ by a factor on λ: ours with λ·α/(r + 1e-5) is the library's, and its factor never changes."""
-    recipe = AdaLoRA(2, 5, ALL)
-    ours, theirs = attach_both(base, recipe, alike=False)
+    method = AdaLoRA(2, 5, ALL)
+    ours, theirs = attach_both(base, method, alike=False)
     for module in theirs.modules():
         if hasattr(module, "lora_E"):
             module.scaling["default"] = alpha
@@ -171,7 +171,7 @@ def test_the_penalty_of_the_library_is_the_mean_norm_and_that_of_the_paper_the_s
     ours, theirs = attach_both(base, library, orth_reg_weight=0.3)
     bare = theirs.get_base_model()(tokens).loss
     added = theirs.base_model(tokens).loss - bare  # AdaLoraModel.forward
-    close(library.penalty(ours), added, 1e-10)
+    close(library.regularizer(ours), added, 1e-10)
     norms = [
         torch.linalg.norm((p.T @ p if name.endswith("P") else p @ p.T) - torch.eye(5))
         for name, p in factors(theirs).items()
@@ -179,8 +179,8 @@ def test_the_penalty_of_the_library_is_the_mean_norm_and_that_of_the_paper_the_s
     ]
     assert len(norms) == 24
     close(added, 0.3 * sum(norms) / 24, 1e-10)
-    close(paper.penalty(ours), 0.3 * sum(n**2 for n in norms), 1e-10)
-    library.penalty(ours).backward()
+    close(paper.regularizer(ours), 0.3 * sum(n**2 for n in norms), 1e-10)
+    library.regularizer(ours).backward()
     added.backward()
     for name, p in factors(theirs).items():
         if name.endswith("lam"):
@@ -219,17 +219,17 @@ def shares(first, final, steps):
 @pytest.mark.parametrize(("first", "final"), [(0, 0), (5, 8), (10, 0), (0, 30)])
 def test_the_budget_is_the_librarys_at_every_step(base, first, final):
     steps = 48
-    recipe = AdaLoRA(2, 5, **shares(first, final, steps))
-    assert recipe.phases(steps) == (first, steps - final)
+    method = AdaLoRA(2, 5, **shares(first, final, steps))
+    assert method.phases(steps) == (first, steps - final)
     theirs = get_peft_model(copy.deepcopy(base), config(5, 2, tinit=first, tfinal=final, steps=steps))
     allocator = theirs.base_model.rankallocator
     for t in range(1, steps + 1):
-        assert recipe.budget(t, steps, 12) == allocator.budget_schedule(t)[0]
+        assert method.budget(t, steps, 12) == allocator.budget_schedule(t)[0]
 
 
 def test_the_formula_as_printed_in_the_paper_meets_neither_end():
     """b(T) + (b(0) − b(T))·(1 − (t − tᵢ − t_f)/(T − tᵢ − t_f))³ for tᵢ ≤ t < T − t_f."""
-    recipe = AdaLoRA(10, 90, warmup=0.1, final=0.3)
+    method = AdaLoRA(10, 90, warmup=0.1, final=0.3)
     first, final, full, target = 10, 30, 180, 20
 
     def printed(t):
@@ -237,8 +237,8 @@ def test_the_formula_as_printed_in_the_paper_meets_neither_end():
 
     assert printed(10) > 2 * full
     assert printed(69) > 2 * target
-    assert recipe.budget(10, 100, 2) == full
-    assert recipe.budget(70, 100, 2) == target
+    assert method.budget(10, 100, 2) == full
+    assert method.budget(70, 100, 2) == target
 
 
 # ---- a whole training -------------------------------------------------------------------------------------------
@@ -249,20 +249,20 @@ def together(tensors):
     return torch.cat([tensors[name].detach().flatten() for name in sorted(tensors)])
 
 
-def train_both(base, recipe, steps, close, **more):
+def train_both(base, method, steps, close, **more):
     """Step by step side by side, with a different batch each time. Yields t when losses and weights were compared."""
-    ours, theirs = attach_both(base, recipe, steps=steps, orth_reg_weight=recipe.gamma, **more)
+    ours, theirs = attach_both(base, method, steps=steps, orth_reg_weight=method.gamma, **more)
     optimizers = [torch.optim.AdamW([*trainable(m).values()], lr=3e-2) for m in (ours, theirs)]
     generator = torch.Generator().manual_seed(1)
     for t in range(1, steps + 1):
         tokens = torch.randint(20, (2, 9), generator=generator)
-        losses = ours(tokens).loss + recipe.penalty(ours), theirs.base_model(tokens).loss
+        losses = ours(tokens).loss + method.regularizer(ours), theirs.base_model(tokens).loss
         close(losses[0], losses[1], 1e-8)
         for loss, optimizer in zip(losses, optimizers, strict=True):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        recipe.after_step(ours, t - 1, steps)
+        method.after_step(ours, t - 1, steps)
         theirs.base_model.update_and_allocate(t)
         mine, other = together(trainable(ours)), together(factors(theirs))
         close(mine, other, 1e-7)
@@ -277,10 +277,10 @@ def train_both(base, recipe, steps, close, **more):
 )
 def test_forty_eight_steps_have_the_same_importances_masks_and_weights(base, close, first, final, every, betas):
     steps, came_back, before = 48, 0, None
-    recipe = AdaLoRA(2, 5, ALL, 0.4, True, *betas, **shares(first, final, steps), every=every)
+    method = AdaLoRA(2, 5, ALL, 0.4, True, *betas, **shares(first, final, steps), every=every)
     library = {"tinit": first, "tfinal": final, "deltaT": every, "beta1": betas[0], "beta2": betas[1]}
     base.net.blocks = base.net.blocks[:1]
-    for t, ours, theirs in train_both(base, recipe, steps, close, **library):
+    for t, ours, theirs in train_both(base, method, steps, close, **library):
         allocator, found = theirs.base_model.rankallocator, layers(ours)
         if t < steps - final:
             for mine, other in (("mean", allocator.exp_avg_ipt), ("spread", allocator.exp_avg_unc)):
@@ -293,7 +293,7 @@ def test_forty_eight_steps_have_the_same_importances_masks_and_weights(base, clo
             came_back += 0 if before is None else int((together(kept) & ~before).sum())
             before = together(kept)
         if t >= steps - final or (t > first and t % every == 0):
-            assert sum(ranks(ours).values()) == recipe.budget(t, steps, 6)
+            assert sum(ranks(ours).values()) == method.budget(t, steps, 6)
         else:
             assert sum(ranks(ours).values()) == 30  # in the warm-up, or what was masked has been trained since
     if every == 5:
@@ -303,11 +303,11 @@ def test_forty_eight_steps_have_the_same_importances_masks_and_weights(base, clo
 
 
 def test_a_budget_for_all_triplets_crashes_the_library_and_masks_nothing_here(base, tokens):
-    recipe = AdaLoRA(5, 5, warmup=0, final=0, every=1)
-    ours, theirs = attach_both(base, recipe)
+    method = AdaLoRA(5, 5, warmup=0, final=0, interval=1)
+    ours, theirs = attach_both(base, method)
     for model in (ours, theirs):
         model(tokens).loss.backward()
-    recipe.after_step(ours, 0, 48)
+    method.after_step(ours, 0, 48)
     assert set(ranks(ours).values()) == {5}
     with pytest.raises(RuntimeError, match="k"):
         theirs.base_model.update_and_allocate(1)
@@ -315,9 +315,9 @@ def test_a_budget_for_all_triplets_crashes_the_library_and_masks_nothing_here(ba
 
 @pytest.mark.filterwarnings("ignore:Adapter 'default'")  # it takes a matrix of rank 0 for a shard that was not gathered
 def test_the_library_stores_the_kept_triplets_and_here_the_masked_ones_are_stored_too(base, close):
-    recipe = AdaLoRA(2, 5, ALL, mean_norm=True, warmup=0, final=0.5, every=1)
+    method = AdaLoRA(2, 5, ALL, mean_norm=True, warmup=0, final=0.5, interval=1)
     base.net.blocks = base.net.blocks[:1]
-    *_, (_, ours, theirs) = train_both(base, recipe, 8, close, tfinal=4)
+    *_, (_, ours, theirs) = train_both(base, method, 8, close, tfinal=4)
     stored = get_peft_model_state_dict(theirs)
     for path, layer in layers(ours).items():
         assert stored[f"base_model.model.{path}.lora_A"].shape[0] == ranks(ours)[path]

@@ -7,8 +7,8 @@ weights are all random, adapters, norms and biases too; one row is whole, two ar
 import pytest
 import torch
 
+from minipeft.attach import trainable
 from minipeft.methods import Houlsby, ParallelAdapter, Pfeiffer
-from minipeft.wrapping import trainable
 
 LETTERS = {"D": "adapter_down.0", "U": "adapter_up"}
 
@@ -26,12 +26,12 @@ def theirs(said, case, name, what):
 
 
 def attached(said, case):
-    recipe = {
+    method = {
         "houlsby": Houlsby(said.size),
         "pfeiffer": Pfeiffer(said.size),
         "parallel": ParallelAdapter(said.size, said.scale),
     }[case]
-    recipe.attach(said.model)
+    method.attach(said.model)
     with torch.no_grad():
         for name, p in trainable(said.model).items():
             if ".adapter." in name:
@@ -88,9 +88,9 @@ def test_beside_the_mlp_of_a_pre_norm_block_the_library_reads_the_stream_and_we_
 
 @pytest.mark.parametrize("case", ["houlsby", "pfeiffer", "parallel"])
 def test_both_start_near_the_base_and_the_parallel_one_at_it(said, case):
-    recipe = {"houlsby": Houlsby, "pfeiffer": Pfeiffer, "parallel": ParallelAdapter}[case](said.size)
+    method = {"houlsby": Houlsby, "pfeiffer": Pfeiffer, "parallel": ParallelAdapter}[case](said.size)
     base = said.logits()
-    recipe.attach(said.model)
+    method.attach(said.model)
     moved = (said.logits() - base).abs().max().item()
     assert moved < 0.02
     assert said.about[case]["moved at the start"] < 0.02

@@ -6,10 +6,10 @@ Its numbers are read from fixtures/ (see test_adapter.py). All weights are rando
 import pytest
 import torch
 
+from minipeft.attach import trainable
 from minipeft.deltas import Delta
 from minipeft.methods import AdapterFusion, Pfeiffer
 from minipeft.methods.adapter_fusion import fusions
-from minipeft.wrapping import trainable
 
 NAMES = ("one", "two", "three")
 LETTERS = {"D": "adapter_down.0", "U": "adapter_up"}
@@ -42,9 +42,9 @@ def stored(said, adapter):
 
 @pytest.fixture
 def fused(said):
-    recipe = AdapterFusion(len(NAMES), said.size)
-    recipe.attach(said.model)
-    recipe.fill(said.model, [stored(said, name) for name in NAMES])
+    method = AdapterFusion(len(NAMES), said.size)
+    method.attach(said.model)
+    method.fill(said.model, [stored(said, name) for name in NAMES])
     with torch.no_grad():
         for name, p in trainable(said.model).items():
             p.copy_(theirs(said, name, "weight"))
@@ -65,5 +65,5 @@ def test_logits_gradients_and_attention_agree(fused, close):
 
 def test_the_regularizer_and_the_parameters_agree(fused, close):
     facts = fused.about["fusion"]
-    close(AdapterFusion().penalty(fused.model).item(), facts["regularization"], 1e-10)
+    close(AdapterFusion().regularizer(fused.model).item(), facts["regularization"], 1e-10)
     assert sum(p.numel() for p in trainable(fused.model).values()) == facts["trainable"] == 2 * (3 * 12**2 + 2 * 12)

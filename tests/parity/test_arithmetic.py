@@ -8,9 +8,9 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from minipeft.arithmetic import add, add_factors, changes, compress, concatenate, dare, relative_error, ties
+from minipeft.attach import detach, trainable
 from minipeft.deltas import delta_of
 from minipeft.methods import LoRA
-from minipeft.wrapping import detach, trainable
 
 LAYERS = ("q", "token")
 RANKS = {"one": (3, 7), "two": (3, 2)}  # (r, α)
@@ -108,7 +108,7 @@ def test_ties_on_one_matrix_is_ties_svd_of_full_rank(both, layer, kept, close):
     base, deltas, theirs = both
     for delta in deltas:
         delta.tensors = {name: t for name, t in delta.tensors.items() if name.startswith(layer)}
-        delta.recipe = LoRA(delta.recipe.rank, delta.recipe.alpha, (layer,))
+        delta.method = LoRA(delta.method.rank, delta.method.alpha, (layer,))
     density = (kept + 0.3) / base.get_submodule(layer).weight.numel()  # the library rounds down, here to the nearest
     got = changes(base, ties(base, deltas, [0.7, 0.7], density))
     wanted = weighted(theirs, [0.7, 0.7], "ties_svd", svd_rank=10, density=density)[f"{layer}.weight"]

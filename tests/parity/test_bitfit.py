@@ -9,9 +9,9 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 
+from minipeft.attach import disabled, trainable
 from minipeft.methods import BitFit
-from minipeft.transformer import Config, Transformer
-from minipeft.wrapping import disabled, trainable
+from minipeft.models.transformer import Config, Transformer
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from minipeft.attach import merge, trainable, unmerge
 from minipeft.methods.dora import DoRA
-from minipeft.transformer import Config, Transformer
-from minipeft.wrapping import merge, trainable, unmerge
+from minipeft.models.transformer import Config, Transformer
 
 ALL = ("q", "k", "v", "o", "up", "down", "head")
 PAIRS = [(3, 5), (4, 1)]  # (r, α)

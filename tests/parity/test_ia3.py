@@ -20,9 +20,9 @@ from transformers import (
 )
 
 from minipeft import bases
+from minipeft.attach import merge, trainable, unmerge
 from minipeft.methods import IA3
-from minipeft.transformer import Config, Transformer
-from minipeft.wrapping import merge, trainable, unmerge
+from minipeft.models.transformer import Config, Transformer
 
 
 class One(nn.Module):

@@ -17,9 +17,9 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from minipeft import bases
+from minipeft.attach import detach, merge, trainable, unmerge
 from minipeft.methods.lora import LoRA, LoRAConv2d, LoRAEmbedding, LoRALinear
-from minipeft.transformer import Config, Transformer
-from minipeft.wrapping import detach, merge, trainable, unmerge
+from minipeft.models.transformer import Config, Transformer
 
 ALL = ("q", "k", "v", "o", "up", "down", "token")  # in a Transformer: 13 matrices in two layers
 PAIRS = [(3, 5), (4, 1)]  # (r, α)
@@ -327,7 +327,7 @@ def test_lora_plus_gives_each_factor_the_same_learning_rate(base):
     ours, theirs = attach_both(base, 3, 5, ALL[:-1], ours={"lr_ratio": 16.0})
     optimizer = create_loraplus_optimizer(theirs, torch.optim.AdamW, lr=2e-4, loraplus_lr_ratio=16.0)
     expected = rates(optimizer.param_groups, {p: name for name, p in factors(theirs).items()})
-    got = rates(ours.attachments[0].recipe.groups(ours, 2e-4), {p: name for name, p in trainable(ours).items()})
+    got = rates(ours.attachments[0].method.groups(ours, 2e-4), {p: name for name, p in trainable(ours).items()})
     assert got == pytest.approx(expected)
     assert got["blocks.0.attn.q.A"] == 2e-4
     assert got["blocks.0.attn.q.B"] == pytest.approx(32e-4)
@@ -337,7 +337,7 @@ def test_lora_plus_in_peft_leaves_an_embedding_nearly_untrained(base):
     ours, theirs = attach_both(base, 3, 5, ("token",), ours={"lr_ratio": 16.0})
     optimizer = create_loraplus_optimizer(theirs, torch.optim.AdamW, lr=2e-4, loraplus_lr_ratio=16.0)
     expected = rates(optimizer.param_groups, {p: name for name, p in factors(theirs).items()})
-    got = rates(ours.attachments[0].recipe.groups(ours, 2e-4), {p: name for name, p in trainable(ours).items()})
+    got = rates(ours.attachments[0].method.groups(ours, 2e-4), {p: name for name, p in trainable(ours).items()})
     assert expected == {"embed.token.A": 1e-6, "embed.token.B": 1e-6}  # its default, whatever lr is
     assert got == pytest.approx({"embed.token.A": 2e-4, "embed.token.B": 32e-4})
 

@@ -11,8 +11,8 @@ from peft import PeftModel, PromptEncoderConfig, get_peft_model_state_dict
 from peft.tuners.p_tuning import PromptEncoder
 
 from minipeft import deltas
+from minipeft.attach import detach, trainable
 from minipeft.methods.p_tuning import ENCODERS, PTuning
-from minipeft.wrapping import detach, trainable
 
 pytestmark = [
     pytest.mark.usefixtures("double"),

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BertForSequenceClassification, BertForTokenClassification, GPT2ForSequenceClassification
 
+from minipeft.attach import trainable
 from minipeft.methods.p_tuning_v2 import PTuningV2, prefix_of
-from minipeft.wrapping import trainable
 
 pytestmark = [
     pytest.mark.usefixtures("double"),

@@ -9,10 +9,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from minipeft.arithmetic import compress
+from minipeft.attach import detach, merge, trainable, unmerge
 from minipeft.deltas import delta_of, load
 from minipeft.methods.pissa import PiSSA
-from minipeft.transformer import Config, Transformer
-from minipeft.wrapping import detach, merge, trainable, unmerge
+from minipeft.models.transformer import Config, Transformer
 
 ALL = ("q", "k", "v", "o", "up", "down", "head")
 

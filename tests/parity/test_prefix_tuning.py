@@ -12,9 +12,9 @@ from peft import PeftModel, PrefixTuningConfig, get_peft_model_state_dict
 from transformers import DynamicCache
 
 from minipeft import deltas
+from minipeft.attach import detach, trainable
 from minipeft.methods.prefix_tuning import PrefixTuning
-from minipeft.transformer import Cache
-from minipeft.wrapping import detach, trainable
+from minipeft.models.transformer import Cache
 
 pytestmark = [
     pytest.mark.usefixtures("double"),
@@ -167,8 +167,8 @@ def test_two_prefixes_one_on_the_other_are_one_longer_prefix(pair, rows, library
     theirs, ours = pair
     peft = library(theirs, PrefixTuningConfig, num_virtual_tokens=N)
     matrix = peft.prompt_encoder.default.embedding.weight
-    for recipe, part in ((PrefixTuning(2), matrix[:2]), (PrefixTuning(3), matrix[2:])):
-        recipe.attach(ours, stack=True)
+    for method, part in ((PrefixTuning(2), matrix[:2]), (PrefixTuning(3), matrix[2:])):
+        method.attach(ours, stack=True)
         for block, P_K, P_V in zip(ours.blocks, *(part.chunk(2 * L, dim=1)[i::2] for i in (0, 1)), strict=True):
             block.attn.P_K.data.copy_(P_K)
             block.attn.P_V.data.copy_(P_V)

@@ -16,8 +16,8 @@ from torch import nn
 from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
 from minipeft import deltas
+from minipeft.attach import trainable
 from minipeft.methods.prompt_tuning import PromptTuning
-from minipeft.wrapping import trainable
 
 pytestmark = [
     pytest.mark.usefixtures("double"),

@@ -1,4 +1,4 @@
-"""Our quantiser stores the bytes that bitsandbytes stores, and our QLoRA computes what `peft` computes on them.
+"""Our quantizer stores the bytes that bitsandbytes stores, and our QLoRA computes what `peft` computes on them.
 
 The library's CPU kernels constrain the shapes: for an even width above 32 that is no multiple of 64 they unpack wrongly
 (a test shows it), so whatever goes through them here is 64, 128 or 192 wide.
@@ -12,17 +12,17 @@ from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from minipeft.attach import detach, merge, trainable, unmerge
 from minipeft.methods.qlora import (
     DYNAMIC,
     QLoRA,
-    QuantisedLinear,
+    QuantizedLinear,
     decode,
-    dequantise,
+    dequantize,
     levels_of,
-    quantise,
+    quantize,
     rounding_error,
 )
-from minipeft.wrapping import detach, merge, trainable, unmerge
 
 SHAPES = [(64, 64), (128, 192), (3, 64), (1, 128), (7, 9), (5,), (33, 31), (6, 96)]
 PAIRS = [(3, 5), (4, 1)]  # (r, α)
@@ -63,11 +63,11 @@ def test_fp4_is_e2m1_here_and_a_table_of_its_own_in_the_library():
 def test_the_packed_bytes_and_absmax_are_equal(shape, size, close):
     W = uneven(*shape)
     packed, state = library.quantize_4bit(W, blocksize=size, quant_type="nf4")
-    ours = quantise(W, "nf4", size, double_quant=False)
+    ours = quantize(W, "nf4", size, double_quant=False)
     assert torch.equal(ours["packed"], packed.flatten())
     assert torch.equal(ours["absmax"], state.absmax)
     expected = _dequantize_4bit_compute(packed.flatten(), state.absmax, state.code, size, shape, torch.float32)
-    close(dequantise(ours, shape, "nf4", size), expected)
+    close(dequantize(ours, shape, "nf4", size), expected)
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (128, 192), (3, 64), (200, 128)], ids=str)
@@ -75,7 +75,7 @@ def test_the_packed_bytes_and_absmax_are_equal(shape, size, close):
 def test_the_unpacked_weight_is_equal(shape, double, close):
     W = uneven(*shape)
     theirs = library.dequantize_4bit(*library.quantize_4bit(W, quant_type="nf4", compress_statistics=double))
-    close(dequantise(quantise(W, double_quant=double), shape), theirs)
+    close(dequantize(quantize(W, double_quant=double), shape), theirs)
 
 
 def test_the_library_unpacks_other_widths_wrongly_on_some_processors(close):
@@ -87,17 +87,17 @@ def test_the_library_unpacks_other_widths_wrongly_on_some_processors(close):
     assert (theirs - W).norm() / W.norm() > 0.2
 
 
-def test_double_quantisation_is_equal_but_for_near_ties(close):
+def test_double_quantization_is_equal_but_for_near_ties(close):
     """The library's CPU kernel looks the level up on a grid of 2⁻¹⁵, so its level may be farther away by that much, in
     units of the scale; ours is the nearest."""
     W = torch.randn(1000, 1024)
     packed, state = library.quantize_4bit(W, quant_type="nf4", compress_statistics=True)
-    ours = quantise(W)
+    ours = quantize(W)
     assert torch.equal(ours["packed"], packed.flatten())
     close(ours["mean"], state.offset, 1e-7)
     close(ours["absmax2"], state.state2.absmax, 1e-7)
     assert (ours["absmax"] != state.absmax).float().mean() < 0.005
-    wanted = quantise(W, double_quant=False)["absmax"] - ours["mean"]
+    wanted = quantize(W, double_quant=False)["absmax"] - ours["mean"]
     mine = (decode(ours["absmax"], ours["absmax2"], DYNAMIC, 256) - wanted).abs()
     theirs = (library.dequantize_blockwise(state.absmax, state.state2) - wanted).abs()
     grid = 2**-15 * ours["absmax2"].max()
@@ -108,11 +108,11 @@ def test_double_quantisation_is_equal_but_for_near_ties(close):
 @pytest.mark.parametrize("double", [False, True])
 def test_a_layer_weighs_the_same(double):
     linear = nn.Linear(128, 192)
-    state = quantised(linear, double).weight.quant_state
-    theirs = [quantised(linear, double).weight.data, state.absmax]
+    state = quantized(linear, double).weight.quant_state
+    theirs = [quantized(linear, double).weight.data, state.absmax]
     if double:
         theirs += [state.offset, state.state2.absmax]
-    ours = QuantisedLinear(linear, double_quant=double)
+    ours = QuantizedLinear(linear, double_quant=double)
     assert [t.numel() * t.element_size() for t in ours.buffers()] == [t.numel() * t.element_size() for t in theirs]
 
 
@@ -130,17 +130,17 @@ class One(nn.Module):
         return self.layer(x)
 
 
-def quantised(linear, double):
+def quantized(linear, double):
     """The library's layer with the weights of ours."""
     settings = {"compute_dtype": torch.float32, "compress_statistics": double, "quant_type": "nf4"}
     theirs = Linear4bit(linear.in_features, linear.out_features, linear.bias is not None, **settings)
     theirs.load_state_dict(linear.state_dict())
-    return theirs.to("cpu")  # here it quantises
+    return theirs.to("cpu")  # here it quantizes
 
 
 def attach_both(linear, rank, alpha, double):
     """Our QLoRA and peft's LoRA on Linear4bit, with the same random A and B."""
-    model = One(quantised(linear, double))
+    model = One(quantized(linear, double))
     model.is_loaded_in_4bit = True  # else peft takes the layer for a plain one
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["layer"], init_lora_weights=False)
     theirs = get_peft_model(model, config).train()  # eval may pack the weight anew, in bfloat16
@@ -176,9 +176,9 @@ def test_forward_gradients_and_parameter_count(rank, alpha, bias, double, close)
     assert theirs.get_nb_trainable_parameters()[0] == sum(p.numel() for p in trainable(ours).values())
 
 
-def test_the_start_is_the_quantised_layer_in_both(close):
+def test_the_start_is_the_quantized_layer_in_both(close):
     linear, x = nn.Linear(128, 192), torch.randn(2, 5, 128)
-    theirs = quantised(linear, False)(x)
+    theirs = quantized(linear, False)(x)
     close(QLoRA(targets=("layer",), double_quant=False).attach(One(linear))(x), theirs)
     assert not torch.allclose(linear(x), theirs, atol=0.01)
 
@@ -195,7 +195,7 @@ def test_merging_keeps_what_was_trained_and_in_peft_is_rounded_to_4_bits_again(c
     assert (theirs(x) - before).abs().max() > 0.01
     W, stored = ours.layer.weight, theirs.get_base_model().layer.base_layer.weight
     merged = library.dequantize_4bit(stored.data, stored.quant_state)
-    close(dequantise(quantise(W, double_quant=False), W.shape), merged)
+    close(dequantize(quantize(W, double_quant=False), W.shape), merged)
     assert rounding_error(W, double_quant=False) == pytest.approx(((merged - W).norm() / W.norm()).item(), abs=1e-6)
     assert torch.equal(unmerge(ours)(x), before)
     assert detach(ours).layer is linear

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from minipeft.transformer import recording
+from minipeft.models.transformer import recording
 
 
 @pytest.fixture(params=["gpt2", "bert", "bert with a large eps"])

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from peft import VeraConfig, get_peft_model, get_peft_model_state_dict
 from torch import nn
 
+from minipeft.attach import attachments, merge, trainable, unmerge
 from minipeft.deltas import save
 from minipeft.methods import VeRA
-from minipeft.transformer import Config, Transformer
-from minipeft.wrapping import attachments, merge, trainable, unmerge
+from minipeft.models.transformer import Config, Transformer
 
 ALL = ("q", "k", "v", "o", "up", "down")
 

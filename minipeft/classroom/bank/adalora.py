@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from minipeft import wrapping
+from minipeft import attach
 from minipeft.classroom.exercise import Exercise
 from minipeft.classroom.models import fill, linear, numbers
 
@@ -14,9 +14,9 @@ exercise = Exercise(
         "AdaLoRALinear.__init__",
         "AdaLoRALinear.forward",
         "AdaLoRALinear.delta",
-        "AdaLoRALinear.weigh",
+        "AdaLoRALinear.update_importance",
         "AdaLoRALinear.scores",
-        "AdaLoRA.penalty",
+        "AdaLoRA.regularizer",
         "AdaLoRA.budget",
         "allocate",
     ),
@@ -35,15 +35,15 @@ def layer(impl, rank=2):
 
 
 def two(impl, **settings):
-    """Two layers of different width, with P, λ and Q far from their start, and their recipe."""
+    """Two layers of different width, with P, λ and Q far from their start, and their method."""
     net = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
-    recipe = impl.AdaLoRA(**{"rank": 1, "start": 3, "gamma": 0.7, "targets": ("0", "1"), **settings})
-    return fill(recipe.attach(net), "trainable"), recipe
+    method = impl.AdaLoRA(**{"rank": 1, "start": 3, "gamma": 0.7, "targets": ("0", "1"), **settings})
+    return fill(method.attach(net), "trainable"), method
 
 
 def step(module, t):
     """Fresh numbers and fresh gradients, as after a step of an optimizer."""
-    for name, p in wrapping.trainable(module).items():
+    for name, p in attach.trainable(module).items():
         both = numbers(f"{name} {t}", (2, *p.shape))
         p.data, p.grad = both[0], both[1]
 
@@ -66,7 +66,7 @@ def allocated(impl, *layers, budget=3):
 
 @exercise.observe("start", "The layer should train P (out, r), lam (r,) and Q (r, in), and nothing else.")
 def what_is_trained(impl):
-    return {name: str(tuple(p.shape)) for name, p in wrapping.trainable(impl.AdaLoRALinear(linear(), 2)).items()}
+    return {name: str(tuple(p.shape)) for name, p in attach.trainable(impl.AdaLoRALinear(linear(), 2)).items()}
 
 
 @exercise.observe("start", "At the start the output must be exactly that of the base.")
@@ -78,7 +78,7 @@ def start(impl):
 @exercise.observe("start", "How wide P, λ and Q are at the start, in units of 0.02, is not right.")
 def width_of_the_start(impl):
     made = impl.AdaLoRALinear(linear(100, 60), 16)
-    size = {name: float(p.detach().pow(2).mean().sqrt()) for name, p in wrapping.trainable(made).items()}
+    size = {name: float(p.detach().pow(2).mean().sqrt()) for name, p in attach.trainable(made).items()}
     return {name: round(4 * std / 0.02) / 4 for name, std in size.items()}
 
 
@@ -86,7 +86,7 @@ def width_of_the_start(impl):
 def where_the_first_gradient_goes(impl):
     made = impl.AdaLoRALinear(linear(), 2)
     made(numbers("x", (4, 5))).pow(2).sum().backward()
-    return {name: p.grad is not None and bool(p.grad.abs().max() > 0) for name, p in wrapping.trainable(made).items()}
+    return {name: p.grad is not None and bool(p.grad.abs().max() > 0) for name, p in attach.trainable(made).items()}
 
 
 @exercise.observe(
@@ -137,28 +137,28 @@ def merged(impl):
     return made.merged()(x) - made(x)
 
 
-@exercise.observe("penalty", "The penalty of two matrices of different width is not the expected one.")
-def penalty(impl):
-    net, recipe = two(impl)
-    far = float(recipe.penalty(net))
+@exercise.observe("regularizer", "The penalty of two matrices of different width is not the expected one.")
+def regularizer(impl):
+    net, method = two(impl)
+    far = float(method.regularizer(net))
     with torch.no_grad():
         for made in net:
             made.P.copy_(torch.eye(*made.P.shape))
             made.Q.copy_(torch.eye(*made.Q.shape))
-    return {"of some directions": far, "of orthonormal directions": float(recipe.penalty(net))}
+    return {"of some directions": far, "of orthonormal directions": float(method.regularizer(net))}
 
 
-@exercise.observe("penalty", "The penalty should pull at P and Q, and leave λ alone.")
+@exercise.observe("regularizer", "The penalty should pull at P and Q, and leave λ alone.")
 def gradients_of_the_penalty(impl):
-    net, recipe = two(impl)
-    recipe.penalty(net).backward()
-    return {name: p.grad for name, p in wrapping.trainable(net).items()}
+    net, method = two(impl)
+    method.regularizer(net).backward()
+    return {name: p.grad for name, p in attach.trainable(net).items()}
 
 
-@exercise.observe("penalty", "With mean_norm=True the penalty is γ times the mean of the norms.")
+@exercise.observe("regularizer", "With mean_norm=True the penalty is γ times the mean of the norms.")
 def penalty_of_the_library(impl):
-    net, recipe = two(impl, mean_norm=True)
-    return float(recipe.penalty(net))
+    net, method = two(impl, mean_norm=True)
+    return float(method.regularizer(net))
 
 
 @exercise.observe(
@@ -168,7 +168,7 @@ def sensitivity(impl):
     made = layer(impl)
     step(made, 1)
     with torch.no_grad():
-        made.weigh(0.0, 0.0)
+        made.update_importance(0.0, 0.0)
     return made.mean
 
 
@@ -187,7 +187,7 @@ def weighed(impl):
     for t in range(3):
         step(made, t)
         with torch.no_grad():
-            made.weigh(0.8, 0.6)
+            made.update_importance(0.8, 0.6)
     return made
 
 
@@ -211,19 +211,21 @@ def what_a_score_is_made_of(impl):
 
 @exercise.observe("budget", "During the warm-up and after the final choice the budget is not right.")
 def ends_of_the_budget(impl):
-    recipe = impl.AdaLoRA(rank=2, start=6, warmup=0.1, final=0.3)
-    return {f"b({t}) of 100 steps": recipe.budget(t, 100, 12) for t in (1, 10, 70, 95, 100)}
+    method = impl.AdaLoRA(rank=2, initial_rank=6, warmup=0.1, final=0.3)
+    return {f"b({t}) of 100 steps": method.budget(t, 100, 12) for t in (1, 10, 70, 95, 100)}
 
 
 @exercise.observe("budget", "Between warm-up and final choice the budget does not fall as it should.")
 def fall_of_the_budget(impl):
-    recipe = impl.AdaLoRA(rank=2, start=6, warmup=0.1, final=0.3)
-    return {f"b({t}) of 100 steps": recipe.budget(t, 100, 12) for t in (13, 20, 29, 37, 52)}
+    method = impl.AdaLoRA(rank=2, initial_rank=6, warmup=0.1, final=0.3)
+    return {f"b({t}) of 100 steps": method.budget(t, 100, 12) for t in (13, 20, 29, 37, 52)}
 
 
 @exercise.observe("budget", "The end of the budget, where rank·matrices is no whole number or less than one.")
 def small_budgets(impl):
-    return {f"rank={r} on 5 matrices": impl.AdaLoRA(rank=r, start=6).budget(100, 100, 5) for r in (1.25, 1.35, 0.01)}
+    return {
+        f"rank={r} on 5 matrices": impl.AdaLoRA(rank=r, initial_rank=6).budget(100, 100, 5) for r in (1.25, 1.35, 0.01)
+    }
 
 
 @exercise.observe(
@@ -276,11 +278,11 @@ def masked_ones_come_back(impl):
 
 @exercise.observe("allocation", "The λ that are left while a small model is trained are not the expected ones.")
 def ranks_in_training(impl):
-    net, recipe = two(impl, rank=1, start=3, warmup=0.2, final=0.2, every=2)
+    net, method = two(impl, rank=1, start=3, warmup=0.2, final=0.2, every=2)
     left = {}
     for t in range(1, 6):  # allocations after steps 2 and 4; then the choice is final
         step(net, t)
-        recipe.after_step(net, t - 1, 5)
+        method.after_step(net, t - 1, 5)
         left |= {f"after step {t}, layer {i}": made.lam.detach() != 0 for i, made in enumerate(net)}
     return left
 
@@ -289,7 +291,7 @@ exercise.mistake(
     "begin is forgotten",
     (("(rank, into).normal_(std=0.02))\n        self.begin()", "(rank, into).normal_(std=0.02))"),),
     "`begin` is not called, so the layer has no Ī, no Ū and nothing that is kept",
-    "what does `weigh` find the first time it is called?",
+    "what does `update_importance` find the first time it is called?",
     "The class text says what `begin` makes; somebody has to call it when a layer is new.",
 )
 exercise.mistake(
@@ -448,7 +450,7 @@ exercise.mistake(
     "penalty without gradient",
     (("return self.gamma * sum(gap.square().sum() for gap in gaps)", "return self.gamma * sum(gap.square().sum().item() for gap in gaps)"),),
     "the penalty is a plain number, so it has no gradient",
-    "what does `penalty(model).requires_grad` say?",
+    "what does `regularizer(model).requires_grad` say?",
     "`.item()`, `.data`, `float` and `no_grad` all cut the way back to P and Q.",
 )  # fmt: skip
 exercise.mistake(
@@ -474,44 +476,44 @@ exercise.mistake(
 )
 exercise.mistake(
     "no smoothing",
-    (("self.mean[name] = beta1 * self.mean[name] + (1 - beta1) * now", "self.mean[name] = now"),),
+    (("self.sensitivity[name] = beta1 * self.sensitivity[name] + (1 - beta1) * now", "self.sensitivity[name] = now"),),
     "Ī is not smoothed, it is the sensitivity of the last step",
     "what does β₁ change in your code?",
     "One batch tells little; Ī remembers the earlier ones.",
 )
 exercise.mistake(
     "β exchanged with 1 − β",
-    (("beta1 * self.mean[name] + (1 - beta1) * now", "(1 - beta1) * self.mean[name] + beta1 * now"),
-     ("beta2 * self.spread[name] + (1 - beta2) *", "(1 - beta2) * self.spread[name] + beta2 *")),
+    (("beta1 * self.sensitivity[name] + (1 - beta1) * now", "(1 - beta1) * self.sensitivity[name] + beta1 * now"),
+     ("beta2 * self.uncertainty[name] + (1 - beta2) *", "(1 - beta2) * self.uncertainty[name] + beta2 *")),
     "β and 1 − β are exchanged",
     "with β = 0.85, how much of the past should be left after one step?",
     "A large β means a long memory.",
 )  # fmt: skip
 exercise.mistake(
     "β₁ for both",
-    (("beta2 * self.spread[name] + (1 - beta2) *", "beta1 * self.spread[name] + (1 - beta1) *"),),
+    (("beta2 * self.uncertainty[name] + (1 - beta2) *", "beta1 * self.uncertainty[name] + (1 - beta1) *"),),
     "Ū is smoothed with β₁ instead of β₂",
     "which of the two settings belongs to Ū?",
     "They have the same default, so this only shows when somebody changes one.",
 )
 exercise.mistake(
     "the old mean",
-    (("            self.mean[name] = beta1 * self.mean[name] + (1 - beta1) * now\n", ""),
-     ("(now - self.mean[name]).abs()", "(now - self.mean[name]).abs()\n            self.mean[name] = beta1 * self.mean[name] + (1 - beta1) * now")),
+    (("            self.sensitivity[name] = beta1 * self.sensitivity[name] + (1 - beta1) * now\n", ""),
+     ("(now - self.sensitivity[name]).abs()", "(now - self.sensitivity[name]).abs()\n            self.sensitivity[name] = beta1 * self.sensitivity[name] + (1 - beta1) * now")),
     "Ū compares I with the Ī of the step before",
     "which Ī stands in the equation of Ū, the old one or the new one?",
     "The order of the two updates matters.",
 )  # fmt: skip
 exercise.mistake(
     "variance",
-    (("(now - self.mean[name]).abs()", "(now - self.mean[name]).square()"),),
+    (("(now - self.sensitivity[name]).abs()", "(now - self.sensitivity[name]).square()"),),
     "Ū smooths the square of I − Ī, not its size",
     "what stands between the bars in the equation of Ū?",
     "The paper's uncertainty is a mean distance, not a variance.",
 )
 exercise.mistake(
     "uncertainty lowers the score",
-    (("self.mean[name] * self.spread[name]", "self.mean[name] / (self.spread[name] + 1e-8)"),),
+    (("self.sensitivity[name] * self.uncertainty[name]", "self.sensitivity[name] / (self.uncertainty[name] + 1e-8)"),),
     "uncertainty lowers the score",
     "should a triplet go because its importance varies from batch to batch?",
     "What is uncertain gets the benefit of the doubt: it is kept until more is known.",
@@ -519,7 +521,7 @@ exercise.mistake(
 )
 exercise.mistake(
     "no uncertainty",
-    (("self.mean[name] * self.spread[name]", "self.mean[name]"),),
+    (("self.sensitivity[name] * self.uncertainty[name]", "self.sensitivity[name]"),),
     "the score leaves Ū out",
     "what do you keep Ū for?",
     "s has two factors.",
@@ -598,7 +600,7 @@ exercise.mistake(
 )
 exercise.mistake(
     "one matrix",
-    (("full, target = self.start * matrices, max(1, round(self.rank * matrices))", "full, target = self.start, max(1, round(self.rank))"),),
+    (("full, target = self.initial_rank * matrices, max(1, round(self.rank * matrices))", "full, target = self.initial_rank, max(1, round(self.rank))"),),
     "the budget is that of one matrix",
     "whose triplets does b(t) count?",
     "All matrices draw from one pot.",
@@ -703,8 +705,8 @@ exercise.right(
 )  # fmt: skip
 exercise.right(
     "smoothed in place",
-    (("            self.mean[name] = beta1 * self.mean[name] + (1 - beta1) * now\n            self.spread[name] = beta2 * self.spread[name] + (1 - beta2) * (now - self.mean[name]).abs()",
-      "            self.mean[name].mul_(beta1).add_(now, alpha=1 - beta1)\n            self.spread[name].lerp_((now - self.mean[name]).abs(), 1 - beta2)"),),
+    (("            self.sensitivity[name] = beta1 * self.sensitivity[name] + (1 - beta1) * now\n            self.uncertainty[name] = beta2 * self.uncertainty[name] + (1 - beta2) * (now - self.sensitivity[name]).abs()",
+      "            self.sensitivity[name].mul_(beta1).add_(now, alpha=1 - beta1)\n            self.uncertainty[name].lerp_((now - self.sensitivity[name]).abs(), 1 - beta2)"),),
 )  # fmt: skip
 exercise.right(
     "penalty in a loop",
@@ -718,8 +720,8 @@ exercise.right(
 )  # fmt: skip
 exercise.right(
     "scores by a loop",
-    (('s = {name: self.mean[name] * self.spread[name] for name in self.mean}\n        return s["lam"] + s["P"].mean(0) + s["Q"].mean(1)',
-      "s = {name: self.mean[name] * self.spread[name] for name in self.mean}\n        return torch.stack([s['lam'][i] + s['P'][:, i].mean() + s['Q'][i].mean() for i in range(len(self.lam))])"),),
+    (('s = {name: self.sensitivity[name] * self.uncertainty[name] for name in self.sensitivity}\n        return s["lam"] + s["P"].mean(0) + s["Q"].mean(1)',
+      "s = {name: self.sensitivity[name] * self.uncertainty[name] for name in self.sensitivity}\n        return torch.stack([s['lam'][i] + s['P'][:, i].mean() + s['Q'][i].mean() for i in range(len(self.lam))])"),),
 )  # fmt: skip
 exercise.right(
     "a threshold from sorting",

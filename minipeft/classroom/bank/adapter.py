@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from minipeft import wrapping
+from minipeft import attach
 from minipeft.classroom.exercise import Exercise
 from minipeft.classroom.models import fill, numbers
 
@@ -16,10 +16,10 @@ exercise = Exercise(
     holes=(
         "Bottleneck.__init__",
         "Bottleneck.forward",
-        "Behind.forward",
-        "BehindNorm.forward",
-        "Beside.__init__",
-        "Beside.forward",
+        "SequentialAdapter.forward",
+        "SequentialAdapterInNorm.forward",
+        "ParallelAdapterLayer.__init__",
+        "ParallelAdapterLayer.forward",
         "Houlsby.insert",
         "Pfeiffer.insert",
     ),
@@ -102,11 +102,11 @@ def norm():
     return fill(nn.LayerNorm(WIDTH), scale=1.0).requires_grad_(False)
 
 
-def whole(recipe, pre_norm=True, layers=1):
+def whole(method, pre_norm=True, layers=1):
     """What a model trains, what its adapters answer by themselves, and what it puts out."""
-    made = fill(recipe.attach(Stack(pre_norm, layers)), "trainable")
-    places = {name: shape(p) for name, p in wrapping.trainable(made).items()}
-    each = [m.adapter(x()) for m in made.modules() if isinstance(m, wrapping.Wrapper)]
+    made = fill(method.attach(Stack(pre_norm, layers)), "trainable")
+    places = {name: shape(p) for name, p in attach.trainable(made).items()}
+    each = [m.adapter(x()) for m in made.modules() if isinstance(m, attach.Wrapper)]
     return {"trained": places, "an adapter alone": each, "output": made(x())}
 
 
@@ -146,31 +146,35 @@ def answer_with_another_act(impl):
 
 @exercise.observe("behind a sublayer", "Behind should put out f + A(f), f being what the frozen module puts out.")
 def behind(impl):
-    return impl.Behind(Sublayer(), adapter(impl))(x())
+    return impl.SequentialAdapter(Sublayer(), adapter(impl))(x())
 
 
 @exercise.observe("behind a sublayer", "What else the frozen module is given, a mask or a cache, has to reach it.")
 def the_other_arguments(impl):
-    made = impl.Behind(Sublayer(), adapter(impl))
+    made = impl.SequentialAdapter(Sublayer(), adapter(impl))
     return made(x(), numbers("mask", (3, 1)), numbers("past", (3, WIDTH)))
 
 
 @exercise.observe("behind a sublayer", "The start should be near the base: what comes out may hardly move.")
 def near_the_base(impl):
-    moved = impl.Behind(Sublayer(), impl.Bottleneck(torch.ones(WIDTH), SIZE, nn.GELU()))(x()) - Sublayer()(x())
+    moved = impl.SequentialAdapter(Sublayer(), impl.Bottleneck(torch.ones(WIDTH), SIZE, nn.GELU()))(x()) - Sublayer()(
+        x()
+    )
     return {"moves by more than 0.01": bool(moved.abs().max() > 0.01)}
 
 
 @exercise.observe("behind a sublayer", "The gradient has to flow back through the frozen module, to what learns below.")
 def gradient_below(impl):
     below = x().requires_grad_()
-    impl.Behind(Sublayer(), adapter(impl))(below).pow(2).sum().backward()
+    impl.SequentialAdapter(Sublayer(), adapter(impl))(below).pow(2).sum().backward()
     return below.grad
 
 
-@exercise.observe("behind a norm", "BehindNorm should put out LN(s + A(LN(s))), with the same LN both times.")
+@exercise.observe(
+    "behind a norm", "SequentialAdapterInNorm should put out LN(s + A(LN(s))), with the same LN both times."
+)
 def behind_a_norm(impl):
-    return impl.BehindNorm(norm(), adapter(impl))(x())
+    return impl.SequentialAdapterInNorm(norm(), adapter(impl))(x())
 
 
 @exercise.observe("behind a norm", "An adapter that answers zero should leave the block as it was.")
@@ -179,12 +183,12 @@ def behind_a_norm_with_nothing_to_say(impl):
     for p in silent.parameters():
         p.data.zero_()
     layer = norm()
-    return impl.BehindNorm(layer, silent)(x()) - layer(x())
+    return impl.SequentialAdapterInNorm(layer, silent)(x()) - layer(x())
 
 
 @exercise.observe("behind a norm", "The gradients of s, D and U behind a norm are not the expected ones.")
 def gradients_behind_a_norm(impl):
-    made, below = impl.BehindNorm(norm(), adapter.__wrapped__(impl)), x().requires_grad_()
+    made, below = impl.SequentialAdapterInNorm(norm(), adapter.__wrapped__(impl)), x().requires_grad_()
     made(1 * below).pow(3).sum().backward()
     return {"s": below.grad} | {name: p.grad for name, p in made.adapter.named_parameters()}
 
@@ -192,12 +196,12 @@ def gradients_behind_a_norm(impl):
 @exercise.observe("behind a norm", "The input is changed in place.")
 def input_is_left_alone(impl):
     given = x()
-    impl.BehindNorm(norm(), adapter(impl))(given)
+    impl.SequentialAdapterInNorm(norm(), adapter(impl))(given)
     return given - x()
 
 
 def beside(impl, scale=3.0):
-    return impl.Beside(Sublayer(), impl.Bottleneck(torch.ones(WIDTH), SIZE, nn.ReLU()), scale)
+    return impl.ParallelAdapterLayer(Sublayer(), impl.Bottleneck(torch.ones(WIDTH), SIZE, nn.ReLU()), scale)
 
 
 @exercise.observe("beside the MLP", "At the start a parallel adapter must change nothing.")
@@ -209,7 +213,7 @@ def start_beside(impl):
     "beside the MLP", "D, U or a bias has another start: one of the four is random, with a width of 1/√d."
 )
 def width_of_the_start_beside(impl):
-    made = impl.Beside(Sublayer(), impl.Bottleneck(torch.ones(225), 8, nn.ReLU()), 3.0)
+    made = impl.ParallelAdapterLayer(Sublayer(), impl.Bottleneck(torch.ones(225), 8, nn.ReLU()), 3.0)
     size = {name: float(p.detach().abs().max()) for name, p in made.adapter.named_parameters()}
     return {name: round(20 * top * 225**0.5) / 20 for name, top in size.items()}  # in units of 1/√d
 
@@ -247,11 +251,11 @@ def Houlsby_in_a_post_norm_block(impl):
 def norms_that_learn(impl):
     made = Stack()
     base = {name: p.clone() for name, p in made.named_parameters()}
-    learned = {name: p for name, p in wrapping.trainable(impl.Houlsby(SIZE).attach(made)).items() if "norm" in name}
+    learned = {name: p for name, p in attach.trainable(impl.Houlsby(SIZE).attach(made)).items() if "norm" in name}
     start = {name: p - base[name] for name, p in learned.items()}
     for p in learned.values():
         p.data += 1
-    after = {name: p - base[name] if name in base else p for name, p in wrapping.detach(made).named_parameters()}
+    after = {name: p - base[name] if name in base else p for name, p in attach.detach(made).named_parameters()}
     return {"change before training": start, "change of the base, detached after training": after}
 
 
@@ -282,12 +286,12 @@ START = """        nn.init.kaiming_uniform_(adapter.D.weight, a=math.sqrt(5))  #
 """
 BESIDE = "return self.base(x) + self.scale * self.adapter(x)"
 TWO = 'for path, block, module in sublayers(model, "attn", "mlp"):'
-GELU = "swap(model, path, Behind(module, Bottleneck(block.norm2.weight, self.size, nn.GELU())))"
+GELU = "swap(model, path, SequentialAdapter(module, Bottleneck(block.norm2.weight, self.size, nn.GELU())))"
 NORMS = "for path, weight in layer_norms(model) if self.norms else []:"
 COPY = "swap(model, path, nn.Parameter(weight.detach().clone()))"
 PLACES = 'for path, block, _ in sublayers(model, "mlp"):'
 END = 'end = path.removesuffix(".mlp") if block.pre_norm else path.removesuffix("mlp") + "norm2"'
-LAYER = "layer = Behind if block.pre_norm else BehindNorm\n"
+LAYER = "layer = SequentialAdapter if block.pre_norm else SequentialAdapterInNorm\n"
 RELU = "            adapter = Bottleneck(block.norm2.weight, self.size, nn.ReLU())\n            swap(model, end, layer"
 
 exercise.mistake(
@@ -535,7 +539,7 @@ exercise.mistake(
 exercise.mistake(
     "one for all layers",
     ((TWO, 'shared = None\n        ' + TWO + "\n            shared = shared or Bottleneck(block.norm2.weight, self.size, nn.GELU())"),
-     (GELU, "swap(model, path, Behind(module, shared))")),
+     (GELU, "swap(model, path, SequentialAdapter(module, shared))")),
     "all places share a single adapter",
     "how many different adapters are made, and where in the loop?",
     "Each place learns something of its own; a module that is made once and used everywhere is one set of weights.",
@@ -550,7 +554,7 @@ exercise.mistake(
 exercise.mistake(
     "Houlsby around the block",
     ((GELU, 'path = path if path.endswith("attn") else path.removesuffix(".mlp")\n            '
-      "swap(model, path, Behind(model.get_submodule(path), Bottleneck(block.norm2.weight, self.size, nn.GELU())))"),),
+      "swap(model, path, SequentialAdapter(model.get_submodule(path), Bottleneck(block.norm2.weight, self.size, nn.GELU())))"),),
     "the adapter behind the MLP stands behind the whole block, where x has been added already",
     "does your adapter read f or x + f?",
     "Houlsby's adapters act before the residual sum and before the norm.",
@@ -560,7 +564,7 @@ exercise.mistake(
     (
         (
             GELU,
-            'setattr(block, path.split(".")[-1], Behind(module, Bottleneck(block.norm2.weight, self.size, nn.GELU())))',
+            'setattr(block, path.split(".")[-1], SequentialAdapter(module, Bottleneck(block.norm2.weight, self.size, nn.GELU())))',
         ),
     ),
     "the adapters are put in place past `swap`, so nobody can take them off again",
@@ -615,7 +619,7 @@ exercise.mistake(
     "two per layer",
     ((PLACES, 'for path, block, _ in sublayers(model, "attn", "mlp"):'),
      (END, 'end = path if path.endswith("attn") else ' + END.removeprefix("end = ")),
-     (LAYER, 'layer = Behind if block.pre_norm or path.endswith("attn") else BehindNorm\n')),
+     (LAYER, 'layer = SequentialAdapter if block.pre_norm or path.endswith("attn") else SequentialAdapterInNorm\n')),
     "an adapter of Pfeiffer stands behind attention, too",
     "where did Pfeiffer et al. find an adapter to be enough?",
     "Half of Houlsby's parameters: behind the MLP only.",
@@ -704,9 +708,9 @@ exercise.right(
      (LAYER, "\n"),
      (RELU + "(model.get_submodule(end), adapter))", """            A = Bottleneck(block.norm2.weight, self.size, nn.ReLU())
             if block.pre_norm:
-                swap(model, last, Behind(block, A))
+                swap(model, last, SequentialAdapter(block, A))
             else:
-                swap(model, f"{last}.norm2", BehindNorm(block.norm2, A))""")),
+                swap(model, f"{last}.norm2", SequentialAdapterInNorm(block.norm2, A))""")),
 )  # fmt: skip
 
 exercise.house(

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import torch
 
-from minipeft import wrapping
+from minipeft import attach
 from minipeft.classroom.bank.adapter import Stack, Sublayer, norm, shape, width
 from minipeft.classroom.exercise import Exercise
 from minipeft.classroom.models import fill, numbers
@@ -15,9 +15,9 @@ exercise = Exercise(
     holes=(
         "Fusion.__init__",
         "Fusion.forward",
-        "Behind.forward",
-        "BehindNorm.forward",
-        "AdapterFusion.penalty",
+        "SequentialFusion.forward",
+        "SequentialFusionInNorm.forward",
+        "AdapterFusion.regularizer",
     ),
     title="AdapterFusion: an attention over adapters",
     minutes=45,
@@ -63,19 +63,19 @@ def by_themselves(made, h):
 
 
 def attached(impl, pre_norm=True, weight=0.01):
-    """The recipe, and a model with its fusions filled."""
-    recipe, made = impl.AdapterFusion(N, SIZE, weight), Stack(pre_norm)
-    fill(recipe.attach(made), "trainable", 1.0)
+    """The method, and a model with its fusions filled."""
+    method, made = impl.AdapterFusion(N, SIZE, weight), Stack(pre_norm)
+    fill(method.attach(made), "trainable", 1.0)
     for layer in impl.fusions(made).values():
         put_in(layer)
-    return recipe, made
+    return method, made
 
 
 @exercise.observe(
     "set-up", "Trained are W_q and W_k with a bias each, and W_v: 3d² + 2d numbers, and not the adapters."
 )
 def what_is_trained(impl):
-    return {name: shape(p) for name, p in wrapping.trainable(impl.Fusion(torch.ones(6), 4, 2)).items()}
+    return {name: shape(p) for name, p in attach.trainable(impl.Fusion(torch.ones(6), 4, 2)).items()}
 
 
 @exercise.observe("set-up", "The adapters belong to what is saved, each as a buffer with the adapters first.")
@@ -141,7 +141,7 @@ def answer(impl):
 def gradients(impl):
     made, h = fusion.__wrapped__(impl), x().requires_grad_()
     made(h).pow(2).sum().backward()
-    return {"h": h.grad} | {name: p.grad for name, p in wrapping.trainable(made).items()}
+    return {"h": h.grad} | {name: p.grad for name, p in attach.trainable(made).items()}
 
 
 @exercise.observe("attention", "What is kept in `weights` should be numbers to look at, without the graph of the pass.")
@@ -152,35 +152,35 @@ def the_kept_weights(impl):
 
 @exercise.observe("behind a block", "Behind should put out s + o, s being what the block puts out, and o read s.")
 def behind(impl):
-    return impl.Behind(Sublayer(), fusion(impl))(x())
+    return impl.SequentialFusion(Sublayer(), fusion(impl))(x())
 
 
 @exercise.observe("behind a block", "What else the block is given, a mask or a cache, has to reach it.")
 def the_other_arguments(impl):
-    return impl.Behind(Sublayer(), fusion(impl))(x(), numbers("mask", (5, 1)), numbers("past", (5, WIDTH)))
+    return impl.SequentialFusion(Sublayer(), fusion(impl))(x(), numbers("mask", (5, 1)), numbers("past", (5, WIDTH)))
 
 
 @exercise.observe("behind a block", "The gradient has to flow back through the block, to what learns below.")
 def gradient_below(impl):
     below = x().requires_grad_()
-    impl.Behind(Sublayer(), fusion(impl))(below).pow(2).sum().backward()
+    impl.SequentialFusion(Sublayer(), fusion(impl))(below).pow(2).sum().backward()
     return below.grad
 
 
-@exercise.observe("behind a norm", "BehindNorm should put out LN(s + o), and o read LN(s).")
+@exercise.observe("behind a norm", "SequentialFusionInNorm should put out LN(s + o), and o read LN(s).")
 def behind_a_norm(impl):
-    return impl.BehindNorm(norm(), fusion(impl))(x())
+    return impl.SequentialFusionInNorm(norm(), fusion(impl))(x())
 
 
 @exercise.observe("behind a norm", "Before any adapter is filled in, the block should answer as the base.")
 def behind_a_norm_without_adapters(impl):
     layer = norm()
-    return impl.BehindNorm(layer, impl.Fusion(torch.ones(WIDTH), N, SIZE))(x()) - layer(x())
+    return impl.SequentialFusionInNorm(layer, impl.Fusion(torch.ones(WIDTH), N, SIZE))(x()) - layer(x())
 
 
 @exercise.observe("behind a norm", "The gradients behind a norm are not the expected ones.")
 def gradients_behind_a_norm(impl):
-    made, below = impl.BehindNorm(norm(), fusion.__wrapped__(impl)), x().requires_grad_()
+    made, below = impl.SequentialFusionInNorm(norm(), fusion.__wrapped__(impl)), x().requires_grad_()
     made(1 * below).pow(3).sum().backward()
     return {"s": below.grad, "W_v": made.fusion.value.weight.grad}
 
@@ -190,17 +190,17 @@ def in_a_model(impl):
     return attached(impl, pre_norm=False)[1](x())
 
 
-@exercise.observe("penalty", "The penalty λ‖I − W_v‖², over all layers, is not the expected one.")
-def penalty(impl):
-    recipe, made = impl.AdapterFusion(N, SIZE, 0.3), Stack(layers=2)
-    start = recipe.penalty(recipe.attach(made))
-    return {"at the start": float(start), "later": float(recipe.penalty(fill(made, "trainable", 1.0)))}
+@exercise.observe("regularizer", "The penalty λ‖I − W_v‖², over all layers, is not the expected one.")
+def regularizer(impl):
+    method, made = impl.AdapterFusion(N, SIZE, 0.3), Stack(layers=2)
+    start = method.regularizer(method.attach(made))
+    return {"at the start": float(start), "later": float(method.regularizer(fill(made, "trainable", 1.0)))}
 
 
-@exercise.observe("penalty", "The gradient of the penalty with respect to W_v is not the expected one.")
+@exercise.observe("regularizer", "The gradient of the penalty with respect to W_v is not the expected one.")
 def gradient_of_the_penalty(impl):
-    recipe, made = attached(impl, weight=2.0)
-    recipe.penalty(made).backward()
+    method, made = attached(impl, weight=2.0)
+    method.regularizer(made).backward()
     return [layer.value.weight.grad for layer in impl.fusions(made).values()]
 
 

@@ -8,7 +8,7 @@ from minipeft.classroom.models import T, fill, numbers, rows
 
 exercise = Exercise(
     "attention",
-    "transformer.py",
+    "models/transformer.py",
     holes=("attend", "Attention.forward", "Attention.visible"),
     title="Attention: each token reads from the others",
     minutes=45,

@@ -5,7 +5,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from minipeft import wrapping
+from minipeft import attach
 from minipeft.classroom.exercise import Exercise
 from minipeft.classroom.models import fill, model, numbers
 
@@ -41,7 +41,7 @@ def traps():
 
 
 def weights(made):
-    return [place for place in wrapping.sites(made) if isinstance(getattr(*place[1:]), nn.Parameter)]
+    return [place for place in attach.sites(made) if isinstance(getattr(*place[1:]), nn.Parameter)]
 
 
 def two():
@@ -158,7 +158,7 @@ def originals_are_left_alone(impl):
 def originals_stay_frozen(impl):
     made = two().requires_grad_(False)
     impl.copies(weights(made), {"0.bias", "1.bias"})
-    return which(wrapping.trainable(made))
+    return which(attach.trainable(made))
 
 
 @exercise.observe(
@@ -179,7 +179,7 @@ def shared_bias(impl):
 
 @exercise.observe("in a model", "The parameters that are trained in a Transformer are not the expected ones.")
 def trained_in_a_model(impl):
-    return {name: p.numel() for name, p in wrapping.trainable(impl.BitFit().attach(model(layers=1))).items()}
+    return {name: p.numel() for name, p in attach.trainable(impl.BitFit().attach(model(layers=1))).items()}
 
 
 @exercise.observe("in a model", "Before the first step the model should answer exactly as the base.")
@@ -194,15 +194,15 @@ def after_detaching(impl):
     made, x = two(), numbers("x", (2, 3))
     before = made(x)
     fill(impl.BitFit().attach(made), "trainable", 2.0)
-    return wrapping.detach(made)(x) - before
+    return attach.detach(made)(x) - before
 
 
 def per_parameter(impl, setting):
     """{name: the setting in each of the groups that hold this parameter}"""
-    recipe, made = impl.BitFit(), two()
-    recipe.attach(made)
+    method, made = impl.BitFit(), two()
+    method.attach(made)
     found, names = {}, {p: name for name, p in made.named_parameters()}
-    for group in recipe.groups(made, 0.5):
+    for group in method.groups(made, 0.5):
         for p in group["params"]:
             found.setdefault(names[p], []).append(group.get(setting, "not set"))
     return found
@@ -427,7 +427,7 @@ exercise.mistake(
     (('return [group | {"weight_decay": 0.0} for group in super().groups(model, lr)]', 'return [{"params": list(model.parameters()), "lr": lr, "weight_decay": 0.0}]'),),
     "the optimizer gets the frozen weights too",
     "how many parameters do your groups hold, and how many are trained?",
-    "Give it what is trained and nothing else: `trainable` of wrapping lists that, and so does the recipe above this one.",
+    "Give it what is trained and nothing else: `trainable` of attach lists that, and so does the method above this one.",
 )  # fmt: skip
 
 exercise.right(

@@ -7,7 +7,7 @@ from minipeft.classroom.models import VOCAB, T, fill, numbers, rows
 
 exercise = Exercise(
     "block",
-    "transformer.py",
+    "models/transformer.py",
     holes=("MLP.__init__", "MLP.forward", "Block.__init__", "Block.forward", "Transformer.std"),
     title="The block: attention and MLP, each added to the residual stream",
     minutes=30,

@@ -8,7 +8,7 @@ from minipeft.classroom.models import BOS, VOCAB, fill, numbers, rows
 
 exercise = Exercise(
     "cache",
-    "transformer.py",
+    "models/transformer.py",
     holes=("Past.extend", "Cache.extend", "Transformer.forward", "Transformer.generate"),
     title="The key/value cache: generate without reading everything again",
     minutes=45,

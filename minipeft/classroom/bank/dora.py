@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from minipeft import wrapping
+from minipeft import attach
 from minipeft.classroom.exercise import Exercise
 from minipeft.classroom.models import fill, linear, numbers
 from minipeft.methods.lora import LoRALinear
@@ -68,12 +68,12 @@ def put_together(impl):
 
 @exercise.observe("set-up", "The layer should train A (r, in), B (out, r) and the magnitudes m, and nothing else.")
 def what_is_trained(impl):
-    return {name: str(tuple(p.shape)) for name, p in wrapping.trainable(impl.DoRALinear(linear(), 2, 3.0)).items()}
+    return {name: str(tuple(p.shape)) for name, p in attach.trainable(impl.DoRALinear(linear(), 2, 3.0)).items()}
 
 
 @exercise.observe("set-up", "In a whole model: what is trained there is not what should be.")
 def trained_in_a_model(impl):
-    return {name: p.numel() for name, p in wrapping.trainable(attached(impl)).items()}
+    return {name: p.numel() for name, p in attach.trainable(attached(impl)).items()}
 
 
 @exercise.observe("start", "At the start the output must be that of the base.")
@@ -97,9 +97,7 @@ def width_of_the_start(impl):
 def where_the_first_gradient_goes(impl):
     made = impl.DoRALinear(linear(), 2, 3.0)
     made(numbers("x", (4, 5))).pow(2).sum().backward()
-    return {
-        name: p.grad is not None and bool(p.grad.abs().max() > 1e-9) for name, p in wrapping.trainable(made).items()
-    }
+    return {name: p.grad is not None and bool(p.grad.abs().max() > 1e-9) for name, p in attach.trainable(made).items()}
 
 
 @exercise.observe("weight", "W' = m ⊙ V/‖V‖ is not the expected one.")

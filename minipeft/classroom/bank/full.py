@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from minipeft import deltas, wrapping
+from minipeft import attach, deltas
 from minipeft.classroom.exercise import Exercise
 from minipeft.classroom.models import fill, numbers
 
@@ -15,7 +15,7 @@ exercise = Exercise(
     minutes=20,
     difficulty=1,
     why="What the other methods are measured with: what it means to train all, and what a copy for each task costs.",
-    read="lesson 02, and the docstring of `wrapping.wrap`",
+    read="lesson 02, and the docstring of `attach.wrap`",
     lesson="02",
 )
 
@@ -52,14 +52,14 @@ def attached(impl, targets=None, made=None):
 def moved(made):
     """Every trained weight one further."""
     with torch.no_grad():
-        for p in wrapping.trainable(made).values():
+        for p in attach.trainable(made).values():
             p += 1
     return made
 
 
 def swapped(made):
     """The places that were changed: a tied weight has two."""
-    return sorted(s.path for s in wrapping.attachments(made)[0].swaps)
+    return sorted(s.path for s in attach.attachments(made)[0].swaps)
 
 
 @exercise.observe("copy", "A copied weight should have the same numbers as the weight.")
@@ -91,7 +91,7 @@ def type_of_a_copy(impl):
 
 @exercise.observe("which weights", "Without targets every weight should be trained, biases and norms included.")
 def all_weights(impl):
-    return {name: str(tuple(p.shape)) for name, p in wrapping.trainable(attached(impl)).items()}
+    return {name: str(tuple(p.shape)) for name, p in attach.trainable(attached(impl)).items()}
 
 
 @exercise.observe("which weights", "`targets` names a module: what is below it should be trained, and nothing else.")
@@ -152,7 +152,7 @@ def gradients(impl):
 @exercise.observe("the base", "While the method is disabled, the base should answer.")
 def disabled(impl):
     made = moved(attached(impl))
-    with wrapping.disabled(made):
+    with attach.disabled(made):
         return made(TOKENS) - Tied()(TOKENS)
 
 
@@ -310,7 +310,7 @@ exercise.house(
 exercise.house(
     "all but the targets",
     ((BELOW, 'return [(path, weight) for path, weight in weights if not any(f"{path}.".startswith(f"{n}.") for n in named)]'),
-     ("targets: names of modules or weights to train instead of all (see `wrapping.wrap`); None for the whole model.", "targets: names of modules or weights to leave frozen (see `wrapping.wrap`); None to train the whole model."),
+     ("targets: names of modules or weights to train instead of all (see `attach.wrap`); None for the whole model.", "targets: names of modules or weights to leave frozen (see `attach.wrap`); None to train the whole model."),
      ("or what `targets` names (`match`) and below.", "or all but what `targets` names (`match`) and below.")),
     "`targets` names what stays frozen, and all the rest is trained",
 )  # fmt: skip

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from minipeft import wrapping
+from minipeft import attach
 from minipeft.classroom.exercise import Exercise
 from minipeft.classroom.models import fill, linear, numbers
 from minipeft.methods.lora import LoRALinear
@@ -74,13 +74,13 @@ def what_is_trained(impl):
     return {
         f"{kind}: {name}": str(tuple(p.shape))
         for kind in ("IA3Output", "IA3Input")
-        for name, p in wrapping.trainable(getattr(impl, kind)(linear())).items()
+        for name, p in attach.trainable(getattr(impl, kind)(linear())).items()
     }
 
 
 @exercise.observe("set-up", "In a whole model: what is trained there is not what should be.")
 def trained_in_a_model(impl):
-    return {name: p.numel() for name, p in wrapping.trainable(attached(impl)).items()}
+    return {name: p.numel() for name, p in attach.trainable(attached(impl)).items()}
 
 
 @exercise.observe("start", "At the start the output must be exactly that of the base.")
@@ -181,7 +181,7 @@ def merged_input_scale(impl):
 def groups(impl):
     made = attached(impl)
     names = {p: name for name, p in made.named_parameters()}
-    found = {name: [] for name in wrapping.trainable(made)}
+    found = {name: [] for name in attach.trainable(made)}
     for group in impl.IA3().groups(made, 0.25):
         for p in group["params"]:
             found.setdefault(names[p], []).append({key: value for key, value in group.items() if key != "params"})
@@ -392,7 +392,7 @@ exercise.right(
 exercise.right(
     "deltas step by step",
     ((BIAS, 'found = {"weight": self.delta()}'), (BOTH, 'if flat(self.base).bias is not None:\n            found["bias"] = flat(self.base).bias * self.l - flat(self.base).bias\n        return found'),
-     (GROUPS, 'import minipeft.wrapping as wrapping\n        return [{"params": [p], "lr": lr, "weight_decay": 0.0} for p in wrapping.trainable(model).values()]')),
+     (GROUPS, 'import minipeft.attach as attach\n        return [{"params": [p], "lr": lr, "weight_decay": 0.0} for p in attach.trainable(model).values()]')),
 )  # fmt: skip
 
 exercise.house(

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from minipeft import wrapping
+from minipeft import attach
 from minipeft.classroom.exercise import Exercise
 from minipeft.classroom.models import fill, linear, numbers
 
@@ -64,12 +64,12 @@ def attached(impl, **settings):
 
 @exercise.observe("set-up", "The layer should train two parameters, A (r, in) and B (out, r), and nothing else.")
 def what_is_trained(impl):
-    return {name: list(p.shape) for name, p in wrapping.trainable(impl.LoRALinear(linear(), 2, 3.0)).items()}
+    return {name: list(p.shape) for name, p in attach.trainable(impl.LoRALinear(linear(), 2, 3.0)).items()}
 
 
 @exercise.observe("set-up", "The places of a whole model: what is trained there is not what should be.")
 def trained_in_a_model(impl):
-    return {name: p.numel() for name, p in wrapping.trainable(attached(impl)).items()}
+    return {name: p.numel() for name, p in attach.trainable(attached(impl)).items()}
 
 
 @exercise.observe("start", "At the start the output must be exactly that of the base.")
@@ -81,7 +81,7 @@ def start(impl):
 @exercise.observe("start", "One of the two factors must start at zero, the other must not: which, and how wide is it?")
 def width_of_the_start(impl):
     made = impl.LoRALinear(linear(400, 4), 8, 1.0)
-    size = {name: float(p.detach().abs().max()) for name, p in wrapping.trainable(made).items()}
+    size = {name: float(p.detach().abs().max()) for name, p in attach.trainable(made).items()}
     return {name: round(20 * top * 400**0.5) / 20 for name, top in size.items()}  # in units of 1/√in
 
 
@@ -89,7 +89,7 @@ def width_of_the_start(impl):
 def where_the_first_gradient_goes(impl):
     made = impl.LoRALinear(linear(), 2, 3.0)
     made(numbers("x", (4, 5))).pow(2).sum().backward()
-    return {name: p.grad is not None and bool(p.grad.abs().max() > 0) for name, p in wrapping.trainable(made).items()}
+    return {name: p.grad is not None and bool(p.grad.abs().max() > 0) for name, p in attach.trainable(made).items()}
 
 
 @exercise.observe("forward", "The shape of the output is not right.")
@@ -186,7 +186,7 @@ def scale_of_another_rank(impl):
 def rates(impl):
     made = attached(impl, lr_ratio=16)
     names = {p: name for name, p in made.named_parameters()}
-    found = {name: [] for name in wrapping.trainable(made)}
+    found = {name: [] for name in attach.trainable(made)}
     for group in impl.LoRA(targets=("q",), lr_ratio=16).groups(made, 0.5):
         for p in group["params"]:
             found[names[p]].append(group["lr"])
@@ -359,14 +359,14 @@ exercise.mistake(
     "α is what the update is multiplied by.",
 )
 exercise.mistake(
-    "rank of the recipe",
+    "rank of the method",
     (
         (
             "return self.alpha / (math.sqrt(rank) if self.rslora else rank)",
             "return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)",
         ),
     ),
-    "the scale uses the recipe's rank where the layer has another",
+    "the scale uses the method's rank where the layer has another",
     "which rank has a place that rank_pattern names?",
     "The argument `rank` is that of the place; `self.rank` is only the usual one.",
 )

@@ -5,11 +5,11 @@ from dataclasses import asdict
 import torch
 from torch import nn
 
-from minipeft import wrapping
+from minipeft import attach
 from minipeft.classroom.exercise import Exercise
 from minipeft.classroom.models import VOCAB, fill, rows
 from minipeft.classroom.models import gradients as gradients_of
-from minipeft.transformer import Embed
+from minipeft.models.transformer import Embed
 
 exercise = Exercise(
     "p_tuning",
@@ -69,7 +69,7 @@ def scattered():
 
 
 def parts(encoder):
-    return {name: list(p.shape) for name, p in wrapping.trainable(encoder).items()}
+    return {name: list(p.shape) for name, p in attach.trainable(encoder).items()}
 
 
 def moved(encoder):
@@ -210,7 +210,7 @@ def stored(impl):
     return impl.Virtual(words, fill(impl.MLPEncoder(N, DIM, WIDTH), "trainable")).stored()
 
 
-@exercise.observe("folding", "The recipe of what is left after training is not the expected one.")
+@exercise.observe("folding", "The method of what is left after training is not the expected one.")
 def folded(impl):
     return asdict(impl.PTuning(length=N, template=(-1, 9, -1), encoder="lstm", width=WIDTH).folded())
 
@@ -220,8 +220,8 @@ def answer_after_folding(impl):
     made = attached(impl, encoder="mlp", template=(-1, 9, -1, -1))
     with torch.no_grad():
         saved, answer = made.embed.base.token.stored(), made(rows()[0])
-    recipe = wrapping.attachments(made)[0].recipe.folded()
-    made = recipe.attach(wrapping.detach(made))
+    method = attach.attachments(made)[0].method.folded()
+    made = method.attach(attach.detach(made))
     made.embed.base.token.load_state_dict(saved, strict=False)
     return made(rows()[0]) - answer
 
@@ -445,14 +445,14 @@ exercise.mistake(
 exercise.mistake(
     "encoder kept",
     (("return replace(self, encoder=None)", "return self"),),
-    "the recipe keeps the encoder after training",
+    "the method keeps the encoder after training",
     "which class would load what was saved?",
     "After folding there are free vectors, and one of the encoders is just that.",
 )
 exercise.mistake(
     "template lost",
     (("return replace(self, encoder=None)", "return PTuning(length=self.length, encoder=None)"),),
-    "the folded recipe forgets the other settings, the template for one",
+    "the folded method forgets the other settings, the template for one",
     "where will the vectors stand after loading?",
     "Only one setting changes; all others should stay as they are, also those that somebody adds later.",
 )
@@ -487,7 +487,7 @@ exercise.right(
      ("        return x.masked_scatter(virtual[..., None], h.repeat(len(tokens), 1))", "        which = (virtual.cumsum(1) - 1).clamp(0, len(h) - 1)\n        return torch.where(virtual[..., None], h[which], x)")),
 )  # fmt: skip
 exercise.right(
-    "a new recipe",
+    "a new method",
     (("return replace(self, encoder=None)", "return PTuning(self.length, self.template, None, self.width)"),),
 )
 

@@ -4,10 +4,10 @@ import torch
 from torch import nn
 
 import minipeft.classroom.models as models
-from minipeft import wrapping
+from minipeft import attach
 from minipeft.classroom.exercise import Exercise
 from minipeft.classroom.models import VOCAB, fill, fresh, numbers, rows
-from minipeft.transformer import Attention, Block, Config, Embed, Past
+from minipeft.models.transformer import Attention, Block, Config, Embed, Past
 
 exercise = Exercise(
     "p_tuning_v2",
@@ -82,17 +82,17 @@ def start(impl, **settings):
 
 @exercise.observe("parameters", "In a whole model, what is trained should be a P (n, d) for every block.")
 def trained_with_prompts(impl):
-    return shapes(wrapping.trainable(impl.PTuningV2(length=N).attach(models.model())))
+    return shapes(attach.trainable(impl.PTuningV2(length=N).attach(models.model())))
 
 
 @exercise.observe("parameters", "With key/value, what is trained should be a P_K and a P_V for every attention.")
 def trained_with_keys_and_values(impl):
-    return shapes(wrapping.trainable(impl.PTuningV2(length=N, form="key/value").attach(models.model())))
+    return shapes(attach.trainable(impl.PTuningV2(length=N, form="key/value").attach(models.model())))
 
 
 @exercise.observe("parameters", "A classification head should train its weight (classes, d) and its bias.")
 def trained_in_the_head(impl):
-    return shapes(wrapping.trainable(impl.ClassHead(nn.Linear(DIM, VOCAB).requires_grad_(False), DIM, 5, 0)))
+    return shapes(attach.trainable(impl.ClassHead(nn.Linear(DIM, VOCAB).requires_grad_(False), DIM, 5, 0)))
 
 
 @exercise.observe("start", "Deep prompts should start as large as the embeddings are, keys and values from N(0, 1).")

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from minipeft import wrapping
+from minipeft import attach
 from minipeft.classroom.exercise import Exercise
 from minipeft.classroom.models import fill, linear, numbers
 from minipeft.methods.lora import LoRALinear
@@ -81,12 +81,12 @@ def rest(impl):
 
 @exercise.observe("set-up", "The layer should train A (r, in) and B (out, r), and nothing else.")
 def what_is_trained(impl):
-    return {name: str(tuple(p.shape)) for name, p in wrapping.trainable(impl.PiSSALinear(linear(), 2)).items()}
+    return {name: str(tuple(p.shape)) for name, p in attach.trainable(impl.PiSSALinear(linear(), 2)).items()}
 
 
 @exercise.observe("set-up", "In a whole model: what is trained there is not what should be.")
 def trained_in_a_model(impl):
-    return {name: p.numel() for name, p in wrapping.trainable(attached(impl)).items()}
+    return {name: p.numel() for name, p in attach.trainable(attached(impl)).items()}
 
 
 @exercise.observe("set-up", "A delta keeps A and B alone; R follows from the base.")

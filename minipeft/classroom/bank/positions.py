@@ -8,7 +8,7 @@ from minipeft.classroom.models import BOS, VOCAB, fill, numbers
 
 exercise = Exercise(
     "positions",
-    "transformer.py",
+    "models/transformer.py",
     holes=("Embed.forward", "Embed.positions", "EmbedFromBOS.positions"),
     title="Positions: where a token stands",
     minutes=30,

@@ -36,7 +36,7 @@ SAYS = {
     "HUNDRED_TASKS": "A hundred tasks need another number of bytes.",
     "NF4_BYTES": "The weight in NF4 takes another number of bytes: the codes, and the scales of the blocks.",
     "NF4_BITS": "It is another number of bits: share the scale of a block out among its numbers.",
-    "DOUBLE_BITS": "With double quantisation it is another number of bits.",
+    "DOUBLE_BITS": "With double quantization it is another number of bits.",
     "SEVEN_NF4": "For 7 billion numbers it is another size.",
     "KEPT_BY_FULL": "With a trained weight another number of bytes is kept: what does its gradient need?",
     "KEPT_BY_FROZEN": "With a frozen weight another number of bytes is kept: which gradient is still computed, and from what?",
@@ -226,7 +226,7 @@ wrong(
     "scales of scales forgotten", "DOUBLE_BITS", "-32 / (64 * 256) + ",
     "the second level of scales is forgotten",
     "what gives the 8-bit scales their size?",
-    "Quantised scales need a scale themselves, though few of them.",
+    "Quantized scales need a scale themselves, though few of them.",
 )  # fmt: skip
 wrong(
     "scales of weights", "DOUBLE_BITS", "-32 / (64 * 256) + 32 / 256 + ",
@@ -236,7 +236,7 @@ wrong(
 )  # fmt: skip
 wrong(
     "not double", "DOUBLE_BITS", "32 / 64 - 8 / 64 - 32 / (64 * 256) + ",
-    "as much as without double quantisation",
+    "as much as without double quantization",
     "how many bits has a scale now?",
     "The scales themselves shrink from 32 bits to 8.",
 )  # fmt: skip

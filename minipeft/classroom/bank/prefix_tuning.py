@@ -3,10 +3,10 @@
 import torch
 
 import minipeft.classroom.models as models
-from minipeft import wrapping
+from minipeft import attach
 from minipeft.classroom.exercise import Exercise
 from minipeft.classroom.models import BOS, VOCAB, fill, fresh, numbers, rows
-from minipeft.transformer import Attention, Embed, EmbedFromBOS, Past
+from minipeft.models.transformer import Attention, Embed, EmbedFromBOS, Past
 
 exercise = Exercise(
     "prefix_tuning",
@@ -25,7 +25,7 @@ exercise = Exercise(
     minutes=50,
     difficulty=2,
     why="What a Transformer remembers of what it has read, and that this memory can be trained like any weight.",
-    read="Li & Liang 2021, arXiv:2101.00190, sections 4.2 and 4.3; the cache: `Past` in minipeft/transformer.py",
+    read="Li & Liang 2021, arXiv:2101.00190, sections 4.2 and 4.3; the cache: `Past` in minipeft/models/transformer.py",
     lesson="08",
 )
 
@@ -65,12 +65,12 @@ def shapes(tensors):
 
 @exercise.observe("parameters", "The layer should train P_K (n, d) and P_V (n, d), and nothing else.")
 def what_is_trained(impl):
-    return shapes(wrapping.trainable(prefix(impl, attention())))
+    return shapes(attach.trainable(prefix(impl, attention())))
 
 
 @exercise.observe("parameters", "A whole model: what is trained there should be a P_K and a P_V in every layer.")
 def trained_in_a_model(impl):
-    return shapes(wrapping.trainable(impl.PrefixTuning(length=N).attach(models.model())))
+    return shapes(attach.trainable(impl.PrefixTuning(length=N).attach(models.model())))
 
 
 @exercise.observe("start", "The prefix should start from normal numbers of standard deviation 1.")

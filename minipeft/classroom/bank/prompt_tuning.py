@@ -2,11 +2,11 @@
 
 import torch
 
-from minipeft import wrapping
+from minipeft import attach
 from minipeft.classroom.exercise import Exercise
 from minipeft.classroom.models import VOCAB, fill, model, numbers, rows
 from minipeft.classroom.models import gradients as gradients_of
-from minipeft.transformer import Cache, Embed
+from minipeft.models.transformer import Cache, Embed
 
 exercise = Exercise(
     "prompt_tuning",
@@ -42,7 +42,7 @@ def rounded(number, step):
 
 @exercise.observe("set-up", "One parameter is trained, P (n, d), and nothing else.")
 def what_is_trained(impl):
-    return {name: list(p.shape) for name, p in wrapping.trainable(prompt(impl)).items()}
+    return {name: list(p.shape) for name, p in attach.trainable(prompt(impl)).items()}
 
 
 @exercise.observe("set-up", "P should begin with the vectors that it is given.")

@@ -1,9 +1,9 @@
-"""QLoRA: levels for normal weights, blocks, two codes in a byte, double quantisation, and the layer that stores these."""
+"""QLoRA: levels for normal weights, blocks, two codes in a byte, double quantization, and the layer that stores these."""
 
 import torch
 from torch import nn
 
-from minipeft import wrapping
+from minipeft import attach
 from minipeft.classroom.exercise import Exercise
 from minipeft.classroom.models import fill, linear, numbers
 
@@ -14,11 +14,11 @@ exercise = Exercise(
         "normal",
         "encode",
         "decode",
-        "quantise",
-        "dequantise",
+        "quantize",
+        "dequantize",
         "predicted_bits",
         "Product.backward",
-        "QuantisedLinear.forward",
+        "QuantizedLinear.forward",
     ),
     title="QLoRA: a frozen weight in four bits",
     minutes=80,
@@ -53,7 +53,7 @@ def sizes(stored):
 
 def layer(impl, bias=True):
     """In 10, out 6: blocks of 8 do not end where rows do."""
-    return impl.QuantisedLinear(linear(10, 6, bias), "nf4", 8)
+    return impl.QuantizedLinear(linear(10, 6, bias), "nf4", 8)
 
 
 @exercise.observe("levels", "How many levels there are on either side of zero, and where they end, is not right.")
@@ -113,75 +113,75 @@ def type_of_what_is_decoded(impl):
     return str(impl.decode(codes, torch.tensor([2.0, 0.5]), five().float(), 2).dtype)
 
 
-@exercise.observe("packing", "What is stored without double quantisation: names, numbers and types are not right.")
+@exercise.observe("packing", "What is stored without double quantization: names, numbers and types are not right.")
 def stored(impl):
-    return sizes(impl.quantise(uneven(3, 6), "int4", 4, False))
+    return sizes(impl.quantize(uneven(3, 6), "int4", 4, False))
 
 
 @exercise.observe("packing", "The bytes that two codes are packed into are not the expected ones.")
 def bytes_of_the_codes(impl):
-    return impl.quantise(uneven(4, 6), "int4", 8, False)["packed"]
+    return impl.quantize(uneven(4, 6), "int4", 8, False)["packed"]
 
 
 @exercise.observe("packing", "Bytes and absmax are given here; the tensor that is unpacked from them is not right.")
 def unpacked(impl):
     packed = torch.tensor([0x0E, 0x7C, 0xE7, 0x10, 0x2D, 0xB3], dtype=torch.uint8)
-    return impl.dequantise({"packed": packed, "absmax": torch.tensor([2.0, 0.5, 1.0])}, (3, 4), "int4", 4)
+    return impl.dequantize({"packed": packed, "absmax": torch.tensor([2.0, 0.5, 1.0])}, (3, 4), "int4", 4)
 
 
 @exercise.observe("packing", "A matrix with an odd number of values, there and back, is not what it should be.")
 def odd_number_of_values(impl):
-    return impl.dequantise(impl.quantise(uneven(3, 5), "int4", 4, False), (3, 5), "int4", 4)
+    return impl.dequantize(impl.quantize(uneven(3, 5), "int4", 4, False), (3, 5), "int4", 4)
 
 
 @exercise.observe("packing", "A matrix in nf4, there and back, is not what it should be.")
 def there_and_back(impl):
-    return impl.dequantise(impl.quantise(uneven(4, 6), "nf4", 8, False), (4, 6), "nf4", 8)
+    return impl.dequantize(impl.quantize(uneven(4, 6), "nf4", 8, False), (4, 6), "nf4", 8)
 
 
 @exercise.observe(
-    "double quantisation", "What is stored with double quantisation: names, numbers and types are not right."
+    "double quantization", "What is stored with double quantization: names, numbers and types are not right."
 )
-def stored_twice_quantised(impl):
-    return sizes(impl.quantise(large(), "int4", 2, True))
+def stored_twice_quantized(impl):
+    return sizes(impl.quantize(large(), "int4", 2, True))
 
 
 @exercise.observe(
-    "double quantisation", "The mean of all absmax, and the scales of what they differ from it, are not right."
+    "double quantization", "The mean of all absmax, and the scales of what they differ from it, are not right."
 )
 def mean_and_scales(impl):
-    kept = impl.quantise(large(), "int4", 2, True)
+    kept = impl.quantize(large(), "int4", 2, True)
     return {name: kept[name] for name in ("mean", "absmax2")}
 
 
-@exercise.observe("double quantisation", "The 8-bit codes of absmax are not the expected ones.")
+@exercise.observe("double quantization", "The 8-bit codes of absmax are not the expected ones.")
 def codes_of_absmax(impl):
-    return impl.quantise(large(), "int4", 2, True)["absmax"]
+    return impl.quantize(large(), "int4", 2, True)["absmax"]
 
 
 @exercise.observe(
-    "double quantisation", "All parts are given here; the tensor that is unpacked from them is not right."
+    "double quantization", "All parts are given here; the tensor that is unpacked from them is not right."
 )
 def unpacked_twice(impl):
     packed = torch.tensor([0x0E, 0x7C, 0xE7, 0x10], dtype=torch.uint8)
     absmax = torch.tensor([255, 40], dtype=torch.uint8)
     kept = {"packed": packed, "absmax": absmax, "mean": torch.tensor(1.5), "absmax2": torch.tensor([0.5])}
-    return impl.dequantise(kept, (2, 4), "int4", 4)
+    return impl.dequantize(kept, (2, 4), "int4", 4)
 
 
-@exercise.observe("double quantisation", "A matrix, there and back with double quantisation, is not what it should be.")
-def there_and_back_twice_quantised(impl):
-    return impl.dequantise(impl.quantise(large(), "int4", 2, True), (25, 24), "int4", 2)[:2]
+@exercise.observe("double quantization", "A matrix, there and back with double quantization, is not what it should be.")
+def there_and_back_twice_quantized(impl):
+    return impl.dequantize(impl.quantize(large(), "int4", 2, True), (25, 24), "int4", 2)[:2]
 
 
-@exercise.observe("double quantisation", "A block of zeros should come back as zeros.")
-def zeros_twice_quantised(impl):
+@exercise.observe("double quantization", "A block of zeros should come back as zeros.")
+def zeros_twice_quantized(impl):
     W = uneven(3, 4)
     W[1] = 0
-    return impl.dequantise(impl.quantise(W, "int4", 4, True), (3, 4), "int4", 4)[1]
+    return impl.dequantize(impl.quantize(W, "int4", 4, True), (3, 4), "int4", 4)[1]
 
 
-@exercise.observe("layer", "The output of the quantised layer, x Ŵᵀ + b, is not the expected one.")
+@exercise.observe("layer", "The output of the quantized layer, x Ŵᵀ + b, is not the expected one.")
 def output(impl):
     return layer(impl)(numbers("x", (2, 4, 10)))
 
@@ -207,23 +207,23 @@ def what_waits_for_the_backward_pass(impl):
 
 
 @exercise.observe(
-    "layer", "Two quantised layers with LoRA in front: the gradients of A and B are not the expected ones."
+    "layer", "Two quantized layers with LoRA in front: the gradients of A and B are not the expected ones."
 )
 def gradients_in_a_model(impl):
     net = fill(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)))
-    recipe = impl.QLoRA(rank=2, alpha=6, targets=("0", "2"), block_size=8, double_quant=False)
-    fill(recipe.attach(net), "trainable")
+    method = impl.QLoRA(rank=2, alpha=6, targets=("0", "2"), block_size=8, double_quant=False)
+    fill(method.attach(net), "trainable")
     net(numbers("x", (4, 5))).pow(2).sum().backward()
-    return {name: p.grad for name, p in wrapping.trainable(net).items()}
+    return {name: p.grad for name, p in attach.trainable(net).items()}
 
 
-@exercise.observe("bits", "The bits for each weight, without double quantisation, are not right.")
+@exercise.observe("bits", "The bits for each weight, without double quantization, are not right.")
 def bits(impl):
     return {f"blocks of {size}": impl.predicted_bits(size, False) for size in (32, 64, 128)}
 
 
-@exercise.observe("bits", "The bits for each weight, with double quantisation, are not right.")
-def bits_twice_quantised(impl):
+@exercise.observe("bits", "The bits for each weight, with double quantization, are not right.")
+def bits_twice_quantized(impl):
     return {f"blocks of {size}": impl.predicted_bits(size, True) for size in (32, 64, 128)}
 
 
@@ -441,7 +441,7 @@ exercise.mistake(
     "What `encode` adds to fill a block says nothing about the weights.",
 )
 exercise.mistake(
-    "no double quantisation",
+    "no double quantization",
     (("    if not double_quant:\n", "    if double_quant in (True, False):\n"),),
     "double_quant changes nothing",
     "what type has the absmax that you store with double_quant=True?",
@@ -467,7 +467,7 @@ exercise.mistake(
      ('stored["absmax2"], DYNAMIC, GROUP)', 'stored["absmax2"], DYNAMIC, block_size)')),
     "absmax are encoded in blocks of block_size instead of GROUP",
     "how many absmax share one scale?",
-    "There are two sizes of block in double quantisation, one for weights and one for absmax.",
+    "There are two sizes of block in double quantization, one for weights and one for absmax.",
 )  # fmt: skip
 exercise.mistake(
     "even levels for absmax",
@@ -510,7 +510,7 @@ exercise.mistake(
     (("return y if self.bias is None else y + self.bias", "return y"),),
     "the bias is left out",
     "what does your layer answer for x = 0?",
-    "The weight is quantised, the bias is kept as it is and still counts.",
+    "The weight is quantized, the bias is kept as it is and still counts.",
 )
 exercise.mistake(
     "autograd keeps the weight",
@@ -544,7 +544,7 @@ exercise.mistake(
     "the second scale is free",
     (("8 / block_size + 32 / (block_size * GROUP)", "8 / block_size"),),
     "the scales of absmax are not counted",
-    "what besides codes does double quantisation store?",
+    "what besides codes does double quantization store?",
     "Each group of absmax has a scale of its own, in 32 bits.",
 )
 exercise.mistake(

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from minipeft import wrapping
+from minipeft import attach
 from minipeft.classroom.exercise import Exercise
 from minipeft.classroom.models import fill, linear, numbers
 from minipeft.methods.lora import LoRALinear
@@ -74,7 +74,7 @@ def attached(impl, **settings):
 
 
 def layers(made):
-    return [s.replacement for s in wrapping.attachments(made)[0].swaps]
+    return [s.replacement for s in attach.attachments(made)[0].swaps]
 
 
 @exercise.observe("random pair", "A should be (r, in) and B (out, r).")
@@ -116,7 +116,7 @@ def dice_of_the_others(impl):
 @exercise.observe("set-up", "The layer should train two vectors, d (r) and b (out), and nothing else.")
 def what_is_trained(impl):
     made = impl.VeRALinear(linear(), impl.Shared(4, 5, 3, 0), 0.1)
-    return {name: str(tuple(p.shape)) for name, p in wrapping.trainable(made).items()}
+    return {name: str(tuple(p.shape)) for name, p in attach.trainable(made).items()}
 
 
 @exercise.observe("set-up", "A delta keeps the two vectors alone; A and B come from the seed.")
@@ -139,7 +139,7 @@ def start_of_the_vectors(impl):
 def where_the_first_gradient_goes(impl):
     made = impl.VeRALinear(linear(), pair(impl), 0.3)
     made(numbers("x", (4, 5))).pow(2).sum().backward()
-    return {name: p.grad is not None and bool(p.grad.abs().max() > 0) for name, p in wrapping.trainable(made).items()}
+    return {name: p.grad is not None and bool(p.grad.abs().max() > 0) for name, p in attach.trainable(made).items()}
 
 
 @exercise.observe("forward", "The update Λ_b B Λ_d A x is not the expected one.")
@@ -189,7 +189,7 @@ def size_of_the_shared_pair(impl):
 
 @exercise.observe("sharing", "In a whole model: what is trained there is not what should be.")
 def trained_in_a_model(impl):
-    return {name: p.numel() for name, p in wrapping.trainable(attached(impl)).items()}
+    return {name: p.numel() for name, p in attach.trainable(attached(impl)).items()}
 
 
 @exercise.observe(
@@ -199,7 +199,7 @@ def numbers_held_besides(impl):
     return sum(b.numel() for b in attached(impl).buffers())
 
 
-@exercise.observe("sharing", "The settings of the recipe (rank, d_initial, seed) should reach the layers.")
+@exercise.observe("sharing", "The settings of the method (rank, d_initial, seed) should reach the layers.")
 def settings(impl):
     one, *_ = layers(attached(impl, rank=2, d_initial=0.4, seed=8))
     other, *_ = layers(attached(impl, rank=2, d_initial=0.4, seed=9))
@@ -433,16 +433,16 @@ exercise.mistake(
 exercise.mistake(
     "seed stays behind",
     ((SHARED, "shared = Shared(self.rank, into, out, 0).to(weights[0])"),),
-    "the recipe's seed does not reach A and B",
+    "the method's seed does not reach A and B",
     "what is different between VeRA(seed=1) and VeRA(seed=2) in your version?",
-    "The recipe is all that a delta says about A and B.",
+    "The method is all that a delta says about A and B.",
 )
 exercise.mistake(
     "start stays behind",
     ((WRAP, "wrap(model, self.targets, lambda module, path: VeRALinear(module, shared, 0.1))"),),
-    "the recipe's d_initial does not reach the layers",
+    "the method's d_initial does not reach the layers",
     "what is different between VeRA(d_initial=0.1) and VeRA(d_initial=1) in your version?",
-    "Each setting of the recipe has to arrive where it is used.",
+    "Each setting of the method has to arrive where it is used.",
 )
 exercise.mistake(
     "type of their own",

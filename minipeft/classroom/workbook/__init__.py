@@ -14,23 +14,23 @@ import torch
 from torch import nn
 
 from minipeft import costs
+from minipeft.attach import attachments, detach, merge, trainable
 from minipeft.methods import parse
 from minipeft.methods.lora import LoRALinear
-from minipeft.methods.qlora import quantise
+from minipeft.methods.qlora import quantize
+from minipeft.models.transformer import Config, Transformer
 from minipeft.tasks import BOS, VOCABULARY
-from minipeft.transformer import Config, Transformer
-from minipeft.wrapping import attachments, detach, merge, trainable
 
 
-def measured(recipe, **shape):
-    """How many numbers a recipe trains, counted in a real model of that shape (see `Config`)."""
-    return counted(str(recipe), tuple(shape.items()))
+def measured(method, **shape):
+    """How many numbers a method trains, counted in a real model of that shape (see `Config`)."""
+    return counted(str(method), tuple(shape.items()))
 
 
 @cache
-def counted(recipe, shape):
+def counted(method, shape):
     with torch.random.fork_rng(devices=[]):
-        model = parse(recipe).attach(transformer(shape))
+        model = parse(method).attach(transformer(shape))
         number = sum(p.numel() for p in trainable(model).values())
         detach(model)
         return number
@@ -38,7 +38,7 @@ def counted(recipe, shape):
 
 @cache
 def transformer(shape):
-    """One frozen model for each shape, to which recipes are attached in turn."""
+    """One frozen model for each shape, to which methods are attached in turn."""
     return Transformer(Config(**dict(shape))).float()
 
 
@@ -51,26 +51,26 @@ def factors(rank, into, out):
     return layer.A.numel() + layer.B.numel()
 
 
-def step(recipe):
+def step(method):
     """Memory, in bytes, of one step of Adam on a model of the shipped base's shape, activations left out."""
-    return weighed(str(recipe))[0]
+    return weighed(str(method))[0]
 
 
-def saved(recipe):
-    """Bytes of the tensors that a delta of this recipe keeps, on that model."""
-    return weighed(str(recipe))[1]
+def saved(method):
+    """Bytes of the tensors that a delta of this method keeps, on that model."""
+    return weighed(str(method))[1]
 
 
-def merged(recipe):
-    """Bytes of that model with the recipe merged into it; None where that cannot be."""
-    return weighed(str(recipe))[2]
+def merged(method):
+    """Bytes of that model with the method merged into it; None where that cannot be."""
+    return weighed(str(method))[2]
 
 
 @cache
-def weighed(recipe):
+def weighed(method):
     shape = {"vocab": len(VOCABULARY), "context": 24, "bos": BOS}
     with torch.random.fork_rng(devices=[]):
-        model = parse(recipe).attach(transformer(tuple(shape.items())))
+        model = parse(method).attach(transformer(tuple(shape.items())))
         memory, delta = costs.predict(model), costs.delta_bytes(model)
         with contextlib.suppress(TypeError):
             merge(model)
@@ -104,5 +104,5 @@ def kept(trained, rank, rows, into, out):
 def stored(rows, columns, block_size, double_quant):
     """Bytes that an NF4 weight of this shape takes, its scales included."""
     weight = torch.linspace(-1, 1, rows * columns, dtype=torch.float32).view(rows, columns)
-    tensors = quantise(weight, block_size=block_size, double_quant=double_quant)
+    tensors = quantize(weight, block_size=block_size, double_quant=double_quant)
     return sum(t.numel() * t.element_size() for t in tensors.values())

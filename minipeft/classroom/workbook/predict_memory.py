@@ -72,7 +72,7 @@ NF4_BYTES = stored(64, 256, block_size=64, double_quant=False)
 # Bits for each number, in such a weight.
 NF4_BITS = predicted_bits(block_size=64, double_quant=False)
 
-# The same with double quantisation, for a large weight: the largest values are stored in 8 bits, and 256 of them share
+# The same with double quantization, for a large weight: the largest values are stored in 8 bits, and 256 of them share
 # one number in float32.
 DOUBLE_BITS = predicted_bits(block_size=64, double_quant=True)
 

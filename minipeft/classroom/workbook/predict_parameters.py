@@ -55,7 +55,7 @@ RANK_OF_NO_SAVING = D * D // factors(rank=1, into=D, out=D)
 DORA = measured("DoRA(rank=4, targets=('q', 'v'))", **SHAPE)
 
 # AdaLoRA that starts at rank 6 in front of q and v: P Λ Q, before anything is pruned.
-ADALORA = measured("AdaLoRA(rank=4, start=6, targets=('q', 'v'))", **SHAPE)
+ADALORA = measured("AdaLoRA(rank=4, initial_rank=6, targets=('q', 'v'))", **SHAPE)
 
 # -- vectors
 

@@ -6,13 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from minipeft.deltas import fingerprint, load, save
-from minipeft.methods import Full, LoRA
-from minipeft.methods.lora import LoRALinear
-from minipeft.training import fit
-from minipeft.transformer import Config, Transformer
-from minipeft.wrapping import (
-    Recipe,
+from minipeft.attach import (
+    Method,
     Wrapper,
     attachments,
     detach,
@@ -24,6 +19,11 @@ from minipeft.wrapping import (
     unmerge,
     wrap,
 )
+from minipeft.deltas import fingerprint, load, save
+from minipeft.methods import Full, LoRA
+from minipeft.methods.lora import LoRALinear
+from minipeft.models.transformer import Config, Transformer
+from minipeft.training import fit
 
 
 class Net(nn.Module):
@@ -87,7 +87,7 @@ def test_detach_gives_the_base_back_bit_for_bit(net, x):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "error", "says"),
+    ("method", "error", "says"),
     [
         (LoRA(targets=("q", "missing")), ValueError, "'missing'.*seq \\(Linear\\)"),
         (LoRA(targets=("Attention", "inner")), TypeError, "'inner' is a ModuleDict"),
@@ -98,10 +98,10 @@ def test_detach_gives_the_base_back_bit_for_bit(net, x):
         (Full(targets=("nothing",)), ValueError, "'nothing'"),
     ],
 )
-def test_a_recipe_that_does_not_fit_leaves_the_model_as_it_was(net, recipe, error, says):
+def test_a_recipe_that_does_not_fit_leaves_the_model_as_it_was(net, method, error, says):
     before = state(net)
     with pytest.raises(error, match=says):
-        recipe.attach(net)
+        method.attach(net)
     assert same(net, before)
     assert all(p.requires_grad for p in net.parameters())
     assert attachments(net) == []
@@ -125,7 +125,7 @@ def test_targets_are_suffixes_of_dotted_names(net):
 
 def test_a_predicate_is_kept_as_the_names_it_chose(net):
     LoRA(targets=lambda name, module: name.endswith("q")).attach(net)
-    assert attachments(net)[0].recipe == LoRA(targets=(".seq", ".inner.q"))
+    assert attachments(net)[0].method == LoRA(targets=(".seq", ".inner.q"))
 
 
 def test_a_second_attach_is_an_error_unless_asked_for(net, x):
@@ -164,10 +164,10 @@ def test_disabled_nests_and_survives_an_exception(net, x):
     assert not torch.equal(adapted, y)
 
 
-@pytest.mark.parametrize("recipe", [LoRA(targets=("q", "seq")), Full()], ids=str)
-def test_disabled_while_merged_is_the_base_too(net, x, recipe):
+@pytest.mark.parametrize("method", [LoRA(targets=("q", "seq")), Full()], ids=str)
+def test_disabled_while_merged_is_the_base_too(net, x, method):
     y = net(x)
-    recipe.attach(net)
+    method.attach(net)
     stir(net)
     adapted = merge(net)(x)
     with disabled(net):
@@ -212,7 +212,7 @@ def test_merging_what_cannot_be_merged_changes_nothing(net, x):
         def forward(self, x):
             return 2 * self.base(x)
 
-    class Mixed(Recipe):
+    class Mixed(Method):
         def insert(self, model):
             LoRA(targets=("seq",)).insert(model)
             wrap(model, ("q",), lambda module, path: Loud(module))
@@ -305,8 +305,8 @@ def test_a_recipe_is_data():
 def test_buffers_come_back_and_do_not_change_the_base(tmp_path):
     net, x = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6)), torch.randn(8, 5)
     mark = fingerprint(net)
-    for recipe in (LoRA(targets=("0",)), Full()):
-        recipe.attach(net).train()
+    for method in (LoRA(targets=("0",)), Full()):
+        method.attach(net).train()
         net(x)
         moved = net[1].running_mean.clone()
         assert moved.any()
@@ -383,7 +383,7 @@ def test_a_method_reaches_below_the_wrapper_of_another(net, x):
         def forward(self, x):
             return 2 * self.base(x)
 
-    class Outer(Recipe):
+    class Outer(Method):
         def insert(self, model):
             wrap(model, ("part",), lambda module, path: Loud(module))
 
@@ -444,13 +444,13 @@ def test_a_weight_is_merged_into_a_plain_module():
 
 def test_a_recipe_cannot_change_after_it_was_attached(net):
     names, ranks = ["q", "seq"], {"q": 2}
-    recipe = LoRA(targets=names, rank_pattern=ranks)
-    recipe.attach(net)
+    method = LoRA(targets=names, rank_pattern=ranks)
+    method.attach(net)
     names.append("Attention")
     ranks["q"] = 9
-    assert attachments(net)[0].recipe == LoRA(targets=("q", "seq"), rank_pattern={"q": 2})
+    assert attachments(net)[0].method == LoRA(targets=("q", "seq"), rank_pattern={"q": 2})
     with pytest.raises(AttributeError):
-        recipe.rank = 8
+        method.rank = 8
 
 
 def test_a_rank_for_what_is_not_a_target_is_told(net):

@@ -34,7 +34,7 @@ class Wrapper(nn.Module):
             return getattr(bottom(super().__getattr__("base")), name)
 
     def stored(self):
-        """What a delta keeps of this layer, {name: tensor}: what the layer of the folded recipe consists of."""
+        """What a delta keeps of this layer, {name: tensor}: what the layer of the folded method consists of."""
         return {name: t for name, t in self.state_dict(keep_vars=True).items() if not name.startswith("base.")}
 
     def merged(self):
@@ -127,9 +127,9 @@ class Swap:
 
 @dataclass
 class Attachment:
-    """What one `attach` did to a model: its recipe, its swaps, and what else to give back."""
+    """What one `attach` did to a model: its method, its swaps, and what else to give back."""
 
-    recipe: "Recipe"
+    method: "Method"
     requires_grad: list[tuple[nn.Parameter, bool]]
     buffers: list[tuple[nn.Module, str, torch.Tensor]]  # with a copy: a BatchNorm counts on, frozen or not
     swaps: list[Swap] = field(default_factory=list)
@@ -138,7 +138,7 @@ class Attachment:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Method:
     """A method's hyper-parameters as plain data: prints as itself, compares equal, is stored beside the weights.
 
     A method derives a dataclass from it and says in `insert` what it puts where.
@@ -159,7 +159,7 @@ class Recipe:
         """What the optimizer gets: parameter groups, for methods that want several learning rates."""
         return [{"params": list(trainable(model).values()), "lr": lr}]
 
-    def penalty(self, model):
+    def regularizer(self, model):
         """What the method adds to the loss of a step."""
         return 0.0
 
@@ -167,7 +167,7 @@ class Recipe:
         """Called after each step, of `steps` in all, of the optimizer; the gradients are still there."""
 
     def folded(self):
-        """The recipe of what is left after training, without the parts that only training needs."""
+        """The method of what is left after training, without the parts that only training needs."""
         return self
 
     def attach(self, model, stack=False):
@@ -176,10 +176,10 @@ class Recipe:
         Args:
             stack: put it on top of what is attached already, which is then frozen too.
 
-        Raises RuntimeError if a method is attached already (unless `stack`); ValueError or TypeError if the recipe does
+        Raises RuntimeError if a method is attached already (unless `stack`); ValueError or TypeError if the method does
         not fit the model. After an error the model is as it was.
         """
-        names = ", ".join(str(a.recipe) for a in attachments(model))
+        names = ", ".join(str(a.method) for a in attachments(model))
         if names and not stack:
             raise RuntimeError(
                 f"{names} is attached already; call detach(model) first, "
@@ -194,7 +194,7 @@ class Recipe:
         try:
             self.insert(model)
             if callable(getattr(self, "targets", None)):  # data again: the places it chose, by their whole names
-                entry.recipe = replace(self, targets=tuple("." + s.path for s in entry.swaps))
+                entry.method = replace(self, targets=tuple("." + s.path for s in entry.swaps))
         except BaseException:
             undo(model)
             raise
@@ -219,9 +219,9 @@ def check(model, action, merged=False):
     """RuntimeError if the methods are disabled, or, unless that is allowed, merged."""
     for a in attachments(model):
         if a.disabled:
-            raise RuntimeError(f"{a.recipe} is disabled here; leave `with disabled(model)` before {action}")
+            raise RuntimeError(f"{a.method} is disabled here; leave `with disabled(model)` before {action}")
         if a.merged and not merged:
-            raise RuntimeError(f"{a.recipe} is merged already; call unmerge(model) before {action}")
+            raise RuntimeError(f"{a.method} is merged already; call unmerge(model) before {action}")
 
 
 def undo(model):

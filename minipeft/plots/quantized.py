@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from minipeft.methods.qlora import dequantise, levels_of, quantise
+from minipeft.methods.qlora import dequantize, levels_of, quantize
 from minipeft.plots.style import GREY, INK, SIGNED, SPARE, bare, hue, new
 
 LOOKS = {"nf": (hue("QLoRA"), "o"), "fp": (SPARE[0], "s"), "int": (GREY, "^")}  # of a family of codes
@@ -36,7 +36,7 @@ def twins(W, quant_types=("nf4", "nf2"), block_size=64, corner=20):
     axes[1, 0].axis("off")
     axes[1, 0].figure.colorbar(image, ax=axes[1, 0], location="top", fraction=0.2, label="weight, or its error")
     for (above, below), name in zip(axes.T[1:], quant_types, strict=True):
-        rounded = dequantise(quantise(W, name, block_size, False), W.shape, name, block_size)
+        rounded = dequantize(quantize(W, name, block_size, False), W.shape, name, block_size)
         error = (rounded - W).norm() / W.norm()
         show(above, rounded, f"Ŵ in {name}: {len(levels_of(name))} levels")
         show(below, rounded - W, f"Ŵ − W: error {100 * error:.1f} %")
