@@ -18,13 +18,15 @@ path too, is left out here.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minipeft.attach import Method, WeightWrapper, bottom, flat, wrap
+from minipeft.attach import Method, WeightWrapper
+from minipeft.targets import wrap
 
 
 def decompose(W):
@@ -37,14 +39,11 @@ def decompose(W):
 
 
 class DoRALinear(WeightWrapper):
-    """y = x (m ⊙ V/‖V‖)ᵀ + b, V = W + s·B A, in front of a frozen `nn.Linear`.
-
-    W and b are those of `flat(base)`, which counts in what `base` is stacked on.
-    """
+    """y = x (m ⊙ V/‖V‖)ᵀ + b, V = W + s·B A, in front of a frozen `nn.Linear`."""
 
     def __init__(self, base, rank, scale):
         super().__init__(base)
-        W = flat(self.base).weight
+        W = self.base.weight
         out, into = W.shape
         self.A = nn.Parameter(W.new_empty(rank, into))
         self.B = nn.Parameter(W.new_zeros(out, rank))
@@ -54,15 +53,15 @@ class DoRALinear(WeightWrapper):
 
     def adapted(self):
         """W'. The gradient passes through m and V but not through ‖V‖."""
-        V = flat(self.base).weight + self.scale * self.B @ self.A  # (out, in)
+        V = self.base.weight + self.scale * self.B @ self.A  # (out, in)
         length, _ = decompose(V.detach())  # ‖V‖ (out)
         return (self.m / length)[:, None] * V  # (out, in)
 
     def forward(self, x):  # (..., in)
-        return F.linear(x, self.adapted(), flat(self.base).bias)  # (..., out)
+        return F.linear(x, self.adapted(), self.base.bias)  # (..., out)
 
     def delta(self):
-        return self.adapted() - flat(self.base).weight  # (out, in)
+        return self.adapted() - self.base.weight  # (out, in)
 
 
 @dataclass(frozen=True)
@@ -71,24 +70,17 @@ class DoRA(Method):
 
     Args:
         rank, alpha: r and α of the update of the direction, scaled by α/r. The paper often halves the rank of a LoRA.
-        targets: names of Linear modules, or a predicate; see `attach.wrap`.
+        targets: names of Linear modules; see `targets.match`.
+        layers: indices of the Transformer layers to adapt, (0, 2); None for all.
     """
 
     rank: int = 4
     alpha: float = 8
-    targets: tuple[str, ...] = ("q", "v")
+    targets: tuple[str, ...] | str | Callable = ("q", "v")
+    layers: tuple[int, ...] | None = None
 
-    def __post_init__(self):
-        if type(self.rank) is not int or self.rank < 1:
-            raise ValueError(f"rank must be a whole number of at least 1, got {self.rank}; 4 is a good start")
-        if not 0 < self.alpha < math.inf:
-            raise ValueError(f"alpha must be a number above 0, got {self.alpha}; twice the rank is a good start")
+    SIZES = ("rank",)
 
     def insert(self, model):
-        wrap(model, self.targets, self.layer)
-
-    def layer(self, module, path):
-        kind = bottom(module)  # it may be stacked on another method
-        if not isinstance(kind, nn.Linear):
-            raise TypeError(f"DoRA goes in front of Linear; {path!r} is a {type(kind).__name__}: take it off targets")
-        return DoRALinear(module, self.rank, self.alpha / self.rank)
+        scale = self.alpha / self.rank
+        wrap(model, self.targets, lambda module, path: DoRALinear(module, self.rank, scale), layers=self.layers)
