@@ -22,24 +22,17 @@ def model():
 
 
 def stirred(model, method, notes=None):
-    """A delta of the method with everything away from its start; the model is bare again."""
-    method.attach(model)
+    """A delta of the method with everything away from its start."""
+    view = method.attach(model)
     with torch.no_grad():
-        for p in trainable(model).values():
+        for p in trainable(view).values():
             p += 0.3 * torch.randn_like(p)
-    delta = delta_of(model, notes)
-    detach(model)
-    return delta
+    return delta_of(view, notes)
 
 
 def moved(model, delta):
     """What a delta does to the weights, looked up in two state dicts: {name: W' - W}, without what did not move."""
-    base = {name: t.clone() for name, t in model.state_dict().items()}
-    load(delta, model)
-    for swap in attachments(model)[0].swaps:
-        swap.put(swap.merged())
-    after = {name: t.clone() for name, t in model.state_dict().items()}
-    detach(model)
+    base, after = model.state_dict(), merge(load(delta, model)).state_dict()
     return {name: after[name] - W for name, W in base.items() if not torch.equal(after[name], W)}
 
 
