@@ -244,7 +244,8 @@ def test_a_file_that_does_not_fit_is_told_and_changes_nothing(model, tmp_path, s
 
 HUGE = [
     (LoRA(), "rank"), (AdaLoRA(rank=1, initial_rank=2), "initial_rank"), (QLoRA(rank=2, block_size=4), "rank"),
-    (DoRA(), "rank"), (VeRA(rank=8), "rank"), (PromptTuning(), "length"), (PTuning(), "length"), (PrefixTuning(), "length"),
+    (DoRA(), "rank"), (VeRA(rank=8), "rank"), (PromptTuning(), "length"), (PTuning(), "length"),
+    (PrefixTuning(), "length"),
     (PTuningV2(), "length"), (PTuningV2(form="key/value"), "length"), (PTuningV2(classes=3), "classes"),
     (Houlsby(size=4), "size"), (AdapterFusion(size=4), "adapters"), (AdapterFusion(size=4), "size"), (PiSSA(), "rank"),
 ]  # fmt: skip
