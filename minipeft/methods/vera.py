@@ -92,9 +92,11 @@ class VeRA(Method):
     def insert(self, model):
         """One pair for all, as large as the largest weights need, in their type and where they are."""
         modules = [bottom(getattr(parent, name)) for _, parent, name in match(model, self.targets, self.layers)]
-        linear = [m for m in modules if isinstance(m, nn.Linear) and m.weight.is_floating_point()]  # wrap refuses others
+        linear = [module for module in modules if isinstance(module, nn.Linear)]  # `wrap` refuses the others
         into, out = (max((getattr(m, side) for m in linear), default=1) for side in ("in_features", "out_features"))
         shared = Shared(self.rank, into, out, self.seed)
-        if linear:
-            shared.to(linear[0].weight)
-        wrap(model, self.targets, lambda module, path: VeRALinear(module, shared, self.d_initial), layers=self.layers)
+
+        def make(module, path):
+            return VeRALinear(module, shared.to(bottom(module).weight), self.d_initial)
+
+        wrap(model, self.targets, make, layers=self.layers)
