@@ -1,7 +1,7 @@
 """What a method costs: parameters, gradients, optimizer state, activations, time. First predicted, then measured.
 
-Bytes are counted in tensors of the model, so they hold on any machine; seconds are the reader's own. What is kept aside
-for `detach`, with full fine-tuning the whole base, is not counted: one who never detaches needs none.
+Bytes are counted in tensors of the model, so they hold on any machine; seconds are the reader's own. The base
+that stays beside a view, with full fine-tuning a whole model, is not counted: one who never detaches needs none.
 """
 
 import statistics
@@ -30,7 +30,7 @@ class Memory:
 
 
 def tensors(model):
-    """What a model holds; a quantized weight is a buffer."""
+    """What a model holds: weights, codes and scales of quantized ones, buffers."""
     return [*model.parameters(), *model.buffers()]
 
 

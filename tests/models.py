@@ -55,6 +55,13 @@ def rows(side=None):
     return alone, tokens, mask
 
 
+def through(model, x, n):
+    """Logits of what stands behind the first n of the vectors x (B, n+T, d), to which positions are added."""
+    for block in model.blocks:
+        x = block(x, "causal")
+    return model.head(model.norm(x[:, n:]))
+
+
 def bits(model):
     """A copy of all numbers of a model, to compare with later: {name: tensor}."""
     return {name: t.detach().clone() for name, t in model.state_dict().items()}
