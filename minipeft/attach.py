@@ -54,11 +54,13 @@ class WeightWrapper(Wrapper):
     Its `weight` is W + ΔW: a module that reads the weight of this one, instead of calling it, is adapted too.
     """
 
-    def __getattr__(self, name):
-        value = super().__getattr__(name)
-        if name in ("weight", "bias") and value is not None:
-            return value + self.deltas().get(name, 0)
-        return value
+    @property
+    def weight(self):
+        return self.base.weight + self.deltas().get("weight", 0)
+
+    @property
+    def bias(self):
+        return self.base.bias if self.base.bias is None else self.base.bias + self.deltas().get("bias", 0)
 
     def delta(self):
         raise NotImplementedError(f"{type(self).__name__}.delta: the change of the weight, shaped like base.weight")
