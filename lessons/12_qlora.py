@@ -97,7 +97,7 @@ assert (back[[0, 1, 2, 4, 5]] == 0).all()  # the outlier wiped out all but the l
 
 # %%
 W = matrices["blocks.0.mlp.up.weight"]
-plots.block_error(W, axes=plots.new(7.5, 2.4, columns=2))
+plots.block_error(W)
 plt.show()
 for seed in SEEDS:
     spoiled = W.flatten().clone()

@@ -120,7 +120,7 @@ for name, (goal, places) in PLAN.items():
     shares = [right(delta, goal) for delta in found[name]]
     print(f"{name:8} in {', '.join(places):10} right, by seed:", *(f"{share:.2f}" for share in shares))
     assert FAST or min(shares) > 0.95
-axes = plots.new(7, 3.8, rows=2)
+axes = plots.new(7, 4.6, rows=2)
 for name, ax in zip(("reverse", "blue"), axes, strict=True):
     deltas.load(found[name][0], model)
     plots.what_moved(model, deltas.updates(model), ax).set_title(name, loc="left", pad=16)

@@ -43,10 +43,10 @@ def flaws(figure):
 
 
 def shown(text, ax):
-    """Tick labels that lie beyond the limits of their axis exist, but are not drawn."""
+    """Tick labels that lie beyond the limits of their axis, or of an axis that is off, exist, but are not drawn."""
     for axis, (low, high), i in ((ax.xaxis, ax.get_xlim(), 0), (ax.yaxis, ax.get_ylim(), 1)):
         if text in axis.get_ticklabels(which="both"):
-            return min(low, high) <= text.get_position()[i] <= max(low, high)
+            return ax.axison and min(low, high) <= text.get_position()[i] <= max(low, high)
     return True
 
 

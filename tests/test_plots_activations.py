@@ -87,7 +87,7 @@ def test_each_method_has_a_map_on_its_own_scale_with_the_words_and_the_share():
         assert np.allclose(image.get_array(), change)
         limit = change.abs().max().item()
         assert image.get_clim() == pytest.approx((-limit, limit))
-        assert ax.get_title() == f"{label}: {plots.common_share(change):.0%} the same for all"
+        assert ax.get_title() == f"{label}: {plots.common_share(change):.0%} shared by all tokens"
         assert [text.get_text() for text in ax.get_yticklabels()] == [":", "a", "="]
         assert ax.get_xlabel()
     assert axes[0].get_ylabel()

@@ -87,8 +87,8 @@ def token_changes(changes, words, axes=None):
         limit = float(abs(values).max()) or 1.0
         image = heatmap(ax, values, SIGNED, -limit, limit, aspect="auto")
         share = common_share(change) if values.any() else float("nan")
-        ax.set_title(f"{label}: {share:.0%} the same for all", fontsize=10)
-        ax.set_xlabel("number of the vector (index)")
+        ax.set_title(f"{label}: {share:.0%} shared by all tokens", fontsize=10)
+        ax.set_xlabel("entry of the vector (index)")
         ax.set_yticks(range(len(words)), words)
         ax.spines[:].set_visible(False)
         ax.figure.colorbar(image, ax=ax, pad=0.02, fraction=0.05).set_label("change")

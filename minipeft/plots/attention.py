@@ -1,6 +1,5 @@
 """Figures of attention: which token reads from which, how much is read from virtual tokens, how adapters are fused."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.lines import Line2D
@@ -50,7 +49,7 @@ def attention_maps(maps, words, splits=(), virtual=0):
     """
     layers, (heads, T, S) = len(maps), maps[0].shape
     wide = min(2.45 * heads + 0.8, WIDEST)
-    high = (wide - 0.8) / heads * layers * T / S + 0.7
+    high = (wide - 0.5) / heads * layers * T / S + 1.9
     axes = new(wide, high, heads, layers, squeeze=False, sharex=True, sharey=True)
     for (layer, head), ax in np.ndenumerate(axes):
         attention(maps[layer][head], words, ax, f"layer {layer}, head {head}", splits, virtual)
@@ -59,8 +58,8 @@ def attention_maps(maps, words, splits=(), virtual=0):
     figure = axes[0, 0].figure
     figure.supxlabel("key: token read from", fontsize=10)
     figure.supylabel("query: token that reads", fontsize=10)
-    colours = plt.cm.ScalarMappable(plt.Normalize(0, 1), AMOUNT)
-    figure.colorbar(colours, ax=axes, fraction=0.02, pad=0.01).set_label("attention weight (grey: not visible)")
+    bar = figure.colorbar(axes[0, 0].images[0], ax=axes, location="top", shrink=0.4, aspect=40, pad=0.03)
+    bar.set_label("attention weight (grey: not visible)")
     return axes
 
 

@@ -14,7 +14,7 @@ from matplotlib.transforms import Bbox
 from minipeft.methods.p_tuning_v2 import DeepKeys, prefix_of
 from minipeft.methods.prefix_tuning import Prefix
 from minipeft.plots.boxes import disc, say
-from minipeft.plots.style import AMOUNT, FROZEN, GREY, HUES, INK, SIGNED, WIDEST, bare, heatmap, new
+from minipeft.plots.style import AMOUNT, FROZEN, GREY, HUES, INK, SIGNED, WIDEST, bare, heatmap, new, readable
 
 
 def nearest_tokens(P, table, best=3):
@@ -44,7 +44,7 @@ def nearest_words(P, table, words, best=3, seed=0):
         values, tokens = nearest_tokens(vectors, table, best)
         image = heatmap(ax, values.numpy(), AMOUNT, 0, 1, aspect="auto")
         for (i, j), value in np.ndenumerate(values.numpy()):
-            say(ax, j, i, f"{words[tokens[i, j]]}  {value:.2f}", color="white" if value > 0.5 else INK)
+            say(ax, j, i, f"{words[tokens[i, j]]}  {value:.2f}", color=readable(AMOUNT(value)[:3]))
         ax.set_title(title, fontsize=9)
         ax.set_xticks(range(best), [f"{k + 1}." for k in range(best)])
         ax.set_yticks(range(len(P)), [f"P{i + 1}" for i in range(len(P))])
@@ -134,7 +134,7 @@ def prompt_trajectory(path, table, words, named=()):
     Args:
         path: (steps, n, d), the vectors at the start and later, as `fit(..., on_step=...)` lets you collect them.
         table: (V, d), the embeddings; words: their names, of which those of one letter are written where they are.
-        named: which of the other words to name; they are dots otherwise.
+        named: which of the other words to name; they are dots otherwise. So are letters without room of their own.
     """
     path, table = path.detach().float().cpu(), table.detach().float().cpu()
     mean, directions, shares = principal_plane(table)
@@ -151,11 +151,14 @@ def prompt_trajectory(path, table, words, named=()):
         seen = torch.cat([places, ways.flatten(0, 1)])
         low, high = seen.amin(0), seen.amax(0)
         (x, y), half = ((low + high) / 2).tolist(), 0.56 * float((high - low).max())
+        taken = ways[[0, -1]].flatten(0, 1).tolist()  # by numbers, then by letters
         bare(ax).set(xlim=(x - half, x + half), ylim=(y - half, y + half), box_aspect=1)
         ax.set_xlabel(f"first principal component ({100 * shares[0]:.0f} % of the variance)")
         ax.set_ylabel(f"second principal component ({100 * shares[1]:.0f} %)")
         for spot, word in zip(places.tolist(), words, strict=True):
-            if len(word) == 1 and ax is right:
+            crowded = any(abs(spot[0] - x) < 0.06 * half and abs(spot[1] - y) < 0.08 * half for x, y in taken)
+            if len(word) == 1 and ax is right and not crowded:
+                taken.append(spot)
                 say(ax, *spot, word, color=GREY, zorder=3)
             else:
                 ax.plot(*spot, "o", ms=4 if word in named else 3, color=INK if word in named else FROZEN)

@@ -173,7 +173,7 @@ def block_error(W, outlier=20.0, block_size=64, quant_type="nf4", sizes=(16, 32,
     right.minorticks_off()
     right.set_xticks(sizes, [f"{block}\n{predicted_bits(block, double_quant=False):.3g}" for block in sizes])
     right.set_ylim(bottom=0)
-    right.set_xlabel("values in a block (below: bits stored per weight)")
+    right.set_xlabel("values in a block\n(below: bits stored per weight)")
     right.set_ylabel("error of all values (σ of W)")
     legend(right)
     return axes

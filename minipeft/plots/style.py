@@ -119,13 +119,13 @@ def grid(ax, rows, columns):
 
 def heatmap(ax, values, colours, low, high, number="", first=0, **kwargs):
     """An image of the values (rows, columns), counted from `first`; `number`: the format in which they are written."""
-    values = np.asarray(values)
+    values = np.ma.asarray(values)  # what is masked is left out
     rows, columns = np.add(values.shape, first - 0.5)
     image = ax.imshow(
         values, cmap=colours, vmin=low, vmax=high, interpolation="nearest",
         **{"extent": (first - 0.5, columns, rows, first - 0.5)} | kwargs,
     )  # fmt: skip
-    for (i, j), value in np.ndenumerate(values if number else values[:0]):
+    for (i, j), value in np.ma.ndenumerate(values if number else values[:0]):
         colour = readable(image.cmap(image.norm(value))[:3])
         ax.text(j + first, i + first, number.format(value), ha="center", va="center", fontsize=9, color=colour)
     ax.tick_params(length=0, labelsize=9)

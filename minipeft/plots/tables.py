@@ -70,7 +70,7 @@ def decision_tree(tree, ax=None):
     tree: (question, {answer: tree}), or at the end (method, reason): the box then has the method's hue.
     """
     ax = ax or new(9, 0.2 + 0.62 * leaves(tree))
-    wide, gap = 0.72, 0.28  # of a box, and of the room for the answers behind it; together one step to the right
+    wide, gap = 0.68, 0.32  # of a box, and of the room for the answers behind it; together one step to the right
 
     def draw(node, level, top):
         """Draw the node with its first leaf at `top`; returns its own height."""
@@ -88,7 +88,7 @@ def decision_tree(tree, ax=None):
         for answer, end in zip(below, ends, strict=True):
             ax.plot([level + wide, level + 1], [middle, end], color=SPARE[1], lw=1.4, zorder=1)
             background = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-            say(ax, level + wide + gap / 2, (middle + end) / 2, answer, bbox=background)
+            say(ax, level + wide + gap / 2, middle + 0.6 * (end - middle), answer, bbox=background)
         return middle
 
     draw(tree, 0, 0)
@@ -127,7 +127,7 @@ def accuracy_matrix(found, names, axes=None):
     """Accuracy on each task after each stage of training: a map for each {title: (stages, tasks)}."""
     size = 1.1 + 0.62 * len(names)
     if axes is None:
-        axes = new(min((size + 0.5) * len(found) + 1.2, 9), size, columns=len(found), sharey=True)
+        axes = new(min(size * len(found) + 1.2, 9), size, columns=len(found), sharey=True)
     axes = np.atleast_1d(axes)
     for (title, accuracies), ax in zip(found.items(), axes, strict=True):
         image = heatmap(ax, np.asarray(accuracies, dtype=float), AMOUNT, 0, 1, "{:.2f}")

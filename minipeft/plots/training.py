@@ -1,8 +1,10 @@
 """Figures of training and of its results: curves, accuracy of methods in comparison, forgetting, memory."""
 
+import math
 from statistics import mean
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from minipeft.plots.style import (
     ACCURACY,
@@ -31,13 +33,30 @@ def curves(histories, quantity="loss", ax=None, window=10):
         values = np.array(getattr(history, quantity))
         over = min(window, len(values))
         smooth = np.convolve(values, np.ones(over) / over, "valid")
-        ax.plot(np.arange(len(smooth)) + over, smooth, color=colour, ls=dash(label), label=label)
+        marker = "o" if len(smooth) == 1 else ""
+        ax.plot(np.arange(len(smooth)) + over, smooth, color=colour, ls=dash(label), marker=marker, label=label)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("training step")
-    ax.set_ylabel(LOSS if quantity == "loss" else ACCURACY)
     if quantity == "loss":
-        ax.set_yscale("log")
+        loss_axis(ax)
+    else:
+        ax.set(ylabel=ACCURACY, ylim=(-0.03, 1.03))
     legend(ax)
     return ax
+
+
+def loss_axis(ax):
+    """Losses on a logarithmic axis, with plain numbers at it."""
+    low, high = ax.dataLim.minposy, ax.dataLim.y1
+    margin = 1.2 * (high / low) ** 0.06
+    low, high = low / margin, high * margin
+    ax.set(yscale="log", ylabel=LOSS, ylim=(low, high))
+    choices = {10: (1, 1.5, 2, 3, 4, 6, 8), 100: (1, 2, 5), 10_000: (1, 3), math.inf: (1,)}
+    steps = next(steps for factor, steps in choices.items() if high < factor * low)
+    marks = [s * 10.0**k for k in range(math.floor(math.log10(low)), math.ceil(math.log10(high))) for s in steps]
+    marks = [mark for mark in marks if low <= mark <= high]
+    ax.set_yticks(marks, [f"{mark:g}" for mark in marks])
+    ax.minorticks_off()
 
 
 def forgetting(traces, axes=None, label="Full"):
@@ -67,15 +86,11 @@ def learning_rates(losses, ax=None):
         ax.plot(tried, [by_rate[rate] for rate in tried], color=colour, ls=dash(label), **mark(label), label=label)
         best = min(tried, key=by_rate.get)
         ax.plot(best, by_rate[best], "o", ms=14, mfc="none", mec=INK, mew=1.2, zorder=4)
-    ax.set(xscale="log", yscale="log")
+    ax.set_xscale("log")
     every = sorted({rate for by_rate in losses.values() for rate in by_rate})
     ax.set_xticks(every, [f"{rate:g}" for rate in every])
-    low, high = ax.get_ylim()
-    marks = [m for m in (0.0001, 0.001, 0.01, 0.03, 0.1, 0.3, 1, 3, 10) if low <= m <= high]
-    ax.set_yticks(marks, [f"{m:g}" for m in marks])
-    ax.minorticks_off()
+    loss_axis(ax)
     ax.set_xlabel("learning rate (ring: the best)")
-    ax.set_ylabel(LOSS)
     legend(ax, outside=True)
     return ax
 
@@ -95,7 +110,7 @@ def bars(values, ax=None, label=ACCURACY, colour=FROZEN):
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
     ax.margins(x=0.14)
-    ax.set_xlim(left=0)
+    ax.set_xlim(0, 1.12 if label == ACCURACY else None)
     ax.set_xlabel(label)
     if ax.get_xlim()[1] > 1000:
         ax.xaxis.set_major_formatter("{x:,.0f}")

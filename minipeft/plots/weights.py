@@ -62,7 +62,7 @@ def spectrum(updates, ax=None, relative=True, first=None):
     found = {label: torch.linalg.svdvals(delta.detach().float().cpu()) for label, delta in updates.items()}
     ranks = {label: int((v > 1e-5 * v[0]).sum()) for label, v in found.items()}  # what is less is rounding
     values = {label: (v / v[0] if relative else v)[: min(ranks[label], first or len(v))] for label, v in found.items()}
-    bottom = min(0.3 * min((float(v.min()) for v in values.values() if len(v)), default=1), 0.01)
+    bottom = 0.1 * min((float(v.min()) for v in values.values() if len(v)), default=1)
     longest = max(len(v) for v in values.values())
     few, aside = longest <= 16, 0.16 * (np.arange(len(updates)) - (len(updates) - 1) / 2)
     for i, (label, colour) in enumerate(zip(updates, shades(updates), strict=True)):
@@ -146,7 +146,8 @@ def what_moved(model, updates, ax=None):
     ax.tick_params(axis="x", rotation=90, length=0, labelsize=9)
     for group, (left, right) in groups.items():
         if right - left > len(group):  # else there is no room
-            say(ax, (left + right) / 2, 1.13, group)
+            style = {"textcoords": "offset points", "ha": "center", "fontsize": 9, "color": INK}
+            ax.annotate(group, ((left + right) / 2, 1), (0, 4), **style)
         ax.plot([right, right], [0, 1.25], color=INK, lw=0.5, clip_on=False)
     ax.set(xlim=(0, x), ylim=(0, 1), yticks=[])
     ax.spines[["left", "bottom"]].set_visible(False)
@@ -237,7 +238,7 @@ def vera_vectors(model, axes=None):
     if axes is None:
         axes = new(7, 1.5 + 0.22 * len(found), columns=2, rows=2, height_ratios=[0.6, 0.22 * len(found)])
     for ax, (name, matrix) in zip(axes[0], (("A", pair.A), ("B", pair.B)), strict=True):
-        box(ax, 0, 0, 1, 1, f"{name}: {' × '.join(map(str, matrix.shape))}, frozen, shared")
+        box(ax, 0, 0, 1, 1, f"{name}: {' × '.join(map(str, matrix.shape))}, frozen, shared").set_clip_on(False)
         ax.axis("off")
     for ax, which, under in zip(axes[1], ("d", "b"), ("rank", "output"), strict=True):
         rows = torch.stack([getattr(layer, which).detach().cpu().float() for layer in found.values()]).numpy()
