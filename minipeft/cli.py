@@ -16,7 +16,7 @@ from rich.table import Table
 from tqdm.auto import tqdm
 
 from minipeft import comparison, deltas
-from minipeft.attach import disabled, summary
+from minipeft.attach import detach
 from minipeft.bases import base
 from minipeft.classroom import commands
 from minipeft.methods import METHODS, AdapterFusion, PrefixTuning, PromptTuning, PTuning, PTuningV2, parse
@@ -36,6 +36,7 @@ from minipeft.tasks import (
     task,
 )
 from minipeft.training import evaluate, fit
+from minipeft.views import summary
 
 app = typer.Typer(
     help=(
@@ -199,9 +200,9 @@ def train(
         raise ValueError(f"{out} is a folder; name the file to save the delta in")
     out.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    method.attach(model)
+    model = method.attach(model)
     if isinstance(method, AdapterFusion):
-        method.fill(model, [deltas.read(path, model) for path in fuse or ()])
+        method.fill(model, [deltas.read(path, detach(model)) for path in fuse or ()])
     elif fuse:
         raise ValueError(f"--fuse is for AdapterFusion, not for {method}: leave it out")
     console.print(f"{method} on {goal} ({goal.kind})\n{summary(model)}")
@@ -232,8 +233,8 @@ def evaluate_(
         table.add_column(heading, justify="left" if heading.startswith("lines") else "right")
     for what in (goal, Mixture()):
         attached = evaluate(model, what).accuracy
-        with disabled(model):
-            table.add_row(f"{what}", f"{100 * attached:.1f}", f"{100 * evaluate(model, what).accuracy:.1f}")
+        detached = evaluate(detach(model), what).accuracy
+        table.add_row(f"{what}", f"{100 * attached:.1f}", f"{100 * detached:.1f}")
     console.print(table)
 
 
@@ -254,7 +255,8 @@ def generate(
     if size != LENGTH:
         console.print(f"[yellow]The base reads words of {LENGTH} letters, this has {size}: expect nonsense.[/yellow]")
     names = {str(path): path for path in paths or ()}
-    several = MultiTask(base(), names)
+    model = base()
+    several = MultiTask({name: deltas.load(path, model) for name, path in names.items()}) if names else None
     rows = encode(line).expand(1 + len(names), -1)
     for name, made in zip([None, *names], several.generate(rows, [None, *names], LENGTH + 1, stop=EOS), strict=True):
         said = decode(made).partition(".")[0].strip()

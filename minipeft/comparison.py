@@ -89,7 +89,7 @@ def adapt(tuned, goal, steps, seed):
     model, method = base(), tuned.method
     adapters = [adapter(method.size, source, steps, seed) for source in tuned.sources]
     torch.manual_seed(seed)
-    method.attach(model)
+    model = method.attach(model)
     if adapters:
         method.fill(model, adapters)
     history = fit(model, goal, steps=steps, lr=tuned.lr, seed=seed, device="cpu", progress=False)
@@ -171,7 +171,7 @@ def one_run(tuned, goal, steps, seed, examples, words):
     with tempfile.TemporaryDirectory() as folder:
         result["bytes"] = deltas.save(model, Path(folder) / "delta.safetensors")
     result["kept_detached"] = evaluate(detach(model), Mixture()).accuracy
-    result["percent"] = 100 * result["parameters"] / sum(p.numel() for p in model.parameters())
+    result["percent"] = 100 * result["parameters"] / sum(p.numel() for p in detach(model).parameters())
     return result
 
 

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from minipeft.attach import Method, attachments
 from minipeft.tasks import IGNORE
+from minipeft.views import move
 
 VALIDATION, TEST = 10_001, 10_002  # seeds of two samples that no training touches; rates are chosen on the first
 
@@ -89,9 +90,9 @@ def fit(model, task, *, steps, lr, batch_size=64, seed=0, warmup=None, betas=(0.
     groups = method.groups(model, lr)
     parameters = [p for g in groups for p in g["params"]]
     if not parameters:
-        raise ValueError("nothing to train: every parameter is frozen; attach a method (or unmerge it) first")
+        raise ValueError("nothing to train: every parameter is frozen; attach a method, and train what attach returns")
     device = pick_device(device)
-    model.to(device).train()
+    move(model, device).train()
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, weight_decay=weight_decay)
     warmup = min(200, steps // 10) if warmup is None else warmup
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps, warmup))
