@@ -34,7 +34,7 @@ def test_activations_are_what_passes_through_without_padding(method):
 
 
 def test_activations_leave_virtual_tokens_out():
-    model = Pfeiffer(size=3).attach(PromptTuning(length=2).attach(make()), stack=True)
+    model = Pfeiffer(size=3).attach(PromptTuning(length=2).attach(make()))
     _, tokens, _ = rows()
     whole = []
     hook = model.blocks[0].adapter.register_forward_hook(lambda adapter, inputs, output: whole.append(inputs[0]))

@@ -7,11 +7,13 @@ from matplotlib.colors import to_hex
 from torch import nn
 
 from minipeft import plots
-from minipeft.attach import disabled, trainable
+from minipeft.attach import attachments, detach, trainable
 from minipeft.methods import (
     METHODS,
     AdaLoRA,
     AdapterFusion,
+    BitFit,
+    Full,
     Houlsby,
     LoRA,
     ParallelAdapter,
@@ -60,11 +62,11 @@ def leaves(tree):
 def test_the_parts_are_those_of_the_base_and_what_is_trained(method, causal):
     model = method.attach(make(causal=causal))
     found = list(leaves(parts(model)))
-    with disabled(model):
-        base = [p.numel() for p in model.parameters()]
+    base = [p.numel() for p in detach(model).parameters()]
     assert sorted(n for n, learned in found if learned) == sorted(p.numel() for p in trainable(model).values())
     adapters = [b.numel() for fusion in fusions(model).values() for b in fusion.buffers()]  # frozen, of the method
-    copies = [s.replacement.numel() for s in model.attachments[0].swaps if isinstance(s.replacement, nn.Parameter)]
+    new = attachments(model)[0].layers.values()
+    copies = [p.numel() for p in {p for p in new if isinstance(p, nn.Parameter)}]
     assert sum(n for n, _ in found) == sum(base) + count(model) - sum(copies) + sum(adapters)
 
 
@@ -109,8 +111,8 @@ def test_a_method_stands_in_the_tree_where_it_stands_in_the_model():
     names = {
         Pfeiffer(size=3): "block 2.adapter.D.weight",
         ParallelAdapter(size=3): "block 2.mlp.adapter.U.bias",
-        PromptTuning(length=3): "embed.P.P",
-        PrefixTuning(length=3): "block 1.attn.P_V.P_V",
+        PromptTuning(length=3): "begin.P",
+        PrefixTuning(length=3): "begin.P_V",
         AdapterFusion(): "block 0.fusion.b_D.b_D",
         VeRA(rank=4): "block 0.attn.v.d",
     }
@@ -138,23 +140,32 @@ def test_headers_of_the_tree_are_coloured_only_above_what_is_trained():
 def test_the_tree_counts_a_tied_weight_once_and_shows_a_weight_of_4_bits_as_what_it_stands_for():
     model = make()
     model.head.weight = model.embed.token.weight
-    ax = plots.module_tree(QLoRA(rank=2).attach(model))
-    with disabled(model):
-        base = sum(p.numel() for p in model.parameters())
+    adapted = QLoRA(rank=2).attach(model)
+    ax = plots.module_tree(adapted)
+    base = sum(p.numel() for p in model.parameters())
     shown = tiles(ax)
     assert "head.weight" not in shown
-    assert sum(map(area, shown.values())) == pytest.approx(base + count(model))
+    assert sum(map(area, shown.values())) == pytest.approx(base + count(adapted))
     assert area(shown["block 0.mlp.up.weight"]) == pytest.approx(20 * DIM)
 
 
 def test_the_tree_of_a_stack_shows_both_and_colours_the_upper():
     model = LoRA(rank=2).attach(make())
-    ax = plots.module_tree(LoRA(rank=3).attach(model, stack=True))
+    ax = plots.module_tree(LoRA(rank=3).attach(model))
     shown, hue = tiles(ax), to_hex(shades(["LoRA"])[0])
     assert to_hex(shown["block 0.attn.q.A"].get_facecolor()) == PALE
     assert to_hex(shown["block 0.attn.q.A′"].get_facecolor()) == hue
     assert [area(shown[f"block 0.attn.q.{name}"]) for name in ("A", "A′")] == pytest.approx([2 * DIM, 3 * DIM])
     assert "LoRA(rank=3) on LoRA(rank=2)" in ax.get_legend().get_texts()[1].get_text()
+
+
+@pytest.mark.parametrize("lower", [Full(), BitFit(), PromptTuning(length=2), AdapterFusion()], ids=str)
+def test_the_lower_method_of_a_stack_is_shown_frozen(lower):
+    model = LoRA(rank=2).attach(lower.attach(make()))
+    found = list(leaves(parts(model)))
+    assert sum(n for n, learned in found if learned) == count(model)
+    below = list(leaves(parts(detach(model, 1))))
+    assert sum(n for n, _ in found) == sum(n for n, _ in below) + count(model)
 
 
 def test_the_tree_is_drawn_of_other_models_and_of_a_bare_one_too():

@@ -7,7 +7,6 @@ import torch
 
 from minipeft import plots
 from minipeft.methods import PrefixTuning, PTuning, PTuningV2
-from minipeft.models.transformer import Cache
 from minipeft.plots.prompts import name_points
 from tests.figures import extent, labelled, overlapping
 from tests.models import DIM, HEADS, LAYERS, close, make, rows, stirred
@@ -121,7 +120,7 @@ def test_names_at_one_spot_do_not_cover_each_other():
 )
 def test_the_map_of_a_prefix_shows_what_attention_reads(method):
     model, (_, tokens, _) = stirred(method, make()), rows()
-    cache = Cache(LAYERS)
+    cache = model.new_cache()
     with torch.no_grad():
         model(tokens, cache=cache)
     found = plots.prefixes(model)

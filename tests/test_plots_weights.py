@@ -9,7 +9,7 @@ import torch
 from matplotlib.colors import to_hex
 
 from minipeft import deltas, plots
-from minipeft.attach import attachments, disabled, trainable
+from minipeft.attach import attachments, detach, trainable
 from minipeft.methods import (
     BitFit,
     DoRA,
@@ -87,8 +87,7 @@ def test_biases_have_the_colour_and_the_number_of_their_relative_change():
     numbers = {(text.get_position()[0], text.get_position()[1]): text.get_text() for text in ax.texts}
     updates = deltas.updates(model)
     assert len(updates) == len(numbers) == 2 * LAYERS
-    with disabled(model):
-        assert set(shown) == {name[:-5] for name, _ in model.named_parameters() if name.endswith(".bias")}
+    assert set(shown) == {name[:-5] for name, _ in detach(model).named_parameters() if name.endswith(".bias")}
     for name, (b, change) in updates.items():
         tile = shown[name.removesuffix(".bias")]
         value = float(change.norm() / b.norm())
@@ -185,7 +184,7 @@ def test_methods_that_share_no_matrix_are_told():
 
 def test_the_shared_pair_stands_once_above_the_vectors_of_every_layer():
     model = VeRA(rank=5).attach(make())
-    layers = [s.replacement for s in attachments(model)[0].swaps]
+    layers = list(attachments(model)[0].layers.values())
     torch.manual_seed(0)
     with torch.no_grad():
         for layer in layers:

@@ -7,7 +7,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 from torch import nn
 
-from minipeft.attach import attachments, disabled, trainable
+from minipeft.attach import attachments, detach, place, trainable
 from minipeft.plots.boxes import box
 from minipeft.plots.style import GREY, INK, PALE, bare, darker, hue, legend, new
 
@@ -17,33 +17,36 @@ def parts(model):
 
     Every tensor is there once, and a weight stored in 4 bits with the shape it stands for. A method's own tensors come
     last in the module that it stands in front of. What no delta holds (random matrices that a seed gives) is left out.
+    Of several methods only the upper one is trained.
     """
     tree, seen = {}, set()
 
     def put(path, shape, learned):
-        *place, name = path.split(".")
+        *above, name = path.split(".")
         node = tree
-        for i, step in enumerate(place):
+        for i, step in enumerate(above):
             if not step.isdigit():
-                number = f" {place[i + 1]}" if i + 1 < len(place) and place[i + 1].isdigit() else ""
+                number = f" {above[i + 1]}" if i + 1 < len(above) and above[i + 1].isdigit() else ""
                 node = node.setdefault(step.removesuffix("s") + number if number else step, {})
         while name in node:  # one LoRA on another
             name += "′"
         node[name] = tuple(shape), learned
 
-    swaps = [s for a in attachments(model) for s in a.swaps]
-    copies = {s.path: s.replacement for s in swaps if isinstance(s.replacement, nn.Parameter)}
-    with disabled(model):
-        for path, p in model.named_parameters():
-            put(path, p.shape, copies.get(path, p).requires_grad)
-    for s in swaps:
-        if s.path not in copies:
-            inside = s.path if isinstance(s.original, nn.Module) else s.path.rpartition(".")[0]
-            for name, t in s.replacement.state_dict(keep_vars=True).items():
-                if not name.startswith("base.") and t not in seen:
-                    put(f"{inside}.{name}", t.shape, t.requires_grad)
-                    seen.add(t)
-    return columns(tree)
+    entries = attachments(model)
+    copies = {path: a is entries[-1] for a in entries for path, p in a.layers.items() if isinstance(p, nn.Parameter)}
+    for path, p in detach(model).named_parameters():
+        put(path, p.shape, copies.get(path, p.requires_grad and not entries))
+    for a in entries:
+        for path, layer in a.layers.items():
+            if path not in copies:
+                weight = isinstance(getattr(*place(a.base, path)), nn.Parameter)
+                inside = path.rpartition(".")[0] if weight else path
+                for name, t in layer.state_dict(keep_vars=True).items():
+                    if not name.startswith("base.") and t not in seen:
+                        put(f"{inside}.{name}", t.shape, t.requires_grad and a is entries[-1])
+                        seen.add(t)
+    begin = {"begin": tree.pop("begin")} if "begin" in tree else {}  # it has only what a method has put there
+    return columns(begin | tree)
 
 
 def columns(node):

@@ -11,8 +11,6 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
-from minipeft.methods.p_tuning_v2 import DeepKeys, prefix_of
-from minipeft.methods.prefix_tuning import Prefix
 from minipeft.plots.boxes import disc, say
 from minipeft.plots.style import AMOUNT, FROZEN, GREY, HUES, INK, SIGNED, WIDEST, bare, heatmap, new, readable
 
@@ -174,15 +172,17 @@ def prompt_trajectory(path, table, words, named=()):
     return axes
 
 
+@torch.no_grad()
 def prefixes(model):
-    """The prefix of every layer, {path of the attention: (P_K, P_V)}, both (n, d), of prefix tuning or P-tuning v2."""
-    with torch.no_grad():
-        found = {
-            name: module.keys_values() if isinstance(module, Prefix) else (module.P_K, module.P_V)
-            for name, module in model.named_modules()
-            if isinstance(module, Prefix | DeepKeys)
-        }
-    return found or prefix_of(model)
+    """The prefix of every layer, {path of the attention: (P_K, P_V)}, both (n, d): what its cache begins with.
+
+    So they are of prefix tuning or of P-tuning v2. Raises ValueError if the caches begin empty.
+    """
+    cache = model.new_cache()
+    if not cache.length:
+        raise ValueError("no layer begins with keys and values; attach PrefixTuning or PTuningV2")
+    pairs = [[x.transpose(-3, -2).flatten(-2) for x in (layer.k, layer.v)] for layer in cache.layers]
+    return {f"blocks.{i}.attn": tuple(pair) for i, pair in enumerate(pairs)}
 
 
 def prefix_map(found, heads):
@@ -192,7 +192,7 @@ def prefix_map(found, heads):
     is its length, ‖·‖.
 
     Args:
-        found: {path: (P_K, P_V)}, as `prefixes` or `p_tuning_v2.prefix_of` gives it.
+        found: {path: (P_K, P_V)}, as `prefixes` gives it.
         heads: H.
     """
     blocks = torch.stack([torch.stack(pair) for pair in found.values()]).detach().float().cpu()  # (L, 2, n, d)

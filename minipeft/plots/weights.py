@@ -9,7 +9,7 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb
 from matplotlib.patches import Rectangle
 
 from minipeft import deltas
-from minipeft.attach import attachments, disabled
+from minipeft.attach import attachments, detach
 from minipeft.methods.dora import decompose
 from minipeft.plots.boxes import box, say
 from minipeft.plots.style import (
@@ -127,8 +127,7 @@ def what_moved(model, updates, ax=None):
 
     updates: `deltas.updates(model)`, {name: (W, ΔW)}. A bar is as wide as the logarithm of the tensor's size.
     """
-    with disabled(model):
-        sizes = {name: p.numel() for name, p in model.named_parameters()}
+    sizes = {name: p.numel() for name, p in detach(model).named_parameters()}
     ax, changes = bare(ax or new(8, 2.4)), relative_changes(updates)
     colours = change_colours(changes)
     x, ticks, groups = 0.0, {}, {}
@@ -160,8 +159,7 @@ def bias_changes(model, ax=None):
 
     The bias of the keys is hatched: it adds the same to all scores of a query, so its moving changes nothing.
     """
-    with disabled(model):
-        names = [name for name, _ in model.named_parameters() if name.endswith(".bias")]
+    names = [name for name, _ in detach(model).named_parameters() if name.endswith(".bias")]
     changes = relative_changes({name: pair for name, pair in deltas.updates(model).items() if name.endswith(".bias")})
     colours, spots = change_colours(changes), {}  # spots: {name: (row, column)}
     for name in names:
@@ -231,7 +229,8 @@ def vera_vectors(model, axes=None):
 
     A row of d holds a number for each of the r directions, a row of b one for each output.
     """
-    found = {s.path: s.replacement for a in attachments(model) for s in a.swaps if hasattr(s.replacement, "shared")}
+    layers = [item for a in attachments(model) for item in a.layers.items()]
+    found = {path: layer for path, layer in layers if hasattr(layer, "shared")}
     if not found:
         raise ValueError("there is no VeRA on this model; attach one")
     pair, names = next(iter(found.values())).shared, [short(path) for path in found]
