@@ -6,12 +6,13 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
 
 from minipeft import plots
 from minipeft.methods import AdapterFusion, PrefixTuning, PromptTuning, PTuningV2
 from minipeft.methods.adapter_fusion import fusions
 from minipeft.models.transformer import recording
-from minipeft.plots.style import HUES
+from minipeft.plots.style import HUES, PALE
 from tests.figures import labelled
 from tests.models import HEADS, LAYERS, T, close, make, rows, stirred
 
@@ -22,6 +23,20 @@ def test_attention_maps_are_labelled_by_words():
     weights = torch.rand(2, 4, 4).softmax(-1)
     ax = labelled(plots.attention(weights[0], ["a", "b", "c", "d"]))
     assert [t.get_text() for t in ax.get_xticklabels()] == ["a", "b", "c", "d"]
+
+
+def test_what_a_query_may_not_see_is_grey_and_has_no_number():
+    ax = plots.attention(torch.tensor([[1.0, 0.0], [0.25, 0.75]]), ["a", "b"])
+    assert [t.get_text() for t in ax.texts] == ["1.00", "0.25", "0.75"]
+    assert np.ma.getmaskarray(ax.images[0].get_array()).tolist() == [[False, True], [False, False]]
+    assert to_hex(ax.get_facecolor()) == PALE
+
+
+def test_all_maps_of_a_model_have_one_scale_and_their_layer_and_head():
+    axes = plots.attention_maps([torch.rand(2, 3, 3).softmax(-1).tril() for _ in range(3)], ["a", "b", "c"])
+    assert axes.shape == (3, 2)
+    assert [ax.get_title() for ax in axes[1]] == ["layer 1, head 0", "layer 1, head 1"]
+    assert {ax.images[0].get_clim() for ax in axes.flat} == {(0, 1)}
 
 
 def test_virtual_tokens_are_named_and_parted_by_a_rule():

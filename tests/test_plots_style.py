@@ -6,7 +6,9 @@ import pytest
 
 from minipeft import plots
 from minipeft.methods import METHODS
+from minipeft.plots import style
 from minipeft.plots.style import FAMILIES, HUES, dash, mark, readable, shades
+from tests.figures import flaws
 
 pytestmark = pytest.mark.usefixtures("figures")
 
@@ -57,4 +59,40 @@ def test_shades_tell_apart_and_keep_the_hue():
 def test_text_can_be_read_on_every_colour():
     assert [readable(colour) for colour in ("#ffffff", "#56b4e9", "#002b4d", "#000000")] == [
         plots.INK, plots.INK, "white", "white",
+    ]  # fmt: skip
+
+
+def test_a_heatmap_leaves_out_what_is_masked_and_counts_from_where_it_is_told():
+    ax = plots.new(3, 3)
+    style.heatmap(ax, np.ma.masked_greater([[0.0, 1.0], [0.5, 9.0]], 2), plots.AMOUNT, 0, 1, "{:.1f}", first=1)
+    assert [(t.get_text(), t.get_position()) for t in ax.texts] == [("0.0", (1, 1)), ("1.0", (2, 1)), ("0.5", (1, 2))]
+    assert [t.get_color() for t in ax.texts] == [plots.INK, "white", "white"]
+    assert ax.images[0].get_extent() == [0.5, 2.5, 2.5, 0.5]
+    ax.set(xticks=[1, 2], yticks=[1, 2])
+
+
+def test_a_grid_has_a_cell_for_each_row_and_column():
+    ax = style.grid(plots.new(3, 3), ["a", "b"], ["x", "y", "z"])
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["x", "y", "z"]
+    assert ax.get_xticks().tolist() == [0.5, 1.5, 2.5]
+    assert ax.get_ylim() == (2, 0), "rows are counted downwards"
+
+
+def test_names_are_short_in_figures():
+    assert style.short("blocks.0.attn.q.weight") == "0.attn.q"
+    assert style.short("head.bias") == "head"
+
+
+def test_what_cannot_be_read_is_found():
+    ax = plots.new(10, 3)
+    ax.figure.set_layout_engine("none")
+    ax.set_axis_off()
+    ax.text(0.5, 0.5, "small", fontsize=7)
+    ax.text(0.5, 0.5, "small", fontsize=9)
+    ax.text(1.1, 0.9, "too far to the right", fontsize=9)
+    found = flaws(ax.figure)
+    plots.plt.close("all")
+    assert found == [
+        "10.0 inches wide", "'small' has 7 points", "'small' covers 'small'",
+        "'too far to the right' leaves the figure",
     ]  # fmt: skip

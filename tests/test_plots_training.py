@@ -20,6 +20,27 @@ def test_curves_smooth_and_bear_short_runs():
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["LoRA(rank=1)", "Full"]
 
 
+@pytest.mark.parametrize(
+    ("losses", "marks"),
+    [([2.0, 5.0], ["2", "3", "4", "6"]), ([0.05, 2.0], ["0.05", "0.1", "0.2", "0.5", "1", "2"]),
+     ([1e-4, 5.0], ["0.0001", "0.001", "0.01", "0.1", "1", "10"])],
+)  # fmt: skip
+def test_losses_have_plain_numbers_at_a_logarithmic_axis(losses, marks):
+    ax = plots.curves({"LoRA": History(loss=losses * 5)}, window=1)
+    assert ax.get_yscale() == "log"
+    assert [t.get_text() for t in ax.get_yticklabels()] == marks
+
+
+def test_bars_of_accuracy_reach_to_one_and_seeds_are_dots():
+    ax = plots.bars({"a": 0.0, "b": [0.2, 0.4]})
+    assert ax.get_xlabel() == "exact-match accuracy"
+    assert ax.get_xlim()[1] > 1
+    assert [bar.get_width() for bar in ax.patches] == pytest.approx([0, 0.3])
+    assert [t.get_text() for t in ax.texts] == ["0.00", "0.30"]
+    assert [line.get_xdata().tolist() for line in ax.lines] == [[0.2, 0.4]]
+    assert [t.get_text() for t in plots.bars({"weights": 1234.0}, label="count").texts] == ["1,234"]
+
+
 def test_learned_and_kept_are_drawn_for_every_seed():
     traces = {"hot": [[(0, 0.0, 1.0), (5, 0.9, 0.1)], [(0, 0.0, 1.0), (5, 0.7, 0.2)]], "mild": [[(0, 0.0, 1.0)]]}
     axes = plots.forgetting(traces)
