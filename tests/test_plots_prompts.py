@@ -103,6 +103,7 @@ def test_names_at_one_spot_do_not_cover_each_other():
     spots = [(0.97, 0.5), (0.98, 0.5), (0.97, 0.52), (0.02, 0.03), (0.02, 0.02), (0.5, 0.5), (0.5, 0.52)]
     spots += [(0.3 + 0.07 * (i % 3), 0.8 + 0.05 * (i // 3)) for i in range(9)]
     texts = name_points(ax, [f"some word {i}" for i in range(len(spots))], spots, [(0.5, 0.56)])
+    ax.figure.draw_without_rendering()
     assert overlapping(texts) == []
     assert [t.xy for t in texts] == [pytest.approx(spot) for spot in spots]
     for text in texts:

@@ -156,6 +156,7 @@ def test_pareto_stays_readable_with_all_methods(accuracy, panels):
         plots.pareto(table, ax).set_title("reverse+blue")
     ax = axes[-1]
     assert sorted(t.get_text() for t in ax.texts) == sorted(row["method"] for row in table)
+    ax.figure.draw_without_rendering()
     assert overlapping(ax.texts) == []
     low, high = ax.transData.transform([(0, 1e3), (1, 1e3)])[:, 0]
     for text in ax.texts:
