@@ -39,7 +39,7 @@ def doors(layers=2, ax=None):
         disc(ax, x + 3.95, 1.35, 2, door)
         say(ax, x + 3.95, 0, "+", size=14, weight="bold")
     arrow(ax, (2.8, 3.7), (5.0, 3.7))
-    say(ax, 4.1, 3.92, "keys, values")
+    say(ax, 4.12, 3.92, "k and v")
     box(ax, 5.0, 3.45, 1.6, 0.5, "cache")
     arrow(ax, (5.8, 3.45), (5.8, 3.05))
     for x, name in ((13.1, "norm"), (14.5, "head")):
