@@ -65,7 +65,7 @@ def few_examples(f):
         "few-examples",
         f"Lines of {HELD_OUT} right against the number of lines to learn from, 8 to 1,024, for six "
         "methods, with the range over three seeds; the numbers are those of the table above",
-        lambda: plots.against(series, xlabel="lines to learn from", ylabel="fresh lines right (share)"),
+        lambda: plots.accuracy_by_size(series, xlabel="training examples", ylabel="accuracy on unseen examples"),
     )
     f.table("Fresh lines right, by the number of lines to learn from", ("", *SIZES), rows)
 

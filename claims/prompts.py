@@ -61,7 +61,7 @@ def scale(f):
         "scale",
         "Lines of two known tasks right against the width of the model, 32 to 96, for full fine-tuning and "
         "prompts of one and of four vectors, with the range over three bases; the numbers are those of the table above",
-        lambda: plots.against(series, xlabel="width of the model", ylabel="lines right (share)"),
+        lambda: plots.accuracy_by_size(series, xlabel="width of the model"),
     )
     for method in methods:
         rows.append((method, *(f"{several(found[w, method][0])}, rate {found[w, method][1]:g}" for w in WIDTHS)))

@@ -203,7 +203,7 @@ assert FAST or min(scores) > 0.5
 model = runs["BitFit(), seed 0"][0]
 plots.what_moved(model, deltas.updates(model))
 plt.show()
-plots.biases(model)
+plots.bias_changes(model)
 plt.show()
 assert {name.rpartition(".")[2] for name in deltas.updates(model)} == {"bias"}
 far = {name: d.norm() / b.norm() for name, (b, d) in deltas.updates(model).items()}

@@ -172,7 +172,7 @@ for name, run in stored["rates"].items():
 sweep = {who: {rate: float(np.mean(losses)) for rate, losses in by_rate.items()} for who, by_rate in sweep.items()}
 BEST = {who: min(by_rate, key=by_rate.get) for who, by_rate in sweep.items()}
 labels = {"fusion": "AdapterFusion", "fresh": "Pfeiffer(fresh)", "left+plain": "Pfeiffer(left+plain, going on)"}
-plots.rates({labels[who]: by_rate for who, by_rate in sweep.items()}, plots.new(7, 2.4))
+plots.learning_rates({labels[who]: by_rate for who, by_rate in sweep.items()}, plots.new(7, 2.4))
 plt.show()
 print("best:", BEST)
 
@@ -230,7 +230,7 @@ for model in fused:
     heard.append({path: fusion.weights for path, fusion in fusions(model).items()})
 plots.fusion_weights(heard[0], SOURCES, words=words)
 plt.show()
-for ax, path in zip(plots.new(10, 1.9, columns=2), ("blocks.0", "blocks.1"), strict=True):
+for ax, path in zip(plots.new(9, 1.9, columns=2), ("blocks.0", "blocks.1"), strict=True):
     means = np.array([α[path].mean((0, 1)).numpy() for α in heard])  # (seeds, N)
     plots.bars(dict(zip(SOURCES, means.T.tolist(), strict=True)), ax, "mean of α (share)", plots.HUES["AdapterFusion"])
     ax.set_title(path.replace("blocks.", "block "), fontsize=10)

@@ -204,11 +204,11 @@ assert min(scores) > ENOUGH
 
 # %%
 table = base().embed.token.weight
-plots.nearest(prompts[0].embed.P, table, VOCABULARY, best=2)
+plots.nearest_words(prompts[0].embed.P, table, VOCABULARY, best=2)
 plt.show()
 wanted = {"reverse": {"reverse", "backwards"}, "blue": {"blue", "azure"}}
 for seed, prompt in zip(SEEDS, prompts, strict=True):
-    likest = plots.likeness(prompt.embed.P.detach(), table, 1)
+    likest = plots.nearest_tokens(prompt.embed.P.detach(), table, 1)
     says = [VOCABULARY[token] for token in likest.indices[:, 0].tolist()]
     translated = PromptTuning(length=4, init=tuple(likest.indices[:, 0].tolist())).attach(base())
     score = evaluate(translated, blue).accuracy
@@ -229,7 +229,7 @@ for seed, prompt in zip(SEEDS, prompts, strict=True):
 # directions.*
 
 # %%
-plots.journey(torch.stack(paths[0]), table, VOCABULARY, named=("reverse", "backwards", "blue", "azure"))
+plots.prompt_trajectory(torch.stack(paths[0]), table, VOCABULARY, named=("reverse", "backwards", "blue", "azure"))
 plt.show()
 
 # %% [markdown]

@@ -102,7 +102,7 @@ drawn = [LoRA(rank=4), Pfeiffer(size=16), BitFit(), IA3()]
 valleys = {}
 for name in map(str, drawn):
     valleys[name] = {float(rate): np.mean([run["loss"] for run in runs]) for rate, runs in SWEEP[name].items()}
-plots.rates(valleys, plots.new(6, 2.3))
+plots.learning_rates(valleys, plots.new(6, 2.3))
 plt.show()
 
 # %% [markdown]
@@ -141,7 +141,7 @@ print(len(FIELD), "methods. One run:", results[violet]["LoRA(rank=2)"][0])
 # few lie between, the others reach 1, IA³ with the fewest numbers.*
 
 # %%
-right, axes = {}, plots.new(12.5, 4.8, columns=2)
+right, axes = {}, plots.new(7.5, 9, rows=2)
 for ax, (goal, found) in zip(axes, results.items(), strict=True):
     right[goal] = {name: (of(runs), runs[0]["parameters"]) for name, runs in found.items()}
     rows = [{"method": name, "accuracy": x, "parameters": n} for name, (x, n) in right[goal].items()]
@@ -212,7 +212,7 @@ SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 SIX = [Full(), LoRA(rank=4), BitFit(), Pfeiffer(size=16), PromptTuning(length=4), PrefixTuning(length=4)]
 few = {str(r): {n: stored(r, blue, examples=n, steps=200, batch=32) for n in SIZES} for r in SIX}
 lines = {name: {n: of(runs) for n, runs in by.items()} for name, by in few.items()}
-plots.against(lines, plots.new(6, 2.6), xlabel="lines to learn from")
+plots.accuracy_by_size(lines, plots.new(6, 2.6), xlabel="training examples")
 plt.show()
 print("lines right, new (learned)", *(f"{n:>5} lines  " for n in (8, 32, 128, 1024)))
 for name, by in few.items():
@@ -353,7 +353,7 @@ taught = {
     "none": ("Full", f"{share(violet, Full())}; needs no choice of place or size"),
 }
 answers = {"yes": ("How many examples?", {"few": eight_lines, "many": thousands}), "no": ("What counts most?", taught)}
-plots.decisions(("Told in words, can the base do it?", answers))
+plots.decision_tree(("Told in words, can the base do it?", answers))
 plt.show()
 assert least < 0.5 * usual
 

@@ -121,7 +121,7 @@ def compare(
     comparison.write_csv(
         [{"task": str(goal)} | row for goal, rows in found.items() for row in rows], out / "compare.csv"
     )
-    axes = plots.new(6.5 * len(goals), 3.8, columns=len(goals), squeeze=False)[0]
+    axes = plots.new(7.5, 4.6 * len(goals), rows=len(goals), squeeze=False)[:, 0]
     for ax, (goal, rows) in zip(axes, found.items(), strict=True):
         plots.pareto(rows, ax).set_title(f"{goal} ({goal.kind}), {steps} steps, {seeds} seeds", fontsize=10)
     axes[0].figure.savefig(out / "compare.png", dpi=120)
@@ -301,7 +301,7 @@ def inspect(
             from minipeft import plots
 
             if prompts:
-                axes = plots.nearest(prompts[0], words, VOCABULARY)
+                axes = plots.nearest_words(prompts[0], words, VOCABULARY)
             elif isinstance(delta.method, PrefixTuning | PTuningV2):
                 axes = plots.prefix_map(plots.prefixes(model), model.config.heads)
             else:
@@ -320,7 +320,7 @@ def inspect(
     if picture:
         from minipeft import plots
 
-        _, (top, bottom) = plots.plt.subplots(2, 1, figsize=(8, 6), layout="constrained")
+        top, bottom = plots.new(8, 6, rows=2)
         plots.spectrum(dict(list(matrices.items())[:6]), top)
         plots.what_moved(model, moved, bottom)
         draw(top.figure, picture)

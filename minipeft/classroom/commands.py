@@ -83,7 +83,7 @@ def check(
         from minipeft import plots
 
         pair = (np.array(v["data"]).reshape(v["shape"]) for v in report.finding.pair)
-        plots.differs(*pair)[0].figure.savefig(picture, dpi=120)
+        plots.differences(*pair)[0].figure.savefig(picture, dpi=120)
         console.print(f"Picture: {escape(str(picture))}")
     elif picture:
         console.print("There is nothing to draw.")
