@@ -103,9 +103,8 @@ def measure(dim, targets, rounds):
         steps[name] = training_step(ours.attach(base), tokens)
         steps[f"{name} peft"] = training_step(get_peft_model(copy.deepcopy(base), theirs), tokens)
     times = take_turns(steps, rounds)
-    title = (
-        f"training step, d = {dim}, {rows} × {length} tokens, {layers} layers; limit {times['limit'].median():.2f} ms"
-    )
+    limit = times["limit"]
+    title = f"training step, d = {dim}, {rows} × {length} tokens, {layers} layers; the limit is {limit.median():.2f} ms"
     training = Table("method", "ours, ms", "peft, ms", "ours / peft", "ours / limit", title=title)
     for name in pairs(targets):
         ours, theirs = times[name], times[f"{name} peft"]

@@ -24,8 +24,7 @@ from minipeft.settings import Settings
 class Wrapper(nn.Module):
     """A module that stands in front of a frozen one, `base`, and answers for it: `wrapper.heads` is `base.heads`.
 
-    A method's layer derives from it, adds parameters under names that the base lacks, and writes its equation in
-    `forward`.
+    A method's layer derives from it, adds parameters under names that the base lacks, and has the equation in `forward`.
     """
 
     def __init__(self, base):
@@ -49,10 +48,7 @@ class Wrapper(nn.Module):
 
 
 class WeightWrapper(Wrapper):
-    """A wrapper whose whole effect is W + ΔW; `delta()` gives ΔW, shaped like `base.weight`.
-
-    Its `weight` is W + ΔW: a module that reads the weight of this one, instead of calling it, is adapted too.
-    """
+    """A wrapper whose whole effect is W + ΔW. That is its `weight`: who reads it instead of calling gets the effect too."""
 
     @property
     def weight(self):
@@ -60,7 +56,8 @@ class WeightWrapper(Wrapper):
 
     @property
     def bias(self):
-        return self.base.bias if self.base.bias is None else self.base.bias + self.deltas().get("bias", 0)
+        bias = self.base.bias
+        return bias if bias is None else bias + self.deltas().get("bias", 0)
 
     def delta(self):
         raise NotImplementedError(f"{type(self).__name__}.delta: the change of the weight, shaped like base.weight")
