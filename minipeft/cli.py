@@ -65,8 +65,12 @@ TASK_HELP = (
 )
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help=TASK_HELP)]
 DeltaPath = Annotated[Path, typer.Argument(metavar="DELTA", help="A delta that `train` saved.")]
-Steps = Annotated[int, typer.Option(min=1, help="Training steps of 64 lines each.")]
+Steps = Annotated[int, typer.Option(min=1, help="Training steps of 64 examples each.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes to share the runs; by default one for each core.")]
+Examples = Annotated[
+    int | None,
+    typer.Option("--examples", min=1, help="Train on so many examples only, instead of new ones at every step."),
+]
 Method = Annotated[
     str, typer.Option(help=f"A method as Python writes it, LoRA(rank=4), or a name: {', '.join(METHODS)}.")
 ]
@@ -85,9 +89,7 @@ def compare(
     ] = None,
     steps: Steps = comparison.STEPS,
     seeds: Annotated[int, typer.Option(min=1, help="Runs per method, each with its own start and data.")] = 3,
-    lines: Annotated[
-        int | None, typer.Option("--examples", min=1, help="Train on so many lines only, instead of fresh ones.")
-    ] = None,
+    few: Examples = None,
     workers: Workers = None,
     out: Annotated[Path, typer.Option(help="Folder for the table (CSV) and the picture (PNG).")] = Path("results"),
 ):
@@ -111,12 +113,12 @@ def compare(
             comparison.TUNED_METHODS,
             steps=steps,
             seeds=seeds,
-            examples=lines,
+            examples=few,
             words=words,
             workers=workers,
             on_run=show,
         )
-        console.print("", results(found[goal], goal, steps, seeds, lines), "")
+        console.print("", results(found[goal], goal, steps, seeds, few), "")
     comparison.write_csv(
         [{"task": str(goal)} | row for goal, rows in found.items() for row in rows], out / "compare.csv"
     )
@@ -132,14 +134,15 @@ def introduce(goal):
     model = base()
     known, able = evaluate(model, Mixture()).accuracy, evaluate(model, goal).accuracy
     console.print(f"[bold]Task {goal}[/bold]: {goal.kind}, given without instruction words.")
-    for word, right in zip(*examples(goal), strict=True):
-        console.print(f"  {word} {right}      [dim]the base answers {answer(model, word)}[/dim]")
-    console.print(f"The base has {100 * known:.1f} % of its pretraining lines right and {100 * able:.1f} % of these.")
+    for word, expected in zip(*examples(goal), strict=True):
+        console.print(f"  {word} {expected}      [dim]the base answers {answer(model, word)}[/dim]")
+    console.print(f"The base solves {100 * known:.1f} % of its pretraining examples and {100 * able:.1f} % of these.")
     console.print("It stays frozen: Full trains a copy, the other methods train beside it.\n")
 
 
-def results(rows, goal, steps, seeds, lines):
-    on = f" on {lines} lines" if lines else ""
+def results(rows, goal, steps, seeds, few):
+    """The rows of `compare` as a table; few: how many examples were trained on, None for new ones at every step."""
+    on = f" on {few} examples" if few else ""
     table = Table(
         title=f"{goal} after {steps} steps{on}, mean and range over {seeds} seeds",
         title_justify="left",
@@ -148,29 +151,22 @@ def results(rows, goal, steps, seeds, lines):
         pad_edge=False,
     )
     table.add_column("method", overflow="fold")
-    learned = ("learned\n%",) if lines else ()
-    for heading in (
-        "trained",
-        "% of\nbase",
-        *learned,
-        "right\n%",
-        "kept,\non %",
-        "kept,\noff %",
-        "time\ns",
-        "delta\nbytes",
-    ):
+    training = ("training\naccuracy\n%",) if few else ()
+    for heading in ("trained", "% of\nbase", *training, "accuracy\n%", "retention\n%", "time\ns", "delta\nbytes"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         seconds = sum(row["seconds"]) / len(row["seconds"])
         table.add_row(
             row["method"], f"{row['parameters']:,}", f"{row['percent']:.2f}",
-            *([share(row["learned"])] if lines else []), share(row["accuracy"]),
-            share(row["kept_attached"]), share(row["kept_detached"]), f"{seconds:.1f}", f"{row['bytes']:,}",
+            *([share(row["training_accuracy"])] if few else []), share(row["accuracy"]),
+            share(row["retention_attached"]), f"{seconds:.1f}", f"{row['bytes']:,}",
         )  # fmt: skip
+    detached = [100 * value for row in rows for value in row["retention_detached"]]
+    low, high = f"{min(detached):.1f}", f"{max(detached):.1f}"
     table.caption = (
-        ("learned: of the lines that were trained on. " if lines else "")
-        + "right: lines of the task right from end to end. kept: lines of the pretraining mixture still right, "
-        "with the delta on the model and off it again."
+        ("training accuracy: on the examples that were trained on. " if few else "")
+        + "accuracy: exact match on unseen examples of the task. retention: accuracy on the pretraining mixture with "
+        f"the delta attached; detached, it is {low if low == high else f'{low} to {high}'} %."
     )
     table.caption_justify = "left"
     return table
@@ -181,9 +177,7 @@ def train(
     name: TaskName,
     out: Annotated[Path, typer.Option(help="Where the delta is saved.")] = Path("deltas/delta.safetensors"),
     method: Method = "LoRA(rank=4)",
-    lines: Annotated[
-        int | None, typer.Option("--examples", min=1, help="Train on so many lines only, instead of fresh ones.")
-    ] = None,
+    few: Examples = None,
     fuse: Annotated[
         list[Path] | None, typer.Option(help="For AdapterFusion: a delta of Pfeiffer; once for each adapter.")
     ] = None,
@@ -194,7 +188,7 @@ def train(
 ):
     """Train one method on a task and save its delta."""
     goal, method, model = task(name), parse(method), base()
-    lr = comparison.rate_of(method) if lr is None else lr
+    lr = comparison.learning_rate_of(method) if lr is None else lr
     if out.is_dir():
         raise ValueError(f"{out} is a folder; name the file to save the delta in")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -205,15 +199,15 @@ def train(
     elif fuse:
         raise ValueError(f"--fuse is for AdapterFusion, not for {method}: leave it out")
     console.print(f"{method} on {goal} ({goal.kind})\n{summary(model)}")
-    given = Few(goal, lines, seed) if lines else goal
+    given = Few(goal, few, seed) if few else goal
     history = fit(model, given, steps=steps, lr=lr, seed=seed, device=device)
     score = evaluate(model, goal)
     notes = {"task": str(goal), "steps": steps, "lr": lr, "seed": seed, "accuracy": round(score.accuracy, 4)}
-    if lines:
-        notes["examples"] = lines
-        console.print(f"{100 * evaluate(model, given, lines).accuracy:.1f} % of the {lines} lines it was given right")
+    if few:
+        notes["examples"] = few
+        console.print(f"accuracy on the {few} training examples: {100 * evaluate(model, given, few).accuracy:.1f} %")
     size = deltas.save(model, out, notes)
-    console.print(f"{100 * score.accuracy:.1f} % of fresh lines right after {history.seconds:.0f} s")
+    console.print(f"accuracy on unseen examples: {100 * score.accuracy:.1f} % after {history.seconds:.0f} s")
     console.print(f"Saved {size:,} bytes to {escape(str(out))}. To see it at work:")
     console.print(f"  python -m minipeft generate cabbed --delta {escape(str(out))}", soft_wrap=True)
 
@@ -228,8 +222,8 @@ def evaluate_(
     goal = task(name or delta.notes.get("task", ""))
     model = deltas.load(path, base())
     table = Table(title=f"{delta.method} from {escape(str(path))}", title_justify="left", box=SIMPLE)
-    for heading in ("lines right, %", "attached", "detached"):
-        table.add_column(heading, justify="left" if heading.startswith("lines") else "right")
+    for heading in ("accuracy, %", "attached", "detached"):
+        table.add_column(heading, justify="left" if heading.startswith("accuracy") else "right")
     for what in (goal, Mixture()):
         attached = evaluate(model, what).accuracy
         with disabled(model):
@@ -240,13 +234,13 @@ def evaluate_(
 @app.command()
 def generate(
     text: Annotated[
-        str, typer.Argument(help="A word of six letters, cabbed, or a line with instructions: 'reverse next : cabbed'.")
+        str, typer.Argument(help="A word of six letters, cabbed, or one with an instruction: 'reverse next : cabbed'.")
     ],
     paths: Annotated[
         list[Path] | None, typer.Option("--delta", help="A saved delta, or several: they answer in one batch.")
     ] = None,
 ):
-    """Type a line, see how the base continues it, and how it does under each delta."""
+    """See how the base continues a word or an instruction, and how it does under each delta."""
     if " " in text.strip() and ":" not in text:
         raise ValueError(f"a colon parts the instruction from the word, as in 'reverse next : cabbed'; got {text!r}")
     line = decode(encode((text if ":" in text else f": {text}").rstrip("= ") + " ="))
@@ -352,9 +346,9 @@ def sweep(
     workers: Workers = None,
     out: Annotated[
         Path, typer.Option(help="Where the results are saved, as JSON. Runs that it holds already are not made again.")
-    ] = Path("results/rates.json"),
+    ] = Path("results/learning_rates.json"),
 ):
-    """Try the same learning rates with every method, on lines that `compare` does not report (minutes per method)."""
+    """Try the same learning rates with every method, on examples that `compare` does not report (minutes a method)."""
     names = names or ["reverse+blue", "reverse+violet"]
     goals, found = [task(name) for name in names], {}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -369,19 +363,19 @@ def sweep(
 
     comparison.sweep(goals, steps=steps, found=found, workers=workers, on_run=save)
     for name in names:
-        table = Table(title=f"{name}: right, %, mean of the runs, validation lines", title_justify="left", box=SIMPLE)
+        table = Table(title=f"{name}: accuracy on validation examples, %", title_justify="left", box=SIMPLE)
         table.add_column("method", no_wrap=True)
-        for lr in comparison.RATES:
+        for lr in comparison.LEARNING_RATES:
             table.add_column(f"{lr:g}", justify="right")
-        for method, by_rate in found.items():
+        for method, by_lr in found.items():
             cells = []
-            for rate, runs in by_rate.items():
-                right = [100 * run["accuracy"] for run in runs if run["task"] == name]
-                chosen = "[bold]*[/bold]" if float(rate) == comparison.best_rate(by_rate) else ""
-                cells.append(f"{chosen}{sum(right) / len(right):.0f}")
+            for lr, runs in by_lr.items():
+                accuracies = [100 * run["accuracy"] for run in runs if run["task"] == name]
+                chosen = "[bold]*[/bold]" if float(lr) == comparison.best_learning_rate(by_lr) else ""
+                cells.append(f"{chosen}{sum(accuracies) / len(accuracies):.0f}")
             table.add_row(method, *cells)
         console.print(table)
-    console.print("* the rate of least validation loss, all tasks together")
+    console.print("* the learning rate of least validation loss, all tasks together")
     console.print(f"Saved to {escape(str(out))}")
 
 

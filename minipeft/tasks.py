@@ -1,6 +1,6 @@
 """The toy world: what the base learns from, and what it is adapted to.
 
-A line of it reads
+An example reads
 
     reverse next : cabbed = efccbd .
 
@@ -100,7 +100,7 @@ def letters(word):
 
 @dataclass
 class Batch:
-    """Rows for the model: tokens (B, T), targets (B, T) with IGNORE where nothing is asked, mask (B, T) or None."""
+    """Examples, a row each: tokens (B, T), targets (B, T) with IGNORE where nothing is asked, mask (B, T) or None."""
 
     tokens: Tensor
     targets: Tensor
@@ -110,8 +110,11 @@ class Batch:
         return Batch(*(t if t is None else t.to(device) for t in (self.tokens, self.targets, self.mask)))
 
 
-def lines(instruction, x, y):
-    """Lines from instruction tokens (B, K), letters x and answers y (B, 6). Asked are the answer and the full stop."""
+def rows(instruction, x, y):
+    """A Batch of examples from instruction tokens (B, K), letters x and answers y (B, 6).
+
+    The model is asked for the answer and the full stop.
+    """
     mark = x.new_ones(len(x), 1)
     tokens = torch.cat([instruction, BOS * mark, x + FIRST_LETTER, SEP * mark, y + FIRST_LETTER, EOS * mark], dim=1)
     targets = tokens[:, 1:].clone()
@@ -123,7 +126,7 @@ def lines(instruction, x, y):
 class Task:
     """One operation and one table: `Task("reverse", "blue")`, or `task("reverse+blue")`.
 
-    `instructed`: the lines begin with the two instruction words (only for what the base has words for).
+    `instructed`: the examples begin with the two instruction words (only for what the base has words for).
     """
 
     operation: str
@@ -156,15 +159,15 @@ class Task:
         return TABLES[self.table][OPERATIONS[self.operation](x)]
 
     def prompt(self, word):
-        """The line up to the equals sign, as text."""
+        """The example up to the equals sign, as text."""
         letters(word)
         return f"{self.operation} {self.table} : {word} =" if self.instructed else f": {word} ="
 
     def batch(self, size, generator):
-        """`size` fresh lines, drawn with `generator`."""
+        """`size` new examples, drawn with `generator`."""
         x = torch.randint(len(LETTERS), (size, LENGTH), generator=generator)
         words = [ID[self.operation], ID[self.table]] if self.instructed else []
-        return lines(torch.tensor(words, dtype=torch.long).expand(size, -1), x, self.answer(x))
+        return rows(torch.tensor(words, dtype=torch.long).expand(size, -1), x, self.answer(x))
 
 
 def task(name, instructed=False):
@@ -175,7 +178,7 @@ def task(name, instructed=False):
 
 @dataclass(frozen=True)
 class Few:
-    """`size` lines of a task and no others, drawn with `seed`: what there is to learn from when examples are few."""
+    """`size` examples of a task and no others, drawn with `seed`: what there is to learn from when data are few."""
 
     task: Task
     size: int
@@ -186,19 +189,19 @@ class Few:
             raise ValueError(f"at least one example is needed, got {self.size}")
 
     def __str__(self):
-        return f"{self.size} lines of {self.task}"
+        return f"{self.size} examples of {self.task}"
 
     def batch(self, size, generator):
-        """`size` of the lines, every one as often as another (give or take one), in an order drawn with `generator`."""
-        lines = self.task.batch(self.size, torch.Generator().manual_seed(self.seed))
+        """`size` of the examples, each as often as another (give or take one), in an order drawn with `generator`."""
+        few = self.task.batch(self.size, torch.Generator().manual_seed(self.seed))
         rounds = -(-size // self.size)
-        rows = torch.cat([torch.randperm(self.size, generator=generator) for _ in range(rounds)])[:size]
-        return Batch(lines.tokens[rows], lines.targets[rows])
+        order = torch.cat([torch.randperm(self.size, generator=generator) for _ in range(rounds)])[:size]
+        return Batch(few.tokens[order], few.targets[order])
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """What the base is pretrained on: instructed lines of all pairs but the held-out ones, or of those `only`.
+    """What the base is pretrained on: instructed examples of all pairs but the held-out ones, or of those `only`.
 
     The instruction is a bag of 2 to 5 words in any order: one for the operation, one for the table, either synonym,
     repetitions and fillers around them; a `copy` or a `plain` that would change nothing is left unsaid half the time.
@@ -214,14 +217,14 @@ class Mixture:
         return [p for p in every if (p in self.only if self.only else p not in HELD_OUT)]
 
     def batch(self, size, generator):
-        """`size` fresh lines, drawn with `generator`."""
+        """`size` new examples, drawn with `generator`."""
         pairs = [p.split("+") for p in self.pairs()]
         known = torch.tensor([[KNOWN_OPERATIONS.index(o), KNOWN_TABLES.index(t)] for o, t in pairs])
         o, t = known[torch.randint(len(pairs), (size,), generator=generator)].T  # (B,), (B,)
         x = torch.randint(len(LETTERS), (size, LENGTH), generator=generator)
         moved = torch.stack([OPERATIONS[name](x) for name in KNOWN_OPERATIONS])[o, torch.arange(size)]  # (B, 6)
         y = torch.stack([TABLES[name] for name in KNOWN_TABLES])[t[:, None], moved]
-        return lines(instructions(o, t, generator), x, y)
+        return rows(instructions(o, t, generator), x, y)
 
 
 def instructions(o, t, generator):
@@ -252,5 +255,5 @@ def answer(model, text):
 def examples(goal, number=3):
     """A few words and their right answers, as text."""
     batch = goal.batch(number, torch.Generator().manual_seed(7))
-    right = [decode(row[row != IGNORE]).removesuffix(".").strip() for row in batch.targets]
-    return [decode(row[:-LENGTH]) for row in batch.tokens], right
+    answers = [decode(row[row != IGNORE]).removesuffix(".").strip() for row in batch.targets]
+    return [decode(row[:-LENGTH]) for row in batch.tokens], answers

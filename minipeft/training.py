@@ -15,26 +15,26 @@ from tqdm.auto import tqdm
 from minipeft.attach import Method, attachments
 from minipeft.tasks import IGNORE
 
-VALIDATION, TEST = 10_001, 10_002  # seeds of two samples that no training touches; rates are chosen on the first
+VALIDATION, TEST = 10_001, 10_002  # seeds of samples that no training touches; the first chooses learning rates
 
 
 @dataclass
 class History:
     """What happened while training, one entry per step.
 
-    loss: mean cross-entropy per asked token, in nats. accuracy: share of lines right from end to end.
-    rate: of the first parameter group. seconds: of the whole run.
+    loss: mean cross-entropy per asked token, in nats. accuracy: exact-match accuracy on the batch.
+    lr: the learning rate of the first parameter group. seconds: of the whole run.
     """
 
     loss: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
-    rate: list[float] = field(default_factory=list)
+    lr: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
 
 @dataclass
 class Score:
-    """accuracy: share of lines right from end to end, as greedy decoding would have them.
+    """accuracy: exact-match accuracy, the share of examples whose every asked token greedy decoding would give.
     token_accuracy, loss (nats): over the asked tokens."""
 
     accuracy: float
@@ -56,8 +56,8 @@ def loss_of(logits, targets):
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORE)
 
 
-def right(logits, targets):
-    """For each row: is every asked token the likeliest one? (B,) booleans."""
+def exact_match(logits, targets):
+    """For each example: is every asked token the likeliest one? (B,) booleans."""
     hit = (logits.argmax(-1) == targets) | (targets == IGNORE)
     return hit.flatten(1).all(1) if hit.ndim > 1 else hit
 
@@ -77,8 +77,8 @@ def fit(model, task, *, steps, lr, batch_size=64, seed=0, warmup=None, betas=(0.
     done after a step (see `attach.Method`).
 
     Args:
-        steps, batch_size: so many steps on fresh lines of the task.
-        lr: the peak rate, reached after `warmup` steps (default: a tenth of `steps`, at most 200).
+        steps, batch_size: so many steps, each on so many new examples of the task.
+        lr: the peak learning rate, reached after `warmup` steps (default: a tenth of `steps`, at most 200).
         seed: draws the data; the model's own initialisation is not touched.
         clip: the norm of the gradient is cut to this.
         on_step: called as `on_step(step)` after each step.
@@ -94,7 +94,7 @@ def fit(model, task, *, steps, lr, batch_size=64, seed=0, warmup=None, betas=(0.
     model.to(device).train()
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, weight_decay=weight_decay)
     warmup = min(200, steps // 10) if warmup is None else warmup
-    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps, warmup))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps, warmup))
     generator = torch.Generator().manual_seed(seed)
     history, begun = History(), time.perf_counter()
     bar = tqdm(range(steps), desc=str(task), disable=not progress, leave=False, mininterval=0.5)
@@ -103,16 +103,16 @@ def fit(model, task, *, steps, lr, batch_size=64, seed=0, warmup=None, betas=(0.
         logits = model(batch.tokens, batch.mask)
         loss = loss_of(logits, batch.targets)
         if not loss.isfinite():
-            raise FloatingPointError(f"the loss is {loss.item()} at step {step}: try a lower rate than {lr}")
+            raise FloatingPointError(f"the loss is {loss.item()} at step {step}: try a lower learning rate than {lr}")
         optimizer.zero_grad()
         (loss + method.regularizer(model)).backward()
         torch.nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
         method.after_step(model, step, steps)
         history.loss.append(loss.item())
-        history.accuracy.append(right(logits, batch.targets).float().mean().item())
-        history.rate.append(optimizer.param_groups[0]["lr"])
-        rates.step()
+        history.accuracy.append(exact_match(logits, batch.targets).float().mean().item())
+        history.lr.append(optimizer.param_groups[0]["lr"])
+        scheduler.step()
         if on_step:
             on_step(step)
         if step % 10 == 0:
@@ -124,17 +124,17 @@ def fit(model, task, *, steps, lr, batch_size=64, seed=0, warmup=None, betas=(0.
 
 @torch.no_grad()
 def evaluate(model, task, size=1000, seed=TEST):
-    """Score the model on `size` fresh lines, the same for every model, drawn in batches of 50."""
+    """Score the model on `size` unseen examples, the same for every model, drawn in batches of 50."""
     was_training = model.training
     model.eval()
     device, generator = next(model.parameters()).device, torch.Generator().manual_seed(seed)
-    rows, tokens, losses = [], [], []
+    matches, tokens, losses = [], [], []
     for start in range(0, size, 50):
         batch = task.batch(min(50, size - start), generator).to(device)
         logits, asked = model(batch.tokens, batch.mask), batch.targets != IGNORE
-        rows.append(right(logits, batch.targets))
+        matches.append(exact_match(logits, batch.targets))
         tokens.append((logits.argmax(-1) == batch.targets)[asked])
         losses.append(loss_of(logits, batch.targets) * asked.sum())
     model.train(was_training)
     tokens = torch.cat(tokens).float()
-    return Score(torch.cat(rows).float().mean().item(), tokens.mean().item(), (sum(losses) / len(tokens)).item())
+    return Score(torch.cat(matches).float().mean().item(), tokens.mean().item(), (sum(losses) / len(tokens)).item())

@@ -52,7 +52,7 @@ def test_compare_prints_the_table_and_writes_table_and_picture(folder, monkeypat
     assert float(by["LoRA(rank=4)"]["percent"]) == pytest.approx(100 * 2048 / 109_372)
     assert float(by["Full"]["percent"]) == 100
     known = evaluate(base(), Mixture()).accuracy
-    assert all(float(row["kept_detached_min"]) == float(row["kept_detached_max"]) == known for row in rows)
+    assert all(float(row["retention_detached_min"]) == float(row["retention_detached_max"]) == known for row in rows)
     assert int(by["LoRA(rank=8)"]["bytes"]) < 4 * 4096 + 2000
     assert (folder / "results" / "compare.png").stat().st_size > 10_000
     assert "known, given without" in output
@@ -85,7 +85,7 @@ def test_train_then_eval_generate_and_inspect(folder):
     assert "adapted   : cabbed =" in output
     assert "d.safetensors: LoRA(rank=2)" in output
     base_line, adapted_line = output.splitlines()[:2]
-    assert base_line.split()[-1] == "cabbed"  # untold, the base copies
+    assert base_line.split()[-1] == "cabbed"  # without an instruction, the base copies
     assert adapted_line.split()[4] != "cabbed"
     output = run("inspect", "d.safetensors", "--picture", "d.png")
     for word in ("LoRA(rank=2", "reverse+blue", "blocks.0.attn.q.A", "2 × 64", "‖ΔW‖"):
@@ -97,7 +97,7 @@ def test_deltas_answer_in_one_batch(folder):
     for name, method in (("p", "PromptTuning(length=2)"), ("q", "PrefixTuning(length=2)")):
         words = ("--steps", "2", "--method", method, "--out", f"{name}.safetensors", "--device", "cpu")
         output = run("train", "reverse+blue", *words, "--examples", "5")
-    assert "of the 5 lines it was given right" in output
+    assert "accuracy on the 5 training examples: " in output
     assert "examples 5" in run("inspect", "q.safetensors")
     output = run("inspect", "p.safetensors")
     assert "Nearest words" in output
@@ -145,11 +145,11 @@ def test_a_fusion_is_trained_from_saved_adapters(folder):
         run("train", "reverse+blue", "--fuse", "copy+blue")
 
 
-def test_compare_with_few_examples_shows_what_was_learned(folder, monkeypatch):
+def test_compare_with_few_examples_shows_the_training_accuracy(folder, monkeypatch):
     monkeypatch.setattr(comparison, "TUNED_METHODS", comparison.TUNED_METHODS[1:2])
     output = run("compare", "--examples", "4", "--steps", "2", "--seeds", "1", "--workers", "1")
-    assert "learned" in output
-    assert "after 2 steps on 4 lines" in " ".join(output.split())
+    assert "training accuracy" in output
+    assert "after 2 steps on 4 examples" in " ".join(output.split())
 
 
 def test_generate_follows_instructions():
@@ -182,7 +182,7 @@ def test_help_tells_what_for_and_explains_every_option(command):
         (["generate", "[/red]"], "no '['"),
         (["inspect", "d[x].safetensors"], "there is no file d[x].safetensors"),
         (["train", "reverse+blue", "--out", "."], "is a folder"),
-        (["train", "reverse+blue", "--steps", "3", "--lr", "1e30"], "try a lower rate"),
+        (["train", "reverse+blue", "--steps", "3", "--lr", "1e30"], "try a lower learning rate"),
         (["train", "reverse+blue", "--device", "nonsense"], "nonsense"),
         (["train", "reverse+blue", "--method", "LoRA(8)"], "names of its settings"),
     ],

@@ -12,7 +12,7 @@ from minipeft.attach import detach, trainable
 from minipeft.methods import Full, LoRA
 from minipeft.models.transformer import Config, Transformer
 from minipeft.tasks import BOS, IGNORE, VOCABULARY, Batch, Mixture, task
-from minipeft.training import evaluate, fit, loss_of, pick_device, right, schedule
+from minipeft.training import evaluate, exact_match, fit, loss_of, pick_device, schedule
 
 TASK = task("reverse+blue")
 
@@ -51,12 +51,12 @@ def test_the_history_tells_every_step(model):
     steps = []
     history = run(model, LoRA(), steps=7, on_step=steps.append)
     assert steps == list(range(7))
-    assert len(history.loss) == len(history.accuracy) == len(history.rate) == 7
+    assert len(history.loss) == len(history.accuracy) == len(history.lr) == 7
     assert history.seconds > 0
     assert not model.training
 
 
-def test_groups_have_their_own_rates(model):
+def test_groups_have_their_own_learning_rates(model):
     LoRA(lr_ratio=16).attach(model)
     start = {name: p.detach().clone() for name, p in trainable(model).items()}
     fit(model, TASK, steps=1, lr=1e-4, warmup=0, device="cpu", progress=False, clip=1e9)
@@ -100,11 +100,11 @@ def test_a_method_may_add_to_the_loss_and_act_after_a_step(model):
 
 
 def test_the_schedule_warms_up_and_falls_to_two_percent():
-    rates = [schedule(s, 100, 10) for s in range(100)]
-    assert rates[0] == 0.1
-    assert rates[9] == rates[10] == 1
-    assert rates[11:] == sorted(rates[11:], reverse=True)
-    assert rates[-1] == pytest.approx(0.02, abs=1e-3)
+    factors = [schedule(s, 100, 10) for s in range(100)]
+    assert factors[0] == 0.1
+    assert factors[9] == factors[10] == 1
+    assert factors[11:] == sorted(factors[11:], reverse=True)
+    assert factors[-1] == pytest.approx(0.02, abs=1e-3)
     assert schedule(55, 100, 10) == pytest.approx(0.51)
 
 
@@ -113,16 +113,16 @@ def test_only_what_is_asked_counts():
     asked = logits.log_softmax(-1)[[0, 0, 1], [1, 2, 2], [1, 2, 0]]
     assert loss_of(logits, targets).item() == pytest.approx(-asked.mean().item())
     best = logits.argmax(-1)
-    assert right(logits, best).tolist() == [True, True]
-    best[0, 2] = (best[0, 2] + 1) % 5  # one wrong token spoils the line
-    assert right(logits, best).tolist() == [False, True]
+    assert exact_match(logits, best).tolist() == [True, True]
+    best[0, 2] = (best[0, 2] + 1) % 5  # one wrong token spoils the example
+    assert exact_match(logits, best).tolist() == [False, True]
     best[0, 2] = IGNORE
-    assert right(logits, best).tolist() == [True, True]
+    assert exact_match(logits, best).tolist() == [True, True]
 
 
 def test_classes_are_asked_like_tokens():
     logits = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
-    assert right(logits, torch.tensor([1, 1])).tolist() == [True, False]
+    assert exact_match(logits, torch.tensor([1, 1])).tolist() == [True, False]
     assert loss_of(logits, torch.tensor([1, 1])).item() == pytest.approx(
         (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(2))) / 2
     )
@@ -130,7 +130,7 @@ def test_classes_are_asked_like_tokens():
 
 def test_evaluation_is_teacher_forced_exact_match_and_leaves_the_mode(model):
     class Echo(nn.Module):
-        """Right on every other line."""
+        """Right on every other example."""
 
         def __init__(self):
             super().__init__()
@@ -148,7 +148,7 @@ def test_evaluation_is_teacher_forced_exact_match_and_leaves_the_mode(model):
     assert model.training
 
 
-def test_evaluation_draws_the_same_lines_for_all(model):
+def test_evaluation_draws_the_same_examples_for_all(model):
     assert evaluate(model, TASK, 50) == evaluate(model, TASK, 50)
     assert evaluate(model, TASK, 50) != evaluate(model, TASK, 50, seed=1)
 
@@ -195,8 +195,8 @@ def test_the_loop_is_the_textbook_one(model):
         assert torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.5) > 0.5
         optimizer.step()
         assert history.loss[step] == pytest.approx(loss.item(), rel=1e-5)
-        assert history.accuracy[step] == right(logits, batch.targets).float().mean()
-        assert history.rate[step] == pytest.approx(optimizer.param_groups[0]["lr"])
+        assert history.accuracy[step] == exact_match(logits, batch.targets).float().mean()
+        assert history.lr[step] == pytest.approx(optimizer.param_groups[0]["lr"])
     for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
 
