@@ -15,10 +15,13 @@ The base is pretrained on all pairs of eight operations and eight tables but six
 A downstream task is given without instruction words: finding out which task it is belongs to the delta.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from minipeft.arguments import a_model, a_row_of_tokens, a_task, got, whole, whole_numbers
 
 LENGTH = 6  # letters in a word
 LETTERS = "abcdefghijklmnop"
@@ -75,26 +78,36 @@ def encode(text):
 
     Raises ValueError for a word or letter the toy world does not have.
     """
+    if not isinstance(text, str):
+        cure = (
+            "decode turns tokens into text" if isinstance(text, Tensor) else "one text at a time, such as ': cabbed ='"
+        )
+        raise TypeError(f"encode takes a text, got {got(text)}: {cure}")
     before, colon, after = text.partition(":")
     pieces = before.split() + [":"] * bool(colon) + [c for c in after if not c.isspace()]
     for piece in pieces:
         if piece not in ID:
             known = f"the small letters {LETTERS[0]} to {LETTERS[-1]}"
             known = known if len(piece) == 1 else ", ".join(VOCABULARY[20:])
+            if not colon and set(piece) <= set(LETTERS):
+                known = f"letters behind a colon, as in ': {piece} =', and before it {known}"
             raise ValueError(f"the toy world has no {piece!r}; it knows {known}")
-    return torch.tensor([ID[piece] for piece in pieces])
+    return torch.tensor([ID[piece] for piece in pieces], dtype=torch.long)
 
 
 def decode(tokens):
-    """Tokens (T,) to text, the inverse of `encode`; padding is left out."""
-    words = [VOCABULARY[t] for t in tokens if t != PAD]
+    """Tokens (T,) to text, the inverse of `encode`; padding is left out.
+
+    Raises TypeError or ValueError for what is not one row of tokens of the vocabulary.
+    """
+    words = [VOCABULARY[t] for t in a_row_of_tokens("decode", tokens, len(VOCABULARY)) if t != PAD]
     return " ".join("".join(w if w in LETTERS else f" {w} " for w in words).split())
 
 
 def letters(word):
     """A word of six letters to (6,) indices of LETTERS. Raises ValueError for any other word."""
-    if len(word) != LENGTH or any(c not in LETTERS for c in word):
-        raise ValueError(f"expected a word of {LENGTH} letters from {LETTERS[0]} to {LETTERS[-1]}, got {word!r}")
+    if not isinstance(word, str) or len(word) != LENGTH or any(c not in LETTERS for c in word):
+        raise ValueError(f"expected a word of {LENGTH} letters from {LETTERS[0]} to {LETTERS[-1]}, got {got(word)}")
     return torch.tensor([LETTERS.index(c) for c in word])
 
 
@@ -134,7 +147,11 @@ class Task:
     instructed: bool = False
 
     def __post_init__(self):
-        if self.operation not in OPERATIONS or self.table not in TABLES:
+        if not isinstance(self.instructed, bool):
+            raise ValueError(
+                f"instructed must be True or False, got {got(self.instructed)}: write task('reverse+blue')"
+            )
+        if self.operation not in list(OPERATIONS) or self.table not in list(TABLES):
             raise ValueError(
                 f"no task {str(self).rstrip('+')}: an operation ({', '.join(OPERATIONS)}), "
                 f"a plus, a table ({', '.join(TABLES)}), like reverse+blue"
@@ -155,7 +172,14 @@ class Task:
         return "held-out pair" if str(self) in HELD_OUT else "known"
 
     def answer(self, x):
-        """Letters (B, 6) to the right answers (B, 6)."""
+        """Letters (B, 6), numbers from 0 to 15, to the right answers (B, 6)."""
+        if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != LENGTH or not whole_numbers(x):
+            raise ValueError(f"answer takes letters (B, {LENGTH}), got {got(x)}: write answer(letters('cabbed')[None])")
+        if x.numel() and not 0 <= x.min() <= x.max() < len(LETTERS):
+            raise ValueError(
+                f"letters are numbers from 0 to {len(LETTERS) - 1}, got {int(x.min())} to {int(x.max())}: "
+                "of tokens subtract FIRST_LETTER"
+            )
         return TABLES[self.table][OPERATIONS[self.operation](x)]
 
     def prompt(self, word):
@@ -172,6 +196,9 @@ class Task:
 
 def task(name, instructed=False):
     """`task("reverse+blue")`. Raises ValueError, with what exists, for an unknown name."""
+    if not isinstance(name, str):
+        cure = "it is a task already" if isinstance(name, Task) else "write task('reverse+blue')"
+        raise TypeError(f"task takes a name, got {got(name)}: {cure}")
     operation, _, table = name.partition("+")
     return Task(operation, table, instructed)
 
@@ -185,8 +212,9 @@ class Few:
     seed: int = 0
 
     def __post_init__(self):
-        if type(self.size) is not int or self.size < 1:
-            raise ValueError(f"at least one example is needed, got {self.size}")
+        a_task("Few", self.task)
+        object.__setattr__(self, "size", whole("Few: size", self.size))
+        object.__setattr__(self, "seed", whole("Few: seed", self.seed, least=0))
 
     def __str__(self):
         return f"{self.size} examples of {self.task}"
@@ -209,12 +237,25 @@ class Mixture:
 
     only: tuple[str, ...] = ()
 
+    def __post_init__(self):
+        if isinstance(self.only, str | Task):
+            raise TypeError(f"only takes a tuple of names: write Mixture(({str(self.only)!r},))")
+        if not isinstance(self.only, Iterable):
+            raise TypeError(f"only takes a tuple of names, got {got(self.only)}")
+        names = tuple(map(str, self.only))
+        if strange := [name for name in names if name not in self.every()]:
+            raise ValueError(f"the mixture has no {strange[0]}: it has instructions for {' '.join(self.every())}")
+        object.__setattr__(self, "only", names)
+
     def __str__(self):
         return " ".join(self.only) or "pretraining mixture"
 
+    @staticmethod
+    def every():
+        return [f"{o}+{t}" for o in KNOWN_OPERATIONS for t in KNOWN_TABLES]
+
     def pairs(self):
-        every = [f"{o}+{t}" for o in KNOWN_OPERATIONS for t in KNOWN_TABLES]
-        return [p for p in every if (p in self.only if self.only else p not in HELD_OUT)]
+        return [p for p in self.every() if (p in self.only if self.only else p not in HELD_OUT)]
 
     def batch(self, size, generator):
         """`size` new examples, drawn with `generator`."""
@@ -248,12 +289,14 @@ def instructions(o, t, generator):
 
 def answer(model, text):
     """What a model continues `text` with, up to the full stop."""
+    a_model("answer", model)
     tokens = encode(text)[None].to(next(model.parameters()).device)
     return decode(model.generate(tokens, LENGTH + 1, stop=EOS)[0]).removesuffix(".").strip()
 
 
 def examples(goal, number=3):
     """A few words and their right answers, as text."""
+    a_task("examples", goal)
     batch = goal.batch(number, torch.Generator().manual_seed(7))
     answers = [decode(row[row != IGNORE]).removesuffix(".").strip() for row in batch.targets]
     return [decode(row[:-LENGTH]) for row in batch.tokens], answers

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
+from minipeft.arguments import a_model, a_task, got, number, whole
 from minipeft.attach import Method, attachments
-from minipeft.tasks import IGNORE
+from minipeft.tasks import IGNORE, Batch
 
 VALIDATION, TEST = 10_001, 10_002  # seeds of samples that no training touches; the first chooses learning rates
 
@@ -43,12 +44,28 @@ class Score:
 
 
 def pick_device(device="auto"):
-    """ "auto" is the GPU if there is one, else the CPU."""
+    """ "auto" is the GPU if there is one, else the CPU. Raises ValueError for a device that is not there."""
+    if not isinstance(device, str | torch.device):
+        raise ValueError(f"a device is auto, cpu, cuda or a torch.device, got {got(device)}")
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"the device {device!r} was asked for, but PyTorch finds no CUDA here; use cpu or auto")
+    try:
+        torch.zeros(1, device=device).item()  # a device may have a name and still not be there
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ValueError(f"there is no device {str(device)!r} here; use auto, cpu or cuda") from None
     return torch.device(device)
+
+
+def draw(task, size, generator, device):
+    """A batch of the task on the device. Raises TypeError or ValueError if the task gives something else."""
+    batch = task.batch(size, generator)
+    if not isinstance(batch, Batch):
+        raise TypeError(f"the task {task} gave {got(batch)}: its batch(size, generator) must return a Batch")
+    if (batch.targets == IGNORE).all():
+        raise ValueError(f"the task {task} asks nothing: every target is IGNORE")
+    return batch.to(device)
 
 
 def loss_of(logits, targets):
@@ -83,30 +100,46 @@ def fit(model, task, *, steps, lr, batch_size=64, seed=0, warmup=None, betas=(0.
         clip: the norm of the gradient is cut to this.
         on_step: called as `on_step(step)` after each step.
 
-    Raises ValueError if nothing is trainable, FloatingPointError as soon as the loss is no longer finite.
+    Raises ValueError or TypeError for arguments that cannot be right and if nothing is trainable, FloatingPointError as
+    soon as the loss, a gradient or a trained parameter is no longer finite.
     """
+    a_model("fit", model)
+    a_task("fit", task)
+    steps, batch_size = whole("fit: steps", steps), whole("fit: batch_size", batch_size)
+    lr, clip = number("fit: lr", lr, below=1e36), number("fit: clip", clip)
+    seed = whole("fit: seed", seed, least=0)
+    warmup = min(200, steps // 10) if warmup is None else whole("fit: warmup", warmup, least=0)
+    if warmup > steps:
+        raise ValueError(f"fit: warmup must be at most steps, {steps}, got {warmup}: lr would never be reached")
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        raise ValueError(f"fit: betas must be two numbers like (0.9, 0.98), got {got(betas)}")
+    betas = tuple(number("fit: each of betas", beta, least=0, below=1) for beta in betas)
+    weight_decay = number("fit: weight_decay", weight_decay, least=0)
+    if on_step is not None and not callable(on_step):
+        raise TypeError(f"fit: on_step must be a function of the step, got {got(on_step)}")
+    device = pick_device(device)
     method = attachments(model)[-1].method if attachments(model) else Method()
     groups = method.groups(model, lr)
     parameters = [p for g in groups for p in g["params"]]
     if not parameters:
-        raise ValueError("nothing to train: every parameter is frozen; attach a method (or unmerge it) first")
-    device = pick_device(device)
+        raise ValueError("nothing to train: every parameter is frozen; attach a method first, LoRA().attach(model)")
     model.to(device).train()
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, weight_decay=weight_decay)
-    warmup = min(200, steps // 10) if warmup is None else warmup
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps, warmup))
     generator = torch.Generator().manual_seed(seed)
     history, begun = History(), time.perf_counter()
     bar = tqdm(range(steps), desc=str(task), disable=not progress, leave=False, mininterval=0.5)
     for step in bar:
-        batch = task.batch(batch_size, generator).to(device)
+        batch = draw(task, batch_size, generator, device)
         logits = model(batch.tokens, batch.mask)
         loss = loss_of(logits, batch.targets)
         if not loss.isfinite():
             raise FloatingPointError(f"the loss is {loss.item()} at step {step}: try a lower learning rate than {lr}")
         optimizer.zero_grad()
         (loss + method.regularizer(model)).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, clip)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
+        if not norm.isfinite():
+            raise FloatingPointError(f"a gradient is not finite at step {step}: try a lower learning rate than {lr}")
         optimizer.step()
         method.after_step(model, step, steps)
         history.loss.append(loss.item())
@@ -118,23 +151,36 @@ def fit(model, task, *, steps, lr, batch_size=64, seed=0, warmup=None, betas=(0.
         if step % 10 == 0:
             bar.set_postfix(loss=f"{history.loss[-1]:.3f}", accuracy=f"{history.accuracy[-1]:.2f}")
     history.seconds = time.perf_counter() - begun
+    if not all(p.isfinite().all() for p in parameters):
+        raise FloatingPointError(f"the last step left numbers that are not finite: try a lower learning rate than {lr}")
     model.eval()
     return history
 
 
 @torch.no_grad()
 def evaluate(model, task, size=1000, seed=TEST):
-    """Score the model on `size` unseen examples, the same for every model, drawn in batches of 50."""
+    """Score the model on `size` unseen examples, the same for every model, drawn in batches of 50.
+
+    Raises ValueError or TypeError for arguments that cannot be right, FloatingPointError if a logit is not finite.
+    """
+    a_model("evaluate", model)
+    a_task("evaluate", task)
+    size, seed = whole("evaluate: size", size), whole("evaluate: seed", seed, least=0)
     was_training = model.training
     model.eval()
-    device, generator = next(model.parameters()).device, torch.Generator().manual_seed(seed)
+    device = next(model.parameters(), torch.empty(0)).device
+    generator = torch.Generator().manual_seed(seed)
     matches, tokens, losses = [], [], []
-    for start in range(0, size, 50):
-        batch = task.batch(min(50, size - start), generator).to(device)
-        logits, asked = model(batch.tokens, batch.mask), batch.targets != IGNORE
-        matches.append(exact_match(logits, batch.targets))
-        tokens.append((logits.argmax(-1) == batch.targets)[asked])
-        losses.append(loss_of(logits, batch.targets) * asked.sum())
-    model.train(was_training)
+    try:
+        for start in range(0, size, 50):
+            batch = draw(task, min(50, size - start), generator, device)
+            logits, asked = model(batch.tokens, batch.mask), batch.targets != IGNORE
+            if not logits[asked].isfinite().all():
+                raise FloatingPointError("the model's logits are not finite: did its training diverge?")
+            matches.append(exact_match(logits, batch.targets))
+            tokens.append((logits.argmax(-1) == batch.targets)[asked])
+            losses.append(loss_of(logits, batch.targets) * asked.sum())
+    finally:
+        model.train(was_training)
     tokens = torch.cat(tokens).float()
     return Score(torch.cat(matches).float().mean().item(), tokens.mean().item(), (sum(losses) / len(tokens)).item())

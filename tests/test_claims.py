@@ -103,7 +103,7 @@ def test_a_run_of_training_tells_everything():
 
 
 def test_a_run_that_diverges_is_a_result():
-    assert train(LoRA(rank=2), task("reverse+blue"), lr=float("inf"), seed=0, steps=3, batch=8)["validation"] is None
+    assert train(LoRA(rank=2), task("reverse+blue"), lr=1e30, seed=0, steps=3, batch=8)["validation"] is None
 
 
 def test_every_claim_has_its_place_and_a_name_of_its_own():

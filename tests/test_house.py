@@ -14,7 +14,7 @@ from minipeft.methods import METHODS, Full, LoRA, parse
 
 HOUSE = Path(minipeft.__file__).parent
 ORDER = [
-    ["models"], ["attach"], ["methods"], ["deltas"], ["mixing", "arithmetic"], ["tasks"], ["training"],
+    ["arguments", "files"], ["models"], ["attach"], ["methods"], ["deltas"], ["mixing", "arithmetic"], ["tasks"], ["training"],
     ["costs", "plots", "bases"], ["comparison"], ["classroom"], ["cli"],
 ]  # fmt: skip
 FLOOR = {room: i for i, rooms in enumerate(ORDER) for room in rooms}

@@ -172,5 +172,5 @@ def test_few_examples_are_always_the_same_ones_each_as_often_as_another():
     assert not {tuple(r) for r in first.tokens.tolist()} & {tuple(r) for r in other.tokens.tolist()}
     whole = task("sort+red").batch(5, torch.Generator().manual_seed(3))
     assert {tuple(r) for r in few.batch(5, generator).tokens.tolist()} == {tuple(r) for r in whole.tokens.tolist()}
-    with pytest.raises(ValueError, match="at least one example"):
+    with pytest.raises(ValueError, match="at least 1, got 0"):
         Few(task("sort+red"), 0)

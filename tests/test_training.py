@@ -155,17 +155,71 @@ def test_evaluation_draws_the_same_examples_for_all(model):
 
 def test_nothing_to_train_is_an_error(model):
     model.requires_grad_(False)
-    with pytest.raises(ValueError, match="nothing to train"):
+    with pytest.raises(ValueError, match="nothing to train.*attach a method"):
         fit(model, TASK, steps=1, lr=1e-3)
+    with pytest.raises(ValueError, match="nothing to train"):
+        fit(nn.Identity(), TASK, steps=1, lr=1e-3)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(model):
-    class Broken:
-        def batch(self, size, generator):
-            return Batch(torch.ones(1, 3, dtype=torch.long), torch.full((1, 3), IGNORE))
-
+    with torch.no_grad():
+        model.head.bias[0] = math.nan
     with pytest.raises(FloatingPointError, match="nan at step 0"):
-        fit(model, Broken(), steps=3, lr=1e-3, progress=False, device="cpu")
+        fit(model, TASK, steps=3, lr=1e-3, progress=False, device="cpu")
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_before_the_step(model):
+    class Root(nn.Module):  # finite at 0, but its slope is not
+        def __init__(self):
+            super().__init__()
+            self.model, self.zero = model, nn.Parameter(torch.zeros(()))
+
+        def forward(self, tokens, mask=None):
+            return self.model(tokens, mask) + self.zero.sqrt()
+
+    root = Root()
+    before = copy.deepcopy(root.state_dict())
+    with pytest.raises(FloatingPointError, match="gradient is not finite at step 0.*lower learning rate than 0.001"):
+        fit(root, TASK, steps=3, lr=1e-3, progress=False, device="cpu")
+    assert all(torch.equal(t, before[name]) for name, t in root.state_dict().items())
+
+
+def test_a_last_step_that_breaks_the_weights_is_an_error(model):
+    def spoil(step):
+        with torch.no_grad():
+            model.head.bias[0] = math.inf
+
+    with pytest.raises(FloatingPointError, match="last step.*lower learning rate"):
+        fit(model, TASK, steps=1, lr=1e-3, progress=False, device="cpu", on_step=spoil)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_logits_that_are_not_finite_are_not_scored(model, broken):
+    model.train()
+    with torch.no_grad():
+        model.head.bias[5] = broken
+    with pytest.raises(FloatingPointError, match="logits are not finite"):
+        evaluate(model, TASK, 10)
+    assert model.training
+
+
+def test_a_task_that_gives_no_batch_or_asks_nothing_is_an_error(model):
+    class Mine:
+        def __init__(self, made):
+            self.made = made
+
+        def batch(self, size, generator):
+            return self.made
+
+    tokens = torch.ones(1, 3, dtype=torch.long)
+    for made, error, says in (
+        ((tokens, tokens), TypeError, "must return a Batch"),
+        (Batch(tokens, torch.full((1, 3), IGNORE)), ValueError, "every target is IGNORE"),
+    ):
+        with pytest.raises(error, match=says):
+            fit(model, Mine(made), steps=3, lr=1e-3, progress=False, device="cpu")
+        with pytest.raises(error, match=says):
+            evaluate(model, Mine(made))
 
 
 def test_a_diverging_run_stops_before_the_weights_are_spoiled(model):
