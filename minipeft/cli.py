@@ -1,6 +1,8 @@
 """The command line: python -m minipeft compare | train | eval | generate | inspect | sweep | start | check | grade."""
 
+import io
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,14 +13,16 @@ import torch.nn.functional as F
 import typer
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from tqdm.auto import tqdm
 
 from minipeft import comparison, deltas
 from minipeft.attach import disabled, summary
 from minipeft.bases import base
 from minipeft.classroom import commands
+from minipeft.costs import delta_bytes
+from minipeft.files import SIGNED, is_sweep, place, rescue, write_atomically
 from minipeft.methods import METHODS, AdapterFusion, PrefixTuning, PromptTuning, PTuning, PTuningV2, parse
 from minipeft.mixing import MultiTask
 from minipeft.tasks import (
@@ -56,7 +60,8 @@ app = typer.Typer(
 )
 for command in (commands.start, commands.check, commands.grade):
     app.command()(command)
-console, complaints = Console(), Console(stderr=True)
+console = Console(markup=False, emoji=False)  # what looks like markup in a name or a note is shown as it is
+complaints = Console(stderr=True, markup=False, emoji=False)
 torch.set_num_threads(1)  # models this small are slower on several threads, and much slower on a busy machine
 
 TASK_HELP = (
@@ -67,6 +72,7 @@ TaskName = Annotated[str, typer.Argument(metavar="TASK", help=TASK_HELP)]
 DeltaPath = Annotated[Path, typer.Argument(metavar="DELTA", help="A delta that `train` saved.")]
 Steps = Annotated[int, typer.Option(min=1, help="Training steps of 64 examples each.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes to share the runs; by default one for each core.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite also a file that minipeft did not write.")]
 Examples = Annotated[
     int | None,
     typer.Option("--examples", min=1, help="Train on so many examples only, instead of new ones at every step."),
@@ -79,7 +85,7 @@ Method = Annotated[
 def share(values):
     """Mean over seeds in percent, and under it the range if there is one."""
     low, mean, high = 100 * min(values), 100 * sum(values) / len(values), 100 * max(values)
-    return f"{mean:.1f}\n[dim]{low:.0f}–{high:.0f}[/dim]" if round(low) < round(high) else f"{mean:.1f}"
+    return Text.assemble(f"{mean:.1f}", (f"\n{low:.0f}–{high:.0f}" if round(low) < round(high) else "", "dim"))
 
 
 @app.command()
@@ -92,12 +98,15 @@ def compare(
     few: Examples = None,
     workers: Workers = None,
     out: Annotated[Path, typer.Option(help="Folder for the table (CSV) and the picture (PNG).")] = Path("results"),
+    force: Force = False,
 ):
     """Adapt the base to a task with every method and lay the results side by side."""
     from minipeft import plots
 
     goals = [task(name) for name in dict.fromkeys(names or ["reverse+blue"])]
-    out.mkdir(parents=True, exist_ok=True)  # what cannot be written fails here, before the work
+    table, picture = out / "compare.csv", out / "compare.png"
+    place(table, "table", force)
+    place(picture, "picture", force)
     found = {}
     for goal in goals:
         introduce(goal)
@@ -119,23 +128,22 @@ def compare(
             on_run=show,
         )
         console.print("", results(found[goal], goal, steps, seeds, few), "")
-    comparison.write_csv(
-        [{"task": str(goal)} | row for goal, rows in found.items() for row in rows], out / "compare.csv"
-    )
+    text = comparison.as_csv([{"task": str(goal)} | row for goal, rows in found.items() for row in rows])
+    rescue(lambda path: write_atomically(path, text.encode()), table, say=lambda: print(text))
+    console.print(f"Table: {table}", soft_wrap=True)
     axes = plots.new(6.5 * len(goals), 3.8, columns=len(goals), squeeze=False)[0]
     for ax, (goal, rows) in zip(axes, found.items(), strict=True):
         plots.pareto(rows, ax).set_title(f"{goal} ({goal.kind}), {steps} steps, {seeds} seeds", fontsize=10)
-    axes[0].figure.savefig(out / "compare.png", dpi=120)
-    console.print(f"Table: {out / 'compare.csv'}    Picture: {out / 'compare.png'}")
+    draw(axes[0].figure, picture)
 
 
 def introduce(goal):
     """What the task is, and that the base does not do it yet."""
     model = base()
     known, able = evaluate(model, Mixture()).accuracy, evaluate(model, goal).accuracy
-    console.print(f"[bold]Task {goal}[/bold]: {goal.kind}, given without instruction words.")
+    console.print(Text.assemble((f"Task {goal}", "bold"), f": {goal.kind}, given without instruction words."))
     for word, expected in zip(*examples(goal), strict=True):
-        console.print(f"  {word} {expected}      [dim]the base answers {answer(model, word)}[/dim]")
+        console.print(Text.assemble(f"  {word} {expected}      ", (f"the base answers {answer(model, word)}", "dim")))
     console.print(f"The base solves {100 * known:.1f} % of its pretraining examples and {100 * able:.1f} % of these.")
     console.print("It stays frozen: Full trains a copy, the other methods train beside it.\n")
 
@@ -185,19 +193,18 @@ def train(
     lr: Annotated[float | None, typer.Option(min=0, help="Peak learning rate; by default what `sweep` found.")] = None,
     seed: Annotated[int, typer.Option(help="Draws the start and the data.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    force: Force = False,
 ):
     """Train one method on a task and save its delta."""
     goal, method, model = task(name), parse(method), base()
     lr = comparison.learning_rate_of(method) if lr is None else lr
-    if out.is_dir():
-        raise ValueError(f"{out} is a folder; name the file to save the delta in")
-    out.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     method.attach(model)
     if isinstance(method, AdapterFusion):
         method.fill(model, [deltas.read(path, model) for path in fuse or ()])
     elif fuse:
         raise ValueError(f"--fuse is for AdapterFusion, not for {method}: leave it out")
+    place(out, "delta", force, inputs=fuse or (), room=delta_bytes(model) + 10_000)
     console.print(f"{method} on {goal} ({goal.kind})\n{summary(model)}")
     given = Few(goal, few, seed) if few else goal
     history = fit(model, given, steps=steps, lr=lr, seed=seed, device=device)
@@ -206,10 +213,10 @@ def train(
     if few:
         notes["examples"] = few
         console.print(f"accuracy on the {few} training examples: {100 * evaluate(model, given, few).accuracy:.1f} %")
-    size = deltas.save(model, out, notes)
+    size = rescue(lambda path: deltas.save(model, path, notes), out)
     console.print(f"accuracy on unseen examples: {100 * score.accuracy:.1f} % after {history.seconds:.0f} s")
-    console.print(f"Saved {size:,} bytes to {escape(str(out))}. To see it at work:")
-    console.print(f"  python -m minipeft generate cabbed --delta {escape(str(out))}", soft_wrap=True)
+    console.print(f"Saved {size:,} bytes to {out}. To see it at work:", soft_wrap=True)
+    console.print(f"  python -m minipeft generate cabbed --delta {shlex.quote(str(out))}", soft_wrap=True)
 
 
 @app.command("eval")
@@ -221,7 +228,8 @@ def evaluate_(
     delta = deltas.read(path)
     goal = task(name or delta.notes.get("task", ""))
     model = deltas.load(path, base())
-    table = Table(title=f"{delta.method} from {escape(str(path))}", title_justify="left", box=SIMPLE)
+    console.print(f"{delta.method} from {path}", soft_wrap=True)
+    table = Table(box=SIMPLE)
     for heading in ("accuracy, %", "attached", "detached"):
         table.add_column(heading, justify="left" if heading.startswith("accuracy") else "right")
     for what in (goal, Mixture()):
@@ -246,36 +254,39 @@ def generate(
     line = decode(encode((text if ":" in text else f": {text}").rstrip("= ") + " ="))
     size = len(line.partition(":")[2].strip("= "))
     if size != LENGTH:
-        console.print(f"[yellow]The base reads words of {LENGTH} letters, this has {size}: expect nonsense.[/yellow]")
+        console.print(f"The base reads words of {LENGTH} letters, this has {size}: expect nonsense.", style="yellow")
     names = {str(path): path for path in paths or ()}
     several = MultiTask(base(), names)
     rows = encode(line).expand(1 + len(names), -1)
     for name, made in zip([None, *names], several.generate(rows, [None, *names], LENGTH + 1, stop=EOS), strict=True):
         said = decode(made).partition(".")[0].strip()
-        who = f"      [dim]{escape(name)}: {several.deltas[name].method}[/dim]" if name else ""
-        console.print(f"{'adapted' if name else 'base':9} {line} {said}{who}", soft_wrap=True)
+        who = f"      {name}: {several.deltas[name].method}" if name else ""
+        console.print(Text.assemble(f"{'adapted' if name else 'base':9} {line} {said}", (who, "dim")), soft_wrap=True)
 
 
 @app.command()
 def inspect(
     path: DeltaPath,
     picture: Annotated[Path | None, typer.Option(help="Also draw what was learned, as PNG.")] = None,
+    force: Force = False,
 ):
     """What is in a delta: method, tensors, how many directions its update of each weight really has; of a prompt, the
     words it is nearest to."""
     delta = deltas.read(path)
+    if picture:
+        place(picture, "picture", force, inputs=(path,))
     model = base()
     fits = deltas.fingerprint(model) == delta.base
     whose = "the shipped base" if fits else "another base"
-    console.print(f"[bold]{escape(str(path))}[/bold]  {path.stat().st_size:,} bytes, for {whose} ({delta.base[:12]})")
-    console.print(f"method   {delta.method!r}", markup=False)
-    for key, value in delta.notes.items():
-        console.print(f"{key:8} {value}", markup=False)
+    about = f"  {path.stat().st_size:,} bytes, for {whose} ({delta.base[:12]})"
+    console.print(Text.assemble((str(path), "bold"), about), soft_wrap=True)
+    for key, value in {"method": repr(delta.method), **delta.notes}.items():
+        console.print(printable(f"{key:8} {value}"), soft_wrap=True)
     table = Table(title="Tensors", title_justify="left", box=SIMPLE)
     for heading in ("name", "shape", "parameters"):
         table.add_column(heading, justify="left" if heading == "name" else "right")
     for name, tensor in delta.tensors.items():
-        table.add_row(name, " × ".join(map(str, tensor.shape)), f"{tensor.numel():,}")
+        table.add_row(printable(name), " × ".join(map(str, tensor.shape)), f"{tensor.numel():,}")
     console.print(table)
     if not fits:
         console.print("What it changes can only be told on its own base.")
@@ -319,8 +330,16 @@ def inspect(
 
 
 def draw(figure, path):
-    figure.savefig(path, dpi=120)
-    console.print(f"Picture: {escape(str(path))}")
+    """Write a figure as a PNG that is known again as ours."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120, metadata=SIGNED)
+    rescue(lambda path: write_atomically(path, file.getvalue()), path)
+    console.print(f"Picture: {path}", soft_wrap=True)
+
+
+def printable(text):
+    """The text with what would command a terminal spelled out: a note may be anybody's."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def nearest(vectors, table, number=3):
@@ -347,21 +366,35 @@ def sweep(
     out: Annotated[
         Path, typer.Option(help="Where the results are saved, as JSON. Runs that it holds already are not made again.")
     ] = Path("results/learning_rates.json"),
+    force: Force = False,
 ):
     """Try the same learning rates with every method, on examples that `compare` does not report (minutes a method)."""
     names = names or ["reverse+blue", "reverse+violet"]
-    goals, found = [task(name) for name in names], {}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.exists():
-        stored = json.loads(out.read_text())
+    goals, found, unsaved = [task(name) for name in names], {}, []
+    place(out, "sweep", force)
+    if out.exists() and is_sweep(out):
+        stored = json.loads(out.read_bytes())
         if stored["steps"] != steps:
             raise ValueError(f"{out} holds runs of {stored['steps']} steps, not {steps}: choose another file")
         found = stored["results"]
 
-    def save(found):  # after each run, so that what is done is kept
-        out.write_text(json.dumps({"steps": steps, "results": found}, indent=1) + "\n")
+    def write(path):
+        write_atomically(path, (json.dumps({"steps": steps, "results": found}, indent=1) + "\n").encode())
 
-    comparison.sweep(goals, steps=steps, found=found, workers=workers, on_run=save)
+    def save(found):  # after each run, so that what is done is kept
+        try:
+            write(out)
+            unsaved.clear()
+        except (OSError, ValueError) as error:
+            if not unsaved:
+                tqdm.write(f"Not saved: {error}. The sweep goes on and tries again after each run.")
+            unsaved.append(error)
+
+    try:
+        comparison.sweep(goals, steps=steps, found=found, workers=workers, on_run=save)
+    finally:
+        if unsaved:
+            rescue(write, out, say=lambda: print(json.dumps({"steps": steps, "results": found})))
     for name in names:
         table = Table(title=f"{name}: accuracy on validation examples, %", title_justify="left", box=SIMPLE)
         table.add_column("method", no_wrap=True)
@@ -371,12 +404,12 @@ def sweep(
             cells = []
             for lr, runs in by_lr.items():
                 accuracies = [100 * run["accuracy"] for run in runs if run["task"] == name]
-                chosen = "[bold]*[/bold]" if float(lr) == comparison.best_learning_rate(by_lr) else ""
-                cells.append(f"{chosen}{sum(accuracies) / len(accuracies):.0f}")
+                chosen = "*" if float(lr) == comparison.best_learning_rate(by_lr) else ""
+                cells.append(Text.assemble((chosen, "bold"), f"{sum(accuracies) / len(accuracies):.0f}"))
             table.add_row(method, *cells)
         console.print(table)
     console.print("* the learning rate of least validation loss, all tasks together")
-    console.print(f"Saved to {escape(str(out))}")
+    console.print(f"Saved to {out}", soft_wrap=True)
 
 
 def main():
@@ -386,5 +419,6 @@ def main():
     try:
         app()
     except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError) as error:
-        complaints.print(f"[red]{type(error).__name__}[/red]: {escape(str(error))}")
+        said = printable(" ".join(str(error).split()))
+        complaints.print(Text.assemble((type(error).__name__, "red"), f": {said}"), soft_wrap=True)
         raise SystemExit(2) from None

@@ -5,6 +5,7 @@ examples that are not reported here.
 """
 
 import csv
+import io
 import os
 import tempfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -17,6 +18,7 @@ import torch
 from tqdm.auto import tqdm
 
 from minipeft import deltas
+from minipeft.arguments import a_task, whole
 from minipeft.attach import Method, detach, trainable
 from minipeft.bases import base
 from minipeft.methods import (
@@ -148,6 +150,8 @@ def compare(goal, tuned_methods=TUNED_METHODS, steps=STEPS, seeds=3, examples=No
         workers: see `parallel`.
         on_run: called as `on_run(tuned, seed, result)` after each run.
     """
+    a_task("compare", goal)
+    steps, seeds = whole("compare: steps", steps), whole("compare: seeds", seeds)
     jobs = [(c, goal, steps, seed, examples, words) for c in tuned_methods for seed in range(seeds)]
     done = on_run and (lambda job, result: on_run(job[0], job[3], result))
     results, rows = parallel(one_run, jobs, workers, progress, done), []
@@ -187,8 +191,9 @@ def sweep(tasks, tuned_methods=TUNED_METHODS, learning_rates=LEARNING_RATES, ste
     found: what an earlier sweep returned; it is filled in place, and only the runs that it lacks are made.
     on_run: called as `on_run(found)` after each run.
     """
-    found = {} if found is None else found
-    jobs = []
+    for goal in tasks:
+        a_task("sweep", goal)
+    found, jobs = {} if found is None else found, []
     for c in tuned_methods:
         by_lr = found.setdefault(str(c.method), {})
         for lr in learning_rates:
@@ -223,8 +228,8 @@ def best_learning_rate(by_lr):
     return float(min(by_lr, key=lambda lr: sum(run["loss"] for run in by_lr[lr])))
 
 
-def write_csv(rows, path):
-    """The rows of `compare` as a table; what is a list over seeds becomes mean, least and greatest."""
+def as_csv(rows):
+    """The rows of `compare` as the text of a table; what is a list over seeds becomes mean, least and greatest."""
     flat = []
     for row in rows:
         flat.append({})
@@ -235,7 +240,8 @@ def write_csv(rows, path):
                 flat[-1] |= {key: sum(value) / len(value), f"{key}_min": min(value), f"{key}_max": max(value)}
             else:
                 flat[-1][key] = value
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, flat[0])
-        writer.writeheader()
-        writer.writerows(flat)
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, flat[0])
+    writer.writeheader()
+    writer.writerows(flat)
+    return file.getvalue()

@@ -97,3 +97,13 @@ def test_a_fusion_gets_adapters_that_were_trained_on_its_sources():
         for path, fusion in fusions(model).items():
             assert torch.equal(fusion.U[n], alone.tensors[f"{path}.adapter.U.weight"])
     assert not torch.equal(fusion.U[0], fusion.U[1])
+
+
+def test_what_cannot_be_compared_is_refused_before_the_work():
+    with pytest.raises(TypeError, match=r"compare takes a task, got the text 'reverse\+blue': write task"):
+        compare("reverse+blue")
+    with pytest.raises(TypeError, match="sweep takes a task, got the text"):
+        comparison.sweep([BLUE, "reverse+violet"])
+    for settings in ({"seeds": 0}, {"steps": 2.5}):
+        with pytest.raises(ValueError, match="must be a whole number of at least 1"):
+            compare(BLUE, TUNED_METHODS[:1], progress=False, **settings)
