@@ -1,13 +1,14 @@
 """minipeft: learn parameter-efficient fine-tuning by building it. The names most used, handed on from their rooms.
 
-model = base()
-LoRA(rank=4).attach(model)
-fit(model, task("reverse+blue"), steps=400, lr=1e-2)
-save(model, "reverse.safetensors")
-detach(model)
+base_model = base()
+adapted = LoRA(rank=4).attach(base_model)       # base_model is untouched, for good
+fit(adapted, task("reverse+blue"), steps=400, lr=1e-2)
+save(adapted, "blue.safetensors")
+adapted = load("blue.safetensors", base_model)
+plain = merge(adapted)                          # holds nothing of the method
 """
 
-from minipeft.attach import detach, disabled, merge, summary, trainable, unmerge
+from minipeft.attach import detach, trainable
 from minipeft.bases import base
 from minipeft.classroom import check, expect, use
 from minipeft.classroom.using import from_environment
@@ -36,13 +37,14 @@ from minipeft.mixing import MultiTask
 from minipeft.models.transformer import Config, Transformer, recording
 from minipeft.tasks import Mixture, Task, decode, encode, task
 from minipeft.training import evaluate, fit
+from minipeft.views import merge, move, summary
 
 __all__ = [
     "IA3", "METHODS", "AdaLoRA", "AdapterFusion", "BitFit", "Config", "DeltaError", "DoRA", "Full", "Houlsby", "LoRA",
     "Mixture", "MultiTask", "PTuning", "PTuningV2", "ParallelAdapter", "Pfeiffer", "PiSSA", "PrefixTuning",
-    "PromptTuning", "QLoRA", "Task", "Transformer", "VeRA", "base", "check", "decode", "detach", "disabled",
-    "encode", "evaluate", "expect", "fit", "fold", "load", "merge", "read", "recording", "save", "summary", "task",
-    "trainable", "unmerge", "use",
+    "PromptTuning", "QLoRA", "Task", "Transformer", "VeRA", "base", "check", "decode", "detach",
+    "encode", "evaluate", "expect", "fit", "fold", "load", "merge", "move", "read", "recording", "save", "summary", "task",
+    "trainable", "use",
 ]  # fmt: skip
 
 from_environment()  # MINIPEFT_USE=work/lora.py: minipeft runs on a student's file

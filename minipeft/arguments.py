@@ -1,29 +1,23 @@
 """Checks of the arguments of functions: what was wrong, what was expected, what to do. A learner's slips come first."""
 
 import math
-from numbers import Integral, Real
+from numbers import Real
 from types import BuiltinFunctionType, FunctionType
 
 import torch
 from torch import Tensor, nn
 
+from minipeft.settings import converted, described
 
-def whole(what, value, least=1):
-    """The value as an int, if it is a whole number of at least `least`; else a ValueError that begins with `what`."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{what} must be a whole number of at least {least}, got {got(value)}")
-    return int(value)
+ANY = (0, math.inf)  # limits of a number that may be 0
 
 
-def number(what, value, least=None, below=math.inf):
-    """The value as a float, if it is a number above 0 or of at least `least`, and below `below`; else a ValueError."""
-    real = isinstance(value, Real) and not isinstance(value, bool)
-    if not real or not (0 < value < below if least is None else least <= value < below):
-        limits = "above 0" if least is None else f"of at least {least}"
-        raise ValueError(
-            f"{what} must be a number {limits}{f' and below {below:g}' * (below < math.inf)}, got {got(value)}"
-        )
-    return float(value)
+def checked(what, value, kind, limits=None):
+    """The value as a number of this kind, int or float, as `settings` checks it. Raises ValueError for any other."""
+    try:
+        return converted(value, kind, limits)
+    except (ValueError, TypeError, RuntimeError):
+        raise ValueError(f"{what} must be {described(kind, limits)}, got {got(value)}") from None
 
 
 def a_model(function, value):

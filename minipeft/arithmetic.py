@@ -3,13 +3,12 @@
     model = base()
     both = add(model, ["reverse.safetensors", "blue.safetensors"])      # W + ΔW₁ + ΔW₂
     evaluate(load(both, model), task("reverse+blue"))
-    small = compress(detach(model), both, rank=4)                       # the LoRA of rank 4 that is nearest to it
+    small = compress(model, both, rank=4)                               # the LoRA of rank 4 that is nearest to it
     write(small, "both.safetensors")
 
 Deltas are given as paths or as `Delta` objects; what comes out is a `Delta` again, for `load`, `write` or the next
-operation. What needs ΔW needs the bare base, `model`, to know it: each delta is put on for a moment, then the model is
-as it was. That works with every method that changes weights, and with several of them together. What works with the
-factors of LoRA needs the deltas alone.
+operation. What needs ΔW needs the base, `model`, to know it; that works with every method that changes weights, and
+with several of them together. What works with the factors of LoRA needs the deltas alone.
 
     add           W + Σ wᵢ ΔWᵢ, exactly                        any   → Full
     ties          the same, but opposite signs do not cancel   any   → Full
@@ -30,7 +29,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from minipeft.attach import attachments, detach
+from minipeft.attach import attachments, place
 from minipeft.deltas import Delta, DeltaError, delta_of, load, read, updates
 from minipeft.methods import Full, LoRA
 
@@ -40,19 +39,18 @@ from minipeft.methods import Full, LoRA
 def changes(model, delta):
     """What a delta changes in the weights of its base: {dotted name of the weight: ΔW}.
 
-    Raises DeltaError if it is no change of weights (a prompt has no ΔW) or does not belong to this base; RuntimeError
-    if something is attached to the model.
+    With QLoRA that is Ŵ + s·BA − W, so that W + ΔW is what was trained.
+
+    Raises DeltaError if it is no change of weights (a prompt has no ΔW), belongs to another base, or is not finite.
     """
-    load(delta, model)
-    try:
-        attached, found = attachments(model)[0], updates(model)
-        if not found or len(found) < len(attached.swaps):
-            raise DeltaError(
-                f"{attached.method} does more than change the base's weights, so it has no ΔW to calculate with"
-            )
-        return {name: change for name, (_, change) in found.items()}
-    finally:
-        detach(model)
+    view = load(delta, model)
+    entry, found = attachments(view)[-1], updates(view)
+    if len({path for path in entry.layers for name in found if f"{name}.".startswith(f"{path}.")}) < len(entry.layers):
+        raise DeltaError(f"{entry.method} does more than change the base's weights, so it has no ΔW to calculate with")
+    moves = {name: W - getattr(*place(model, name)).to(W) + change for name, (W, change) in found.items()}
+    if broken := [name for name, move in moves.items() if not move.isfinite().all()]:
+        raise DeltaError(f"the change of {', '.join(broken)} is not finite, so nothing can be calculated with it")
+    return moves
 
 
 def add(model, deltas, weights=None):
@@ -67,7 +65,7 @@ def add(model, deltas, weights=None):
         deltas: a list of paths or Deltas.
         weights: wᵢ, one for each; None for 1 each. 1/n each gives the mean.
 
-    Raises ValueError for an empty list or weights that do not fit it; DeltaError and RuntimeError as `changes`.
+    Raises ValueError for an empty list or weights that do not fit it; DeltaError as `changes`.
     """
     deltas, weights = paired(deltas, weights)
     tasks = [changes(model, delta) for delta in deltas]
@@ -130,7 +128,7 @@ def compress(model, delta, rank):
     What it costs stands in the notes of the result: `notes["error"]` is {name of the weight: ‖ΔW − BA‖/‖ΔW‖}, and 1 for
     a bias or norm, which no LoRA can hold. A rank that is high enough makes it exact, for a PiSSA of rank r: 2r.
 
-    Raises ValueError for a bad rank; DeltaError and RuntimeError as `changes`.
+    Raises ValueError for a bad rank; DeltaError as `changes`.
     """
     if type(rank) is not int or rank < 1:
         raise ValueError(f"rank must be a whole number of at least 1, got {rank}; 4 is a good start")
@@ -143,10 +141,12 @@ def compress(model, delta, rank):
         path, _, kind = name.rpartition(".")
         module = model.get_submodule(path)
         turned = type(module) is nn.Embedding and kind == "weight"  # there ΔW is (BA)ᵀ
-        U, S, Vt = torch.linalg.svd((change.T if turned else change).flatten(1), full_matrices=False)
+        matrix = (change.T if turned else change).flatten(1)
+        U, S, Vt = torch.linalg.svd(matrix.to(torch.promote_types(matrix.dtype, torch.float32)), full_matrices=False)
         root, r = S[:rank].sqrt(), min(rank, len(S))
         inside = kind == "weight" and type(module) in (nn.Linear, nn.Embedding)  # else the weight itself is the target
-        factors[path if inside else name] = root[:, None] * Vt[:r], U[:, :r] * root  # A (r, in), B (out, r)
+        A, B = root[:, None] * Vt[:r], U[:, :r] * root  # (r, in), (out, r)
+        factors[path if inside else name] = A.to(change), B.to(change)
         error[name] = float(S[r:].norm() / S.norm()) if S.any() else 0.0
     if not factors:
         raise DeltaError(f"{delta.method} changes no matrix, only {', '.join(error)}: a LoRA cannot hold that")
@@ -256,21 +256,18 @@ def stack(tasks, weights):
 
 def full(model, moved, notes):
     """A Full delta that moves the named weights by so much."""
-    Full(tuple("." + name for name in moved)).attach(model)
-    try:
-        swaps = attachments(model)[0].swaps
-        with torch.no_grad():
-            for s in swaps:
-                s.replacement.copy_(s.original + moved[s.path])
-        for s in swaps:
-            if not torch.equal(s.replacement, s.original + moved[s.path]):
-                raise DeltaError(
-                    f"{s.path} is tied to another weight of the base, and the two would change differently, which a "
-                    "Full delta cannot hold; give both the same change, or untie them before training"
-                )
-        return delta_of(model, notes)
-    finally:
-        detach(model)
+    view = Full(tuple("." + name for name in moved)).attach(model)
+    weights = attachments(view)[0].layers
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.copy_(getattr(*place(model, name)) + moved[name])
+    for name, weight in weights.items():
+        if not torch.equal(weight, getattr(*place(model, name)) + moved[name]):
+            raise DeltaError(
+                f"{name} is tied to another weight of the base, and the two would change differently, which a Full "
+                "delta cannot hold; give both the same change, or untie them before training"
+            )
+    return delta_of(view, notes)
 
 
 def factors_of(deltas, weights):

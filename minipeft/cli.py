@@ -18,7 +18,7 @@ from rich.text import Text
 from tqdm.auto import tqdm
 
 from minipeft import comparison, deltas
-from minipeft.attach import disabled, summary
+from minipeft.attach import attachments, detach
 from minipeft.bases import base
 from minipeft.classroom import commands
 from minipeft.costs import delta_bytes
@@ -40,6 +40,7 @@ from minipeft.tasks import (
     task,
 )
 from minipeft.training import evaluate, fit
+from minipeft.views import summary
 
 app = typer.Typer(
     help=(
@@ -199,9 +200,9 @@ def train(
     goal, method, model = task(name), parse(method), base()
     lr = comparison.learning_rate_of(method) if lr is None else lr
     torch.manual_seed(seed)
-    method.attach(model)
+    model = method.attach(model)
     if isinstance(method, AdapterFusion):
-        method.fill(model, [deltas.read(path, model) for path in fuse or ()])
+        method.fill(model, [deltas.read(path, detach(model)) for path in fuse or ()])
     elif fuse:
         raise ValueError(f"--fuse is for AdapterFusion, not for {method}: leave it out")
     place(out, "delta", force, inputs=fuse or (), room=delta_bytes(model) + 10_000)
@@ -226,7 +227,7 @@ def evaluate_(
 ):
     """Score a delta on its task and on the pretraining mixture, attached and detached."""
     delta = deltas.read(path)
-    goal = task(name or delta.notes.get("task", ""))
+    goal = task(name or str(delta.notes.get("task", "")))
     model = deltas.load(path, base())
     console.print(f"{delta.method} from {path}", soft_wrap=True)
     table = Table(box=SIMPLE)
@@ -234,8 +235,8 @@ def evaluate_(
         table.add_column(heading, justify="left" if heading.startswith("accuracy") else "right")
     for what in (goal, Mixture()):
         attached = evaluate(model, what).accuracy
-        with disabled(model):
-            table.add_row(f"{what}", f"{100 * attached:.1f}", f"{100 * evaluate(model, what).accuracy:.1f}")
+        detached = evaluate(detach(model), what).accuracy
+        table.add_row(f"{what}", f"{100 * attached:.1f}", f"{100 * detached:.1f}")
     console.print(table)
 
 
@@ -255,12 +256,16 @@ def generate(
     size = len(line.partition(":")[2].strip("= "))
     if size != LENGTH:
         console.print(f"The base reads words of {LENGTH} letters, this has {size}: expect nonsense.", style="yellow")
-    names = {str(path): path for path in paths or ()}
-    several = MultiTask(base(), names)
-    rows = encode(line).expand(1 + len(names), -1)
-    for name, made in zip([None, *names], several.generate(rows, [None, *names], LENGTH + 1, stop=EOS), strict=True):
-        said = decode(made).partition(".")[0].strip()
-        who = f"      {name}: {several.deltas[name].method}" if name else ""
+    model = base()
+    views = {str(path): deltas.load(path, model) for path in paths or ()}
+    rows, names = encode(line).expand(1 + len(views), -1), [None, *views]
+    if views:
+        made = MultiTask(views).generate(rows, names, LENGTH + 1, stop=EOS)
+    else:
+        made = model.generate(rows, LENGTH + 1, stop=EOS)
+    for name, tokens in zip(names, made, strict=True):
+        said = decode(tokens).partition(".")[0].strip()
+        who = f"      {name}: {attachments(views[name])[-1].method}" if name else ""
         console.print(Text.assemble(f"{'adapted' if name else 'base':9} {line} {said}", (who, "dim")), soft_wrap=True)
 
 
@@ -295,7 +300,7 @@ def inspect(
     prompts = [t for t in delta.tensors.values() if isinstance(delta.method, PromptTuning | PTuning)]
     for vectors in prompts:
         console.print(nearest(vectors, words))
-    deltas.load(path, model)
+    model = deltas.load(path, model)
     moved = deltas.updates(model)
     matrices = {name: d.flatten(1) for name, (_, d) in moved.items() if d.ndim > 1}
     if not matrices:

@@ -18,7 +18,7 @@ import torch
 from tqdm.auto import tqdm
 
 from minipeft import deltas
-from minipeft.arguments import a_task, whole
+from minipeft.arguments import a_task, checked
 from minipeft.attach import Method, detach, trainable
 from minipeft.bases import base
 from minipeft.methods import (
@@ -92,7 +92,7 @@ def adapt(tuned, goal, steps, seed):
     model, method = base(), tuned.method
     adapters = [adapter(method.size, source, steps, seed) for source in tuned.sources]
     torch.manual_seed(seed)
-    method.attach(model)
+    model = method.attach(model)
     if adapters:
         method.fill(model, adapters)
     history = fit(model, goal, steps=steps, lr=tuned.lr, seed=seed, device="cpu", progress=False)
@@ -151,7 +151,7 @@ def compare(goal, tuned_methods=TUNED_METHODS, steps=STEPS, seeds=3, examples=No
         on_run: called as `on_run(tuned, seed, result)` after each run.
     """
     a_task("compare", goal)
-    steps, seeds = whole("compare: steps", steps), whole("compare: seeds", seeds)
+    steps, seeds = checked("compare: steps", steps, int), checked("compare: seeds", seeds, int)
     jobs = [(c, goal, steps, seed, examples, words) for c in tuned_methods for seed in range(seeds)]
     done = on_run and (lambda job, result: on_run(job[0], job[3], result))
     results, rows = parallel(one_run, jobs, workers, progress, done), []
@@ -176,7 +176,7 @@ def one_run(tuned, goal, steps, seed, examples, words):
     with tempfile.TemporaryDirectory() as folder:
         result["bytes"] = deltas.save(model, Path(folder) / "delta.safetensors")
     result["retention_detached"] = evaluate(detach(model), Mixture()).accuracy
-    result["percent"] = 100 * result["parameters"] / sum(p.numel() for p in model.parameters())
+    result["percent"] = 100 * result["parameters"] / sum(p.numel() for p in detach(model).parameters())
     return result
 
 

@@ -4,13 +4,14 @@ Bytes are counted in tensors of the model, so they hold on any machine; seconds 
 for `detach`, with full fine-tuning the whole base, is not counted: one who never detaches needs none.
 """
 
+import math
 import statistics
 import time
 from dataclasses import dataclass
 
 import torch
 
-from minipeft.arguments import a_model, got, whole
+from minipeft.arguments import a_model, checked, got
 from minipeft.attach import trainable
 from minipeft.deltas import trained
 from minipeft.tasks import Batch
@@ -92,7 +93,7 @@ def latency(models, batch, repeats=100):
 
     The models take turns, so that whatever else the machine does hits them alike.
     """
-    repeats, times = whole("latency: repeats", repeats, least=2), {name: [] for name in models}
+    repeats, times = checked("latency: repeats", repeats, int, (2, math.inf)), {name: [] for name in models}
     for repeat in range(repeats + 3):
         for name, model in models.items():
             at_hand = beside(batch, model)

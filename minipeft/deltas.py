@@ -1,12 +1,14 @@
 """What a task costs to store: a delta is what was trained, its method, and the fingerprint of the base it belongs to.
 
-The file is safetensors; method and fingerprint are its metadata. So `load(path, model)` needs nothing else, and a
-delta can not be put on the wrong base by accident.
+The file is safetensors; the method, its configuration and the fingerprint are metadata. So `load(path, model)` needs
+nothing else, and a delta cannot be put on the wrong base by accident.
+
+The base of a delta is what the method was attached to. A stack of methods is saved one by one: `save(view, ...)` saves
+the one on top, `save(detach(view, 1), ...)` the one below, and they are loaded from the lowest to the top.
 """
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -15,10 +17,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from minipeft.attach import Method, WeightWrapper, Wrapper, attachments, detach, disabled
+from minipeft.attach import Method, WeightWrapper, Wrapper, attachments, detach, place
+from minipeft.checks import unwrapped
+from minipeft.files import write_atomically
 from minipeft.methods import METHODS
 
-FORMAT = "minipeft delta 1"
+FORMAT = "minipeft delta 2"
 
 
 class DeltaError(ValueError):
@@ -36,75 +40,106 @@ class Delta:
 
 
 def fingerprint(model):
-    """SHA-256 of the base's weights, whatever is attached: names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    with disabled(model):
-        for name, tensor in sorted(model.state_dict().items()):
-            tensor = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    """SHA-256 of a model: names, types, shapes and bytes of its weights, and the methods on it."""
+    digest = hashlib.sha256("".join(repr(a.method) for a in attachments(model)).encode())
+    add_tensors(digest, unwrapped(model).state_dict())
     return digest.hexdigest()
 
 
-def trained(model):
-    """What is left of the attached methods after training, {dotted name: tensor}, without what the base has.
+def add_tensors(digest, tensors):
+    for name, tensor in sorted(tensors.items()):
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
 
-    The tensors are the live ones, unless the method has parts to fold away: then they are what those compute.
-    """
-    found = {}
-    for swap in [s for a in attachments(model) for s in a.swaps]:
-        if isinstance(swap.replacement, nn.Parameter):
-            found[swap.path] = swap.replacement
-        elif isinstance(swap.replacement, Wrapper):
-            found |= {f"{swap.path}.{name}": t for name, t in swap.replacement.stored().items()}
-        else:
-            found |= {f"{swap.path}.{name}": t for name, t in swap.replacement.state_dict(keep_vars=True).items()}
-    once = {}
-    for name, tensor in found.items():  # tied weights are one tensor
-        once.setdefault(tensor, name)
-    return {name: tensor for tensor, name in once.items()}
+
+def checksum(tensors):
+    """SHA-256 of what a delta holds."""
+    add_tensors(digest := hashlib.sha256(), tensors)
+    return digest.hexdigest()
 
 
 def only(model, action):
-    """The method of the one attached method. Raises DeltaError if there is not exactly one."""
-    attached = attachments(model)
-    if len(attached) != 1:
+    """The method attached last, as an Attachment. Raises DeltaError if there is none."""
+    if not attachments(model):
         raise DeltaError(
-            f"{action} needs exactly one attached method, there are {len(attached)}: attach one, or detach first"
+            f"{action} needs an attached method, and there is none: attach one, and take what attach returns"
         )
-    return attached[0].method
+    return attachments(model)[-1]
+
+
+def trained(model):
+    """What is left of the method attached last after training, {dotted name: tensor}, without what the base has.
+
+    The tensors are the live ones, unless the method has parts to fold away: then they are what those compute. Buffers
+    that training has moved (the statistics of a BatchNorm) are among them.
+    """
+    if not attachments(model):
+        return {}
+    found = {}
+    for path, layer in attachments(model)[-1].layers.items():
+        if isinstance(layer, nn.Parameter):
+            found[path] = layer
+        else:
+            parts = layer.stored() if isinstance(layer, Wrapper) else layer.state_dict(keep_vars=True)
+            found |= {f"{path}.{name}": t for name, t in parts.items()}
+    once = {}
+    for name, tensor in found.items():  # tied weights are one tensor
+        once.setdefault(tensor, name)
+    return {name: tensor for tensor, name in once.items()} | moved_buffers(model)
+
+
+def moved_buffers(model):
+    """The base's buffers that are not what they were below the method attached last, {dotted name: tensor}."""
+    root, below, found = detach(model), detach(model, 1), {}
+    for name in dict(root.named_buffers()).keys() & root.state_dict().keys():
+        now, before = (owner._buffers.get(last) for owner, last in (place(model, name), place(below, name)))
+        if now is not None and not torch.equal(now, before.to(now)):
+            found[name] = now
+    return found
 
 
 def fold(model):
-    """Replace the parts that only training needs (a prompt encoder, a prefix's MLP) by what they compute.
+    """A view without the parts that only training needs (a prompt encoder, a prefix's MLP), with what they compute.
 
-    The model computes the same, faster; it is what saving and loading would leave. Returns the model.
-    Raises DeltaError if there is not exactly one method attached.
+    It computes the same, faster; it is what saving and loading would give. Raises DeltaError if nothing is attached.
     """
-    method = only(model, "fold").folded()
+    entry = only(model, "fold")
     tensors = {name: t.detach().clone() for name, t in trained(model).items()}
-    method.attach(detach(model))
-    put(model, tensors, "the method")
-    return model
+    return put(entry.method.folded(), entry.base, tensors, "the method")
 
 
 def delta_of(model, notes=None):
-    """The attached method as a Delta of its own, on the CPU.
+    """The method attached last as a Delta of its own, on the CPU.
 
-    notes: what a reader may want to know later, {"task": "reverse+blue"}.
+    notes: what a reader may want to know later, {"task": "reverse+blue"}; what is not plain data is kept as text.
 
-    Raises DeltaError if there is not exactly one method attached.
+    Raises DeltaError if nothing is attached, the view was cast without its base, or a number is not finite.
     """
-    method = only(model, "a delta").folded()
+    entry = only(model, "a delta")
+    if cast := dtypes(model) - dtypes(entry.base):
+        raise DeltaError(
+            f"the view was cast to {', '.join(map(str, cast))} and its base was not, so there is no base to load this on: "
+            "cast the base and attach to it, or cast both with views.move(view, dtype)"
+        )
     tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in trained(model).items()}
-    return Delta(method, tensors, fingerprint(model), notes or {})
+    if broken := [name for name, t in tensors.items() if not t.isfinite().all()]:
+        raise DeltaError(
+            f"{', '.join(broken)} holds numbers that are not finite: train again, with a lower learning rate"
+        )
+    if notes is not None and not isinstance(notes, dict):
+        raise DeltaError(f'notes are a dictionary like {{"task": "reverse+blue"}}, got {notes!r}')
+    return Delta(
+        entry.method.folded(), tensors, fingerprint(entry.base), json.loads(json.dumps(notes or {}, default=str))
+    )
+
+
+def dtypes(model):
+    return {p.dtype for p in model.parameters() if p.is_floating_point()}
 
 
 def save(model, path, notes=None):
-    """Write the attached method to `path`, with notes as in `delta_of`. Returns the size of the file in bytes.
-
-    Raises DeltaError if there is not exactly one method attached.
-    """
+    """Write the method attached last to `path`, with notes as in `delta_of`. Returns the size of the file in bytes."""
     return write(delta_of(model, notes), path)
 
 
@@ -112,28 +147,21 @@ def write(delta, path):
     """Write a Delta to `path`, atomically: a crash leaves the old file or the new one. Returns its bytes."""
     metadata = {
         "format": FORMAT,
-        "method": json.dumps({"method": type(delta.method).__name__, **asdict(delta.method)}),
+        "method": type(delta.method).__name__,
+        "configuration": json.dumps(asdict(delta.method)),
         "base": delta.base,
+        "sha256": checksum(delta.tensors),
         "notes": json.dumps(delta.notes),
     }
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(serialize(delta.tensors, metadata))
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return path.stat().st_size
+    return write_atomically(path, serialize(delta.tensors, metadata))
 
 
 def read(path, model=None):
     """Read a delta from disk without putting it on a model.
 
-    model: the base it has to belong to, with or without something attached.
+    model: the base it has to belong to.
 
-    Raises DeltaError if the file is not one, is cut short, holds an unknown method or belongs to another base.
+    Raises DeltaError if the file is not one, is damaged, holds an unknown method or belongs to another base.
     """
     if not Path(path).is_file():
         raise DeltaError(f"there is no file {path}")
@@ -145,15 +173,25 @@ def read(path, model=None):
         raise DeltaError(
             f"{path} is not a whole safetensors file ({error}): it was cut short or is something else"
         ) from None
-    if metadata.get("format") != FORMAT:
-        raise DeltaError(
-            f"{path} is a safetensors file but no delta: its format is {metadata.get('format')!r}, not {FORMAT!r}"
-        )
+    version = metadata.get("format")
+    if version == "minipeft delta 1":
+        raise DeltaError(f"{path} was saved by an older minipeft ({version}; this one reads {FORMAT}): train it again")
+    if version != FORMAT:
+        raise DeltaError(f"{path} is a safetensors file but no delta: its format is {version!r}, not {FORMAT!r}")
     try:
-        method, notes = json.loads(metadata["method"]), json.loads(metadata["notes"])
-        delta = Delta(recipe_from(method, path), tensors, metadata["base"], notes)
+        settings, notes = json.loads(metadata["configuration"]), json.loads(metadata["notes"])
+        if not isinstance(notes, dict) or not isinstance(settings, dict):
+            raise TypeError("notes and configuration are dictionaries")
+        delta = Delta(method_from(metadata["method"], settings, path), tensors, metadata["base"], notes)
+        intact = metadata["sha256"] == checksum(tensors)
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise DeltaError(f"{path}: its metadata is damaged ({error!r}); save the delta again") from None
+    if not intact:
+        raise DeltaError(
+            f"{path} is damaged: its numbers are not those that were saved (SHA-256 differs); save it again"
+        )
+    if broken := [name for name, t in tensors.items() if not t.isfinite().all()]:
+        raise DeltaError(f"{path}: {', '.join(broken)} holds numbers that are not finite; train it again")
     if model is not None:
         belongs(delta, model, path)
     return delta
@@ -161,56 +199,61 @@ def read(path, model=None):
 
 def belongs(delta, model, path):
     if (mark := fingerprint(model)) != delta.base:
+        on = (
+            f", with {' on '.join(str(a.method) for a in attachments(model)[::-1])} on it" if attachments(model) else ""
+        )
         raise DeltaError(
-            f"{path} belongs to another base: it was trained on {delta.base[:12]}, this is {mark[:12]} "
+            f"{path} belongs to another base: it was trained on {delta.base[:12]}, this is {mark[:12]}{on} "
             "(SHA-256 of the weights); load the base it was trained on"
         )
 
 
-def recipe_from(data, path):
-    name = data.pop("method")
+def method_from(name, settings, path):
     if name not in METHODS:
         raise DeltaError(f"{path} was made by the method {name!r}, which is not here; known are {', '.join(METHODS)}")
-    unknown = set(data) - {f.name for f in fields(METHODS[name])}
-    if unknown:
+    if unknown := set(settings) - {f.name for f in fields(METHODS[name])}:
         raise DeltaError(
             f"{path}: {name} has no setting {', '.join(sorted(unknown))}; it was written by another version"
         )
     try:
-        return METHODS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        return METHODS[name](**settings)
     except ValueError as error:
         raise DeltaError(f"{path}: {error}") from None
 
 
 def load(path, model):
-    """Attach to a bare base the method stored at `path`, or a Delta, with its weights. Returns the model.
+    """A view of the model with the method that is stored at `path`, or that a Delta is. The model is its base.
 
-    Raises DeltaError for whatever does not fit (another base, missing or extra tensors, other shapes); RuntimeError if
-    a method is attached already. After an error the model is as it was.
+    Raises DeltaError for whatever does not fit (another base, missing or extra tensors, other shapes).
     """
     delta, path = (path, f"the delta of {path.method}") if isinstance(path, Delta) else (read(path), path)
-    if not attachments(model):  # attaching twice is told below
-        belongs(delta, model, path)
+    belongs(delta, model, path)
+    longest = max((size for t in delta.tensors.values() for size in t.shape), default=0)
+    for name, size in sizes(delta.method):  # before anything of that size is made
+        if size > longest:
+            raise DeltaError(f"{path} has {name}={size}, but no tensor in it is longer than {longest}: it is damaged")
+    return put(delta.method, model, delta.tensors, path)
+
+
+def sizes(method):
+    """(setting, number) for all settings of a method that are the length of a tensor which a delta holds."""
+    for name in method.SIZES:
+        value = getattr(method, name)
+        yield from ((name, n) for n in (value.values() if isinstance(value, dict) else [value]) if n is not None)
+
+
+def put(method, model, tensors, path):
+    """The method on a view of the model, with stored tensors instead of its start."""
     try:
         with torch.random.fork_rng(range(torch.cuda.device_count())):  # a random start that is overwritten
-            delta.method.attach(model)
+            view = method.attach(model)
     except (ValueError, TypeError) as error:
-        raise DeltaError(f"{path}: {delta.method} does not fit this model: {error}") from None
-    try:
-        put(model, delta.tensors, path)
-    except BaseException:
-        detach(model)
-        raise
-    return model
-
-
-def put(model, tensors, path):
-    """Copy stored tensors into the attached method, all of them or none."""
-    live = trained(model)
+        raise DeltaError(f"{path}: {method} does not fit this model: {error}") from None
+    live, moved = trained(view), {}
+    for name in sorted(set(tensors) - set(live)):
+        moved[name] = buffer_at(view, name, path)
     if missing := sorted(set(live) - set(tensors)):
         raise DeltaError(f"{path} lacks {', '.join(missing)}: the file is incomplete")
-    if extra := sorted(set(tensors) - set(live)):
-        raise DeltaError(f"{path} holds {', '.join(extra)}, for which the method has no place")
     for name, tensor in live.items():
         if tensor.dtype != tensors[name].dtype:
             raise DeltaError(f"{path}: {name} is of {tensors[name].dtype}, expected {tensor.dtype}")
@@ -219,19 +262,40 @@ def put(model, tensors, path):
     with torch.no_grad():
         for name, tensor in live.items():
             tensor.copy_(tensors[name])
+    for name, (owner, last) in moved.items():
+        owner._buffers[last] = tensors[name].to(owner._buffers[last])
+    return view
+
+
+def buffer_at(view, name, path):
+    """(module, name) of a buffer of the base. Raises DeltaError if there is none."""
+    try:
+        owner, last = place(view, name)
+    except AttributeError:
+        owner, last = None, name
+    if owner is None or owner._buffers.get(last) is None:
+        raise DeltaError(f"{path} holds {name}, for which the method has no place")
+    return owner, last
 
 
 def updates(model):
-    """What moved in the base's own weights: {dotted name: (W, ΔW)}, for methods that change weights."""
+    """What the methods changed in the weights: {dotted name: (W, ΔW)}. W is the frozen weight: with QLoRA, Ŵ."""
     found = {}
-    for swap in [s for a in attachments(model) for s in a.swaps]:
-        if isinstance(swap.replacement, nn.Parameter):
-            W = swap.original.detach().to(swap.replacement.device)
-            found[swap.path] = W, swap.replacement.detach() - W
-        elif isinstance(swap.original, nn.Parameter):
-            found[swap.path] = swap.original.detach(), swap.replacement.delta().detach()
-        elif isinstance(swap.replacement, WeightWrapper):
-            base = swap.replacement.base
-            for name, change in swap.replacement.deltas().items():
-                found[f"{swap.path}.{name}"] = getattr(base, name).detach(), change.detach()
+    for entry in attachments(model):
+        for path, layer in entry.layers.items():
+            for name, W, change in changes_of(layer, path, entry.base):
+                W, before = found.get(name, (W.detach(), 0))
+                found[name] = W, before + change.detach()
     return found
+
+
+def changes_of(layer, path, base):
+    """(dotted name, weight below the layer, its change) of all that a layer changes; base: what it was attached to."""
+    if isinstance(layer, WeightWrapper):
+        for name, change in layer.deltas().items():
+            yield f"{path}.{name}", getattr(layer.base, name), change
+    elif isinstance(layer, nn.Parameter):
+        W = getattr(*place(base, path)).to(layer)
+        yield path, W, layer - W
+    elif hasattr(layer, "delta"):
+        yield path, getattr(*place(base, path)), layer.delta()

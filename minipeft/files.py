@@ -19,7 +19,7 @@ SIGNED = {"Software": "minipeft"}  # the metadata of our pictures
 
 
 def write_atomically(path, data):
-    """Write bytes to a file: whatever happens, the earlier file or the new one is there, whole, and nothing else.
+    """Write bytes to a file: whatever happens, the earlier file or the new one is there, whole. Returns their number.
 
     Raises ValueError if there is a folder, a link or a device; OSError, with the path, if it cannot be written.
     """
@@ -35,6 +35,7 @@ def write_atomically(path, data):
             folder = os.open(path.parent, os.O_RDONLY)
             os.fsync(folder)
             os.close(folder)
+    return len(data)
 
 
 def place(path, kind, force=False, inputs=(), room=100_000):

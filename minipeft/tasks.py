@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minipeft.arguments import a_model, a_row_of_tokens, a_task, got, whole, whole_numbers
+from minipeft.arguments import ANY, a_model, a_row_of_tokens, a_task, checked, got, whole_numbers
 
 LENGTH = 6  # letters in a word
 LETTERS = "abcdefghijklmnop"
@@ -213,8 +213,8 @@ class Few:
 
     def __post_init__(self):
         a_task("Few", self.task)
-        object.__setattr__(self, "size", whole("Few: size", self.size))
-        object.__setattr__(self, "seed", whole("Few: seed", self.seed, least=0))
+        object.__setattr__(self, "size", checked("Few: size", self.size, int))
+        object.__setattr__(self, "seed", checked("Few: seed", self.seed, int, ANY))
 
     def __str__(self):
         return f"{self.size} examples of {self.task}"

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from minipeft.arguments import a_model, a_task, got, number, whole
+from minipeft.arguments import ANY, a_model, a_task, checked, got
 from minipeft.attach import Method, attachments
 from minipeft.tasks import IGNORE, Batch
+from minipeft.views import move
 
 VALIDATION, TEST = 10_001, 10_002  # seeds of samples that no training touches; the first chooses learning rates
 
@@ -105,16 +106,19 @@ def fit(model, task, *, steps, lr, batch_size=64, seed=0, warmup=None, betas=(0.
     """
     a_model("fit", model)
     a_task("fit", task)
-    steps, batch_size = whole("fit: steps", steps), whole("fit: batch_size", batch_size)
-    lr, clip = number("fit: lr", lr, below=1e36), number("fit: clip", clip)
-    seed = whole("fit: seed", seed, least=0)
-    warmup = min(200, steps // 10) if warmup is None else whole("fit: warmup", warmup, least=0)
+    steps, batch_size = checked("fit: steps", steps, int), checked("fit: batch_size", batch_size, int)
+    lr, clip, seed = (
+        checked("fit: lr", lr, float),
+        checked("fit: clip", clip, float),
+        checked("fit: seed", seed, int, ANY),
+    )
+    warmup = min(200, steps // 10) if warmup is None else checked("fit: warmup", warmup, int, ANY)
     if warmup > steps:
         raise ValueError(f"fit: warmup must be at most steps, {steps}, got {warmup}: lr would never be reached")
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise ValueError(f"fit: betas must be two numbers like (0.9, 0.98), got {got(betas)}")
-    betas = tuple(number("fit: each of betas", beta, least=0, below=1) for beta in betas)
-    weight_decay = number("fit: weight_decay", weight_decay, least=0)
+    betas = tuple(checked("fit: each of betas", beta, float, (0, 1)) for beta in betas)
+    weight_decay = checked("fit: weight_decay", weight_decay, float, ANY)
     if on_step is not None and not callable(on_step):
         raise TypeError(f"fit: on_step must be a function of the step, got {got(on_step)}")
     device = pick_device(device)
@@ -122,8 +126,8 @@ def fit(model, task, *, steps, lr, batch_size=64, seed=0, warmup=None, betas=(0.
     groups = method.groups(model, lr)
     parameters = [p for g in groups for p in g["params"]]
     if not parameters:
-        raise ValueError("nothing to train: every parameter is frozen; attach a method first, LoRA().attach(model)")
-    model.to(device).train()
+        raise ValueError("nothing to train: every parameter is frozen; attach a method, and train what attach returns")
+    move(model, device).train()
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, weight_decay=weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps, warmup))
     generator = torch.Generator().manual_seed(seed)
@@ -165,7 +169,7 @@ def evaluate(model, task, size=1000, seed=TEST):
     """
     a_model("evaluate", model)
     a_task("evaluate", task)
-    size, seed = whole("evaluate: size", size), whole("evaluate: seed", seed, least=0)
+    size, seed = checked("evaluate: size", size, int), checked("evaluate: seed", seed, int, ANY)
     was_training = model.training
     model.eval()
     device = next(model.parameters(), torch.empty(0)).device

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from minipeft.attach import trainable
-from minipeft.methods.adapter_fusion import fusions
+from minipeft.methods.adapter_fusion import AdapterFusion, fusions
 from minipeft.models.transformer import Config, Transformer
 
 VOCAB, BOS, DIM, LAYERS, HEADS, T = 23, 1, 12, 3, 3, 7
@@ -20,17 +20,18 @@ def make(bos=BOS, causal=True, context=24):
     return model.eval()
 
 
-def stirred(method, model):
-    """The model with the method on it, whose parameters are far from their start."""
-    torch.manual_seed(1)
-    method.attach(model)
+def stirred(method, model, seed=1):
+    """A view of the model with the method on it, whose parameters are far from their start."""
+    torch.manual_seed(seed)
+    view = method.attach(model)
     with torch.no_grad():
-        for p in trainable(model).values():
+        for p in trainable(view).values():
             p.add_(0.4 * torch.randn_like(p))
-        for adapters in fusions(model).values():  # trained ones, say
-            for b in adapters.buffers():
-                b.normal_(std=0.4)
-    return model
+        if isinstance(method, AdapterFusion):
+            for adapters in fusions(view).values():  # trained ones, say
+                for b in adapters.buffers():
+                    b.normal_(std=0.4)
+    return view
 
 
 def rows(side=None):
@@ -41,6 +42,16 @@ def rows(side=None):
     tokens = torch.stack([F.pad(r, p) for r, p in zip(alone, pads, strict=True)])
     mask = torch.stack([F.pad(torch.ones(len(r), dtype=torch.bool), p) for r, p in zip(alone, pads, strict=True)])
     return alone, tokens, mask
+
+
+def bits(model):
+    """A copy of all numbers of a model, to compare with later: {name: tensor}."""
+    return {name: t.detach().clone() for name, t in model.state_dict().items()}
+
+
+def same_bits(model, before):
+    now = model.state_dict()
+    return now.keys() == before.keys() and all(torch.equal(now[name], t) for name, t in before.items())
 
 
 def close(a, b, tol=1e-5):

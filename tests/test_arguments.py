@@ -97,7 +97,7 @@ def test_swapped_arguments(model):
 
 
 WRONG_WHOLE = [0, -3, 2.5, 300.0, "300", True, None, math.nan, math.inf, [300], torch.tensor(3.5)]
-WRONG_ABOVE_0 = [0, -1e-2, "1e-2", True, None, math.nan, math.inf, -math.inf, 1e39, (1e-2,), 1j]
+WRONG_ABOVE_0 = [0, -1e-2, "1e-2", True, None, math.nan, math.inf, -math.inf, (1e-2,), 1j]
 
 
 @pytest.mark.parametrize("value", WRONG_WHOLE)
@@ -115,8 +115,7 @@ def test_numbers_of_steps_and_examples(model, name, value):
 @pytest.mark.parametrize("value", WRONG_ABOVE_0)
 @pytest.mark.parametrize("name", ["lr", "clip"])
 def test_learning_rates_and_clipping(model, name, value):
-    if (name, value) != ("clip", 1e39):  # which cuts nothing
-        refused(ValueError, f"fit: {name} must be a number above 0", fit, model, Unused(), **SETTINGS | {name: value})
+    refused(ValueError, f"fit: {name} must be a number above 0, got", fit, model, Unused(), **SETTINGS | {name: value})
 
 
 @pytest.mark.parametrize(

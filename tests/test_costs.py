@@ -25,8 +25,7 @@ def batch():
 @pytest.mark.parametrize(("method", "trained"), [(LoRA(rank=2), 2 * 2 * 2 * 32), (Full(), None)], ids=["lora", "full"])
 def test_predicted_is_measured(model, batch, method, trained):
     total = sum(p.numel() for p in model.parameters())
-    trained = trained or total
-    method.attach(model)
+    trained, model = trained or total, method.attach(model)
     before = copy.deepcopy(model.state_dict())
     predicted, measured = predict(model), measure(model, batch)
     assert predicted.weights == measured.weights == 4 * (total + (trained if trained < total else 0))

@@ -1,13 +1,16 @@
 """What holds for every method, on models with both kinds of positions and rows of different length."""
 
 import copy
+import pickle
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.checkpoint import checkpoint
 
-from minipeft.attach import detach, disabled, merge, trainable, unmerge
-from minipeft.deltas import fingerprint, fold, load, read, save, trained
+from minipeft.attach import Wrapper, attachments, detach, trainable
+from minipeft.deltas import DeltaError, fold, load, read, save, trained
 from minipeft.methods import (
     IA3,
     METHODS,
@@ -28,12 +31,15 @@ from minipeft.methods import (
     QLoRA,
     VeRA,
 )
+from minipeft.models.transformer import Block
 from minipeft.training import loss_of
-from tests.models import BOS, VOCAB, T, close, make, rows, stirred
+from minipeft.views import merge, move
+from tests.models import BOS, VOCAB, T, bits, close, make, rows, same_bits, stirred
 
 EVERY = [
     Full(),
     LoRA(rank=3, targets=("q", "down", "token")),
+    LoRA(rank=2, targets=("k.weight", "up.weight")),
     PromptTuning(length=3),
     PTuning(length=3, width=5),
     PTuning(length=3, template=(-1, 9, -1, 4, -1), encoder="mlp", width=5),
@@ -56,6 +62,12 @@ EVERY = [
 ]
 METHOD = pytest.mark.parametrize("method", EVERY, ids=str)
 KIND = pytest.mark.parametrize("bos", [None, BOS], ids=["absolute", "from BOS"])
+MERGEABLE = Full | BitFit | IA3 | LoRA | AdaLoRA | DoRA | VeRA | PiSSA
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda model: pickle.loads(pickle.dumps(model)),
+    "average": lambda model: AveragedModel(model).module,
+}
 
 
 def test_every_registered_method_is_put_to_these_tests():
@@ -64,12 +76,17 @@ def test_every_registered_method_is_put_to_these_tests():
 
 @METHOD
 @KIND
-def test_the_method_changes_the_answer_and_keeps_its_shape(method, bos):
-    model, (_, tokens, _) = make(bos), rows(None)
-    plain = model(tokens)
-    logits = stirred(method, model)(tokens)
+def test_the_method_changes_the_answer_keeps_its_shape_and_leaves_the_base_alone(method, bos):
+    base, (_, tokens, _) = make(bos), rows(None)
+    base.requires_grad_(True)
+    plain, before = base(tokens), bits(base)
+    logits = stirred(method, base)(tokens)
     assert logits.shape == plain.shape == (3, T, VOCAB)
     assert not torch.isclose(logits, plain, atol=1e-4).all(-1).any(), "every token notices"
+    assert same_bits(base, before)
+    assert torch.equal(base(tokens), plain)
+    assert all(p.requires_grad for p in base.parameters())
+    assert not any(isinstance(module, Wrapper) for module in base.modules())
 
 
 @METHOD
@@ -89,7 +106,7 @@ def test_a_bidirectional_model_takes_it_too(method):
     logits = stirred(method, model)(tokens, mask)
     assert not torch.isclose(logits, plain, atol=1e-4).all(-1)[mask].any()
     for i, row in enumerate(alone):
-        close(logits[i][mask[i]], model(row[None])[0])
+        close(logits[i][mask[i]], stirred(method, model)(row[None])[0])
 
 
 @METHOD
@@ -109,44 +126,87 @@ def test_generation_is_the_same_with_and_without_the_cache(method, bos):
 
 
 @METHOD
-def test_training_reaches_all_of_the_method_and_none_of_the_base(method):
-    model, (_, tokens, _) = make(), rows(None)
-    mark, before = fingerprint(model), {name: p.clone() for name, p in model.named_parameters()}
-    stirred(method, model)
+@KIND
+@pytest.mark.parametrize("side", [None, "left", "right"])
+def test_pieces_read_one_after_the_other_give_what_the_whole_gives(method, bos, side):
+    model, (_, tokens, mask) = stirred(method, make(bos).double()), rows(side)
+    mask = mask if side else None
+    whole, cache, parts = model(tokens, mask), model.new_cache(), []
+    for piece in (slice(0, 3), slice(3, 4), slice(4, T)):
+        parts.append(model(tokens[:, piece], None if mask is None else mask[:, piece], cache))
+    real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
+    close(torch.cat(parts, dim=1)[real], whole[real])
+
+
+@METHOD
+@KIND
+def test_training_reaches_all_of_the_method_and_none_of_the_base(method, bos):
+    base, (_, tokens, _) = make(bos), rows(None)
+    before = bits(base)
+    model = stirred(method, base)
     learned = list(trainable(model).values())
     assert learned
-    optimizer, start = torch.optim.SGD(learned, lr=0.1), [p.detach().clone() for p in learned]
+    optimizer = torch.optim.SGD(learned, lr=0.1)
     loss_of(model(tokens[:, :-1]), tokens[:, 1:]).backward()
     assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
     optimizer.step()
-    for (name, p), old in zip(trainable(model).items(), start, strict=True):
+    for name, p in trainable(model).items():
         if not name.endswith(("attn.k.bias", "key.bias")):  # the softmax does not see them
-            assert not torch.equal(p, old), name
-    assert fingerprint(model) == mark
-    detach(model)
-    assert all(torch.equal(p, before[name]) and p.grad is None for name, p in model.named_parameters())
+            assert p.grad.any(), name
+    assert detach(model) is base
+    assert same_bits(base, before)
+    assert all(p.grad is None for p in base.parameters())
 
 
 @METHOD
-def test_the_same_seed_starts_the_same_and_costs_the_base_nothing(method):
-    models = [make(), make()]
-    for model in models:
-        torch.manual_seed(5)
-        method.attach(model)
-    first, second = (trainable(model) for model in models)
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    with disabled(models[0]):
-        assert torch.equal(models[0](rows(None)[1]), make()(rows(None)[1]))
-
-
-@METHOD
-def test_a_saved_delta_gives_the_same_answers_on_a_fresh_base(method, tmp_path):
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_checkpointed_block_gives_the_same_gradients(method, reentrant, monkeypatch):
     model, (_, tokens, mask) = stirred(method, make()), rows("left")
+    plain = Block.forward
+
+    def gradients():
+        model.zero_grad()
+        loss_of(model(tokens[:, :-1], mask[:, :-1]), tokens[:, 1:]).backward()
+        return {name: p.grad.clone() for name, p in trainable(model).items() if p.grad is not None}
+
+    wanted, blocks = gradients(), []
+
+    def forward(self, x, mask=None, cache=None):
+        blocks.append(self)
+        x = x if x.requires_grad else x.detach().requires_grad_()  # reentrant checkpoints need an input that has one
+        return checkpoint(plain, self, x, mask, cache, use_reentrant=reentrant)
+
+    monkeypatch.setattr(Block, "forward", forward)
+    if reentrant and getattr(method, "mlp", None):
+        with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+            gradients()  # the layers share a network, which such a checkpoint cannot pass twice; torch says so
+        return
+    found = gradients()
+    assert len(blocks) == 3
+    assert found.keys() == wanted.keys()
+    for name in found:
+        close(found[name], wanted[name], 1e-6)
+
+
+@METHOD
+def test_the_same_seed_starts_the_same(method):
+    views = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        views.append(method.attach(make()))
+    first, second = (trainable(view) for view in views)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@METHOD
+@KIND
+def test_a_saved_delta_gives_the_same_answers_on_a_fresh_base(method, bos, tmp_path):
+    model, (_, tokens, mask) = stirred(method, make(bos)), rows("left")
     before = {name: p.detach().clone() for name, p in trainable(model).items()}
     logits = model(tokens, mask)
     size = save(model, tmp_path / "d.safetensors")
     assert all(torch.equal(p, before[name]) for name, p in trainable(model).items()), "saving changes nothing"
-    loaded = load(tmp_path / "d.safetensors", make())
+    loaded = load(tmp_path / "d.safetensors", make(bos))
     close(loaded(tokens, mask), logits, 1e-6)
     delta = read(tmp_path / "d.safetensors")
     assert delta.method == method.folded()
@@ -158,45 +218,137 @@ def test_a_saved_delta_gives_the_same_answers_on_a_fresh_base(method, tmp_path):
 
 
 @METHOD
-def test_folding_is_saving_and_loading_in_place(method, tmp_path):
+def test_folding_is_saving_and_loading(method, tmp_path):
     model, (_, tokens, _) = stirred(method, make()), rows(None)
     logits = model(tokens)
     save(model, tmp_path / "d.safetensors")
-    close(fold(model)(tokens), logits, 1e-6)
+    folded = fold(model)
+    close(folded(tokens), logits, 1e-6)
+    assert detach(folded) is detach(model)
     stored = read(tmp_path / "d.safetensors").tensors
-    assert all(torch.equal(t, stored[name]) for name, t in trained(model).items())
-    assert fingerprint(detach(model)) == fingerprint(make())
+    assert all(torch.equal(t, stored[name]) for name, t in trained(folded).items())
 
 
 @METHOD
-def test_what_can_be_merged_is_equal_and_what_cannot_is_told(method):
-    model, (_, tokens, _) = stirred(method, make()), rows(None)
-    logits = model(tokens)
-    if isinstance(method, Full | BitFit | IA3 | LoRA | AdaLoRA | DoRA | VeRA | PiSSA):
-        close(merge(model)(tokens), logits)
-        assert torch.equal(unmerge(model)(tokens), logits)
+@KIND
+def test_what_can_be_merged_is_equal_and_what_cannot_is_told(method, bos):
+    model, (_, tokens, mask) = stirred(method, make(bos)), rows("left")
+    logits, fresh = model(tokens, mask), make(bos)
+    if isinstance(method, MERGEABLE):
+        merged = merge(model)
+        close(merged(tokens, mask), logits)
+        assert {type(m) for m in merged.modules()} == {type(m) for m in fresh.modules()}
+        assert merged.state_dict().keys() == fresh.state_dict().keys()
+        assert not attachments(merged)
+        with torch.no_grad():
+            for p in trainable(model).values():
+                p.zero_()
+        close(merged(tokens, mask), logits)
+        fresh.load_state_dict(merged.state_dict())
+        close(fresh(tokens, mask), logits)
     else:
         with pytest.raises(TypeError, match="cannot be merged"):
             merge(model)
-        assert torch.equal(model(tokens), logits)
+    assert same_bits(detach(model), bits(make(bos)))
 
 
 @METHOD
-def test_a_copy_of_an_adapted_model_is_a_model_of_its_own(method):
+@pytest.mark.parametrize("how", COPIES)
+def test_a_copy_of_a_view_is_a_model_of_its_own(method, how, tmp_path):
     model, (_, tokens, _) = stirred(method, make()), rows(None)
-    logits, twin = model(tokens), copy.deepcopy(model)
+    loss_of(model(tokens[:, :-1]), tokens[:, 1:]).backward()  # a copy while training: it keeps the best so far
+    logits, twin = model(tokens), COPIES[how](model)
+    assert torch.equal(twin(tokens), logits)
+    save(twin, tmp_path / "twin.safetensors")
     with torch.no_grad():
         for p in trainable(twin).values():
             p.zero_()
     assert torch.equal(model(tokens), logits)
+    close(load(tmp_path / "twin.safetensors", make())(tokens), logits, 1e-6)
     assert torch.equal(detach(twin)(tokens), make()(tokens))
 
 
-VIRTUAL = [r for r in EVERY if isinstance(r, PromptTuning | PTuning | PrefixTuning | PTuningV2)]
+@METHOD
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
+def test_a_compiled_view_is_the_same_model(method, tmp_path):
+    model, (_, tokens, mask) = stirred(method, make()), rows("left")
+    logits, compiled = model(tokens, mask), torch.compile(model, backend="eager")
+    close(compiled(tokens, mask), logits, 1e-6)
+    save(compiled, tmp_path / "d.safetensors")
+    assert read(tmp_path / "d.safetensors").tensors.keys() == trained(model).keys()
+    assert detach(compiled) is detach(model)
+    view = method.attach(torch.compile(make(), backend="eager"))
+    assert trainable(view).keys() == trainable(model).keys()
 
 
-@pytest.mark.parametrize("method", VIRTUAL, ids=str)
-def test_virtual_tokens_beyond_the_context_are_told_before_any_work(method):
+@METHOD
+def test_moving_a_view_keeps_what_it_shares_and_casting_it_alone_is_refused_at_saving(method, tmp_path):
+    model, (_, tokens, _) = stirred(method, make()), rows(None)
+    logits = model(tokens)
+    move(model, torch.float64)
+    close(model(tokens), logits.double(), 1e-2)
+    base = detach(model)
+    assert all(p.dtype == torch.float64 for p in [*base.parameters(), *trainable(model).values()])
+    shared = {p.data_ptr() for p in base.parameters()}
+    assert shared & {p.data_ptr() for p in model.parameters() if not p.requires_grad} or isinstance(method, Full)
+    alone = stirred(method, make())
+    alone.to(torch.float64)
+    with pytest.raises(DeltaError, match=r"was cast to torch\.float64 and its base was not"):
+        save(alone, tmp_path / "d.safetensors")
+
+
+@METHOD
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_the_method_follows_the_type_of_its_base(method, kind):
+    model, (_, tokens, _) = method.attach(make().to(kind)), rows(None)
+    assert {p.dtype for p in trainable(model).values()} == {kind}
+    logits = model(tokens)
+    assert logits.dtype == kind
+    logits.float().square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in trainable(model).values() if p.grad is not None)
+
+
+@METHOD
+def test_autocast_trains_the_method_too(method):
+    model, (_, tokens, mask) = stirred(method, make()), rows("left")
+    exact = model(tokens, mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(tokens, mask)
+        loss = loss_of(logits.float(), tokens)
+    assert (logits - exact).abs()[mask].max() < 0.3 * exact[mask].std() * exact.abs().max()
+    loss.backward()
+    for name, p in trainable(model).items():
+        if not name.endswith(("attn.k.bias", "key.bias")):
+            assert p.grad.isfinite().all(), name
+            assert p.grad.any(), name
+
+
+@METHOD
+def test_twenty_views_hold_the_numbers_of_their_base_once(method):
+    base = make()
+    views = [method.attach(base) for _ in range(20)]
+    frozen = {name: p.data_ptr() for name, p in base.named_parameters()}
+    for view in views:
+        for name, p in view.named_parameters():
+            plain = name.replace("base.", "")
+            if not p.requires_grad and plain in frozen:
+                assert p.data_ptr() == frozen[plain], name
+    own = sum(p.numel() for view in views for p in trainable(view).values())
+    assert own == 20 * sum(p.numel() for p in trainable(views[0]).values())
+    tokens = rows(None)[1]
+    changed = views[3]
+    with torch.no_grad():
+        for p in trainable(changed).values():
+            p.add_(torch.randn_like(p))
+    if not isinstance(method, AdapterFusion):
+        assert torch.equal(base(tokens), make()(tokens))
+
+
+FRONT = [r for r in EVERY if isinstance(r, PromptTuning | PTuning | PrefixTuning | PTuningV2)]
+
+
+@pytest.mark.parametrize("method", FRONT, ids=str)
+def test_what_stands_in_front_beyond_the_context_is_told_before_any_work(method):
     model, work = stirred(method, make(None, context=10)), []
     model.blocks[0].register_forward_pre_hook(lambda *_: work.append(1))
     tokens = rows(None)[1]
@@ -211,13 +363,25 @@ def test_virtual_tokens_beyond_the_context_are_told_before_any_work(method):
     assert model.generate(tokens[:, :room], 1).shape == (3, 1)
 
 
-@pytest.mark.parametrize("method", VIRTUAL, ids=str)
-def test_virtual_tokens_take_the_first_absolute_positions_and_none_before_bos(method):
+@pytest.mark.parametrize("method", FRONT, ids=str)
+def test_what_stands_in_front_takes_the_first_absolute_positions_and_none_before_bos(method):
     for bos in (None, BOS):
-        model, seen = make(bos), []
-        stirred(method, model)
+        model, seen = stirred(method, make(bos)), []
         model.embed.position.register_forward_hook(lambda module, args, out, seen=seen: seen.append(args[0]))
         model(rows(None)[1])
         template = getattr(method, "template", None) or (-1,) * 3
         first = len(template) if bos is None else 1
         assert seen[0][0, -T:].tolist() == list(range(first, first + T))
+
+
+@pytest.mark.parametrize("method", FRONT, ids=str)
+def test_a_pass_without_a_cache_of_the_users_changes_nothing(method):
+    model, (_, tokens, mask) = stirred(method, make()), rows("left")
+    first, second = model(tokens, mask), model(tokens, mask)
+    assert torch.equal(first, second)
+    cache, fixed = model.new_cache(), model.new_cache(fixed=True)
+    begun = fixed.length
+    model(tokens, mask, cache)
+    model(tokens, mask, fixed)
+    assert fixed.length == begun
+    assert cache.length >= begun + T

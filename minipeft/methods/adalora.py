@@ -25,21 +25,24 @@ codes, and this file, after it, and they let Ī rest from the final choice on. P
 here N(0, 0.02²). peft leaves masked triplets out of its files.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minipeft.attach import Method, WeightWrapper, attachments, bottom, wrap
+from minipeft.attach import Method, WeightWrapper, attachments
+from minipeft.targets import wrap
 
 
 class AdaLoRALinear(WeightWrapper):
     """y = x Wᵀ + b + (λ ⊙ x Qᵀ) Pᵀ in front of a frozen `nn.Linear`. λ is called `lam`: lambda is a word of Python.
 
-    P (out, r) and Q (r, in) start as N(0, 0.02²), lam (r,) at zero. `begin` makes what only training needs: `sensitivity` and
-    `uncertainty`, Ī and Ū of the three by their names; `kept` (r,), which triplets are not masked; `history`, [(t, rank)],
-    what this matrix was left with at the start and at each allocation of the last training.
+    P (out, r) and Q (r, in) start as N(0, 0.02²), lam (r,) at zero. `begin` makes what only training needs:
+    `sensitivity` and `uncertainty`, Ī and Ū of the three by their names; `kept` (r,), which triplets are not masked;
+    `history`, [(t, rank)], what this matrix was left with at the start and at each allocation of the last training.
     """
 
     def __init__(self, base, rank):
@@ -85,18 +88,19 @@ class AdaLoRA(Method):
 
     Args:
         rank: mean rank at the end, with the budget of a LoRA of this rank: 1.5 on 12 matrices is 18 triplets in all.
-        initial_rank: r, the rank of each matrix at the start and the most it can have; the paper takes 1.5 times `rank`.
-        targets: names of Linear modules, or a predicate; see `attach.wrap`. The paper takes every matrix of a block.
+        initial_rank: r, the rank of each matrix at the start, and its highest; the paper takes 1.5 times `rank`.
+        targets: names of Linear modules; see `targets.match`. The paper takes every matrix of a block.
         gamma: γ of the orthogonality penalty; in the paper between 0.1 and 0.5.
         mean_norm: the library's penalty, γ times the mean of the norms.
         beta1, beta2: β₁ and β₂.
         warmup, final: shares of the steps before b(t) falls and after it has fallen.
         interval: steps between two allocations; in between, masked triplets may come back.
+        layers: indices of the Transformer layers to adapt, (0, 2); None for all.
     """
 
     rank: float = 4
     initial_rank: int = 6
-    targets: tuple[str, ...] = ("q", "k", "v", "o", "up", "down")
+    targets: tuple[str, ...] | str | Callable = ("q", "k", "v", "o", "up", "down")
     gamma: float = 0.1
     mean_norm: bool = False
     beta1: float = 0.85
@@ -105,28 +109,20 @@ class AdaLoRA(Method):
     final: float = 0.3
     interval: int = 10
 
+    layers: tuple[int, ...] | None = None
+
+    SIZES = ("initial_rank",)
+    LIMITS = {"gamma": (0, math.inf), "beta1": (0, 1), "beta2": (0, 1), "warmup": (0, 1), "final": (0, 1)}
+
     def __post_init__(self):
-        for name in ("initial_rank", "interval"):
-            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {getattr(self, name)}")
-        if not 0 < self.rank <= self.initial_rank:
-            raise ValueError(
-                f"rank must be above 0 and at most initial_rank={self.initial_rank}, got {self.rank}; raise initial_rank"
-            )
-        if not 0 <= self.gamma < float("inf"):
-            raise ValueError(f"gamma must be a number of at least 0, got {self.gamma}; 0.1 is a good start")
-        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
-            raise ValueError(f"beta1 and beta2 must be at least 0 and below 1, got {self.beta1} and {self.beta2}")
-        if not (min(shares := (self.warmup, self.final)) >= 0 and sum(shares) < 1):
-            raise ValueError(f"warmup and final must be shares of the steps with a sum below 1, got {shares}")
+        super().__post_init__()
+        if self.rank > self.initial_rank:
+            raise ValueError(f"rank, {self.rank}, must be at most initial_rank, {self.initial_rank}: raise it")
+        if self.warmup + self.final >= 1:
+            raise ValueError(f"warmup and final together must be below 1, got {self.warmup} and {self.final}")
 
     def insert(self, model):
-        wrap(model, self.targets, self.layer)
-
-    def layer(self, module, path):
-        if not isinstance(bottom(module), nn.Linear):  # it may be stacked on another method
-            raise TypeError(f"AdaLoRA goes in front of Linear; {path!r} is a {type(bottom(module)).__name__}")
-        return AdaLoRALinear(module, self.initial_rank)
+        wrap(model, self.targets, lambda module, path: AdaLoRALinear(module, self.initial_rank), layers=self.layers)
 
     def regularizer(self, model):
         sides = [w for layer in layers(model).values() for w in (layer.P.T, layer.Q)]  # directions are rows
@@ -176,7 +172,7 @@ def allocate(layers, t, budget):
 def layers(model):
     """The layers of AdaLoRA by the dotted names of what they stand in front of; the last attached, if it was twice."""
     mine = [a for a in attachments(model) if isinstance(a.method, AdaLoRA)]
-    return {s.path: s.replacement for a in mine[-1:] for s in a.swaps}
+    return dict(mine[-1].layers) if mine else {}
 
 
 def ranks(model):

@@ -31,7 +31,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from minipeft.attach import Method, Wrapper, match, sites, swap
+from minipeft.attach import Method, Wrapper, place, swap
+from minipeft.targets import match, sites
 
 
 class Bottleneck(nn.Module):
@@ -112,9 +113,7 @@ class Bottlenecks(Method):
 
     size: int = 16
 
-    def __post_init__(self):
-        if type(self.size) is not int or self.size < 1:
-            raise ValueError(f"size, of the bottleneck, must be a whole number of at least 1, got {self.size!r}")
+    SIZES = ("size",)
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ class Pfeiffer(Bottlenecks):
             end = path.removesuffix(".mlp") if block.pre_norm else path.removesuffix("mlp") + "norm2"
             layer = SequentialAdapter if block.pre_norm else SequentialAdapterInNorm
             adapter = Bottleneck(block.norm2.weight, self.size, nn.ReLU())
-            swap(model, end, layer(model.get_submodule(end), adapter))
+            swap(model, end, layer(getattr(*place(model, end)), adapter))
 
 
 @dataclass(frozen=True)
@@ -161,11 +160,6 @@ class ParallelAdapter(Bottlenecks):
     """
 
     scale: float = 4.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 < self.scale < math.inf:
-            raise ValueError(f"scale must be a number above 0, got {self.scale!r}; the paper takes 4")
 
     def insert(self, model):
         for path, block, module in sublayers(model, "mlp"):

@@ -12,11 +12,12 @@ h = LN(s) in a post-norm block (BERT), y = s + o and h = s in a pre-norm block (
 W_v starts at the identity, and the loss gets λ‖I − W_v‖² for each layer: what the adapters say is mixed, not replaced.
 
     for name in names:
-        Pfeiffer(size=16).attach(model), fit(model, task(name), steps=300, lr=3e-2), save(model, name), detach(model)
-    fusion = AdapterFusion(adapters=len(names), size=16)
-    fusion.attach(model)
-    fusion.fill(model, [read(name, model) for name in names])
-    fit(model, task("swap+violet"), steps=300, lr=1e-2)
+        adapted = Pfeiffer(size=16).attach(model)
+        fit(adapted, task(name), steps=300, lr=3e-2), save(adapted, name)
+    method = AdapterFusion(adapters=len(names), size=16)
+    fused = method.attach(model)
+    method.fill(fused, [read(name, model) for name in names])
+    fit(fused, task("swap+violet"), steps=300, lr=1e-2)
 
 Trainable parameters: L·(3d² + 2d); stored are, besides, the N frozen adapters: the delta of a fusion needs no other.
 Cannot be merged. At inference it costs all N adapters, the keys and values of each, in every layer.
@@ -35,7 +36,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minipeft.attach import Method, Wrapper, attachments, match, swap
+from minipeft.attach import Method, Wrapper, attachments, place, swap
+from minipeft.targets import match
 
 
 class Fusion(nn.Module):
@@ -94,13 +96,9 @@ class SequentialFusionInNorm(Wrapper):
 
 def fusions(model):
     """{path: Fusion}, layer by layer; the `weights` of each are what it attended to."""
-    layers = [
-        s
-        for a in attachments(model)
-        for s in a.swaps
-        if isinstance(s.replacement, SequentialFusion | SequentialFusionInNorm)
-    ]
-    return {s.path: s.replacement.fusion for s in layers}
+    layers = [item for a in attachments(model) for item in a.layers.items()]
+    kinds = SequentialFusion, SequentialFusionInNorm
+    return {path: layer.fusion for path, layer in layers if isinstance(layer, kinds)}
 
 
 @dataclass(frozen=True)
@@ -117,12 +115,8 @@ class AdapterFusion(Method):
     size: int = 16
     regularization: float = 0.01
 
-    def __post_init__(self):
-        for name in ("adapters", "size"):
-            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}")
-        if not 0 <= self.regularization < math.inf:
-            raise ValueError(f"regularization must be a number of at least 0, got {self.regularization!r}")
+    SIZES = ("adapters", "size")
+    LIMITS = {"regularization": (0, math.inf)}
 
     def insert(self, model):
         for path, block, _ in match(model, ("mlp",)):
@@ -133,7 +127,7 @@ class AdapterFusion(Method):
                 )
             end = path.removesuffix(".mlp") if block.pre_norm else path.removesuffix("mlp") + "norm2"
             layer = SequentialFusion if block.pre_norm else SequentialFusionInNorm
-            swap(model, end, layer(model.get_submodule(end), Fusion(block.norm2.weight, self.adapters, self.size)))
+            swap(model, end, layer(getattr(*place(model, end)), Fusion(block.norm2.weight, self.adapters, self.size)))
 
     @torch.no_grad()
     def fill(self, model, deltas):
@@ -160,9 +154,9 @@ class AdapterFusion(Method):
             }
             if {k: t.shape for k, t in places.items()} != {k: t.shape for k, t in delta.tensors.items()}:
                 raise ValueError(f"adapter number {n} is of another base: its layers are not those of this model")
-            copies += [(place, delta.tensors[name]) for name, place in places.items()]
-        for place, tensor in copies:
-            place.copy_(tensor)
+            copies += [(buffer, delta.tensors[name]) for name, buffer in places.items()]
+        for buffer, tensor in copies:
+            buffer.copy_(tensor)
 
     def groups(self, model, lr):
         if not all(fusion.U.any(2).any(1).all() for fusion in fusions(model).values()):

@@ -12,14 +12,16 @@ Paper and library: the paper also trains the task's head, which there is a new o
 toy base is pretrained and writes the letters of every task, so here its weight is frozen unless `head` asks for it.
 peft has no BitFit, but trains biases beside a LoRA (`bias="all"`): those of that very name, so not the ones of an LSTM
 or of `nn.MultiheadAttention`, which are trained here; and its `disable_adapter` leaves the trained biases in place,
-where `disabled` brings the old ones back.
+where `detach` gives the old ones back.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
 
-from minipeft.attach import Method, match, sites, swap
+from minipeft.attach import Method, swap
+from minipeft.targets import match, sites
 
 
 def is_bias(module, name):
@@ -51,7 +53,7 @@ def chosen(weights, places, head):
 
 
 def copies(weights, paths):
-    """{path: new parameter} that begin as what stands there, which itself is kept for `detach`.
+    """{path: new parameter} that begin as what stands there.
 
     One parameter that stands in two places is one in the copy too.
     """
@@ -68,17 +70,13 @@ class BitFit(Method):
     """Train the biases.
 
     Args:
-        targets: names of modules whose biases are trained, or a predicate (see `attach.wrap`); None for the whole
+        targets: names of modules whose biases are trained, or a predicate (see `targets.match`); None for the whole
             model. ("attn.q", "mlp.up") is the paper's half: query and middle of the MLP.
         head: train the module `head` too, weight and bias; for a head that is new.
     """
 
-    targets: tuple[str, ...] | None = None
+    targets: tuple[str, ...] | str | Callable | None = None
     head: bool = False
-
-    def __post_init__(self):
-        if type(self.head) is not bool:
-            raise ValueError(f"head says whether the module `head` is trained too, True or False, got {self.head!r}")
 
     def insert(self, model):
         below = [""] if self.targets is None else [path for path, *_ in match(model, self.targets)]

@@ -8,23 +8,30 @@ Full fine-tuning often changes the one much and the other little, LoRA both toge
 zero, m at ‖W‖: then m/‖V‖ is 1 and the model starts as the base, bit for bit. In the gradient ‖V‖ counts as a constant
 (that saves memory).
 Trainable parameters: r·(in + out) + out for each matrix. Merging puts W' in the place of W: then inference costs
-exactly the base; unmerged, all of W' is computed in every pass, however short the input: in large layers that is felt.
+exactly the base; unmerged it costs two thin products per layer, and V once a pass for its lengths, however short the
+input: in large layers that is felt.
 
 Sources: 1) Liu et al. 2024, arXiv:2402.09353; the constant ‖V‖ is section 4.3.
 Paper and library: the paper speaks of columns, because it writes W as (in, out); its code, peft and this file all take
-the weights of one output neuron together, which `nn.Linear` holds as a row. peft adds m/‖V‖ times the update to m/‖V‖
-times the frozen path, where this file writes W' down; the numbers are the same. Its dropout, which falls on the frozen
+the weights of one output neuron together, which `nn.Linear` holds as a row. peft's dropout, which falls on the frozen
 path too, is left out here.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minipeft.attach import Method, WeightWrapper, bottom, flat, wrap
+from minipeft.attach import Method, WeightWrapper
+from minipeft.targets import wrap
+
+
+def lengths(W):
+    """‖W‖ (out), the lengths of the rows of W (out, in), and a tiny number where a row is zero."""
+    return W.norm(dim=1).clamp(min=torch.finfo(W.dtype).tiny)
 
 
 def decompose(W):
@@ -32,37 +39,40 @@ def decompose(W):
 
     Of W and of W + ΔW it shows what any method has changed: the lengths, the angles, or both.
     """
-    magnitude = W.norm(dim=1).clamp(min=torch.finfo(W.dtype).tiny)
+    magnitude = lengths(W)
     return magnitude, W / magnitude[:, None]
 
 
 class DoRALinear(WeightWrapper):
-    """y = x (m ⊙ V/‖V‖)ᵀ + b, V = W + s·B A, in front of a frozen `nn.Linear`.
-
-    W and b are those of `flat(base)`, which counts in what `base` is stacked on.
-    """
+    """y = g ⊙ (x Vᵀ) + b, g = m/‖V‖, V = W + s·B A, in front of a frozen `nn.Linear`."""
 
     def __init__(self, base, rank, scale):
         super().__init__(base)
-        W = flat(self.base).weight
+        W = self.base.weight
         out, into = W.shape
         self.A = nn.Parameter(W.new_empty(rank, into))
         self.B = nn.Parameter(W.new_zeros(out, rank))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # U(−1/√in, 1/√in)
-        self.m = nn.Parameter(decompose(W.detach())[0])
+        self.m = nn.Parameter(lengths(W.detach()))
         self.scale = scale
 
-    def adapted(self):
-        """W'. The gradient passes through m and V but not through ‖V‖."""
-        V = flat(self.base).weight + self.scale * self.B @ self.A  # (out, in)
-        length, _ = decompose(V.detach())  # ‖V‖ (out)
-        return (self.m / length)[:, None] * V  # (out, in)
+    def V(self):
+        return self.base.weight + self.scale * self.B @ self.A  # (out, in)
+
+    def g(self):
+        """m/‖V‖ (out). The gradient passes through m but not through ‖V‖."""
+        with torch.no_grad():
+            length = lengths(self.V())
+        return self.m / length
 
     def forward(self, x):  # (..., in)
-        return F.linear(x, self.adapted(), flat(self.base).bias)  # (..., out)
+        y, g, bias = self.base(x), self.g(), self.base.bias
+        Wx = y if bias is None else y - bias
+        BAx = F.linear(F.linear(x, self.A), self.scale * self.B)
+        return y + (g - 1) * Wx + g * BAx  # (..., out), g ⊙ (Wx + s·BAx) + b: written so, the start is exactly y
 
     def delta(self):
-        return self.adapted() - flat(self.base).weight  # (out, in)
+        return self.g()[:, None] * self.V() - self.base.weight  # (out, in)
 
 
 @dataclass(frozen=True)
@@ -71,24 +81,17 @@ class DoRA(Method):
 
     Args:
         rank, alpha: r and α of the update of the direction, scaled by α/r. The paper often halves the rank of a LoRA.
-        targets: names of Linear modules, or a predicate; see `attach.wrap`.
+        targets: names of Linear modules; see `targets.match`.
+        layers: indices of the Transformer layers to adapt, (0, 2); None for all.
     """
 
     rank: int = 4
     alpha: float = 8
-    targets: tuple[str, ...] = ("q", "v")
+    targets: tuple[str, ...] | str | Callable = ("q", "v")
+    layers: tuple[int, ...] | None = None
 
-    def __post_init__(self):
-        if type(self.rank) is not int or self.rank < 1:
-            raise ValueError(f"rank must be a whole number of at least 1, got {self.rank}; 4 is a good start")
-        if not 0 < self.alpha < math.inf:
-            raise ValueError(f"alpha must be a number above 0, got {self.alpha}; twice the rank is a good start")
+    SIZES = ("rank",)
 
     def insert(self, model):
-        wrap(model, self.targets, self.layer)
-
-    def layer(self, module, path):
-        kind = bottom(module)  # it may be stacked on another method
-        if not isinstance(kind, nn.Linear):
-            raise TypeError(f"DoRA goes in front of Linear; {path!r} is a {type(kind).__name__}: take it off targets")
-        return DoRALinear(module, self.rank, self.alpha / self.rank)
+        scale = self.alpha / self.rank
+        wrap(model, self.targets, lambda module, path: DoRALinear(module, self.rank, scale), layers=self.layers)

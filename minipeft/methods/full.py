@@ -4,17 +4,19 @@
 
 Trainable parameters: all of them (or all below `targets`). Memory with Adam, in bytes for each in 32-bit floats:
 4 weight + 4 gradient + 8 moments. Nothing to merge, no cost at inference; but every task is a copy of the model.
-The base is kept beside the trained copy, so that `detach` gives it back bit for bit.
+The base stays beside the trained copy, so `detach` gives it back bit for bit.
 
 Large models want learning rates far smaller than the small methods do, where one of those would wreck what the model
 knows; on the toy base the best rates lie within a factor of three of each other.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
 
-from minipeft.attach import Method, match, sites, swap
+from minipeft.attach import Method, swap
+from minipeft.targets import match, sites
 
 
 def copied(weight):
@@ -27,10 +29,10 @@ class Full(Method):
     """Train every weight.
 
     Args:
-        targets: names of modules or weights to train instead of all (see `attach.wrap`); None for the whole model.
+        targets: names of modules or weights to train instead of all (see `targets.match`); None for the whole model.
     """
 
-    targets: tuple[str, ...] | None = None
+    targets: tuple[str, ...] | str | Callable | None = None
 
     def insert(self, model):
         """`swap` copies in. A weight that stands in two places (a tied head) is one weight in the copy too."""

@@ -15,22 +15,20 @@ Paper and library: the paper tunes T5, which has no biases. Its equations scale 
 they are made of, so here b_k and b_v are scaled with them, as in the authors' code and in peft. The authors put l_ff
 behind `wi_1`: in the gated MLP of their T5, W_o (φ(W_0 x) ⊙ W_1 x), that is the input of W_o. Where φ stands between
 the two matrices, as here, behind `up` would be another method; before `down` is the equation. To unmerge, peft divides
-by l + 1e-8 and so loses what an l of zero has taken away; here `unmerge` is exact. On GPT-2, where q, k and v are one
-matrix, peft's default rescales the queries too.
+by l + 1e-8 and so loses what an l of zero has taken away; here the view that was merged is still there. On GPT-2, where
+q, k and v are one matrix, peft's default rescales the queries too.
 """
 
 from dataclasses import dataclass
 
 from torch import nn
 
-from minipeft.attach import Method, WeightWrapper, bottom, flat, match, wrap
+from minipeft.attach import Method, WeightWrapper
+from minipeft.targets import match, wrap
 
 
 class IA3Output(WeightWrapper):
-    """y = l ⊙ (W x + b) in front of a frozen `nn.Linear`: for keys and values.
-
-    W and b are those of `flat(base)`, which counts in what `base` is stacked on.
-    """
+    """y = l ⊙ (W x + b) in front of a frozen `nn.Linear`: for keys and values."""
 
     def __init__(self, base):
         super().__init__(base)
@@ -40,19 +38,16 @@ class IA3Output(WeightWrapper):
         return self.l * self.base(x)  # (..., out)
 
     def delta(self):
-        return (self.l - 1)[:, None] * flat(self.base).weight  # (out, in): rows
+        return (self.l - 1)[:, None] * self.base.weight  # (out, in): rows
 
     def deltas(self):
         """{"weight": ΔW, "bias": Δb}: the bias changes too, where there is one."""
-        bias = flat(self.base).bias
+        bias = self.base.bias
         return super().deltas() | ({} if bias is None else {"bias": (self.l - 1) * bias})
 
 
 class IA3Input(WeightWrapper):
-    """y = W (l ⊙ x) + b in front of a frozen `nn.Linear`: for `down`, whose input is φ(up x).
-
-    W is that of `flat(base)`, as above.
-    """
+    """y = W (l ⊙ x) + b in front of a frozen `nn.Linear`: for `down`, whose input is φ(up x)."""
 
     def __init__(self, base):
         super().__init__(base)
@@ -62,7 +57,7 @@ class IA3Input(WeightWrapper):
         return self.base(self.l * x)  # (..., out)
 
     def delta(self):
-        return flat(self.base).weight * (self.l - 1)  # (out, in): columns
+        return self.base.weight * (self.l - 1)  # (out, in): columns
 
 
 @dataclass(frozen=True)
@@ -70,33 +65,24 @@ class IA3(Method):
     """Learned vectors that rescale keys, values and the middle of the MLP.
 
     Args:
-        outputs: names of Linear modules whose output is rescaled; see `attach.wrap`.
+        outputs: names of Linear modules whose output is rescaled; see `targets.match`.
         inputs: names of Linear modules whose input is rescaled.
+        layers: indices of the Transformer layers to adapt, (0, 2); None for all.
     """
 
     outputs: tuple[str, ...] = ("k", "v")
     inputs: tuple[str, ...] = ("down",)
-
-    def __post_init__(self):
-        for names in (self.outputs, self.inputs):
-            if not isinstance(names, tuple | list):
-                raise ValueError(f'outputs and inputs are tuples of names like ("k", "v"), got {names!r}')
-        if not self.outputs and not self.inputs:
-            raise ValueError("outputs and inputs are both empty, so there is nothing to rescale; name a module in one")
+    layers: tuple[int, ...] | None = None
 
     def insert(self, model):
         out, into = (
-            {path for path, *_ in match(model, names)} if names else set() for names in (self.outputs, self.inputs)
+            {path for path, *_ in match(model, names, self.layers)} if names else set()
+            for names in (self.outputs, self.inputs)
         )
         if both := ", ".join(sorted(out & into)):
             raise ValueError(f"{both}: named both in outputs and in inputs; a module is rescaled on one side, choose")
-        wrap(model, (*self.outputs, *self.inputs), lambda module, path: self.layer(module, path, path in into))
-
-    def layer(self, module, path, at_input):
-        kind = bottom(module)  # it may be stacked on another method
-        if not isinstance(kind, nn.Linear):
-            raise TypeError(f"IA3 goes in front of Linear modules; {path!r} is a {type(kind).__name__}")
-        return IA3Input(module) if at_input else IA3Output(module)
+        names = *self.outputs, *self.inputs
+        wrap(model, names, lambda m, path: IA3Input(m) if path in into else IA3Output(m), layers=self.layers)
 
     def groups(self, model, lr):
         """The vectors do not decay: that would draw them to zero, where the layer falls silent; the base is at one."""

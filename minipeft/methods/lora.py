@@ -17,12 +17,14 @@ forgets the base's dilation and padding mode there; here A has them.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch.nn.functional as F
 from torch import nn
 
-from minipeft.attach import Method, WeightWrapper, bottom, match, trainable, wrap
+from minipeft.attach import Method, WeightWrapper, bottom, trainable
+from minipeft.targets import match, wrap
 
 
 class LoRALinear(WeightWrapper):
@@ -34,14 +36,70 @@ class LoRALinear(WeightWrapper):
         self.A = nn.Parameter(base.weight.new_empty(rank, into))
         self.B = nn.Parameter(base.weight.new_zeros(out, rank))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # U(−1/√in, 1/√in)
-        self.scale, self.dropout = scale, nn.Dropout(dropout)
+        self.scale, self.dropout = scale, nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x):  # (..., in)
         h = F.linear(self.dropout(x), self.A)  # (..., r)
-        return self.base(x) + F.linear(self.scale * h, self.B)  # (..., out)
+        return self.base(x) + F.linear(h, self.scale * self.B)  # (..., out)
 
     def delta(self):
         return self.scale * self.B @ self.A  # (out, in)
+
+
+@dataclass(frozen=True)
+class LoRA(Method):
+    """Low-rank updates beside frozen weights.
+
+    Args:
+        rank, alpha: r and α. The update is scaled by α/r, so the best learning rates of small ranks lie close.
+        targets: names of modules (Linear, Embedding, Conv2d) or weights, or "all-linear"; see `targets.match`.
+        dropout: on the input of A, while training; Linear and Conv2d only.
+        rank_pattern: other ranks for some of the targets, {"v": 8}; of several names the more specific one counts.
+        rslora: scale by α/√r, which keeps large ranks from being damped.
+        lr_ratio: LoRA+: B learns this many times faster than A; the paper proposes 16.
+        layers: indices of the Transformer layers to adapt, (0, 2); None for all.
+    """
+
+    rank: int = 4
+    alpha: float = 8
+    targets: tuple[str, ...] | str | Callable = ("q", "v")
+    dropout: float = 0.0
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    rslora: bool = False
+    lr_ratio: float = 1.0
+    layers: tuple[int, ...] | None = None
+
+    LIMITS = {"dropout": (0, 1)}
+    SIZES = ("rank", "rank_pattern")
+    KINDS = nn.Linear, nn.Embedding, nn.Conv2d, nn.Parameter
+
+    def insert(self, model):
+        wanted = {path for path, *_ in match(model, self.targets, self.layers)}
+        ranks = dict.fromkeys(wanted, self.rank)
+        for name, rank in sorted(self.rank_pattern.items(), key=lambda item: item[0].count(".")):
+            paths = {path for path, *_ in match(model, (name,))}
+            if idle := sorted(paths - wanted):
+                raise ValueError(f"rank_pattern names {', '.join(idle)}, which targets does not; add it there")
+            ranks |= dict.fromkeys(paths, rank)
+        wrap(model, self.targets, lambda module, path: self.layer(module, ranks[path]), self.KINDS, self.layers)
+
+    def layer(self, module, rank):
+        scale = self.scale(rank)
+        if isinstance(module, nn.Parameter):
+            return LoRAWeight(module, rank, scale)
+        if isinstance(bottom(module), nn.Embedding):
+            return LoRAEmbedding(module, rank, scale)
+        layer = LoRAConv2d if isinstance(bottom(module), nn.Conv2d) else LoRALinear
+        return layer(module, rank, scale, self.dropout)
+
+    def scale(self, rank):
+        return self.alpha / (math.sqrt(rank) if self.rslora else rank)  # s
+
+    def groups(self, model, lr):
+        # LoRA+: η_B = λ·η_A
+        slow = [p for name, p in trainable(model).items() if not name.endswith(".B")]
+        fast = [p for name, p in trainable(model).items() if name.endswith(".B")]
+        return [{"params": slow, "lr": lr}, {"params": fast, "lr": lr * self.lr_ratio}]
 
 
 class LoRAEmbedding(WeightWrapper):
@@ -73,7 +131,7 @@ class LoRAConv2d(WeightWrapper):
         self.A = nn.Parameter(base.weight.new_empty(rank, into, height, width))
         self.B = nn.Parameter(base.weight.new_zeros(out, rank))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
-        self.scale, self.dropout = scale, nn.Dropout(dropout)
+        self.scale, self.dropout = scale, nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x):  # (B, in, Y, X)
         h = self.base._conv_forward(self.dropout(x), self.A, None)  # (B, r, Y', X'), strided and padded as the base
@@ -84,7 +142,7 @@ class LoRAConv2d(WeightWrapper):
 
 
 class LoRAWeight(nn.Module):
-    """W ↦ W + s·BA for any weight of any module, as a parametrization: an LSTM's `weight_ih_l0` (4h, in), say."""
+    """W ↦ W + s·BA for any weight of any module: an LSTM's `weight_ih_l0` (4h, in), say."""
 
     def __init__(self, weight, rank, scale):
         super().__init__()
@@ -100,68 +158,3 @@ class LoRAWeight(nn.Module):
 
     def delta(self):
         return self.scale * (self.B @ self.A).view(self.shape)
-
-
-@dataclass(frozen=True)
-class LoRA(Method):
-    """Low-rank updates beside frozen weights.
-
-    Args:
-        rank, alpha: r and α. The update is scaled by α/r, so the best learning rates of small ranks lie close.
-        targets: names of modules (Linear, Embedding, Conv2d) or weights, or a predicate; see `attach.wrap`.
-        dropout: on the input of A, while training; Linear and Conv2d only.
-        rank_pattern: other ranks for some of the targets, {"v": 8}.
-        rslora: scale by α/√r, which keeps large ranks from being damped.
-        lr_ratio: LoRA+: B learns this many times faster than A; the paper proposes 16.
-    """
-
-    rank: int = 4
-    alpha: float = 8
-    targets: tuple[str, ...] = ("q", "v")
-    dropout: float = 0.0
-    rank_pattern: dict[str, int] = field(default_factory=dict)
-    rslora: bool = False
-    lr_ratio: float = 1.0
-
-    def __post_init__(self):
-        if not isinstance(self.rank_pattern, dict):
-            raise ValueError(
-                f'rank_pattern is a dictionary of names and ranks like {{"v": 8}}, got {self.rank_pattern!r}'
-            )
-        for rank in [self.rank, *self.rank_pattern.values()]:
-            if type(rank) is not int or rank < 1:
-                raise ValueError(f"rank must be a whole number of at least 1, got {rank}; 4 is a good start")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is a probability below 1, got {self.dropout}")
-        if not (0 < self.alpha < math.inf and 0 < self.lr_ratio < math.inf):
-            raise ValueError(f"alpha and lr_ratio must be numbers above 0, got {self.alpha} and {self.lr_ratio}")
-
-    def insert(self, model):
-        special = {path: rank for name, rank in self.rank_pattern.items() for path, *_ in match(model, (name,))}
-        if idle := set(special) - {path for path, *_ in match(model, self.targets)}:
-            raise ValueError(f"rank_pattern names {', '.join(sorted(idle))}, which targets does not; add it there")
-        wrap(model, self.targets, lambda module, path: self.layer(module, path, special.get(path, self.rank)))
-
-    def scale(self, rank):
-        return self.alpha / (math.sqrt(rank) if self.rslora else rank)  # s
-
-    def layer(self, module, path, rank):
-        scale = self.scale(rank)
-        if isinstance(module, nn.Parameter):
-            return LoRAWeight(module, rank, scale)
-        kind = bottom(module)  # it may be stacked on another method
-        if isinstance(kind, nn.Linear):
-            return LoRALinear(module, rank, scale, self.dropout)
-        if isinstance(kind, nn.Embedding):
-            return LoRAEmbedding(module, rank, scale)
-        if isinstance(kind, nn.Conv2d):
-            return LoRAConv2d(module, rank, scale, self.dropout)
-        raise TypeError(
-            f"LoRA goes in front of Linear, Embedding, Conv2d or a named weight; {path!r} is a {type(kind).__name__}"
-        )
-
-    def groups(self, model, lr):
-        # LoRA+: η_B = λ·η_A
-        slow = [p for name, p in trainable(model).items() if not name.endswith(".B")]
-        fast = [p for name, p in trainable(model).items() if name.endswith(".B")]
-        return [{"params": slow, "lr": lr}, {"params": fast, "lr": lr * self.lr_ratio}]

@@ -8,7 +8,7 @@ largest singular values carry most of W: trained directly, they move at once, an
 
 At the start BA + R is W up to rounding: in 32 bits the outputs of a layer differ by 1e-7 to 5e-7 of their size.
 Trainable parameters: r·(in + out) for each matrix, as in LoRA. Merging gives R + BA: then inference costs exactly the
-base; unmerged it costs two thin products per layer. R takes the memory of W once more, since W is kept for `detach`.
+base; unmerged it costs two thin products per layer. R takes the memory of W once more, since the base keeps W.
 
 A delta holds A and B; R follows from the base and is computed again. The signs of singular vectors are arbitrary but
 cancel in B₀A₀, so R does not depend on them (were S_r = S_{r+1}, the vectors themselves would be arbitrary, and R too).
@@ -20,13 +20,15 @@ Paper and library: peft scales BA by α/r, divides S by it at the start, and ove
 have no scale (α = r). Asked to, peft saves that LoRA of rank 2r; what it saves otherwise gives another model on W.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minipeft.attach import Method, WeightWrapper, bottom, flat, wrap
+from minipeft.attach import Method, WeightWrapper, bottom
+from minipeft.targets import wrap
 
 
 def split(W, rank):
@@ -46,21 +48,21 @@ def split(W, rank):
 class PiSSALinear(WeightWrapper):
     """y = x Rᵀ + b + x Aᵀ Bᵀ in front of a frozen `nn.Linear`; at the start R + BA = W.
 
-    R is a buffer that is not stored. W and b are those of `flat(base)`, which counts in what `base` is stacked on.
+    R is a buffer that is not stored.
     """
 
     def __init__(self, base, rank):
         super().__init__(base)
-        A, B, R = split(flat(self.base).weight, rank)
+        A, B, R = split(self.base.weight, rank)
         self.A, self.B = nn.Parameter(A), nn.Parameter(B)
         self.register_buffer("R", R, persistent=False)
 
     def forward(self, x):  # (..., in)
         h = F.linear(x, self.A)  # (..., r)
-        return F.linear(x, self.R, flat(self.base).bias) + F.linear(h, self.B)  # (..., out)
+        return F.linear(x, self.R, self.base.bias) + F.linear(h, self.B)  # (..., out)
 
     def delta(self):
-        return self.R + self.B @ self.A - flat(self.base).weight  # (out, in)
+        return self.R + self.B @ self.A - self.base.weight  # (out, in)
 
 
 @dataclass(frozen=True)
@@ -69,25 +71,20 @@ class PiSSA(Method):
 
     Args:
         rank: how many of them.
-        targets: names of Linear modules, or a predicate; see `attach.wrap`. The paper takes all in the blocks.
+        targets: names of Linear modules; see `targets.match`. The paper takes all in the blocks.
+        layers: indices of the Transformer layers to adapt, (0, 2); None for all.
     """
 
     rank: int = 4
-    targets: tuple[str, ...] = ("q", "v")
+    targets: tuple[str, ...] | str | Callable = ("q", "v")
+    layers: tuple[int, ...] | None = None
 
-    def __post_init__(self):
-        if type(self.rank) is not int or self.rank < 1:
-            raise ValueError(f"rank must be a whole number of at least 1, got {self.rank}; 4 is a good start")
+    SIZES = ("rank",)
 
     def insert(self, model):
-        wrap(model, self.targets, self.layer)
+        wrap(model, self.targets, self.layer, layers=self.layers)
 
     def layer(self, module, path):
-        kind = bottom(module)  # it may be stacked on another method
-        if not isinstance(kind, nn.Linear):
-            raise TypeError(f"PiSSA goes in front of Linear; {path!r} is a {type(kind).__name__}: take it off targets")
-        if self.rank > min(kind.weight.shape):
-            raise ValueError(
-                f"{path!r} has only {min(kind.weight.shape)} singular values, got rank={self.rank}; lower the rank"
-            )
+        if self.rank > (most := min(bottom(module).weight.shape)):
+            raise ValueError(f"{path!r} has only {most} singular values, got rank={self.rank}; lower the rank")
         return PiSSALinear(module, self.rank)

@@ -23,102 +23,58 @@ layer 2 … With absolute positions the real tokens stand at n, n+1, …, as if 
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import nn
 
-from minipeft.attach import Method, Wrapper, match, wrap
+from minipeft.attach import Method, Wrapper
+from minipeft.targets import embeddings, repeated, wrap
 
 
 class Prefix(Wrapper):
-    """Attn(q, [P_K ; K], [P_V ; V]) in front of a frozen `attn`, with `self.heads` heads.
+    """In front of `begin`: every layer's cache holds P_K and P_V before the first token. Both are (L, n, d)."""
 
-    past: what the layer remembers of each row. `past.extend(k, v)` appends keys and values (B, H, S, d/H) to it;
-        `past.begun` tells that the sequence has begun. Before that there may be another prefix in it.
-    """
-
-    def __init__(self, base, P_K, P_V):  # (n, d)
+    def __init__(self, base, P_K, P_V):
         super().__init__(base)
         self.P_K, self.P_V = nn.Parameter(P_K), nn.Parameter(P_V)
 
     def keys_values(self):
         return self.P_K, self.P_V
 
-    def forward(self, x, mask=None, past=None):  # (B, T, d)
-        if not past.begun:
-            heads = (P.unflatten(1, (self.heads, -1)).transpose(0, 1) for P in self.keys_values())  # (H, n, d/H)
-            past.extend(*(P.expand(len(x), -1, -1, -1) for P in heads))  # (B, H, n, d/H)
-        return self.base(x, mask, past)
+    def forward(self, blocks):
+        cache = self.base(blocks)
+        for layer, block, K, V in zip(cache.layers, blocks, *self.keys_values(), strict=True):
+            layer.extend(block.attn.split(K), block.attn.split(V))  # (H, n, d/H)
+        return cache
 
-    def stored(self):  # {"P_K": (n, d), "P_V": (n, d)}, whatever made them
+    def stored(self):
+        """{"P_K": (L, n, d), "P_V": (L, n, d)}, whatever made them."""
         return dict(zip(("P_K", "P_V"), self.keys_values(), strict=True))
 
 
 class MLPPrefix(Prefix):
-    """The same with [P_K ; P_V] = W_l tanh(W P' + b) + b_l, while training."""
+    """The same with [P_K ; P_V] = W_l tanh(W P' + b) + b_l in layer l, while training. `P` is P', `out` has all W_l."""
 
-    def __init__(self, base, trunk, dim, width):
+    def __init__(self, base, length, layers, dim, width):
         Wrapper.__init__(self, base)
-        self.trunk = trunk  # tanh(W P' + b), the same module in every layer
-        self.out = nn.Linear(width, 2 * dim)
-
-    def keys_values(self):  # (n, w) → (n, 2d) → twice (n, d)
-        return self.out(self.trunk()).chunk(2, dim=-1)
-
-
-class Trunk(nn.Module):
-    """tanh(W P' + b)"""
-
-    def __init__(self, length, dim, width):
-        super().__init__()
         self.P = nn.Parameter(torch.randn(length, dim))
         self.W = nn.Linear(dim, width)
+        self.out = nn.ModuleList(nn.Linear(width, 2 * dim) for _ in range(layers))
 
-    def forward(self):  # (n, w)
-        return torch.tanh(self.W(self.P))
-
-
-class AfterPrefix(Wrapper):
-    """In front of a frozen `embed`: where positions are absolute, n of them are taken by the prefix.
-
-    It takes what the base takes and gives what the base gives.
-    start: how many positions are taken already; None at the beginning of a sequence.
-    skip: how many virtual tokens stand before the real ones without a vector here; 0, or those of other methods.
-    """
-
-    def __init__(self, base, length):
-        super().__init__(base)
-        self.length = length
-
-    def forward(self, tokens, start=None, mask=None, front=None, skip=0):
-        return self.base(tokens, start, mask, front, skip + self.length if start is None else skip)
+    def keys_values(self):
+        h = torch.tanh(self.W(self.P))  # (n, w)
+        return torch.stack([W_l(h) for W_l in self.out]).chunk(2, dim=-1)  # (L, n, 2d) → twice (L, n, d)
 
 
-def outputs(model, names, tokens):
-    """{name: what the module of that name computes, (1, T, d)}, while the frozen model reads tokens (1, T)."""
-    found = {}
-    hooks = [
-        model.get_submodule(name).register_forward_hook(
-            lambda module, args, out, name=name: found.update({name: out.detach().clone()})
-        )
-        for name in names
-    ]
-    try:
-        with torch.no_grad():
-            model(tokens)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
-
-
-def activations(model, paths, tokens):
-    """{path: (P_K, P_V)}, (n, d) each: what `k` and `v` of the attention at each path compute from n real tokens.
-
-    If a prompt is attached already, its vectors stand before those of the tokens and are no part of this.
-    """
-    found = outputs(model, [f"{path}.{name}" for path in paths for name in "kv"], tokens[None])
-    return {path: tuple(found[f"{path}.{name}"][0, -len(tokens) :] for name in "kv") for path in paths}
+@torch.no_grad()
+def read(model, words):
+    """What reading n words leaves behind in every layer: keys and values, (L, n, d) both."""
+    cache = model.new_cache()
+    cache.front = []  # the vectors of a prompt come after the prefix
+    model(words[None], cache=cache)
+    left = [[x[0, :, -len(words) :] for x in (layer.k, layer.v)] for layer in cache.layers]  # (H, n, d/H)
+    return [torch.stack([x.transpose(0, 1).flatten(1) for x in parts]) for parts in zip(*left, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -133,43 +89,30 @@ class PrefixTuning(Method):
     """
 
     length: int = 4
-    init: str | tuple[int, ...] = "normal"
+    init: Literal["normal"] | tuple[int, ...] = "normal"
     mlp: int | None = None
 
+    SIZES = ("length",)
+
     def __post_init__(self):
-        if type(self.length) is not int or self.length < 1:
-            raise ValueError(f"length must be a whole number of at least 1, got {self.length!r}")
-        if self.mlp is not None and (type(self.mlp) is not int or self.mlp < 1):
-            raise ValueError(f"mlp must be the width of the network, at least 1, or None for none; got {self.mlp!r}")
-        words = isinstance(self.init, tuple | list) and self.init and all(type(t) is int for t in self.init)
-        if not words and self.init != "normal":
-            raise ValueError(f"init must be normal or a tuple of tokens, got {self.init!r}")
-        if words and self.mlp:
+        super().__post_init__()
+        if self.mlp and self.init != "normal":
             raise ValueError("the MLP makes the prefix from random vectors; leave out init or mlp")
 
     def insert(self, model):
-        table = model.embed.token.weight
-        vocab, dim = table.shape
-        if self.mlp:
-            trunk = Trunk(self.length, dim, self.mlp).to(table)
-            wrap(model, ("attn",), lambda attn, path: MLPPrefix(attn, trunk, dim, self.mlp).to(table))
-        else:
-            if self.init != "normal" and (beyond := [t for t in self.init if not 0 <= t < vocab]):
-                raise ValueError(
-                    f"init holds the token {beyond[0]}, but the vocabulary has the tokens 0 to {vocab - 1}"
-                )
-            start = self.start(model, [path for path, *_ in match(model, ("attn",))])
-            wrap(model, ("attn",), lambda attn, path: Prefix(attn, *start[path]))
-        wrap(model, ("embed",), lambda embed, path: AfterPrefix(embed, self.length))
+        table = embeddings(model)
+        make = self.network if self.mlp else self.free
+        wrap(model, (".begin",), lambda begin, path: make(begin, model, table), nn.Module)
 
-    def start(self, model, paths):
-        """{path: (P_K, P_V)}, (n, d) each: what the prefix of the attention at a path starts from, as `init` says."""
-        table = model.embed.token.weight  # (V, d)
-        if self.init == "normal":
-            shape = self.length, table.shape[1]
-            return {path: tuple(table.new_empty(shape).normal_() for _ in ("P_K", "P_V")) for path in paths}
-        words = [self.init[i % len(self.init)] for i in range(self.length)]
-        return activations(model, paths, torch.tensor(words, device=table.device))
+    def network(self, begin, model, table):
+        return MLPPrefix(begin, self.length, len(model.blocks), table.shape[1], self.mlp).to(table)
+
+    def free(self, begin, model, table):
+        if self.init != "normal":
+            return Prefix(begin, *read(model, repeated(self.init, self.length, len(table)).to(table.device)))
+        shape = self.length, table.shape[1]
+        start = [[table.new_empty(shape).normal_() for _ in ("P_K", "P_V")] for _ in model.blocks]
+        return Prefix(begin, *map(torch.stack, zip(*start, strict=True)))
 
     def folded(self):
         return replace(self, mlp=None)

@@ -7,7 +7,6 @@ An instruction in words is a row of embeddings. So learn the row itself, without
 The vectors enter once, below the first layer, and every layer carries them along like tokens.
 Trainable parameters: n·d for the whole model. It cannot be merged; inference costs n more tokens in every layer, at the
 beginning of a sequence (afterwards they are keys and values in the cache).
-Rows of one batch may carry different prompts: P (B, n, d). See `mixing`.
 
 Sources: 1) Lester, Al-Rfou, Constant 2021, arXiv:2104.08691.
 Paper and library: the paper draws P from U(−½, ½), from the most frequent words, or from the words of the labels; peft
@@ -18,35 +17,26 @@ logits for the virtual tokens as well, and its loss a term more: the first token
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 
-from minipeft.attach import Method, Wrapper, wrap
+from minipeft.attach import Method, Wrapper
+from minipeft.targets import embeddings, repeated, wrap
 
 
 class Prompt(Wrapper):
-    """[P ; E(x)] in front of a frozen `embed`; P (n, d) is trained.
+    """In front of `begin`: the sequence begins with P (n, d), vectors to be put before the embedded tokens."""
 
-    Arguments and results are those of `transformer.Embed`, which also gives all vectors their positions. `front` are
-    vectors that it puts before the tokens, not None if another method, on top, brings its own. `start` is None at the
-    beginning of a sequence, a number or (B, 1) when tokens go on from a cache.
-    """
-
-    def __init__(self, base, P):  # (n, d)
+    def __init__(self, base, P):
         super().__init__(base)
-        self.P = nn.Parameter(P)
+        self.P = nn.Parameter(P)  # (n, d)
 
-    def forward(self, tokens, start=None, mask=None, front=None, skip=0):  # (B, T)
-        if start is not None:  # a sequence goes on that began with P
-            return self.base(tokens, start, mask, front, skip)
-        return self.base(tokens, start, mask, self.before(front), skip)  # (B, n+T, d)
-
-    def before(self, front):  # None, (m, d) or (B, m, d)
-        """[P ; front]: all vectors that come before the tokens."""
-        if front is None:
-            return self.P
-        return torch.cat([self.P.expand(*front.shape[:-2], -1, -1), front], dim=-2)  # (n+m, d) or (B, n+m, d)
+    def forward(self, blocks):
+        cache = self.base(blocks)
+        cache.front.append(self.P)
+        return cache
 
 
 def vectors(table, length, init):
@@ -56,13 +46,8 @@ def vectors(table, length, init):
         return table.new_empty(length, dim).normal_(std=float(table.std()))
     if init == "uniform":
         return table.new_empty(length, dim).uniform_(-0.5, 0.5)
-    tokens = torch.randint(vocab, (length,)) if init == "vocabulary" else torch.tensor(repeated(init, length))
+    tokens = torch.randint(vocab, (length,)) if init == "vocabulary" else repeated(init, length, vocab)
     return table[tokens.to(table.device)].detach().clone()
-
-
-def repeated(words, length):
-    """The words over and over, (7, 3) → 7 3 7 3 7, cut to the length."""
-    return [words[i % len(words)] for i in range(length)]
 
 
 @dataclass(frozen=True)
@@ -76,18 +61,10 @@ class PromptTuning(Method):
     """
 
     length: int = 4
-    init: str | tuple[int, ...] = "normal"
+    init: Literal["normal", "uniform", "vocabulary"] | tuple[int, ...] = "normal"
 
-    def __post_init__(self):
-        if type(self.length) is not int or self.length < 1:
-            raise ValueError(f"length must be a whole number of at least 1 virtual token, got {self.length}")
-        words = isinstance(self.init, tuple | list) and self.init and all(type(t) is int for t in self.init)
-        if not words and self.init not in ("normal", "uniform", "vocabulary"):
-            raise ValueError(f"init must be normal, uniform, vocabulary or a tuple of tokens, got {self.init!r}")
+    SIZES = ("length",)
 
     def insert(self, model):
-        table = model.embed.token.weight
-        vocab, words = len(table), () if isinstance(self.init, str) else self.init
-        if beyond := [t for t in words if not 0 <= t < vocab]:
-            raise ValueError(f"init holds the token {beyond[0]}, but the vocabulary has the tokens 0 to {vocab - 1}")
-        wrap(model, ("embed",), lambda embed, path: Prompt(embed, vectors(table, self.length, self.init)))
+        start = vectors(embeddings(model), self.length, self.init)
+        wrap(model, (".begin",), lambda begin, path: Prompt(begin, start), nn.Module)

@@ -8,7 +8,7 @@ each block of 64 values their scale. LoRA in front learns in full precision and 
 Trainable parameters: r·(in + out) for each matrix, as in LoRA. The start is the quantized base: evaluated there, it
 tells what quantization alone costs. Bits per weight: 4 + 32/64 = 4.5; with absmax in 8 bits (double quantization)
 4 + 8/64 + 32/(64·256) = 4.127. Saved is storage, not compute: every pass, forward and backward, unpacks Ŵ, so a step is
-slower than LoRA's. minipeft keeps W aside for `detach` and `disabled`; a deployment does not. Merging gives Ŵ + s·BA in
+slower than LoRA's. Here the base keeps W beside the view; a deployment does not. Merging gives Ŵ + s·BA in
 full precision, in 4 bits rounded again (`rounding_error`); s·BA on the original W is a model that nobody trained.
 
 Sources: 1) Dettmers et al. 2023, arXiv:2305.14314. 2) 8-bit levels: Dettmers 2015, arXiv:1511.04561.
@@ -18,13 +18,15 @@ bitsandbytes, made as in `normal`. For absmax the paper names 8-bit floats; bits
 Its FP4 is a table of its own; it keeps scales in 32 bits, this file in the type of W. Paging is left out.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import nn
 
-from minipeft.attach import bottom, flat, frozen
+from minipeft.attach import flat, frozen
 from minipeft.methods.lora import LoRA
 
 
@@ -107,7 +109,7 @@ def predicted_bits(block_size=64, double_quant=True):  # stored for each weight,
 def measured_bits(model):
     """The same, weighed: above the prediction, because blocks and groups are not always full, and for the mean."""
     layers = [m for m in model.modules() if isinstance(m, QuantizedLinear)]
-    stored = sum(8 * b.numel() * b.element_size() for m in layers for b in m.buffers())
+    stored = sum(8 * p.numel() * p.element_size() for m in layers for name, p in m.named_parameters() if name != "bias")
     return stored / sum(m.in_features * m.out_features for m in layers)
 
 
@@ -121,7 +123,7 @@ class Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):  # (..., out)
-        return grad @ ctx.linear.weight, None  # (..., in)
+        return grad @ ctx.linear.weight.to(grad), None  # (..., in); under autocast the gradient is in half precision
 
 
 class QuantizedLinear(nn.Linear):
@@ -132,12 +134,12 @@ class QuantizedLinear(nn.Linear):
         self.in_features, self.out_features, self.bias = linear.in_features, linear.out_features, linear.bias
         self.quant_type, self.block_size = quant_type, block_size
         for name, tensor in quantize(linear.weight.detach(), quant_type, block_size, double_quant).items():
-            self.register_buffer(name, tensor)
+            setattr(self, name, frozen(tensor))  # a parameter, so that views share it
 
     @property
     def weight(self):
-        shape = self.out_features, self.in_features
-        return dequantize(dict(self.named_buffers()), shape, self.quant_type, self.block_size)
+        shape, stored = (self.out_features, self.in_features), dict(self.named_parameters())
+        return dequantize(stored, shape, self.quant_type, self.block_size)
 
     def forward(self, x):  # (..., in)
         y = Product.apply(x, self)  # (..., out)
@@ -154,27 +156,28 @@ class QLoRA(LoRA):
     """LoRA in front of linear layers stored in 4 bits.
 
     Args:
-        rank, alpha, dropout, rank_pattern, rslora, lr_ratio: of LoRA.
-        targets: names of Linear modules, or a predicate; see `attach.wrap`. They are quantized, and nothing else is.
+        rank, alpha, dropout, rank_pattern, rslora, lr_ratio, layers: of LoRA.
+        targets: names of Linear modules; see `targets.match`. They are quantized, and nothing else is.
         quant_type: the levels: "nf4", "int4", "fp4"; or fewer, still in half a byte: "nf3", "nf2", "int3", "int2".
         block_size: so many weights share an absmax.
         double_quant: store absmax in 8 bits.
     """
 
-    targets: tuple[str, ...] = ("q", "k", "v", "o", "up", "down")
+    targets: tuple[str, ...] | str | Callable = ("q", "k", "v", "o", "up", "down")
     quant_type: str = "nf4"
     block_size: int = 64
     double_quant: bool = True
+
+    LIMITS = LoRA.LIMITS | {"block_size": (2, math.inf)}
+    KINDS = (nn.Linear,)
 
     def __post_init__(self):
         super().__post_init__()
         if self.quant_type not in TYPES:
             raise ValueError(f"there is no quant_type {self.quant_type!r}; there are: {', '.join(TYPES)}")
-        if type(self.block_size) is not int or self.block_size < 2 or self.block_size % 2:
+        if self.block_size % 2:
             raise ValueError(f"block_size must be an even whole number, got {self.block_size}; 64 is usual")
 
-    def layer(self, module, path, rank):
-        if not isinstance(kind := bottom(module), nn.Linear):
-            raise TypeError(f"QLoRA quantizes Linear modules; leave out {path!r}, which is a {type(kind).__name__}")
+    def layer(self, module, rank):
         quantized = QuantizedLinear(flat(module), self.quant_type, self.block_size, self.double_quant)
-        return super().layer(quantized, path, rank)
+        return super().layer(quantized, rank)

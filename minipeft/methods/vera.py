@@ -20,13 +20,15 @@ A and B here as there, but peft stores them in the delta too unless told not to 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minipeft.attach import Method, WeightWrapper, bottom, match, wrap
+from minipeft.attach import Method, WeightWrapper, bottom
+from minipeft.targets import match, wrap
 
 
 class Shared(nn.Module):
@@ -54,8 +56,7 @@ class VeRALinear(WeightWrapper):
         self.b = nn.Parameter(base.weight.new_zeros(len(base.weight)))  # (out)
 
     def matrices(self):
-        out, into = self.base.weight.shape
-        return self.shared.A[:, :into], self.shared.B[:out]  # (r, in), (out, r)
+        return self.shared.A[:, : self.in_features], self.shared.B[: self.out_features]  # (r, in), (out, r)
 
     def forward(self, x):  # (..., in)
         A, B = self.matrices()
@@ -73,37 +74,27 @@ class VeRA(Method):
 
     Args:
         rank: r; the paper takes 256 to 1024, of the order of the model's width.
-        targets: names of Linear modules, or a predicate; see `attach.wrap`.
+        targets: names of Linear modules; see `targets.match`.
         d_initial: what d starts at.
         seed: A and B come from it; two deltas with the same seed, rank and targets share them.
+        layers: indices of the Transformer layers to adapt, (0, 2); None for all.
     """
 
     rank: int = 64
-    targets: tuple[str, ...] = ("q", "v")
+    targets: tuple[str, ...] | str | Callable = ("q", "v")
     d_initial: float = 0.1
     seed: int = 0
+    layers: tuple[int, ...] | None = None
 
-    def __post_init__(self):
-        if type(self.rank) is not int or self.rank < 1:
-            raise ValueError(f"rank must be a whole number of at least 1, got {self.rank}; try the model's width")
-        if not 0 < self.d_initial < math.inf:
-            raise ValueError(f"d_initial must be a number above 0, got {self.d_initial}; 0 would stop all gradients")
-        if type(self.seed) is not int or self.seed < 0:
-            raise ValueError(f"seed must be a whole number of at least 0, got {self.seed}")
+    SIZES = ("rank",)
+    LIMITS = {"seed": (0, math.inf)}
 
     def insert(self, model):
         """One pair for all, as large as the largest weights need, in their type and where they are."""
-        weights = self.weights(model)
-        out, into = (max(sizes) for sizes in zip(*(W.shape for W in weights), strict=True))
-        shared = Shared(self.rank, into, out, self.seed).to(weights[0])
-        wrap(model, self.targets, lambda module, path: VeRALinear(module, shared, self.d_initial))
-
-    def weights(self, model):
-        """The frozen weights, (out, in) each, that `targets` names."""
-        found = []
-        for path, parent, name in match(model, self.targets):
-            kind = bottom(getattr(parent, name))  # it may be stacked on another method
-            if not isinstance(kind, nn.Linear):
-                raise TypeError(f"VeRA goes in front of Linear modules; {path!r} is a {type(kind).__name__}")
-            found.append(kind.weight)
-        return found
+        modules = [bottom(getattr(parent, name)) for _, parent, name in match(model, self.targets, self.layers)]
+        linear = [module for module in modules if isinstance(module, nn.Linear)]  # `wrap` refuses the others
+        into, out = (max((getattr(m, side) for m in linear), default=1) for side in ("in_features", "out_features"))
+        shared = Shared(self.rank, into, out, self.seed)
+        if linear:
+            shared.to(linear[0].weight)
+        wrap(model, self.targets, lambda module, path: VeRALinear(module, shared, self.d_initial), layers=self.layers)

@@ -1,0 +1,50 @@
+"""What attaching and merging see through, and what they refuse because it could not be right."""
+
+import warnings
+from types import FunctionType
+
+from torch import nn
+
+
+def unwrapped(model):
+    """The model itself, out of torch.compile, DataParallel or DistributedDataParallel."""
+    while True:
+        if "_orig_mod" in model._modules:
+            model = model._orig_mod
+        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            return model
+
+
+def check_forwards(model):
+    """Raises TypeError if a module's forward was replaced by a function: a copy would run the original."""
+    for name, module in model.named_modules():
+        if isinstance(vars(module).get("forward"), FunctionType):
+            raise TypeError(
+                f"the forward of {name or 'the model'!r} was replaced by a function, which still runs the original in "
+                "any copy; put the old forward back, attach, and replace it in the view"
+            )
+
+
+def check_finite(model, what):
+    """Raises ValueError if a parameter is not finite."""
+    if broken := [name for name, p in model.named_parameters() if not p.isfinite().all()]:
+        raise ValueError(f"{what} has numbers that are not finite, in {', '.join(broken)}: a training that diverged?")
+
+
+def tied(model):
+    """Sets of the names of one and the same weight, where it has several."""
+    names = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(p), set()).add(name)
+    return [several for several in names.values() if len(several) > 1]
+
+
+def warn_untied(before, after):
+    """Warns of weights that were one and the same in the model `before`, and differ in `after`."""
+    still = tied(after)
+    for names in tied(before):
+        if not any(names <= together for together in still):
+            told = " and ".join(sorted(names))
+            warnings.warn(f"{told} were one weight and now differ: store both, and tie them no more", stacklevel=3)

@@ -1,0 +1,202 @@
+"""Where a method's layers go: places of a model are found by name, and refused where a layer could not be right."""
+
+import re
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.nn.utils import parametrize
+
+from minipeft.attach import WeightWrapper, Wrapper, bottom, flat, frozen, place, put, swap, view
+
+TRAINABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+STOCK = (nn.Linear, nn.Embedding, nn.Conv2d)  # what they compute is known: W x + b, E[i], W∗x + b
+
+
+def wrap(model, targets, make, kinds=nn.Linear, layers=None):
+    """Put `make(module, path)`, a Wrapper, in front of every module that `targets` names.
+
+    Args:
+        model: a view, as `Method.insert` gets it.
+        targets: see `match`. Where it names a weight ("lstm.weight_ih_l0"), `make(parameter, path)` gives a module that
+            computes the new weight from the old one.
+        kinds: the classes of modules that the method knows; `nn.Parameter` among them for weights.
+        layers: see `match`.
+
+    Raises ValueError if a target matches nothing. TypeError if a module is of another kind, its numbers cannot be
+    trained, or it makes something of its own of its weight, so that W + ΔW would not have the effect that is meant.
+    """
+    method = type(model._attachment.method).__name__
+    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    for path, parent, name in match(model, targets, layers):
+        thing = getattr(parent, name)
+        module = bottom(thing)
+        if not isinstance(module, kinds):
+            known = ", ".join("a named weight" if kind is nn.Parameter else kind.__name__ for kind in kinds)
+            raise TypeError(
+                f"{method} goes in front of {known}; {path!r} is a {type(module).__name__}: leave it out of targets"
+            )
+        weight = thing if isinstance(thing, nn.Parameter) else getattr(module, "weight", None)
+        if weight is not None and weight.dtype not in TRAINABLE:
+            raise TypeError(
+                f"{path!r} holds {weight.dtype}, in which {method} cannot train: convert the model first, "
+                "model.to(torch.bfloat16) for example, or take QLoRA on a model in full precision"
+            )
+        layer = make(thing, path)
+        if isinstance(thing, nn.Parameter):
+            reweight(model, path, layer)
+            continue
+        if isinstance(layer, WeightWrapper) and not stock(module):
+            own = [f"{path}.{n}" for n, p in module.named_parameters() if p.ndim > 1] or ["none"]
+            raise TypeError(
+                f"{path!r}, a {type(module).__name__}, makes something of its own of its weight (a forward of its own, "
+                f"a hook, max_norm or a parametrization); name the weight itself in targets: {', '.join(own)}"
+            )
+        swap(model, path, layer)
+
+
+def stock(module):
+    """Does it compute with its weight just what PyTorch's own module of this kind does?"""
+    forward = next((kind.forward for kind in STOCK if isinstance(module, kind)), None)
+    changed = "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks
+    changed = changed or parametrize.is_parametrized(module) or getattr(module, "max_norm", None)
+    return hasattr(module, "merged") or (type(module).forward is forward and not changed)
+
+
+def match(model, targets, layers=None):
+    """(path, parent, name) of what `targets` names, modules and weights, each once, in the model's order.
+
+    Args:
+        targets: a tuple of names, each the end of a dotted name ("q", "attn.q"), a whole one behind a dot
+            (".blocks.0.attn.q"), or that of a weight ("lstm.weight_ih_l0"); or a text, a regular expression for whole
+            names of modules; or "all-linear", every Linear but the `head`; or a predicate `(path, module) -> bool`.
+        layers: indices, (0, 2), to take only what lies in these layers, as the first number in its name tells.
+
+    Raises ValueError if a name matches nothing; the message lists what is there.
+    """
+    places, named = list(sites(model)), not callable(targets) and not isinstance(targets, str)
+    if callable(targets):
+        tests = {getattr(targets, "__name__", "the predicate"): targets}
+    elif targets == "all-linear":
+        tests = {targets: lambda path, thing: isinstance(bottom(thing), nn.Linear) and path.split(".")[0] != "head"}
+    elif isinstance(targets, str):
+        tests = {targets: lambda path, thing: re.fullmatch(targets, path)}
+    else:
+        tests = {name: lambda path, thing, name=name: f".{path}".endswith("." + name) or path == name[1:]
+                 for name in targets}  # fmt: skip
+    hits = {name: [] for name in tests}
+    for path, parent, name in places:
+        thing = getattr(parent, name)
+        for label, test in tests.items():
+            if (isinstance(thing, nn.Module) or named) and test(path, thing):
+                hits[label].append(path)
+    chosen = {path for paths in hits.values() for path in paths}
+    if missing := [label for label, paths in hits.items() if not paths] or ([] if chosen else ["the empty targets"]):
+        raise ValueError(nothing_named(missing, targets, places))
+    if layers is not None:
+        there = {number for path in chosen if (number := layer_of(path)) is not None}
+        if strange := sorted(set(layers) - there):
+            raise ValueError(f"no target lies in layer {strange[0]}; they lie in {', '.join(map(str, sorted(there)))}")
+        chosen = {path for path in chosen if layer_of(path) in layers}
+    return [place for place in places if place[0] in chosen]
+
+
+def layer_of(path):
+    """The first number in a dotted name, 3 in "blocks.3.attn.q"; None without one."""
+    return next((int(part) for part in path.split(".") if part.isdigit()), None)
+
+
+def nothing_named(missing, targets, places):
+    single = ""
+    if isinstance(targets, str) and targets != "all-linear":
+        single = f" (a text is a regular expression for whole names; for the end of a name write ({targets!r},))"
+    there = dict.fromkeys(
+        f"{name} ({type(thing).__name__})"
+        for _, parent, name in places
+        if isinstance(thing := bottom(getattr(parent, name)), nn.Parameter) or not any(True for _ in thing.children())
+    )
+    named = " or ".join(map(repr, missing))
+    return f"no module or weight is named {named}{single}; there are: {', '.join(there)}"
+
+
+def sites(model):
+    """(path, parent, name) of every module and weight below the model, named as if nothing were attached.
+
+    What stands in several places is told once, by its first name; a weight by all of them, since each is a place of its
+    own that can be changed.
+    """
+    seen = set()
+
+    def below(module, prefix):
+        for name, child in module._modules.items():
+            if child is None or id(child) in seen:
+                continue
+            seen.add(id(child))
+            yield prefix + name, module, name
+            yield from below(bottom(child), f"{prefix}{name}.")
+        for name, p in module._parameters.items():
+            if p is not None:
+                yield prefix + name, module, name
+
+    return below(bottom(model), "")
+
+
+def embeddings(model):
+    """The token embeddings (V, d) of a model whose sequences begin with a cache.
+
+    Raises TypeError for other models: what stands before the tokens has no place there.
+    """
+    try:
+        return bottom(model).begin and bottom(model.embed).token.weight
+    except AttributeError:
+        method = type(model._attachment.method).__name__
+        raise TypeError(
+            f"{method} stands before the tokens of a sequence: the model must have `begin` and `embed.token`, as "
+            f"Transformer has; {type(model).__name__} lacks them: take a method for weights, LoRA for example"
+        ) from None
+
+
+def repeated(words, length, vocab):
+    """The words over and over, (7, 3) → 7 3 7 3 7, cut to the length. Raises ValueError for one that is no token."""
+    if beyond := [t for t in words if t >= vocab] or ([] if words else ["nothing"]):
+        raise ValueError(f"init holds {beyond[0]}, but the vocabulary has the tokens 0 to {vocab - 1}")
+    return torch.tensor([words[i % len(words)] for i in range(length)])
+
+
+class Reweighted(Wrapper):
+    """In front of a module that runs with other weights; `layers` makes each of them from the old one."""
+
+    def __init__(self, base):
+        super().__init__(base)
+        self.layers = nn.ModuleDict()
+
+    def __getattr__(self, name):
+        value = super().__getattr__(name)
+        return self.layers[name](value) if name in self._modules.get("layers", ()) else value
+
+    def weights(self):
+        return {name: getattr(self, name) for name in self.layers}
+
+    def forward(self, *args, **kwargs):
+        return functional_call(self.base, self.weights(), args, kwargs)
+
+    def merged(self):
+        plain = view(flat(self.base))
+        for name, weight in self.weights().items():
+            setattr(plain, name, frozen(weight))
+        return plain
+
+
+def reweight(model, path, layer):
+    """Let the module that has the weight at `path` run with what `layer` makes of it."""
+    owner, _, name = path.rpartition(".")
+    if not owner:
+        raise TypeError(f"{path!r} is a weight of the model itself: put the model into another, nn.Sequential(model)")
+    above, last = place(model, owner)
+    reader = getattr(above, last)
+    while isinstance(reader, Wrapper) and not isinstance(reader, Reweighted):
+        reader = reader.base  # below what stands in front of it already
+    if not isinstance(reader, Reweighted):
+        put(model, reader, reader := Reweighted(reader))
+    reader.layers[name] = nn.Sequential(reader.layers[name], layer) if name in reader.layers else layer
+    model._attachment.layers[path] = layer.train(model.training)

@@ -1,0 +1,44 @@
+"""What one does with a view: merge it into plain modules, move it together with its base, count what it trains."""
+
+import torch
+
+from minipeft.attach import Wrapper, attachments, detach, trainable, view
+from minipeft.checks import check_finite, unwrapped, warn_untied
+
+
+@torch.no_grad()
+def merge(model):
+    """One more view, of plain modules with the effect of every method in their weights; nothing else of them is in it.
+
+    It has the speed and the names of the base. The view that was merged stays as it is.
+
+    Raises TypeError if a layer cannot be merged; RuntimeError if nothing is attached; ValueError if a merged weight
+    is not finite. Warns if weights that the base ties differ afterwards.
+    """
+    if not attachments(model):
+        raise RuntimeError("nothing is attached, so there is nothing to merge")
+    model = unwrapped(model)
+    plain = view(model, own=trainable(model).values())
+    del plain._attachment
+    for parent in list(plain.modules()):
+        for name, child in parent._modules.items():
+            if isinstance(child, Wrapper) and not isinstance(parent, Wrapper):
+                parent._modules[name] = child.merged()
+    check_finite(plain, "the merged model")
+    warn_untied(detach(model), plain)
+    return plain
+
+
+def move(model, *to):
+    """`model.to(*to)` for a view and its base together, so that what they share stays shared. Returns the model."""
+    if entry := vars(model := unwrapped(model)).get("_attachment"):
+        move(entry.base, *to)
+        for mine, theirs in entry.shared:
+            mine.data = theirs.data
+    return model.to(*to)
+
+
+def summary(model):
+    """One line: `trainable: 512 of 110,908 (0.46 %)`, in parameters, of those that the base has."""
+    new, base = (sum(p.numel() for p in ps) for ps in (trainable(model).values(), detach(model).parameters()))
+    return f"trainable: {new:,} of {base:,} ({100 * new / base:.2f} %)"
