@@ -44,7 +44,7 @@ def planted(method, lr, seed):
         wanted = torch.cat([teacher(some) for some in pool.split(100)])
         whole = F.mse_loss(student(pool[:300]), wanted[:300])
     torch.manual_seed(seed)
-    method.attach(student)
+    student = method.attach(student)
     parameters, generator = list(trainable(student).values()), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, STEPS, STEPS // 10))

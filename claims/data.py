@@ -10,7 +10,7 @@ from claims.ledger import beats, claim, column, several
 from minipeft import plots
 from minipeft.bases import base
 from minipeft.comparison import LEARNING_RATES, learning_rate_of
-from minipeft.deltas import delta_of, put
+from minipeft.deltas import delta_of, load
 from minipeft.methods import AdapterFusion, BitFit, Full, LoRA, Pfeiffer, PrefixTuning, PromptTuning
 from minipeft.tasks import Few, task
 from minipeft.training import VALIDATION, evaluate, fit
@@ -87,7 +87,7 @@ def source(name, seed):
     """An adapter, trained on a task of its own."""
     model = base()
     torch.manual_seed(seed)
-    Pfeiffer(size=16).attach(model)
+    model = Pfeiffer(size=16).attach(model)
     fit(model, task(name), steps=300, lr=learning_rate_of(Pfeiffer(size=16)), seed=seed, device="cpu", progress=False)
     return delta_of(model)
 
@@ -100,23 +100,18 @@ def transfer(way, size, lr, seed, kind="tangled"):
     torch.manual_seed(seed)
     method = {"full": Full(), "fusion": AdapterFusion(adapters=len(sources))}.get(way, Pfeiffer(size=16))
     if way == "warm":  # the best source is the one with the least loss on the examples that there are
-        losses = []
-        for name in sources:
-            trial = base()
-            method.attach(trial)
-            put(trial, source(name, seed).tensors, name)
-            losses.append(evaluate(trial, given, size=size).loss)
-        best = sources[losses.index(min(losses))]
-    method.attach(model)
-    if way == "warm":
-        put(model, source(best, seed).tensors, best)
+        starts = [load(source(name, seed), model) for name in sources]
+        adapted = min(starts, key=lambda start: evaluate(start, given, size=size).loss)
+    else:
+        adapted = method.attach(model)
     if way == "fusion":
-        method.fill(model, [source(name, seed) for name in sources])
+        method.fill(adapted, [source(name, seed) for name in sources])
     try:
-        fit(model, given, steps=200, lr=lr, batch_size=32, seed=seed, device="cpu", progress=False)
+        fit(adapted, given, steps=200, lr=lr, batch_size=32, seed=seed, device="cpu", progress=False)
     except FloatingPointError:
         return {"accuracy": 0.0, "validation": None}
-    return {"accuracy": evaluate(model, target).accuracy, "validation": evaluate(model, target, seed=VALIDATION).loss}
+    validation = evaluate(adapted, target, seed=VALIDATION).loss
+    return {"accuracy": evaluate(adapted, target).accuracy, "validation": validation}
 
 
 @claim(

@@ -119,7 +119,7 @@ def train(method, goal, lr, seed, steps=STEPS, batch=64, examples=None, base="le
     model = shipped(base)
     before, given = fingerprint(model), goal if examples is None else Few(goal, examples, seed)
     torch.manual_seed(seed)
-    method.attach(model)
+    model = method.attach(model)
     found = {"parameters": sum(p.numel() for p in trainable(model).values())}
     nothing = {"accuracy": 0.0, "validation": None, "training_accuracy": 0.0, "retention": 0.0, "reached": None}
     try:

@@ -5,7 +5,6 @@ import torch
 from benchmarks import adalora_planted
 from claims.lab import HELD_OUT, NEW, train
 from claims.ledger import beats, claim, column, several
-from minipeft.attach import detach
 from minipeft.bases import base
 from minipeft.comparison import LEARNING_RATES
 from minipeft.costs import measure
@@ -24,11 +23,10 @@ def truncate(goal, lr, seed, steps=300):
     """
     model = base()
     torch.manual_seed(seed)
-    Full(targets=MATRICES).attach(model)
-    fit(model, goal, steps=steps, lr=lr, batch_size=32, seed=seed, device="cpu", progress=False)
-    found = {"accuracy": evaluate(model, goal).accuracy, "validation": evaluate(model, goal, seed=VALIDATION).loss}
-    tuned = {name: p.detach().clone() for name, p in model.named_parameters()}
-    detach(model)
+    full = Full(targets=MATRICES).attach(model)
+    fit(full, goal, steps=steps, lr=lr, batch_size=32, seed=seed, device="cpu", progress=False)
+    found = {"accuracy": evaluate(full, goal).accuracy, "validation": evaluate(full, goal, seed=VALIDATION).loss}
+    tuned = {name: p.detach() for name, p in full.named_parameters()}
     moves = {name: tuned[name] - p for name, p in model.named_parameters()}
     matrices = {name: torch.linalg.svd(move) for name, move in moves.items() if move.ndim == 2 and move.any()}
     ranks = (1, 2, 4, 8, 16, 32)
@@ -226,8 +224,7 @@ def memory(method, seed):
     """Bytes of one step of Adam on 64 examples."""
     model = base()
     torch.manual_seed(seed)
-    method.attach(model)
-    found = measure(model, Mixture().batch(64, torch.Generator().manual_seed(seed)))
+    found = measure(method.attach(model), Mixture().batch(64, torch.Generator().manual_seed(seed)))
     return {
         "gradients": found.gradients,
         "optimizer": found.optimizer,

@@ -34,8 +34,8 @@ def at_start(method, seed):
     model, tokens = base(), Mixture().batch(200, torch.Generator().manual_seed(seed)).tokens
     before = model(tokens)
     torch.manual_seed(seed)
-    method.attach(model)
-    shift = (model.eval()(tokens) - before).norm() / before.norm()
+    model = method.attach(model)
+    shift = (model(tokens) - before).norm() / before.norm()
     return {"shift": shift.item(), "retention": evaluate(model, Mixture()).accuracy}
 
 

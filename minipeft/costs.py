@@ -1,7 +1,7 @@
 """What a method costs: parameters, gradients, optimizer state, activations, time. First predicted, then measured.
 
-Bytes are counted in tensors of the model, so they hold on any machine; seconds are the reader's own. What is kept aside
-for `detach`, with full fine-tuning the whole base, is not counted: one who never detaches needs none.
+Bytes are counted in tensors of the model, so they hold on any machine; seconds are the reader's own. A view is weighed
+with what it shares with its base; what only the base holds (its weights, with full fine-tuning) is not counted.
 """
 
 import math

@@ -12,8 +12,20 @@ from minipeft.bases import base
 from minipeft.methods import Full, LoRA
 from minipeft.models.transformer import Config, Transformer
 from minipeft.tasks import (
-    BOS, HELD_OUT, IGNORE, VOCABULARY, Few, Mixture, Task, answer, decode, encode, examples, letters, task,
-)  # fmt: skip
+    BOS,
+    HELD_OUT,
+    IGNORE,
+    VOCABULARY,
+    Few,
+    Mixture,
+    Task,
+    answer,
+    decode,
+    encode,
+    examples,
+    letters,
+    task,
+)
 from minipeft.training import evaluate, fit, pick_device
 
 BLUE = task("reverse+blue")

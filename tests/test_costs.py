@@ -63,7 +63,7 @@ def test_what_cannot_be_weighed_is_refused(model, batch):
     with pytest.raises(TypeError, match="measure takes a model"):
         measure(LoRA(), batch)
     for function in (lambda: measure(model, task("sort+red")), lambda: latency({"a": model}, batch.tokens)):
-        with pytest.raises(TypeError, match="expected a batch, got .*task.batch"):
+        with pytest.raises(TypeError, match=r"expected a batch, got .*task\.batch"):
             function()
     with pytest.raises(ValueError, match="repeats must be a whole number of at least 2, got 1"):
         latency({"a": model}, batch, repeats=1)

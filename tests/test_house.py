@@ -14,8 +14,9 @@ from minipeft.methods import METHODS, Full, LoRA, parse
 
 HOUSE = Path(minipeft.__file__).parent
 ORDER = [
-    ["settings", "checks", "files"], ["arguments"], ["models"], ["attach"], ["targets", "views"], ["methods"], ["deltas"],
-    ["mixing", "arithmetic"], ["tasks"], ["training"], ["costs", "plots", "bases"], ["comparison"], ["classroom"], ["cli"],
+    ["settings", "checks", "files"], ["arguments"], ["models"], ["attach"], ["targets", "views"], ["methods"],
+    ["deltas"], ["mixing", "arithmetic"], ["tasks"], ["training"], ["costs", "plots", "bases"], ["comparison"],
+    ["classroom"], ["cli"],
 ]  # fmt: skip
 FLOOR = {room: i for i, rooms in enumerate(ORDER) for room in rooms}
 METHOD_FILES = sorted(p for p in (HOUSE / "methods").glob("*.py") if p.name != "__init__.py")

@@ -13,6 +13,7 @@ from minipeft.methods import Full, LoRA
 from minipeft.models.transformer import Config, Transformer
 from minipeft.tasks import BOS, IGNORE, VOCABULARY, Batch, Mixture, task
 from minipeft.training import evaluate, exact_match, fit, loss_of, pick_device, schedule
+from minipeft.views import move
 from tests.models import bits, same_bits
 
 TASK = task("reverse+blue")
@@ -42,6 +43,15 @@ def test_training_moves_the_method_and_not_the_base(model, method):
     assert all(p.grad is None for p in model.parameters())
     assert learns == [p.requires_grad for p in model.parameters()]
     assert not model.training
+
+
+def test_a_view_and_its_base_are_moved_together(model, monkeypatch):
+    moved = []
+    monkeypatch.setattr("minipeft.training.move", lambda *args: moved.append(args) or move(*args))
+    view, _ = run(model, LoRA(), steps=1)
+    assert moved == [(view, torch.device("cpu"))]
+    base = {p.data_ptr() for p in model.parameters()}
+    assert all((p.data_ptr() in base) != p.requires_grad for p in view.parameters())
 
 
 def test_the_same_seed_gives_the_same_run(model):
