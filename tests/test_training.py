@@ -168,7 +168,7 @@ def test_evaluation_draws_the_same_examples_for_all(model):
 def test_nothing_to_train_is_an_error(model):
     model.requires_grad_(False)
     LoRA().attach(model)  # and nobody takes what it returns
-    with pytest.raises(ValueError, match="nothing to train.*train what attach returns"):
+    with pytest.raises(ValueError, match=r"nothing to train.*train what attach returns"):
         fit(model, TASK, steps=1, lr=1e-3)
     with pytest.raises(ValueError, match="nothing to train"):
         fit(nn.Identity(), TASK, steps=1, lr=1e-3)
@@ -192,7 +192,7 @@ def test_a_gradient_that_is_no_number_stops_the_run_before_the_step(model):
 
     root = Root()
     before = copy.deepcopy(root.state_dict())
-    with pytest.raises(FloatingPointError, match="gradient is not finite at step 0.*lower learning rate than 0.001"):
+    with pytest.raises(FloatingPointError, match=r"gradient is not finite at step 0.*lower learning rate than 0.001"):
         fit(root, TASK, steps=3, lr=1e-3, progress=False, device="cpu")
     assert all(torch.equal(t, before[name]) for name, t in root.state_dict().items())
 
@@ -202,7 +202,7 @@ def test_a_last_step_that_breaks_the_weights_is_an_error(model):
         with torch.no_grad():
             model.head.bias[0] = math.inf
 
-    with pytest.raises(FloatingPointError, match="last step.*lower learning rate"):
+    with pytest.raises(FloatingPointError, match=r"last step.*lower learning rate"):
         fit(model, TASK, steps=1, lr=1e-3, progress=False, device="cpu", on_step=spoil)
 
 
