@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from minipeft import Houlsby, LoRA, ParallelAdapter, Pfeiffer, base, costs, deltas, evaluate, fit, plots, task
 from minipeft.attach import Wrapper, detach, merge, trainable
 from minipeft.classroom import check
-from minipeft.comparison import rate_of
+from minipeft.comparison import learning_rate_of
 from minipeft.methods import adapter
 
 torch.set_num_threads(1)
@@ -180,7 +180,7 @@ assert max(after["σ = 1.0"]) < 0.1
 def adapt(method, seed=0, steps=STEPS):
     torch.manual_seed(seed)  # draws D and U
     model = method.attach(base())
-    options = {"steps": steps, "lr": rate_of(method), "batch_size": 32, "seed": seed}
+    options = {"steps": steps, "lr": learning_rate_of(method), "batch_size": 32, "seed": seed}
     return model, fit(model, untold, **options, device="cpu", progress=False)
 
 
@@ -191,7 +191,8 @@ plots.curves({str(method): made[0][1] for method, made in runs.items()}, "accura
 plt.show()
 for method, made in runs.items():
     scores = [evaluate(model, untold).accuracy for model, _ in made]
-    print(f"{method!s:25} rate {rate_of(method)}, lines right, by seed:", *(f"{score:.3f}" for score in scores))
+    lr = learning_rate_of(method)
+    print(f"{method!s:25} learning rate {lr}, accuracy by seed:", *(f"{score:.3f}" for score in scores))
     assert FAST or min(scores) > 0.7
 
 # %% [markdown]

@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minipeft import AdapterFusion, Pfeiffer, base, bases, check, costs, deltas, evaluate, fit, load, plots, task
 from minipeft.attach import Wrapper, detach, merge, trainable
-from minipeft.comparison import rate_of
+from minipeft.comparison import learning_rate_of
 from minipeft.methods.adapter_fusion import Fusion, SequentialFusion, fusions
 from minipeft.tasks import LETTERS, Few, letters
 
@@ -65,7 +65,7 @@ def extract(name, seed):
     torch.manual_seed(seed)
     model, method = base(), Pfeiffer(size=16)
     method.attach(model)
-    options = {"steps": SOURCE_STEPS, "lr": rate_of(method), "batch_size": 32, "seed": seed}
+    options = {"steps": SOURCE_STEPS, "lr": learning_rate_of(method), "batch_size": 32, "seed": seed}
     fit(model, task(name), **options, device="cpu", progress=False)
     return deltas.delta_of(model)
 
@@ -166,9 +166,9 @@ for seed in SEEDS:
 # %%
 stored = json.loads((bases.FOLDER.parent / "benchmarks" / "fusion.json").read_text())
 sweep = {}
-for name, run in stored["rates"].items():
-    who, _, _, rate = name.split(", ")
-    sweep.setdefault(who, {}).setdefault(float(rate.removeprefix("rate ")), []).append(run["loss"])
+for name, run in stored["learning rates"].items():
+    who, _, _, lr = name.split(", ")
+    sweep.setdefault(who, {}).setdefault(float(lr.removeprefix("learning rate ")), []).append(run["loss"])
 sweep = {who: {rate: float(np.mean(losses)) for rate, losses in by_rate.items()} for who, by_rate in sweep.items()}
 BEST = {who: min(by_rate, key=by_rate.get) for who, by_rate in sweep.items()}
 labels = {"fusion": "AdapterFusion", "fresh": "Pfeiffer(fresh)", "left+plain": "Pfeiffer(left+plain, going on)"}
@@ -314,7 +314,7 @@ for seed in SEEDS:
 
 
 def runs(part, who, lines):
-    found = {name: run["accuracy"] for name, run in stored[part].items() if name.startswith(f"{who}, {lines} lines")}
+    found = {name: run["accuracy"] for name, run in stored[part].items() if name.startswith(f"{who}, {lines} examples")}
     return list(found.values())
 
 

@@ -31,7 +31,7 @@ import torch
 from minipeft import LoRA, Mixture, QLoRA, base, check, costs, deltas, evaluate, fit, merge, plots, task
 from minipeft.attach import trainable
 from minipeft.classroom import checking, exercise
-from minipeft.comparison import rate_of
+from minipeft.comparison import learning_rate_of
 from minipeft.methods import Full, qlora
 
 torch.set_num_threads(1)
@@ -282,7 +282,7 @@ assert torch.allclose(layer.B.grad, s * g.T @ x @ layer.A.T, atol=1e-4)
 def adapt(method, goal=learn, seed=0, **options):
     torch.manual_seed(seed)  # draws A
     model = method.attach(base())
-    options = {"steps": STEPS, "batch_size": 32, "lr": rate_of(method), "seed": seed} | options
+    options = {"steps": STEPS, "batch_size": 32, "lr": learning_rate_of(method), "seed": seed} | options
     return model, fit(model, goal, **options, device="cpu", progress=False)
 
 
@@ -292,7 +292,8 @@ plots.curves({name: made[0][1] for name, made in runs.items()}, "loss", plots.ne
 plt.show()
 for name, made in runs.items():
     scores = [evaluate(m, learn, LINES).accuracy for m, _ in made]
-    print(f"{name}, rate {rate_of(methods[name])}: lines right, by seed:", *(f"{score:.3f}" for score in scores))
+    lr = learning_rate_of(methods[name])
+    print(f"{name}, learning rate {lr}: accuracy by seed:", *(f"{score:.3f}" for score in scores))
     assert FAST or min(scores) > 0.95
 
 # %% [markdown]

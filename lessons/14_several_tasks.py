@@ -418,7 +418,7 @@ class Marked:
         made = []
         for goal, word in self.pairs:
             x = torch.randint(16, (size // len(self.pairs), 6), generator=generator)
-            made.append(tasks.lines(encode(word).expand(len(x), 1), x, goal.answer(x)))
+            made.append(tasks.rows(encode(word).expand(len(x), 1), x, goal.answer(x)))
         return tasks.Batch(torch.cat([part.tokens for part in made]), torch.cat([part.targets for part in made]))
 
 

@@ -24,7 +24,7 @@ from minipeft.settings import Settings
 class Wrapper(nn.Module):
     """A module that stands in front of a frozen one, `base`, and answers for it: `wrapper.heads` is `base.heads`.
 
-    A method's layer derives from it, adds parameters under names that the base lacks, and has the equation in `forward`.
+    A method's layer derives from it, adds parameters under new names, and writes its equation in `forward`.
     """
 
     def __init__(self, base):
@@ -48,7 +48,7 @@ class Wrapper(nn.Module):
 
 
 class WeightWrapper(Wrapper):
-    """A wrapper whose whole effect is W + ΔW. That is its `weight`: who reads it instead of calling gets the effect too."""
+    """A wrapper whose whole effect is W + ΔW. Its `weight` is that: what reads it is adapted too."""
 
     @property
     def weight(self):
