@@ -1,35 +1,39 @@
 """Costs predicted by counting are what weighing the tensors gives."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from minipeft.costs import delta_bytes, latency, measure, predict
 from minipeft.methods import Full, LoRA
-from minipeft.tasks import Batch
-from tests.models import DIM, LAYERS, bits, make, rows, same_bits
+from minipeft.models.transformer import Config, Transformer
+from minipeft.tasks import BOS, VOCABULARY, Batch, task
+
+
+@pytest.fixture
+def model():
+    return Transformer(Config(vocab=len(VOCABULARY), dim=16, heads=2, ff=24, context=24, bos=BOS)).eval()
 
 
 @pytest.fixture
 def batch():
-    _, tokens, mask = rows("left")
-    return Batch(tokens, tokens, mask)
+    return task("reverse+blue").batch(4, torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(("method", "learned"), [(LoRA(rank=2), LAYERS * 2 * 2 * 2 * DIM), (Full(), None)], ids=str)
-def test_predicted_is_measured(batch, method, learned):
-    base = make().requires_grad_(False)
-    total = sum(p.numel() for p in base.parameters())
-    view = method.attach(base)
-    before, stored = bits(view), 4 * (total + (learned or 0))
-    predicted, measured = predict(view), measure(view, batch)
-    assert predicted.weights == measured.weights == stored
-    assert predicted.gradients == measured.gradients == delta_bytes(view) == 4 * (learned or total)
-    assert predicted.optimizer == measured.optimizer == 8 * (learned or total)
+@pytest.mark.parametrize(("method", "trained"), [(LoRA(rank=2), 2 * 2 * 2 * 32), (Full(), None)], ids=["lora", "full"])
+def test_predicted_is_measured(model, batch, method, trained):
+    total = sum(p.numel() for p in model.parameters())
+    trained, model = trained or total, method.attach(model)
+    before = copy.deepcopy(model.state_dict())
+    predicted, measured = predict(model), measure(model, batch)
+    assert predicted.weights == measured.weights == 4 * (total + (trained if trained < total else 0))
+    assert predicted.gradients == measured.gradients == delta_bytes(model) == 4 * trained
+    assert predicted.optimizer == measured.optimizer == 8 * trained
     assert measured.total == measured.weights + measured.gradients + measured.optimizer + measured.activations
-    assert same_bits(view, before)  # left as it was
-    assert all(p.grad is None for p in [*view.parameters(), *base.parameters()])
-    assert predict(base).gradients == delta_bytes(base) == 0
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())  # left as it was
+    assert all(p.grad is None for p in model.parameters())
 
 
 def test_activations_are_what_the_backward_pass_needs():
@@ -47,8 +51,19 @@ def test_activations_are_what_the_backward_pass_needs():
     assert 4 * (7 * 3 + 7 * 5) < kept <= 4 * (7 * 3 + 7 * 5) + loss_keeps + 8
 
 
-def test_latency_gives_quartiles_in_order(batch):
-    model = make()
+def test_latency_gives_quartiles_in_order(model, batch):
     times = latency({"a": model, "b": model}, batch, repeats=5)
     assert set(times) == {"a", "b"}
     assert all(0 < low <= middle <= high for low, middle, high in times.values())
+
+
+def test_what_cannot_be_weighed_is_refused(model, batch):
+    with pytest.raises(TypeError, match="predict takes a model, got the class LoRA: attach"):
+        predict(LoRA)
+    with pytest.raises(TypeError, match="measure takes a model"):
+        measure(LoRA(), batch)
+    for function in (lambda: measure(model, task("sort+red")), lambda: latency({"a": model}, batch.tokens)):
+        with pytest.raises(TypeError, match=r"expected a batch, got .*task\.batch"):
+            function()
+    with pytest.raises(ValueError, match="repeats must be a whole number of at least 2, got 1"):
+        latency({"a": model}, batch, repeats=1)
