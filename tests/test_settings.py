@@ -13,6 +13,7 @@ import torch
 
 from minipeft.attach import attachments
 from minipeft.methods import METHODS, AdaLoRA, LoRA, PrefixTuning, PTuning, QLoRA, parse
+from minipeft.methods.qlora import TYPES
 from tests.models import make
 
 VALUES = {  # how it is made, and what it is kept as where it is right
@@ -71,7 +72,7 @@ TABLE = [  # settings, what a message says of them, and which of the values are 
     ("gamma regularization", "a number of at least 0", NUMBER | {"0"}),
     ("dropout beta1 beta2 warmup final", "a number of at least 0 and below 1", SHARE | {"0"}),
     ("rslora norms head mean_norm double_quant", "True or False", YES_NO),
-    ("quant_type", "a text", TEXT),
+    ("quant_type", "'nf4' or 'nf3' or 'nf2' or 'int4' or 'int3' or 'int2' or 'fp4'", {"nf4", "text of NumPy"}),
     ("encoder", "'lstm' or 'mlp' or None", {"lstm", "None"}),
     ("form", "'hidden' or 'key/value'", {"hidden"}),
     ("PromptTuning.init", f"'normal' or 'uniform' or 'vocabulary' or {LISTED}", NUMBERS | {"normal", "uniform"}),
@@ -85,7 +86,7 @@ TABLE = [  # settings, what a message says of them, and which of the values are 
 KNOWN = {name: (words, right) for names, words, right in TABLE for name in names.split()}
 SETTINGS = [(method, name) for method in METHODS.values() for name in method.__dataclass_fields__]
 BESIDE = {("AdaLoRA", "initial_rank"): {"rank": 0.5}}  # what the default would not go together with
-ALONE = {("PTuning", "template"): NUMBERS, ("QLoRA", "quant_type"): TEXT - {"nf4", "text of NumPy"}}  # see below
+ALONE = {("PTuning", "template"): NUMBERS}  # see below
 
 
 @pytest.mark.parametrize(("method", "name"), SETTINGS, ids=lambda part: getattr(part, "__name__", part))
@@ -122,7 +123,6 @@ def test_a_function_is_a_setting_until_the_method_is_attached(method):
     [
         (lambda: AdaLoRA(rank=7), "rank, 7, must be at most initial_rank, 6: raise it"),
         (lambda: AdaLoRA(warmup=0.5, final=0.5), "warmup and final together must be below 1, got 0.5 and 0.5"),
-        (lambda: QLoRA(quant_type="nf5"), "there is no quant_type 'nf5'; there are: nf4, nf3"),
         (lambda: QLoRA(block_size=63), "block_size must be an even whole number, got 63; 64 is usual"),
         (lambda: PTuning(length=2, template=(-1, 5, -1, -1)), r"3 virtual tokens \(-1\), length is 2: make them equal"),
         (lambda: PTuning(template=(5, 9)), r"0 virtual tokens \(-1\), length is 4"),
@@ -137,7 +137,7 @@ def test_settings_that_do_not_go_together_are_told(make_method, says):
 
 def test_settings_that_go_together():
     assert PTuning(length=2, template=[np.int64(-1), 5, -1]).template == (-1, 5, -1)
-    assert [QLoRA(quant_type=name).quant_type for name in ("nf3", "int2", "fp4")] == ["nf3", "int2", "fp4"]
+    assert {QLoRA(quant_type=name).quant_type for name in TYPES} == set(TYPES)
     assert AdaLoRA(rank=6, initial_rank=6, warmup=0, final=0).rank == 6
 
 
