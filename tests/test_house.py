@@ -109,7 +109,8 @@ def test_what_is_no_method_is_told(text, says):
 
 def test_importing_brings_no_figures_and_no_command_line():
     code = "import sys, minipeft; print(*{m.split('.')[0] for m in sys.modules})"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    run = subprocess.run([sys.executable, "-c", code], cwd=HOUSE.parent, capture_output=True, text=True, check=True)
+    loaded = run.stdout.split()
     assert "torch" in loaded
     assert not {"matplotlib", "rich", "typer", "jupytext", "transformers", "peft"} & set(loaded)
 
