@@ -164,6 +164,15 @@ def config_of(method, **more):
     return LoraConfig(use_dora=isinstance(method, DoRA), **said)
 
 
+def trained_by(theirs, parts=PARTS):
+    """What peft trains, under our names: `base_model.model.blocks.0.attn.q.lora_A.default.weight` is the A of q."""
+    found = {}
+    for name, p in trainable(theirs).items():
+        path, part = re.fullmatch(r"base_model\.model\.(.+)\.(\w+)\.default(?:\.weight)?", name).groups()
+        found[f"{path}.{parts[part]}"] = p
+    return found
+
+
 class Both:
     """Our method on a view of `base`, `ours`, and peft's on a copy of it, `theirs`.
 
@@ -197,12 +206,7 @@ class Both:
                 p.fill_(self.method.initial_rank - 1e-5)
 
     def library(self):
-        """What peft trains, under our names: `base_model.model.blocks.0.attn.q.lora_A.default.weight` is the A of q."""
-        parts, found = TRIPLETS if isinstance(self.method, AdaLoRA) else PARTS, {}
-        for name, p in trainable(self.theirs).items():
-            path, part = re.fullmatch(r"base_model\.model\.(.+)\.(\w+)\.default(?:\.weight)?", name).groups()
-            found[f"{path}.{parts[part]}"] = p
-        return found
+        return trained_by(self.theirs, TRIPLETS if isinstance(self.method, AdaLoRA) else PARTS)
 
     def layers(self):
         """(our name, module) of all that peft's method has changed."""
@@ -222,6 +226,11 @@ class Both:
 @pytest.fixture
 def both():
     return Both
+
+
+@pytest.fixture
+def learned():
+    return trained_by
 
 
 @pytest.fixture
