@@ -107,9 +107,9 @@ def make(randomised):
     def pair(kind, **settings):
         settings = {"vocab_size": VOCAB, "pad_token_id": 0, "attn_implementation": "eager", **SMALL[kind], **settings}
         if kind == "gpt2":
-            theirs = randomised(GPT2LMHeadModel(GPT2Config(**settings)), 0.3)
+            theirs = randomised(GPT2LMHeadModel(GPT2Config(**settings)), 0.4)
             return theirs, bases.from_gpt2(theirs.state_dict(), heads=HEADS)
-        theirs = randomised(BertForMaskedLM(BertConfig(**settings)), 0.3)
+        theirs = randomised(BertForMaskedLM(BertConfig(**settings)), 0.4)
         return theirs, bases.from_bert(theirs.state_dict(), heads=HEADS, eps=theirs.config.layer_norm_eps)
 
     return pair
