@@ -69,7 +69,9 @@ def test_the_regularizer_is_the_sum_of_squared_distances_from_orthonormal():
     net, method = two(initial_rank=3, rank=2, gamma=0.7)
     sides = [rows for layer in net for rows in (layer.P.T, layer.Q)]  # the three directions
     pairs = [(i, j) for i in range(3) for j in range(3)]
-    close(method.regularizer(net), 0.7 * sum((rows[i] @ rows[j] - int(i == j)) ** 2 for rows in sides for i, j in pairs))
+    close(
+        method.regularizer(net), 0.7 * sum((rows[i] @ rows[j] - int(i == j)) ** 2 for rows in sides for i, j in pairs)
+    )
 
 
 def test_the_regularizer_of_the_library_is_the_mean_of_the_distances():

@@ -418,7 +418,9 @@ def test_exactly_this_is_trained_and_counted_by_the_formula(method, places, name
     view = method.attach(make())
     assert set(trainable(view)) == {f"blocks.{i}.{at}.{name}" for i in range(LAYERS) for at in places for name in names}
     assert count(view) == LAYERS * each
-    assert summary(view).startswith(f"trainable: {LAYERS * each:,} of {sum(p.numel() for p in make().parameters()):,} (")
+    assert summary(view).startswith(
+        f"trainable: {LAYERS * each:,} of {sum(p.numel() for p in make().parameters()):,} ("
+    )
 
 
 @pytest.mark.parametrize(("method", "names", "number"), IN_FRONT, ids=lambda value: str(value)[:20])

@@ -83,7 +83,9 @@ def test_it_stands_on_top_of_a_prefix_and_under_it(bos):
 @pytest.mark.parametrize("method", [PromptTuning, PrefixTuning])
 def test_words_that_are_none_are_told(method):
     for words, strange in (((3, VOCAB), VOCAB), ((), "nothing")):
-        with pytest.raises(ValueError, match=rf"init holds {strange}, but the vocabulary has the tokens 0 to {VOCAB - 1}"):
+        with pytest.raises(
+            ValueError, match=rf"init holds {strange}, but the vocabulary has the tokens 0 to {VOCAB - 1}"
+        ):
             method(init=words).attach(make())
     with pytest.raises(ValueError, match="init must be"):
         method(init=(3, -1))

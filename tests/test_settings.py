@@ -1,4 +1,4 @@
-"""Every setting of every method, given values of every kind: it is right, or told by name; what is right is plain data."""
+"""Every setting of every method, given values of every kind, is right or told by name; what is right is plain data."""
 
 import json
 import math

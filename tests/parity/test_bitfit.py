@@ -15,7 +15,7 @@ from tests.models import apart, count
 
 @pytest.fixture
 def two(base):
-    """Ours, and peft's LoRA with all biases; the LoRA, which is zero at the start, is frozen: what is left is BitFit."""
+    """Ours, and peft's LoRA with all biases; the LoRA, zero at the start, is frozen: what is left is BitFit."""
     theirs = get_peft_model(copy.deepcopy(base), LoraConfig(r=1, target_modules=["q"], bias="all")).double().eval()
     for name, p in theirs.named_parameters():
         if "lora_" in name:

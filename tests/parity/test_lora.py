@@ -132,7 +132,9 @@ def rates(base, targets, both):
 def test_lora_plus_gives_each_factor_the_same_learning_rate(base, both):
     expected, got = rates(base, ("q", "v", "up"), both)
     assert got == pytest.approx(expected)
-    assert set(got) == {f"blocks.{i}.{name}.{x}" for i in range(3) for name in ("attn.q", "attn.v", "mlp.up") for x in "AB"}
+    assert set(got) == {
+        f"blocks.{i}.{name}.{x}" for i in range(3) for name in ("attn.q", "attn.v", "mlp.up") for x in "AB"
+    }
     assert got["blocks.0.attn.q.A"] == 2e-4
     assert got["blocks.0.attn.q.B"] == pytest.approx(32e-4)
 

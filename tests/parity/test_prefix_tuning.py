@@ -51,7 +51,9 @@ def pairs(ours, peft, of=lambda p: p):
         yield begin.P, of(encoder.embedding.weight)
         yield begin.W.weight, of(first.weight)
         yield begin.W.bias, of(first.bias)
-        for W_l, weight, bias in zip(begin.out, of(last.weight).chunk(LAYERS), of(last.bias).chunk(LAYERS), strict=True):
+        for W_l, weight, bias in zip(
+            begin.out, of(last.weight).chunk(LAYERS), of(last.bias).chunk(LAYERS), strict=True
+        ):
             yield W_l.weight, weight
             yield W_l.bias, bias
     else:

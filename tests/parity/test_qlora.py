@@ -115,7 +115,9 @@ def test_a_layer_weighs_the_same(double):
     if double:
         theirs += [state.offset, state.state2.absmax]
     ours = QuantizedLinear(linear, double_quant=double)
-    assert [t.numel() * t.element_size() for name, t in ours.named_parameters() if name != "bias"] == [t.numel() * t.element_size() for t in theirs]
+    assert [t.numel() * t.element_size() for name, t in ours.named_parameters() if name != "bias"] == [
+        t.numel() * t.element_size() for t in theirs
+    ]
 
 
 # ---- the layer with LoRA ----------------------------------------------------------------------------------------
