@@ -37,7 +37,7 @@ def layer(impl, rank=2):
 def two(impl, **settings):
     """Two layers of different width, with P, λ and Q far from their start, and their method."""
     net = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
-    method = impl.AdaLoRA(**{"rank": 1, "start": 3, "gamma": 0.7, "targets": ("0", "1"), **settings})
+    method = impl.AdaLoRA(**{"rank": 1, "initial_rank": 3, "gamma": 0.7, "targets": ("0", "1"), **settings})
     return fill(method.attach(net), "trainable"), method
 
 
@@ -51,8 +51,8 @@ def step(module, t):
 def scored(made, scores):
     """Ī·Ū of each λ as given, nothing for P and Q."""
     zeros = {"P": torch.zeros_like(made.P), "Q": torch.zeros_like(made.Q)}
-    made.mean = {"lam": torch.tensor(scores), **zeros}
-    made.spread = {"lam": torch.ones(len(scores)), **zeros}
+    made.sensitivity = {"lam": torch.tensor(scores), **zeros}
+    made.uncertainty = {"lam": torch.ones(len(scores)), **zeros}
     return made
 
 
@@ -94,7 +94,7 @@ def where_the_first_gradient_goes(impl):
 )
 def what_training_starts_from(impl):
     made = impl.AdaLoRALinear(linear(), 2)
-    return {"kept": made.kept, "history": made.history, "mean": made.mean, "spread": made.spread}
+    return {"kept": made.kept, "history": made.history, "sensitivity": made.sensitivity, "uncertainty": made.uncertainty}
 
 
 @exercise.observe("forward", "The shape of the output is not right.")
@@ -169,17 +169,17 @@ def sensitivity(impl):
     step(made, 1)
     with torch.no_grad():
         made.update_importance(0.0, 0.0)
-    return made.mean
+    return made.sensitivity
 
 
 @exercise.observe("importance", "After three steps the smoothed sensitivity Ī is not the expected one.")
 def smoothed(impl):
-    return weighed(impl).mean
+    return weighed(impl).sensitivity
 
 
 @exercise.observe("importance", "After three steps the uncertainty Ū is not the expected one.")
 def uncertainty(impl):
-    return weighed(impl).spread
+    return weighed(impl).uncertainty
 
 
 def weighed(impl):
@@ -194,8 +194,8 @@ def weighed(impl):
 @exercise.observe("importance", "The scores S of the triplets do not follow from Ī and Ū as they should.")
 def scores(impl):
     made = layer(impl)
-    made.mean = {name: numbers(f"mean of {name}", getattr(made, name).shape).abs() for name in ("P", "lam", "Q")}
-    made.spread = {name: numbers(f"spread of {name}", getattr(made, name).shape).abs() for name in ("P", "lam", "Q")}
+    made.sensitivity = {name: numbers(f"sensitivity of {name}", getattr(made, name).shape).abs() for name in ("P", "lam", "Q")}
+    made.uncertainty = {name: numbers(f"uncertainty of {name}", getattr(made, name).shape).abs() for name in ("P", "lam", "Q")}
     return made.scores()
 
 
@@ -203,8 +203,8 @@ def scores(impl):
 def what_a_score_is_made_of(impl):
     made, found = layer(impl), {}
     for one in ("lam", "P", "Q"):
-        made.mean = {name: torch.full_like(getattr(made, name), 2.0 * (name == one)) for name in ("P", "lam", "Q")}
-        made.spread = {name: torch.full_like(getattr(made, name), 0.5) for name in ("P", "lam", "Q")}
+        made.sensitivity = {name: torch.full_like(getattr(made, name), 2.0 * (name == one)) for name in ("P", "lam", "Q")}
+        made.uncertainty = {name: torch.full_like(getattr(made, name), 0.5) for name in ("P", "lam", "Q")}
         found[f"{one} alone"] = made.scores()
     return found
 
@@ -278,7 +278,7 @@ def masked_ones_come_back(impl):
 
 @exercise.observe("allocation", "The λ that are left while a small model is trained are not the expected ones.")
 def ranks_in_training(impl):
-    net, method = two(impl, rank=1, start=3, warmup=0.2, final=0.2, every=2)
+    net, method = two(impl, rank=1, initial_rank=3, warmup=0.2, final=0.2, interval=2)
     left = {}
     for t in range(1, 6):  # allocations after steps 2 and 4; then the choice is final
         step(net, t)

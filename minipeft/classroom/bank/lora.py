@@ -6,6 +6,7 @@ from torch import nn
 from minipeft import attach
 from minipeft.classroom.exercise import Exercise
 from minipeft.classroom.models import fill, linear, numbers
+from minipeft.views import merge
 
 exercise = Exercise(
     "lora",
@@ -57,9 +58,7 @@ TOKENS = torch.tensor([[1, 4, 6], [0, 2, 2]])
 
 
 def attached(impl, **settings):
-    made = Two()
-    impl.LoRA(**{"rank": 2, "alpha": 6, "targets": ("q", "up", "token"), **settings}).attach(made)
-    return made
+    return impl.LoRA(**{"rank": 2, "alpha": 6, "targets": ("q", "up", "token"), **settings}).attach(Two())
 
 
 @exercise.observe("set-up", "The layer should train two parameters, A (r, in) and B (out, r), and nothing else.")
@@ -67,7 +66,7 @@ def what_is_trained(impl):
     return {name: list(p.shape) for name, p in attach.trainable(impl.LoRALinear(linear(), 2, 3.0)).items()}
 
 
-@exercise.observe("set-up", "The places of a whole model: what is trained there is not what should be.")
+@exercise.observe("set-up", "In a whole model, other parameters are trained than the targets ask for.")
 def trained_in_a_model(impl):
     return {name: p.numel() for name, p in attach.trainable(attached(impl)).items()}
 
@@ -128,6 +127,13 @@ def input_is_left_alone(impl):
     return x - numbers("x", (4, 5))
 
 
+@exercise.observe("forward", "A pass has changed the base, whose numbers every other view of it shares.")
+def base_is_left_alone(impl):
+    made, x = layer(impl), numbers("x", (4, 5))
+    made(x)
+    return made.base(x) - linear()(x)
+
+
 @exercise.observe("dropout", "Dropout should act on the input of A while training, and never on the frozen path.")
 def nearly_everything_dropped(impl):
     made, x = layer(impl, dropout=0.999).train(), numbers("x", (64, 5))
@@ -153,6 +159,13 @@ def delta(impl):
 def merged(impl):
     made, x = layer(impl), numbers("x", (4, 5))
     return made.merged()(x) - made(x)
+
+
+@exercise.observe("merge", "A whole model merged answers as its view; the view still answers as before.")
+def merged_model(impl):
+    view = fill(attached(impl), "trainable")
+    before = view(TOKENS)
+    return [merge(view)(TOKENS) - before, view(TOKENS) - before]
 
 
 @exercise.observe("embedding", "The update of the embedded tokens is not the expected one.")
@@ -275,6 +288,22 @@ exercise.mistake(
     "the update is added to a weight that holds it already, and the bias is gone",
     "how many paths lead from x to the output, and which of them knows the bias?",
     "Either add ΔW to the weight or add the update to the output, not both; and let the base bring its own bias.",
+)  # fmt: skip
+exercise.mistake(
+    "weight of the layer",
+    (("        return self.base(x) + F.linear(self.scale * h, self.B)  # (..., out)\n\n    def delta(self):\n        return self.scale * self.B @ self.A  # (out, in)",
+      "        return F.linear(x, self.weight, self.bias) + F.linear(self.scale * h, self.B)\n\n    def delta(self):\n        return self.scale * self.B @ self.A  # (out, in)"),),
+    "W is read through the layer's own `weight`, which is W + ΔW: the update counts twice",
+    "what does `weight` of a `WeightWrapper` give, and what does `weight` of its base?",
+    "Whoever reads the weight of an adapted layer gets the adapted weight; the frozen one belongs to `base`.",
+)  # fmt: skip
+exercise.mistake(
+    "base written over",
+    (("        return self.base(x) + F.linear(self.scale * h, self.B)  # (..., out)\n\n    def delta(self):\n        return self.scale * self.B @ self.A  # (out, in)",
+      "        y = self.base(x) + F.linear(self.scale * h, self.B)\n        self.base.weight.data += self.delta()\n        return y\n\n    def delta(self):\n        return self.scale * self.B @ self.A  # (out, in)"),),
+    "each pass adds ΔW to the frozen weight itself",
+    "what does your layer answer when the same input comes a second time?",
+    "The base shares its numbers with the model that you attached to; a layer reads them and never writes.",
     "huggingface/peft#1355, where merging twice added the update twice",
 )  # fmt: skip
 exercise.mistake(

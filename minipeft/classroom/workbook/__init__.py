@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 from minipeft import costs
-from minipeft.attach import attachments, detach, merge, trainable
+from minipeft.attach import trainable
 from minipeft.methods import parse
 from minipeft.methods.lora import LoRALinear
 from minipeft.methods.qlora import quantize
 from minipeft.models.transformer import Config, Transformer
 from minipeft.tasks import BOS, VOCABULARY
+from minipeft.views import merge
 
 
 def measured(method, **shape):
@@ -30,15 +31,13 @@ def measured(method, **shape):
 @cache
 def counted(method, shape):
     with torch.random.fork_rng(devices=[]):
-        model = parse(method).attach(transformer(shape))
-        number = sum(p.numel() for p in trainable(model).values())
-        detach(model)
-        return number
+        adapted = parse(method).attach(transformer(shape))
+        return sum(p.numel() for p in trainable(adapted).values())
 
 
 @cache
 def transformer(shape):
-    """One frozen model for each shape, to which methods are attached in turn."""
+    """One model for each shape, of which every method makes a view."""
     return Transformer(Config(**dict(shape))).float()
 
 
@@ -70,12 +69,10 @@ def merged(method):
 def weighed(method):
     shape = {"vocab": len(VOCABULARY), "context": 24, "bos": BOS}
     with torch.random.fork_rng(devices=[]):
-        model = parse(method).attach(transformer(tuple(shape.items())))
-        memory, delta = costs.predict(model), costs.delta_bytes(model)
+        adapted = parse(method).attach(transformer(tuple(shape.items())))
+        memory, delta, whole = costs.predict(adapted), costs.delta_bytes(adapted), None
         with contextlib.suppress(TypeError):
-            merge(model)
-        whole = costs.predict(model).weights if attachments(model)[0].merged else None
-        detach(model)
+            whole = costs.predict(merge(adapted)).weights
     return memory, delta, whole
 
 
