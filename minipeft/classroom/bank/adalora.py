@@ -94,7 +94,12 @@ def where_the_first_gradient_goes(impl):
 )
 def what_training_starts_from(impl):
     made = impl.AdaLoRALinear(linear(), 2)
-    return {"kept": made.kept, "history": made.history, "sensitivity": made.sensitivity, "uncertainty": made.uncertainty}
+    return {
+        "kept": made.kept,
+        "history": made.history,
+        "sensitivity": made.sensitivity,
+        "uncertainty": made.uncertainty,
+    }
 
 
 @exercise.observe("forward", "The shape of the output is not right.")
@@ -194,8 +199,12 @@ def weighed(impl):
 @exercise.observe("importance", "The scores S of the triplets do not follow from Ī and Ū as they should.")
 def scores(impl):
     made = layer(impl)
-    made.sensitivity = {name: numbers(f"sensitivity of {name}", getattr(made, name).shape).abs() for name in ("P", "lam", "Q")}
-    made.uncertainty = {name: numbers(f"uncertainty of {name}", getattr(made, name).shape).abs() for name in ("P", "lam", "Q")}
+    made.sensitivity = {
+        name: numbers(f"sensitivity of {name}", getattr(made, name).shape).abs() for name in ("P", "lam", "Q")
+    }
+    made.uncertainty = {
+        name: numbers(f"uncertainty of {name}", getattr(made, name).shape).abs() for name in ("P", "lam", "Q")
+    }
     return made.scores()
 
 
@@ -203,7 +212,9 @@ def scores(impl):
 def what_a_score_is_made_of(impl):
     made, found = layer(impl), {}
     for one in ("lam", "P", "Q"):
-        made.sensitivity = {name: torch.full_like(getattr(made, name), 2.0 * (name == one)) for name in ("P", "lam", "Q")}
+        made.sensitivity = {
+            name: torch.full_like(getattr(made, name), 2.0 * (name == one)) for name in ("P", "lam", "Q")
+        }
         made.uncertainty = {name: torch.full_like(getattr(made, name), 0.5) for name in ("P", "lam", "Q")}
         found[f"{one} alone"] = made.scores()
     return found
