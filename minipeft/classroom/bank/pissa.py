@@ -32,8 +32,8 @@ R = "R = exact - B.cpu().double() @ A.cpu().double()  # of A and B as they are r
 PARAMETERS = "self.A, self.B = nn.Parameter(A), nn.Parameter(B)"
 BUFFER = 'self.register_buffer("R", R, persistent=False)'
 INNER = "h = F.linear(x, self.A)  # (..., r)"
-OUTER = "return F.linear(x, self.R, flat(self.base).bias) + F.linear(h, self.B)  # (..., out)"
-DELTA = "return self.R + self.B @ self.A - flat(self.base).weight  # (out, in)"
+OUTER = "return F.linear(x, self.R, self.base.bias) + F.linear(h, self.B)  # (..., out)"
+DELTA = "return self.R + self.B @ self.A - self.base.weight  # (out, in)"
 
 
 def layer(impl, rank=2, base=None):
@@ -84,7 +84,7 @@ def what_is_trained(impl):
     return {name: str(tuple(p.shape)) for name, p in attach.trainable(impl.PiSSALinear(linear(), 2)).items()}
 
 
-@exercise.observe("set-up", "In a whole model: what is trained there is not what should be.")
+@exercise.observe("set-up", "In a whole model, other parameters are trained than the targets ask for.")
 def trained_in_a_model(impl):
     return {name: p.numel() for name, p in attach.trainable(attached(impl)).items()}
 
@@ -104,7 +104,9 @@ def delta_at_the_start(impl):
     return impl.PiSSALinear(linear(), 2).delta()
 
 
-@exercise.observe("start", "The frozen weight itself must stay as it is, so that the base can be given back.")
+@exercise.observe(
+    "start", "The frozen weight itself must stay as it is: the model that you attached to has the same numbers."
+)
 def base_is_left_alone(impl):
     base = linear()
     impl.PiSSALinear(base, 2)(numbers("x", (4, 5)))
@@ -241,14 +243,14 @@ exercise.mistake(
 )
 exercise.mistake(
     "rest computed anew",
-    ((OUTER, "return F.linear(x, flat(self.base).weight - self.B @ self.A, flat(self.base).bias) + F.linear(h, self.B)"),),
+    ((OUTER, "return F.linear(x, self.base.weight - self.B @ self.A, self.base.bias) + F.linear(h, self.B)"),),
     "R is computed from the present A and B, so nothing that they learn has an effect",
     "what happens to your output when A changes?",
     "R is fixed at the start; W − B A, computed anew, takes away what is added.",
 )  # fmt: skip
 exercise.mistake(
     "only the product",
-    ((OUTER, "return F.linear(h, self.B, flat(self.base).bias)"),),
+    ((OUTER, "return F.linear(h, self.B, self.base.bias)"),),
     "the rest R is missing in the output",
     "what does the layer answer at the start, with the smaller singular values gone?",
     "The frozen part belongs to the output too.",
@@ -276,11 +278,11 @@ exercise.mistake(
 )
 exercise.mistake(
     "base overwritten",
-    ((BUFFER, BUFFER + "\n        flat(self.base).weight.data.copy_(R)"),
+    ((BUFFER, BUFFER + "\n        self.base.weight.data.copy_(R)"),
      (OUTER, "return self.base(x) + F.linear(h, self.B)"), (DELTA, "return self.B @ self.A")),
     "the frozen weight itself is overwritten by R",
-    "what is left on the model when the method is taken off again?",
-    "The library does so; here the base has to be given back bit for bit.",
+    "what does the model answer to which you attached the method?",
+    "The library does so; here a view shares its frozen numbers with the base, which nobody may change.",
     "huggingface/transformers#34468, and the review of huggingface/peft#1626",
 )  # fmt: skip
 exercise.mistake(
@@ -292,7 +294,7 @@ exercise.mistake(
 )
 exercise.mistake(
     "bias twice",
-    ((OUTER, "return F.linear(x, self.R, flat(self.base).bias) + F.linear(h, self.B, flat(self.base).bias)"),),
+    ((OUTER, "return F.linear(x, self.R, self.base.bias) + F.linear(h, self.B, self.base.bias)"),),
     "the bias is added on both paths",
     "what does the layer answer to a row of zeros?",
     "Two paths meet in the output, and b comes with one of them.",
@@ -315,12 +317,19 @@ exercise.mistake(
 exercise.mistake(
     "weight at the bottom",
     (
-        ("A, B, R = split(flat(self.base).weight, rank)", "A, B, R = split(self.base.weight, rank)"),
-        (DELTA, "return self.R + self.B @ self.A - self.base.weight"),
+        ("A, B, R = split(self.base.weight, rank)", "A, B, R = split(bottom(self.base).weight, rank)"),
+        (DELTA, "return self.R + self.B @ self.A - bottom(self.base).weight"),
     ),
-    "where the layer is stacked on another method, what that one has learned is passed by",
-    "what is `self.base` if a LoRA stands there already, and what is its `weight`?",
-    "A wrapper answers for the frozen layer at the bottom; what stands below as a whole is another weight.",
+    "where the layer is stacked on another method, what that one has learned is left out",
+    "what is `self.base` if a LoRA stands there already, and what lies at its bottom?",
+    "The weight to be split is the one that acted before you came; the base of a wrapper gives it.",
+)
+exercise.mistake(
+    "weight of the layer",
+    ((DELTA, "return self.R + self.B @ self.A - self.weight"),),
+    "`delta` reads W through the layer's own `weight`, which is W + ΔW and asks for `delta` in turn",
+    "what does `weight` of a `WeightWrapper` give, and what does it need for that?",
+    "Whoever reads the weight of an adapted layer gets the adapted weight; the frozen one belongs to `base`.",
 )
 exercise.mistake(
     "split in its own type",
@@ -345,12 +354,12 @@ exercise.mistake(
 exercise.right(
     "diagonal matrices",
     ((A, "A = (torch.diag(root) @ Vt[:rank]).to(W)"), (B, "B = (U[:, :rank] @ torch.diag(root)).to(W)"),
-     (OUTER, "return x @ self.R.T + h @ self.B.T + flat(self.base).bias")),
+     (OUTER, "return x @ self.R.T + h @ self.B.T + self.base.bias")),
 )  # fmt: skip
 exercise.right(
     "the rest from the smaller values",
     ((R, "R = U[:, rank:] @ torch.diag(S[rank:]) @ Vt[rank:]"),
-     (DELTA, "return self.B @ self.A + (self.R - flat(self.base).weight)")),
+     (DELTA, "return self.B @ self.A + (self.R - self.base.weight)")),
 )  # fmt: skip
 exercise.right(
     "other signs",
@@ -358,7 +367,7 @@ exercise.right(
 )
 exercise.right(
     "one product",
-    (("        " + INNER + "\n        " + OUTER, "        return F.linear(x, torch.add(self.R, self.B @ self.A), flat(self.base).bias)"),
+    (("        " + INNER + "\n        " + OUTER, "        return F.linear(x, torch.add(self.R, self.B @ self.A), self.base.bias)"),
      (BUFFER, 'self.register_buffer("R", R.clone(), False)')),
 )  # fmt: skip
 

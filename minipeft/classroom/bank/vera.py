@@ -160,7 +160,7 @@ def gradients(impl):
     return {name: p.grad for name, p in made.named_parameters()}
 
 
-@exercise.observe("forward", "Standing on a LoRA, the layer should add to what comes out below.")
+@exercise.observe("forward", "In front of a LoRA, the layer should add to what comes out below.")
 def stacked(impl):
     below = fill(LoRALinear(linear(), 2, 3.0)).requires_grad_(False)
     return layer(impl, below)(numbers("x", (4, 5)))

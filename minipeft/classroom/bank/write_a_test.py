@@ -5,6 +5,7 @@ import re
 from functools import cache
 
 import minipeft.classroom.source as source
+from minipeft.classroom.bank.lora import DELTA, OUTER
 from minipeft.classroom.bank.lora import exercise as lora
 from minipeft.classroom.exercise import Exercise, Mistake, Right, edited
 
@@ -32,8 +33,7 @@ OTHER_NUMBERS = Right(
 )  # fmt: skip
 SUBTRACTED = Mistake(
     "update subtracted",
-    (("        return self.base(x) + F.linear(self.scale * h, self.B)  # (..., out)\n\n    def delta(self):\n        return self.scale * self.B @ self.A",
-      "        return self.base(x) - F.linear(self.scale * h, self.B)  # (..., out)\n\n    def delta(self):\n        return -self.scale * self.B @ self.A"),),
+    ((OUTER, "return self.base(x) - F.linear(h, self.scale * self.B)"), (DELTA, "return -self.scale * self.B @ self.A")),
     "the update is subtracted instead of added", "", "",
 )  # fmt: skip
 STRANGE = Mistake(
