@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from minipeft import attach
+from minipeft import attach, deltas
 from minipeft.classroom.exercise import Exercise
 from minipeft.classroom.models import fill, numbers
 
@@ -42,9 +42,9 @@ class Sublayer(nn.Module):
         super().__init__()
         self.W = nn.Parameter(numbers(name, (WIDTH, WIDTH)), requires_grad=False)
 
-    def forward(self, x, mask=None, past=None):
+    def forward(self, x, mask=None, cache=None):
         y = x @ self.W
-        for given in (mask, past):
+        for given in (mask, cache):
             y = y if given is None else y + given
         return y
 
@@ -102,9 +102,9 @@ def norm():
     return fill(nn.LayerNorm(WIDTH), scale=1.0).requires_grad_(False)
 
 
-def whole(method, pre_norm=True, layers=1):
+def whole(method, model=None):
     """What a model trains, what its adapters answer by themselves, and what it puts out."""
-    made = fill(method.attach(Stack(pre_norm, layers)), "trainable")
+    made = fill(method.attach(model or Stack()), "trainable")
     places = {name: shape(p) for name, p in attach.trainable(made).items()}
     each = [m.adapter(x()) for m in made.modules() if isinstance(m, attach.Wrapper)]
     return {"trained": places, "an adapter alone": each, "output": made(x())}
@@ -144,7 +144,7 @@ def answer_with_another_act(impl):
     return adapter(impl, nn.Tanh)(x())
 
 
-@exercise.observe("behind a sublayer", "Behind should put out f + A(f), f being what the frozen module puts out.")
+@exercise.observe("behind a sublayer", "The layer should put out f + A(f), where f is what the frozen module puts out.")
 def behind(impl):
     return impl.SequentialAdapter(Sublayer(), adapter(impl))(x())
 
@@ -152,7 +152,7 @@ def behind(impl):
 @exercise.observe("behind a sublayer", "What else the frozen module is given, a mask or a cache, has to reach it.")
 def the_other_arguments(impl):
     made = impl.SequentialAdapter(Sublayer(), adapter(impl))
-    return made(x(), numbers("mask", (3, 1)), numbers("past", (3, WIDTH)))
+    return made(x(), numbers("mask", (3, 1)), numbers("cache", (3, WIDTH)))
 
 
 @exercise.observe("behind a sublayer", "The start should be near the base: what comes out may hardly move.")
@@ -225,7 +225,7 @@ def where_the_first_gradient_goes(impl):
     return {name: p.grad is not None and bool(p.grad.abs().max() > 0) for name, p in made.adapter.named_parameters()}
 
 
-@exercise.observe("beside the MLP", "What Beside adds to F(x) is not s·A(x).")
+@exercise.observe("beside the MLP", "What the layer adds to F(x) is not s·A(x).")
 def what_is_added_beside(impl):
     return fill(beside(impl), "trainable")(x()) - Sublayer()(x())
 
@@ -242,12 +242,10 @@ def Houlsby_in_a_pre_norm_block(impl):
 
 @exercise.observe("Houlsby", "In a post-norm block Houlsby trains two adapters: LN(x + f + A(f)), φ = GELU.")
 def Houlsby_in_a_post_norm_block(impl):
-    return whole(impl.Houlsby(SIZE, norms=False), pre_norm=False)
+    return whole(impl.Houlsby(SIZE, norms=False), Stack(pre_norm=False))
 
 
-@exercise.observe(
-    "Houlsby", "All LayerNorms learn, on from the base's values; and detached, the model is its base again."
-)
+@exercise.observe("Houlsby", "All LayerNorms learn, on from the base's values; the base itself stays as it is.")
 def norms_that_learn(impl):
     made = Stack()
     base = {name: p.clone() for name, p in made.named_parameters()}
@@ -255,22 +253,33 @@ def norms_that_learn(impl):
     start = {name: p - base[name] for name, p in learned.items()}
     for p in learned.values():
         p.data += 1
-    after = {name: p - base[name] if name in base else p for name, p in attach.detach(made).named_parameters()}
-    return {"change before training": start, "change of the base, detached after training": after}
+    after = {name: p - base[name] for name, p in made.named_parameters()}
+    return {"change before training": start, "change of the base after training": after}
+
+
+@exercise.observe("Houlsby", "What a delta would keep of Houlsby is not what was trained.")
+def what_is_stored(impl):
+    return {name: shape(p) for name, p in deltas.trained(impl.Houlsby(SIZE).attach(Stack())).items()}
 
 
 @exercise.observe(
     "Pfeiffer", "In pre-norm blocks Pfeiffer trains an adapter around each: y + A(y), y its output, φ = ReLU."
 )
 def Pfeiffer_in_pre_norm_blocks(impl):
-    return whole(impl.Pfeiffer(SIZE), layers=2)
+    return whole(impl.Pfeiffer(SIZE), Stack(layers=2))
 
 
 @exercise.observe(
     "Pfeiffer", "In a post-norm block Pfeiffer trains one adapter at the last norm: LN(s + A(LN(s))), s = x + f."
 )
 def Pfeiffer_in_a_post_norm_block(impl):
-    return whole(impl.Pfeiffer(SIZE), pre_norm=False)
+    return whole(impl.Pfeiffer(SIZE), Stack(pre_norm=False))
+
+
+@exercise.observe("Pfeiffer", "Attached to a view that has adapters already, Pfeiffer should add to what they answer.")
+def Pfeiffer_on_Pfeiffer(impl):
+    below = fill(impl.Pfeiffer(SIZE).attach(Stack()), "trainable", 0.3)
+    return whole(impl.Pfeiffer(SIZE), below)["output"]
 
 
 INIT = """        for layer in (self.D, self.U):
@@ -567,9 +576,9 @@ exercise.mistake(
             'setattr(block, path.split(".")[-1], SequentialAdapter(module, Bottleneck(block.norm2.weight, self.size, nn.GELU())))',
         ),
     ),
-    "the adapters are put in place past `swap`, so nobody can take them off again",
-    "how does `detach` know what stood here before?",
-    "`swap` keeps a list of what it replaced; whatever goes in another way stays in the model for good.",
+    "the adapters are put in place without `swap`, so no delta will hold them",
+    "how does `save` know which modules of a view are the method's?",
+    "`swap` notes what it puts in and where; a module that goes in another way is not saved.",
 )
 exercise.mistake(
     "norms frozen",
@@ -597,8 +606,8 @@ exercise.mistake(
     "norms of the base",
     ((COPY, "weight.requires_grad_(True)"),),
     "the base's own LayerNorms are trained",
-    "what is left of the base after training and `detach`?",
-    "The base must come back bit for bit: something of your own has to learn in its place, with memory of its own.",
+    "what does the base answer after a step of training?",
+    "A view shares its numbers with the base, so what learns needs memory of its own.",
 )
 exercise.mistake(
     "fresh norms",
@@ -627,7 +636,7 @@ exercise.mistake(
 )  # fmt: skip
 exercise.mistake(
     "place of Houlsby",
-    ((END, "end = path"), (LAYER, "layer = Behind\n")),
+    ((END, "end = path"), (LAYER, "layer = SequentialAdapter\n")),
     "the adapter of Pfeiffer reads f, as Houlsby's does",
     "what does A read in the second line of the table: f, or the sum with x?",
     "It reads what the block would have put out, so it stands where that is known.",
@@ -635,11 +644,23 @@ exercise.mistake(
 )
 exercise.mistake(
     "one place for both kinds of block",
-    ((END, 'end = path.removesuffix(".mlp")'), (LAYER, "layer = Behind\n")),
+    ((END, 'end = path.removesuffix(".mlp")'), (LAYER, "layer = SequentialAdapter\n")),
     "a post-norm block is treated like a pre-norm one",
     "what is the last thing that a post-norm block does?",
     "Where the norm comes last, the answer of the adapter has to go through it.",
     "adapter-hub/adapters#59, about the place in a pre-norm model",
+)
+exercise.mistake(
+    "adapters below are lost",
+    (
+        (
+            RELU + "(getattr(*place(model, end)), adapter))",
+            RELU + "(block if block.pre_norm else block.norm2, adapter))",
+        ),
+    ),
+    "where an adapter stands in front of the block already, it is thrown out",
+    "what stands at the place `end` in a view that has adapters already: the block, or a wrapper in front of it?",
+    "`sublayers` gives the block at the bottom; the new layer goes in front of whatever stands at that name.",
 )
 exercise.mistake(
     "GELU in Pfeiffer",
@@ -706,9 +727,9 @@ exercise.right(
     "two cases",
     ((END, 'last = path.rpartition(".")[0]'),
      (LAYER, "\n"),
-     (RELU + "(model.get_submodule(end), adapter))", """            A = Bottleneck(block.norm2.weight, self.size, nn.ReLU())
+     (RELU + "(getattr(*place(model, end)), adapter))", """            A = Bottleneck(block.norm2.weight, self.size, nn.ReLU())
             if block.pre_norm:
-                swap(model, last, SequentialAdapter(block, A))
+                swap(model, last, SequentialAdapter(getattr(*place(model, last)), A))
             else:
                 swap(model, f"{last}.norm2", SequentialAdapterInNorm(block.norm2, A))""")),
 )  # fmt: skip

@@ -5,7 +5,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from minipeft import attach
+from minipeft import attach, targets
 from minipeft.classroom.exercise import Exercise
 from minipeft.classroom.models import fill, model, numbers
 
@@ -41,7 +41,7 @@ def traps():
 
 
 def weights(made):
-    return [place for place in attach.sites(made) if isinstance(getattr(*place[1:]), nn.Parameter)]
+    return [place for place in targets.sites(made) if isinstance(getattr(*place[1:]), nn.Parameter)]
 
 
 def two():
@@ -189,18 +189,18 @@ def start(impl):
     return impl.BitFit().attach(made)(x) - before
 
 
-@exercise.observe("in a model", "After training, `detach` should give the base back.")
-def after_detaching(impl):
+@exercise.observe("in a model", "Whatever the view has learned, the base should answer as before.")
+def the_base_afterwards(impl):
     made, x = two(), numbers("x", (2, 3))
     before = made(x)
     fill(impl.BitFit().attach(made), "trainable", 2.0)
-    return attach.detach(made)(x) - before
+    return made(x) - before
 
 
 def per_parameter(impl, setting):
     """{name: the setting in each of the groups that hold this parameter}"""
-    method, made = impl.BitFit(), two()
-    method.attach(made)
+    method = impl.BitFit()
+    made = method.attach(two())
     found, names = {}, {p: name for name, p in made.named_parameters()}
     for group in method.groups(made, 0.5):
         for p in group["params"]:
@@ -367,9 +367,9 @@ exercise.mistake(
 exercise.mistake(
     "originals trained",
     (("new[p] = nn.Parameter(p.detach().clone())", "new[p] = p.requires_grad_(True)"),),
-    "the originals themselves are trained, so that the base is lost",
-    "what can `detach` put back after training?",
-    "The docstring speaks of new parameters, since somebody else may need the old numbers.",
+    "the originals themselves are trained, so the base is trained along",
+    "whose memory do the parameters of a view have, before anything is put into it?",
+    "The docstring speaks of new parameters, since the base still needs the old numbers.",
     'peft warns that with bias="all" `disable_adapter` no longer gives the base',
 )
 exercise.mistake(
@@ -377,7 +377,7 @@ exercise.mistake(
     (("nn.Parameter(p.detach().clone())", "nn.Parameter(p.detach())"),),
     "the new parameter shares its memory with the original: one step moves both",
     "does `detach` copy any numbers?",
-    "A new Parameter around old memory is a new name for it only.",
+    "A new Parameter around old memory is only a new name for it, and that memory is the base's.",
 )
 exercise.mistake(
     "from zero",
