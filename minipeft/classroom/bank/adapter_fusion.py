@@ -64,8 +64,8 @@ def by_themselves(made, h):
 
 def attached(impl, pre_norm=True, weight=0.01):
     """The method, and a model with its fusions filled."""
-    method, made = impl.AdapterFusion(N, SIZE, weight), Stack(pre_norm)
-    fill(method.attach(made), "trainable", 1.0)
+    method = impl.AdapterFusion(N, SIZE, weight)
+    made = fill(method.attach(Stack(pre_norm)), "trainable", 1.0)
     for layer in impl.fusions(made).values():
         put_in(layer)
     return method, made
@@ -150,14 +150,16 @@ def the_kept_weights(impl):
     return {"weights.requires_grad": None if α is None else α.requires_grad}
 
 
-@exercise.observe("behind a block", "Behind should put out s + o, s being what the block puts out, and o read s.")
+@exercise.observe(
+    "behind a block", "The layer should put out s + o, where s is what the block puts out, and o reads s."
+)
 def behind(impl):
     return impl.SequentialFusion(Sublayer(), fusion(impl))(x())
 
 
 @exercise.observe("behind a block", "What else the block is given, a mask or a cache, has to reach it.")
 def the_other_arguments(impl):
-    return impl.SequentialFusion(Sublayer(), fusion(impl))(x(), numbers("mask", (5, 1)), numbers("past", (5, WIDTH)))
+    return impl.SequentialFusion(Sublayer(), fusion(impl))(x(), numbers("mask", (5, 1)), numbers("cache", (5, WIDTH)))
 
 
 @exercise.observe("behind a block", "The gradient has to flow back through the block, to what learns below.")
@@ -167,7 +169,7 @@ def gradient_below(impl):
     return below.grad
 
 
-@exercise.observe("behind a norm", "SequentialFusionInNorm should put out LN(s + o), and o read LN(s).")
+@exercise.observe("behind a norm", "The layer should put out LN(s + o), where o reads LN(s).")
 def behind_a_norm(impl):
     return impl.SequentialFusionInNorm(norm(), fusion(impl))(x())
 
@@ -192,9 +194,10 @@ def in_a_model(impl):
 
 @exercise.observe("regularizer", "The penalty λ‖I − W_v‖², over all layers, is not the expected one.")
 def regularizer(impl):
-    method, made = impl.AdapterFusion(N, SIZE, 0.3), Stack(layers=2)
-    start = method.regularizer(method.attach(made))
-    return {"at the start": float(start), "later": float(method.regularizer(fill(made, "trainable", 1.0)))}
+    method = impl.AdapterFusion(N, SIZE, 0.3)
+    made = method.attach(Stack(layers=2))
+    start = float(method.regularizer(made))
+    return {"at the start": start, "later": float(method.regularizer(fill(made, "trainable", 1.0)))}
 
 
 @exercise.observe("regularizer", "The gradient of the penalty with respect to W_v is not the expected one.")

@@ -28,6 +28,8 @@ exercise = Exercise(
     lesson="12",
 )
 
+BACKWARD = "return grad @ ctx.linear.weight.to(grad), None"
+
 
 def uneven(*shape):
     """Numbers whose rows differ in size, so that it matters which of them share a block."""
@@ -210,11 +212,20 @@ def what_waits_for_the_backward_pass(impl):
     "layer", "Two quantized layers with LoRA in front: the gradients of A and B are not the expected ones."
 )
 def gradients_in_a_model(impl):
-    net = fill(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)))
     method = impl.QLoRA(rank=2, alpha=6, targets=("0", "2"), block_size=8, double_quant=False)
-    fill(method.attach(net), "trainable")
+    net = method.attach(fill(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))))
+    fill(net, "trainable")
     net(numbers("x", (4, 5))).pow(2).sum().backward()
     return {name: p.grad for name, p in attach.trainable(net).items()}
+
+
+@exercise.observe("layer", "Under autocast, in half precision, a gradient should go back to the input as well.")
+def gradient_in_half_precision(impl):
+    made, x = layer(impl).float(), numbers("x", (4, 10)).float().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = made(x)
+    y.sum().backward()
+    return {"gradient": str(x.grad.dtype), "is zero": not x.grad.any()}
 
 
 @exercise.observe("bits", "The bits for each weight, without double quantization, are not right.")
@@ -528,17 +539,24 @@ exercise.mistake(
 )
 exercise.mistake(
     "nothing goes back",
-    (("return grad @ ctx.linear.weight, None", "return None, None"),),
+    ((BACKWARD, "return None, None"),),
     "the backward pass returns nothing for x",
     "which layers still learn if this one sends nothing back?",
     "Frozen means that the weight gets no gradient; the input does.",
 )
 exercise.mistake(
     "backward transposed",
-    (("return grad @ ctx.linear.weight, None", "return grad @ ctx.linear.weight.T, None"),),
+    ((BACKWARD, "return grad @ ctx.linear.weight.T.to(grad), None"),),
     "the gradient is multiplied by the transposed weight",
     "which shape has the gradient that comes in, and which should go out?",
     "Forward goes from in to out, backward from out to in.",
+)
+exercise.mistake(
+    "type of the weight",
+    ((BACKWARD, "return grad @ ctx.linear.weight, None"),),
+    "the backward pass multiplies a gradient in half precision with a weight in full precision",
+    "which type has the gradient that comes in under `torch.autocast`, and which has Ŵ?",
+    "Both factors of a product need one type; the gradient tells which.",
 )
 exercise.mistake(
     "the second scale is free",
@@ -585,7 +603,7 @@ exercise.right(
 )  # fmt: skip
 exercise.right(
     "gradient by einsum",
-    (("return grad @ ctx.linear.weight, None", 'return torch.einsum("...o,oi->...i", grad, ctx.linear.weight), None'),
+    ((BACKWARD, 'return torch.einsum("...o,oi->...i", grad, ctx.linear.weight.to(grad)), None'),
      ("        y = Product.apply(x, self)  # (..., out)\n        return y if self.bias is None else y + self.bias",
       "        y = Product.apply(x.reshape(-1, self.in_features), self).view(*x.shape[:-1], -1)\n        return y + self.bias if self.bias is not None else y")),
 )  # fmt: skip
