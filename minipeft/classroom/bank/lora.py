@@ -167,7 +167,7 @@ def merged(impl):
 
 @exercise.observe("merge", "A whole model merged answers as its view; the view still answers as before.")
 def merged_model(impl):
-    view = fill(attached(impl), "trainable")
+    view = fill(attached(impl, targets=("q", "up")), "trainable")
     before = view(TOKENS)
     return [merge(view)(TOKENS) - before, view(TOKENS) - before]
 

@@ -79,12 +79,19 @@ def weighed(method):
 def kept(trained, rank, rows, into, out):
     """Bytes of activations that autograd keeps of one `nn.Linear` until the backward pass.
 
+    What LoRA makes of its weights, s·B, is as large for no rows at all, and is not counted.
+
     trained: is the weight trained? rank: of a LoRA in front of it, or None.
     """
     with torch.random.fork_rng(devices=[]):
         layer = nn.Linear(into, out, dtype=torch.float32).requires_grad_(trained)
         layer = layer if rank is None else LoRALinear(layer, rank, 2.0)
-    x = torch.ones(rows, into, dtype=torch.float32, requires_grad=True)
+    return kept_by(layer, torch.ones(rows, into)) - kept_by(layer, torch.ones(0, into))
+
+
+def kept_by(layer, x):
+    """Bytes of the tensors that a pass keeps, the layer's parameters not counted."""
+    x = x.float().requires_grad_()
     own = {p.untyped_storage().data_ptr() for p in layer.parameters()}
     found = []
 
