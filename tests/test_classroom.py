@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 import subprocess
 import sys
 import time
@@ -206,7 +205,11 @@ def test_an_error_names_the_students_line():
 
 def test_attributes_may_have_other_names_where_a_class_is_consistent():
     first, rest = LORA.plain().split("class LoRAEmbedding")
-    for old, new in (("self.scale, ", "self.s, "), ("self.scale * self.B)", "self.s * self.B)"), ("n self.scale *", "n self.s *")):
+    for old, new in (
+        ("self.scale, ", "self.s, "),
+        ("self.scale * self.B)", "self.s * self.B)"),
+        ("n self.scale *", "n self.s *"),
+    ):
         assert old in first
         first = first.replace(old, new)
     assert judged(first + "class LoRAEmbedding" + rest).passed

@@ -160,7 +160,7 @@ def test_a_wrong_letter_does_not_tell_the_right_one():
     x = exercise.get("find_the_mistake")
     text = source.emptied(x.plain(), x.holes).replace("FIRST = ...", 'FIRST = "c"')
     said = checking.judge(x, text, observing.Subject(x, text)).text()
-    assert "FIRST is another one" in said
+    assert "FIRST has another answer" in said
     assert "does not hold" in said
     assert "can never learn" not in said
     text = text.replace('FIRST = "c"', "FIRST = 3")

@@ -13,7 +13,6 @@ import types
 from functools import partial
 from pathlib import Path
 
-import minipeft.classroom.checking as checking
 import minipeft.classroom.desk as desk
 import minipeft.classroom.exercise as shelf
 import minipeft.classroom.source as source

@@ -75,14 +75,14 @@ def start(impl):
     return impl.AdaLoRALinear(base, 2)(numbers("x", (4, 5))) - base(numbers("x", (4, 5)))
 
 
-@exercise.observe("start", "How wide P, λ and Q are at the start, in units of 0.02, is not right.")
+@exercise.observe("start", "P, λ or Q does not start with the expected width; the numbers are in units of 0.02.")
 def width_of_the_start(impl):
     made = impl.AdaLoRALinear(linear(100, 60), 16)
     size = {name: float(p.detach().pow(2).mean().sqrt()) for name, p in attach.trainable(made).items()}
     return {name: round(4 * std / 0.02) / 4 for name, std in size.items()}
 
 
-@exercise.observe("start", "The loss should reach λ in the first step, and P and Q not yet.")
+@exercise.observe("start", "In the first step the loss should have a gradient for λ, and not yet for P and Q.")
 def where_the_first_gradient_goes(impl):
     made = impl.AdaLoRALinear(linear(), 2)
     made(numbers("x", (4, 5))).pow(2).sum().backward()
@@ -90,7 +90,7 @@ def where_the_first_gradient_goes(impl):
 
 
 @exercise.observe(
-    "start", "Before the first step all triplets are kept, nothing is known of them, and `history` says so."
+    "start", "Before the first step all triplets should be kept, nothing be known of them, and `history` say so."
 )
 def what_training_starts_from(impl):
     made = impl.AdaLoRALinear(linear(), 2)
@@ -136,7 +136,7 @@ def delta(impl):
     return layer(impl).delta()
 
 
-@exercise.observe("merge", "Merged, the layer should answer as before.")
+@exercise.observe("merge", "The merged layer should answer as the layer did.")
 def merged(impl):
     made, x = layer(impl), numbers("x", (4, 5))
     return made.merged()(x) - made(x)
@@ -160,15 +160,13 @@ def gradients_of_the_penalty(impl):
     return {name: p.grad for name, p in attach.trainable(net).items()}
 
 
-@exercise.observe("regularizer", "With mean_norm=True the penalty is γ times the mean of the norms.")
+@exercise.observe("regularizer", "With mean_norm=True the penalty should be γ times the mean of the norms.")
 def penalty_of_the_library(impl):
     net, method = two(impl, mean_norm=True)
     return float(method.regularizer(net))
 
 
-@exercise.observe(
-    "importance", "After one step, with β₁ = β₂ = 0, Ī is the sensitivity I of each number. Yours is not."
-)
+@exercise.observe("importance", "After one step with β₁ = β₂ = 0, Ī should be the sensitivity I of each number.")
 def sensitivity(impl):
     made = layer(impl)
     step(made, 1)
@@ -208,7 +206,7 @@ def scores(impl):
     return made.scores()
 
 
-@exercise.observe("importance", "What λ, P and Q each bring into the score of a triplet is not right.")
+@exercise.observe("importance", "λ, P or Q does not add to the score of a triplet what it should.")
 def what_a_score_is_made_of(impl):
     made, found = layer(impl), {}
     for one in ("lam", "P", "Q"):
@@ -232,7 +230,9 @@ def fall_of_the_budget(impl):
     return {f"b({t}) of 100 steps": method.budget(t, 100, 12) for t in (13, 20, 29, 37, 52)}
 
 
-@exercise.observe("budget", "The end of the budget, where rank·matrices is no whole number or less than one.")
+@exercise.observe(
+    "budget", "The budget does not end where it should when rank·matrices is no whole number or less than one."
+)
 def small_budgets(impl):
     return {
         f"rank={r} on 5 matrices": impl.AdaLoRA(rank=r, initial_rank=6).budget(100, 100, 5) for r in (1.25, 1.35, 0.01)
@@ -240,7 +240,7 @@ def small_budgets(impl):
 
 
 @exercise.observe(
-    "allocation", "λ after an allocation: those that are not among the best of all matrices should be zero."
+    "allocation", "After an allocation, every λ that is not among the best of all matrices should be zero."
 )
 def masked(impl):
     first, second = allocated(impl, (0.1, 0.9, 0.8), (0.7, 0.95))
@@ -253,7 +253,9 @@ def directions_are_left_alone(impl):
     return {"P": made.P - before.P, "Q": made.Q - before.Q}
 
 
-@exercise.observe("allocation", "Each layer should be told what is kept of it, and its history grow by one entry.")
+@exercise.observe(
+    "allocation", "Each layer should be told what is kept of it, and its history should grow by one entry."
+)
 def choice_is_told(impl):
     first, second = allocated(impl, (0.1, 0.9, 0.8), (0.7, 0.95))
     return {

@@ -110,13 +110,15 @@ def whole(method, model=None):
     return {"trained": places, "an adapter alone": each, "output": made(x())}
 
 
-@exercise.observe("bottleneck", "An adapter is two linear layers, D (d to m) and U (m to d), each with its bias.")
+@exercise.observe(
+    "bottleneck", "An adapter should be two linear layers, D (d to m) and U (m to d), each with its bias."
+)
 def parameters_of_an_adapter(impl):
     return {name: shape(p) for name, p in impl.Bottleneck(torch.ones(6), 2, nn.GELU()).named_parameters()}
 
 
 @exercise.observe(
-    "bottleneck", "The weights start neither as wide nor cut off as the text says, or the biases not at zero."
+    "bottleneck", "The weights do not start as wide or are not cut off as the docstring says, or a bias is not zero."
 )
 def start_of_an_adapter(impl):
     made = impl.Bottleneck(torch.ones(60), 20, nn.GELU())
@@ -149,13 +151,15 @@ def behind(impl):
     return impl.SequentialAdapter(Sublayer(), adapter(impl))(x())
 
 
-@exercise.observe("behind a sublayer", "What else the frozen module is given, a mask or a cache, has to reach it.")
+@exercise.observe("behind a sublayer", "A mask or a cache that the layer is given has to reach the frozen module.")
 def the_other_arguments(impl):
     made = impl.SequentialAdapter(Sublayer(), adapter(impl))
     return made(x(), numbers("mask", (3, 1)), numbers("cache", (3, WIDTH)))
 
 
-@exercise.observe("behind a sublayer", "The start should be near the base: what comes out may hardly move.")
+@exercise.observe(
+    "behind a sublayer", "The start should be near the base: the output may hardly differ from the base's."
+)
 def near_the_base(impl):
     moved = impl.SequentialAdapter(Sublayer(), impl.Bottleneck(torch.ones(WIDTH), SIZE, nn.GELU()))(x()) - Sublayer()(
         x()
@@ -210,7 +214,8 @@ def start_beside(impl):
 
 
 @exercise.observe(
-    "beside the MLP", "D, U or a bias has another start: one of the four is random, with a width of 1/√d."
+    "beside the MLP",
+    "D, U or a bias does not start as it should: just one of the four is random, with a width of 1/√d.",
 )
 def width_of_the_start_beside(impl):
     made = impl.ParallelAdapterLayer(Sublayer(), impl.Bottleneck(torch.ones(225), 8, nn.ReLU()), 3.0)
@@ -235,17 +240,19 @@ def parallel_adapters(impl):
     return whole(impl.ParallelAdapter(SIZE, 2.5))
 
 
-@exercise.observe("Houlsby", "In a pre-norm block Houlsby trains two adapters: x + f + A(f), φ = GELU.")
+@exercise.observe("Houlsby", "In a pre-norm block Houlsby should train two adapters: x + f + A(f), φ = GELU.")
 def Houlsby_in_a_pre_norm_block(impl):
     return whole(impl.Houlsby(SIZE, norms=False))
 
 
-@exercise.observe("Houlsby", "In a post-norm block Houlsby trains two adapters: LN(x + f + A(f)), φ = GELU.")
+@exercise.observe("Houlsby", "In a post-norm block Houlsby should train two adapters: LN(x + f + A(f)), φ = GELU.")
 def Houlsby_in_a_post_norm_block(impl):
     return whole(impl.Houlsby(SIZE, norms=False), Stack(pre_norm=False))
 
 
-@exercise.observe("Houlsby", "All LayerNorms learn, on from the base's values; the base itself stays as it is.")
+@exercise.observe(
+    "Houlsby", "All LayerNorms should learn, starting from the base's values; the base itself should stay as it is."
+)
 def norms_that_learn(impl):
     made = Stack()
     base = {name: p.clone() for name, p in made.named_parameters()}
@@ -263,20 +270,20 @@ def what_is_stored(impl):
 
 
 @exercise.observe(
-    "Pfeiffer", "In pre-norm blocks Pfeiffer trains an adapter around each: y + A(y), y its output, φ = ReLU."
+    "Pfeiffer", "In pre-norm blocks Pfeiffer should train an adapter around each: y + A(y), y its output, φ = ReLU."
 )
 def Pfeiffer_in_pre_norm_blocks(impl):
     return whole(impl.Pfeiffer(SIZE), Stack(layers=2))
 
 
 @exercise.observe(
-    "Pfeiffer", "In a post-norm block Pfeiffer trains one adapter at the last norm: LN(s + A(LN(s))), s = x + f."
+    "Pfeiffer", "In a post-norm block Pfeiffer should train one adapter at the last norm: LN(s + A(LN(s))), s = x + f."
 )
 def Pfeiffer_in_a_post_norm_block(impl):
     return whole(impl.Pfeiffer(SIZE), Stack(pre_norm=False))
 
 
-@exercise.observe("Pfeiffer", "Attached to a view that has adapters already, Pfeiffer should add to what they answer.")
+@exercise.observe("Pfeiffer", "On a view that has adapters already, Pfeiffer should add to what they answer.")
 def Pfeiffer_on_Pfeiffer(impl):
     below = fill(impl.Pfeiffer(SIZE).attach(Stack()), "trainable", 0.3)
     return whole(impl.Pfeiffer(SIZE), below)["output"]

@@ -72,13 +72,13 @@ def attached(impl, pre_norm=True, weight=0.01):
 
 
 @exercise.observe(
-    "set-up", "Trained are W_q and W_k with a bias each, and W_v: 3d² + 2d numbers, and not the adapters."
+    "set-up", "The layer should train W_q and W_k with a bias each and W_v, 3d² + 2d numbers, and not the adapters."
 )
 def what_is_trained(impl):
     return {name: shape(p) for name, p in attach.trainable(impl.Fusion(torch.ones(6), 4, 2)).items()}
 
 
-@exercise.observe("set-up", "The adapters belong to what is saved, each as a buffer with the adapters first.")
+@exercise.observe("set-up", "The adapters should be saved, in buffers whose first dimension counts the adapters.")
 def what_is_saved(impl):
     return {name: shape(t) for name, t in impl.Fusion(torch.ones(6), 4, 2).state_dict().items()}
 
@@ -89,7 +89,7 @@ def type_of_everything(impl):
     return {name: str(t.dtype) for name, t in made.state_dict().items()}
 
 
-@exercise.observe("start", "W_v should start so that what the adapters say passes unchanged.")
+@exercise.observe("start", "W_v should start as a matrix that lets what the adapters say pass unchanged.")
 def start_of_the_values(impl):
     return {name: p for name, p in impl.Fusion(torch.ones(6), 4, 2).named_parameters() if name.startswith("value")}
 
@@ -116,7 +116,7 @@ def sums_of_the_weights(impl):
     return None if α is None else α.sum(-1) - 1
 
 
-@exercise.observe("attention", "The α are not softmax over the adapters of q·k.")
+@exercise.observe("attention", "The α are not the softmax of q·k over the adapters.")
 def weights_of_the_adapters(impl):
     return kept(impl)
 
@@ -127,7 +127,7 @@ def a_token_alone(impl):
     return made(x()[:1, :1]) - made(x())[:1, :1]
 
 
-@exercise.observe("attention", "With a single adapter α is 1, and o is W_v z.")
+@exercise.observe("attention", "With a single adapter α should be 1, and o should be W_v z.")
 def a_single_adapter(impl):
     return fusion(impl, adapters=1)(x())
 
@@ -157,7 +157,7 @@ def behind(impl):
     return impl.SequentialFusion(Sublayer(), fusion(impl))(x())
 
 
-@exercise.observe("behind a block", "What else the block is given, a mask or a cache, has to reach it.")
+@exercise.observe("behind a block", "A mask or a cache that the layer is given has to reach the block.")
 def the_other_arguments(impl):
     return impl.SequentialFusion(Sublayer(), fusion(impl))(x(), numbers("mask", (5, 1)), numbers("cache", (5, WIDTH)))
 

@@ -103,7 +103,7 @@ def start_of_m(impl):
     return impl.DoRALinear(linear(), 2, 3.0).m
 
 
-@exercise.observe("start", "Of A and B one starts at zero and the other does not: which, and how wide is it?")
+@exercise.observe("start", "One of A and B should start at zero and the other should not: which, and how wide is it?")
 def width_of_the_start(impl):
     made = impl.DoRALinear(linear(400, 4), 8, 1.0)
     return {name: round(20 * float(getattr(made, name).detach().abs().max()) * 20) / 20 for name in "AB"}
@@ -164,7 +164,7 @@ def delta(impl):
     return layer(impl).delta()
 
 
-@exercise.observe("merge", "Merged, the layer should answer as before.")
+@exercise.observe("merge", "The merged layer should answer as the layer did.")
 def merged(impl):
     made, x = layer(impl), numbers("x", (4, 5))
     return made.merged()(x) - made(x)

@@ -154,7 +154,7 @@ def the_base_afterwards(impl):
     return attach.detach(moved(attached(impl)))(TOKENS) - Tied()(TOKENS)
 
 
-@exercise.observe("the base", "Another view of the same base should notice nothing of what this one has learned.")
+@exercise.observe("the base", "Another view of the same base should not change with what this one has learned.")
 def another_view(impl):
     base = Tied()
     other = attached(impl, ("up",), base)

@@ -99,7 +99,7 @@ def scaled_output(impl):
     return output(impl)(numbers("x", (2, 4, 5)))
 
 
-@exercise.observe("output", "For an input of zeros, what becomes of the bias is not the expected thing.")
+@exercise.observe("output", "For an input of zeros, the bias does not come out as it should.")
 def bias_of_a_scaled_output(impl):
     return output(impl)(torch.zeros(1, 5))
 
@@ -136,7 +136,7 @@ def gradient_of_an_input_scale(impl):
     return made.l.grad
 
 
-@exercise.observe("input", "The input is changed in place, which whoever else uses it will notice.")
+@exercise.observe("input", "The input is changed in place, so other layers that read it get the changed numbers.")
 def input_is_left_alone(impl):
     x = numbers("x", (4, 5))
     output(impl)(x), into(impl)(x)
@@ -148,7 +148,7 @@ def delta_of_an_output_scale(impl):
     return output(impl).delta()
 
 
-@exercise.observe("merge", "`deltas` should tell the change of everything that changes, by its name.")
+@exercise.observe("merge", "`deltas` should give the change of every parameter that changes, by its name.")
 def deltas_of_an_output_scale(impl):
     return output(impl).deltas()
 
@@ -158,7 +158,7 @@ def deltas_without_a_bias(impl):
     return output(impl, linear(bias=False)).deltas()
 
 
-@exercise.observe("merge", "Merged, the layer should answer as before.")
+@exercise.observe("merge", "The merged layer should answer as the layer did.")
 def merged_output_scale(impl):
     made, x = output(impl), numbers("x", (4, 5))
     return made.merged()(x) - made(x)
@@ -169,14 +169,15 @@ def delta_of_an_input_scale(impl):
     return into(impl).delta()
 
 
-@exercise.observe("merge", "Merged, the layer should answer as before.")
+@exercise.observe("merge", "The merged layer should answer as the layer did.")
 def merged_input_scale(impl):
     made, x = into(impl), numbers("x", (4, 5))
     return made.merged()(x) - made(x)
 
 
 @exercise.observe(
-    "training", "Each scale in exactly one group, with the learning rate that was asked for, and no decay."
+    "training",
+    "Each scale should be in exactly one group, with the learning rate that was asked for and without decay.",
 )
 def groups(impl):
     made = attached(impl)

@@ -124,7 +124,7 @@ def gradients(impl):
     return {name: p.grad for name, p in made.named_parameters()}
 
 
-@exercise.observe("forward", "The input is changed in place, which whoever else uses it will notice.")
+@exercise.observe("forward", "The input is changed in place, so other layers that read it get the changed numbers.")
 def input_is_left_alone(impl):
     x = numbers("x", (4, 5))
     layer(impl)(x)
@@ -159,13 +159,13 @@ def delta(impl):
     return layer(impl).delta()
 
 
-@exercise.observe("merge", "Merged, the layer should answer as before.")
+@exercise.observe("merge", "The merged layer should answer as the layer did.")
 def merged(impl):
     made, x = layer(impl), numbers("x", (4, 5))
     return made.merged()(x) - made(x)
 
 
-@exercise.observe("merge", "A whole model merged answers as its view; the view still answers as before.")
+@exercise.observe("merge", "A merged model should answer as the view did, and the view should go on answering so.")
 def merged_model(impl):
     view = fill(attached(impl, targets=("q", "up")), "trainable")
     before = view(TOKENS)
@@ -178,7 +178,7 @@ def embedded(impl):
     return made(TOKENS) - made.base(TOKENS)
 
 
-@exercise.observe("embedding", "ΔW of an embedding has its shape, (V, d), and is what the forward pass adds.")
+@exercise.observe("embedding", "ΔW of an embedding should have its shape, (V, d), and be what the forward pass adds.")
 def delta_of_the_embedding(impl):
     made = table(impl)
     return [made.delta(), made.merged()(TOKENS) - made(TOKENS)]
@@ -194,12 +194,15 @@ def scale_of_rslora(impl):
     return [impl.LoRA(rank=r, alpha=a, rslora=True).scale(r) for r, a in ((4, 6), (16, 8))]
 
 
-@exercise.observe("scale", "Where rank_pattern gives a place another rank, its scale follows that rank.")
+@exercise.observe("scale", "Where rank_pattern gives a place another rank, its scale should follow that rank.")
 def scale_of_another_rank(impl):
     return impl.LoRA(rank=2, alpha=6, rank_pattern={"up": 3}).scale(3)
 
 
-@exercise.observe("learning rates", "Each parameter in exactly one group; with LoRA+, B learns faster, by lr_ratio.")
+@exercise.observe(
+    "learning rates",
+    "Each parameter should be in exactly one group, and with LoRA+ B should learn lr_ratio times faster.",
+)
 def rates(impl):
     made = attached(impl, lr_ratio=16)
     names = {p: name for name, p in made.named_parameters()}

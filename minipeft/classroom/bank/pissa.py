@@ -68,7 +68,9 @@ def largest_part_of_a_tall_weight(impl):
     return second @ first
 
 
-@exercise.observe("split", "A₀A₀ᵀ and B₀ᵀB₀ tell how the singular values are shared out between the two.")
+@exercise.observe(
+    "split", "A₀A₀ᵀ or B₀ᵀB₀ shows that the singular values are not shared between the two as they should be."
+)
 def share_of_each_factor(impl):
     first, second, _ = parts(impl)
     return [first @ first.T, second.T @ second]
@@ -89,7 +91,7 @@ def trained_in_a_model(impl):
     return {name: p.numel() for name, p in attach.trainable(attached(impl)).items()}
 
 
-@exercise.observe("set-up", "A delta keeps A and B alone; R follows from the base.")
+@exercise.observe("set-up", "A delta should keep only A and B; R follows from the base.")
 def what_is_stored(impl):
     return sorted(impl.PiSSALinear(linear(), 2).stored())
 
@@ -99,7 +101,7 @@ def start(impl):
     return impl.PiSSALinear(linear(), 2)(numbers("x", (4, 5))) - linear()(numbers("x", (4, 5)))
 
 
-@exercise.observe("start", "At the start there is no change yet, so ΔW is zero.")
+@exercise.observe("start", "At the start there is no change yet, so ΔW should be zero.")
 def delta_at_the_start(impl):
     return impl.PiSSALinear(linear(), 2).delta()
 
@@ -140,22 +142,20 @@ def delta(impl):
     return layer(impl).delta()
 
 
-@exercise.observe("merge", "Merged, the layer should answer as before.")
+@exercise.observe("merge", "The merged layer should answer as the layer did.")
 def merged(impl):
     made, x = layer(impl), numbers("x", (4, 5))
     return made.merged()(x) - made(x)
 
 
-@exercise.observe(
-    "fine print", "Stacked on a LoRA, the layer should split the weight that stands below, LoRA included."
-)
+@exercise.observe("fine print", "In front of a LoRA, the layer should split the weight that acts below, LoRA included.")
 def stacked(impl):
     below = fill(LoRALinear(linear(), 2, 3.0)).requires_grad_(False)
     made = impl.PiSSALinear(below, 2)
     return [made.B @ made.A, made(numbers("x", (4, 5))), made.merged().weight]
 
 
-@exercise.observe("fine print", "Moved to another type, the layer should take R along.")
+@exercise.observe("fine print", "A layer that is moved to another type should take R along.")
 def moved(impl):
     return str(layer(impl).float()(numbers("x", (4, 5)).float()).dtype)
 

@@ -58,7 +58,7 @@ def layer(impl, bias=True):
     return impl.QuantizedLinear(linear(10, 6, bias), "nf4", 8)
 
 
-@exercise.observe("levels", "How many levels there are on either side of zero, and where they end, is not right.")
+@exercise.observe("levels", "The number of levels on either side of zero, or the outermost level, is not right.")
 def what_the_levels_are_like(impl):
     levels = impl.normal(4)
     return {
@@ -91,7 +91,7 @@ def codes_of_the_nearest_levels(impl):
     return impl.encode(uneven(3, 5), five(), 4)[0][:15]
 
 
-@exercise.observe("blocks", "How many codes come out of `encode`, and in which type, is not right.")
+@exercise.observe("blocks", "`encode` gives another number of codes, or another type, than it should.")
 def whole_blocks(impl):
     return sizes({"codes": impl.encode(uneven(3, 5), five(), 4)[0]})
 
@@ -115,7 +115,7 @@ def type_of_what_is_decoded(impl):
     return str(impl.decode(codes, torch.tensor([2.0, 0.5]), five().float(), 2).dtype)
 
 
-@exercise.observe("packing", "What is stored without double quantization: names, numbers and types are not right.")
+@exercise.observe("packing", "Without double quantization, the names, sizes or types of what is stored are not right.")
 def stored(impl):
     return sizes(impl.quantize(uneven(3, 6), "int4", 4, False))
 
@@ -131,18 +131,18 @@ def unpacked(impl):
     return impl.dequantize({"packed": packed, "absmax": torch.tensor([2.0, 0.5, 1.0])}, (3, 4), "int4", 4)
 
 
-@exercise.observe("packing", "A matrix with an odd number of values, there and back, is not what it should be.")
+@exercise.observe("packing", "A matrix with an odd number of values does not come back as it should.")
 def odd_number_of_values(impl):
     return impl.dequantize(impl.quantize(uneven(3, 5), "int4", 4, False), (3, 5), "int4", 4)
 
 
-@exercise.observe("packing", "A matrix in nf4, there and back, is not what it should be.")
+@exercise.observe("packing", "A matrix in nf4 does not come back as it should.")
 def there_and_back(impl):
     return impl.dequantize(impl.quantize(uneven(4, 6), "nf4", 8, False), (4, 6), "nf4", 8)
 
 
 @exercise.observe(
-    "double quantization", "What is stored with double quantization: names, numbers and types are not right."
+    "double quantization", "With double quantization, the names, sizes or types of what is stored are not right."
 )
 def stored_twice_quantized(impl):
     return sizes(impl.quantize(large(), "int4", 2, True))
@@ -171,7 +171,7 @@ def unpacked_twice(impl):
     return impl.dequantize(kept, (2, 4), "int4", 4)
 
 
-@exercise.observe("double quantization", "A matrix, there and back with double quantization, is not what it should be.")
+@exercise.observe("double quantization", "With double quantization a matrix does not come back as it should.")
 def there_and_back_twice_quantized(impl):
     return impl.dequantize(impl.quantize(large(), "int4", 2, True), (25, 24), "int4", 2)[:2]
 
@@ -209,7 +209,8 @@ def what_waits_for_the_backward_pass(impl):
 
 
 @exercise.observe(
-    "layer", "Two quantized layers with LoRA in front: the gradients of A and B are not the expected ones."
+    "layer",
+    "In a model of two quantized layers with LoRA in front, the gradients of A and B are not the expected ones.",
 )
 def gradients_in_a_model(impl):
     method = impl.QLoRA(rank=2, alpha=6, targets=("0", "2"), block_size=8, double_quant=False)

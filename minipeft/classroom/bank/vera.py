@@ -83,7 +83,9 @@ def shapes_of_the_pair(impl):
     return {name: str(tuple(getattr(made, name).shape)) for name in "AB"}
 
 
-@exercise.observe("random pair", "A or B is not as wide as told; here is the width times √fan_in.")
+@exercise.observe(
+    "random pair", "A or B does not have the width that the docstring gives; the numbers are widths times √fan_in."
+)
 def width_of_the_pair(impl):
     made = impl.Shared(30, 200, 70, 0)
     return {
@@ -106,7 +108,9 @@ def another_seed(impl):
     return [float((one.A - other.A).abs().max()) > 0, float((one.B - other.B).abs().max()) > 0]
 
 
-@exercise.observe("random pair", "Whoever draws random numbers after you should not notice that A and B were drawn.")
+@exercise.observe(
+    "random pair", "Drawing A and B should not change the random numbers that the rest of the program gets."
+)
 def dice_of_the_others(impl):
     before = torch.get_rng_state()
     impl.Shared(3, 5, 4, 7)
@@ -119,7 +123,7 @@ def what_is_trained(impl):
     return {name: str(tuple(p.shape)) for name, p in attach.trainable(made).items()}
 
 
-@exercise.observe("set-up", "A delta keeps the two vectors alone; A and B come from the seed.")
+@exercise.observe("set-up", "A delta should keep only the two vectors; A and B come from the seed.")
 def what_is_stored(impl):
     return sorted(impl.VeRALinear(linear(), impl.Shared(4, 5, 3, 0), 0.1).stored())
 
@@ -171,13 +175,13 @@ def delta(impl):
     return layer(impl).delta()
 
 
-@exercise.observe("merge", "Merged, the layer should answer as before.")
+@exercise.observe("merge", "The merged layer should answer as the layer did.")
 def merged(impl):
     made, x = layer(impl), numbers("x", (4, 5))
     return made.merged()(x) - made(x)
 
 
-@exercise.observe("widths", "From an A and B that are larger than the layer, it takes the wrong part.")
+@exercise.observe("widths", "Where A and B are larger than the layer, the layer takes the wrong part of them.")
 def part_of_the_pair(impl):
     return list(layer(impl, rank=6, into=8, out=7).matrices())
 
@@ -206,7 +210,7 @@ def settings(impl):
     return {"d": one.d, "another seed, another A": float((one.matrices()[0] - other.matrices()[0]).abs().max()) > 0}
 
 
-@exercise.observe("sharing", "A and B should follow the model to its type.")
+@exercise.observe("sharing", "A and B should have the type of the model.")
 def types(impl):
     made = impl.VeRA(rank=2, targets=("0",)).attach(nn.Sequential(nn.Linear(3, 2, dtype=torch.bfloat16)))
     return [str(m.dtype) for m in made[0].matrices()]
