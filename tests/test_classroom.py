@@ -17,11 +17,24 @@ from typer.testing import CliRunner
 import minipeft
 from minipeft import comparison
 from minipeft.attach import WeightWrapper
-from minipeft.classroom import catalogue, check, checking, comparing, desk, exercise, expect, observing, source, using
+from minipeft.classroom import (
+    catalogue,
+    check,
+    checking,
+    comparing,
+    desk,
+    exercise,
+    expect,
+    models,
+    observing,
+    source,
+    using,
+)
 from minipeft.classroom.exercise import Exercise, edited
 from minipeft.cli import app
 from minipeft.methods import bitfit
 from minipeft.methods import lora as own
+from minipeft.models import transformer
 
 LORA = exercise.get("lora")
 NO_SCALE = edited(LORA.plain(), LORA.mistakes[0].edits)
@@ -487,6 +500,19 @@ def test_what_is_not_written_stays_the_projects_own_and_what_is_wrong_is_not_use
     with pytest.raises(ValueError, match="cannot be used yet"):
         minipeft.use(path)
     assert own.LoRA.scale is before
+
+
+@pytest.mark.parametrize("name", ["attention", "block", "positions", "cache"])
+def test_the_transformer_itself_runs_on_the_students_file(name, tmp_path):
+    path, tokens, mask = tmp_path / f"{name}.py", *models.rows("left")
+    path.write_text(exercise.get(name).plain(), encoding="utf-8")
+    made = models.model()
+    before = made(tokens, mask)
+    using.use(path)
+    body = next(f for f in exercise.get(name).holes if "." in f)
+    owner, method = body.split(".")
+    assert str(path) in getattr(getattr(transformer, owner), method).__code__.co_filename
+    assert torch.equal(made(tokens, mask), before)
 
 
 WHERE = "print(minipeft.methods.lora.LoRALinear.delta.__code__.co_filename)"
