@@ -38,8 +38,8 @@ OUTER = "return self.base(x) + self.b * F.linear(h, B)  # (..., out)"
 DELTA = "return (self.b[:, None] * B) @ (self.d[:, None] * A)  # (out, in)"
 SIZES = 'into, out = (max((getattr(m, side) for m in linear), default=1) for side in ("in_features", "out_features"))'
 SHARED = "shared = Shared(self.rank, into, out, self.seed)"
-TYPE = "        if linear:\n            shared.to(linear[0].weight)\n"
-WRAP = "wrap(model, self.targets, lambda module, path: VeRALinear(module, shared, self.d_initial), layers=self.layers)"
+MAKE = "return VeRALinear(module, shared.to(bottom(module).weight), self.d_initial)"
+WRAP = "wrap(model, self.targets, make, layers=self.layers)"
 
 
 def pair(impl, rank=2, into=5, out=3, seed=0):
@@ -434,14 +434,14 @@ exercise.mistake(
 )  # fmt: skip
 exercise.mistake(
     "a copy for each layer",
-    ((WRAP, "wrap(model, self.targets, lambda module, path: VeRALinear(module, Shared(self.rank, into, out, self.seed).to(shared.A), self.d_initial), layers=self.layers)"),),
+    ((MAKE, "return VeRALinear(module, Shared(self.rank, into, out, self.seed).to(bottom(module).weight), self.d_initial)"),),
     "every layer holds a copy of A and B",
     "how many random numbers does your model hold with ten layers, and how many with one?",
     "The numbers are the same, but the paper shares one pair among all layers, so that its memory does not count.",
 )  # fmt: skip
 exercise.mistake(
     "a pair for each layer",
-    (("        " + WRAP, '        def layer(module, path):\n            size = bottom(module).weight\n            own = Shared(self.rank, size.shape[1], size.shape[0], self.seed).to(size)\n            return VeRALinear(module, own, self.d_initial)\n\n        wrap(model, self.targets, layer, layers=self.layers)'),),
+    ((MAKE, "size = bottom(module).weight\n            own = Shared(self.rank, size.shape[1], size.shape[0], self.seed).to(size)\n            return VeRALinear(module, own, self.d_initial)"),),
     "every layer has an A and B of its own",
     "how many random numbers does your model hold with ten layers, and how many with one?",
     "The paper shares one pair among all layers, so that its memory does not count.",
@@ -455,21 +455,21 @@ exercise.mistake(
 )
 exercise.mistake(
     "start stays behind",
-    ((WRAP, "wrap(model, self.targets, lambda module, path: VeRALinear(module, shared, 0.1), layers=self.layers)"),),
+    ((MAKE, "return VeRALinear(module, shared.to(bottom(module).weight), 0.1)"),),
     "the method's d_initial does not reach the layers",
     "what is different between VeRA(d_initial=0.1) and VeRA(d_initial=1) in your version?",
     "Each setting of the method has to arrive where it is used.",
 )
 exercise.mistake(
     "type of their own",
-    ((TYPE, ""),),
+    ((MAKE, "return VeRALinear(module, shared, self.d_initial)"),),
     "A and B stay in 32 bits whatever the type of the model",
     "what is the type of A in a model of 16 bits?",
     "They are drawn in 32 bits so that a seed means the same everywhere; afterwards they have to fit the weights.",
 )
 exercise.mistake(
     "layers stay behind",
-    ((WRAP, "wrap(model, self.targets, lambda module, path: VeRALinear(module, shared, self.d_initial))"),),
+    ((WRAP, "wrap(model, self.targets, make)"),),
     "the method's `layers` do not reach `wrap`, so every target is adapted",
     "what is different between VeRA(layers=(0,)) and VeRA() in your version?",
     "`match` finds the places for the sizes, `wrap` finds them once more: both must look in the same layers.",
@@ -499,7 +499,7 @@ exercise.right(
 exercise.right(
     "sizes in a loop",
     (("        " + SIZES, "        out = into = 1\n        for module in linear:\n            out, into = max(out, module.weight.shape[0]), max(into, module.weight.shape[1])"),
-     (TYPE, "        for module in linear:\n            shared = shared.to(device=module.weight.device, dtype=module.weight.dtype)\n"),
+     (MAKE, "W = bottom(module).weight\n            return VeRALinear(module, shared.to(device=W.device, dtype=W.dtype), self.d_initial)"),
      (CUT, "out, into = self.base.weight.shape\n        A = self.shared.A.narrow(1, 0, into)\n        return A, self.shared.B.narrow(0, 0, out)")),
 )  # fmt: skip
 
