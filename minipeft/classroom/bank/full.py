@@ -187,8 +187,8 @@ exercise.mistake(
     "copy is frozen",
     ((COPY, "return nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)"),),
     "the copy is as frozen as the original",
-    "who freezes the model before `insert` is called, and what does a copy inherit?",
-    "`attach` freezes everything first; what should be trained has to say so, and `deepcopy` keeps the flag.",
+    "which parameters of a fresh view are frozen, and what does a copy inherit?",
+    "Everything in a view is frozen at first; what should be trained has to say so, and `deepcopy` keeps the flag.",
 )
 exercise.mistake(
     "from scratch",
