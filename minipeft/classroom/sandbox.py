@@ -72,7 +72,7 @@ class Child:
         self.job = name, text, seed
 
     def __enter__(self):
-        self.place = Path(tempfile.mkdtemp(prefix="minipeft-"))
+        self.place = Path(tempfile.mkdtemp(prefix=f"minipeft-{os.getpid()}-"))
         (self.place / "home").mkdir()
         self.heard = (self.place / "output.txt").open("w+b")
         self.line, theirs = self.context.Pipe()
