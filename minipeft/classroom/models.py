@@ -51,7 +51,7 @@ def transformer(bos, causal, dim, layers, heads, ff, context):
 
 
 class Learned(Begin):
-    """In place of another method on `begin`: each layer has two keys and values, of two heads, the same for all rows."""
+    """In place of another method on `begin`: each layer has two keys and values, of two heads, for all rows alike."""
 
     def forward(self, blocks):
         cache = super().forward(blocks)
