@@ -349,7 +349,7 @@ exercise.mistake(
     "mask dropped",
     ((PRE, PRE.replace("mask, cache", "None, cache")), (POST, POST.replace("mask, cache", "None, cache"))),
     "the mask does not reach attention",
-    "who hides the padding, if attention does not know of it?",
+    "where is padding hidden, if not in attention?",
     "A block has no use for the mask itself, but it has to pass it on.",
 )
 exercise.mistake(

@@ -384,7 +384,7 @@ exercise.mistake(
     "cut off from the gradient",
     ((OLD, OLD.replace("x.expand", "x.detach().expand")),),
     "the cached keys and values are detached, so a learned prefix never gets a gradient",
-    "who else fills a cache, besides generation?",
+    "what else fills a cache, besides generation?",
     "Prefix tuning learns keys and values, and they reach the loss through the cache.",
 )
 exercise.mistake(
@@ -479,7 +479,7 @@ exercise.mistake(
     "what stands before the first padded rows is marked as padding, learned vectors and keys included",
     "should the tokens read what was learned for them?",
     "What a method puts in front is as real as words.",
-    "sentence-transformers#3000, a mask widened with zeros",
+    "UKPLab/sentence-transformers#3000, a mask widened with zeros",
 )
 exercise.mistake(
     "begin not asked",
@@ -492,7 +492,7 @@ exercise.mistake(
     "never fixed",
     ((FIXED, ""),),
     "`fixed` is not passed on to the layers",
-    "who reads `fixed`?",
+    "where is `fixed` read?",
     "Each layer has a cache of its own, and each decides by its own `fixed` whether to write.",
 )
 exercise.mistake(
@@ -506,7 +506,7 @@ exercise.mistake(
     "written without a cache",
     ((CACHE, "        cache = self.new_cache() if cache is None else cache\n"),),
     "a pass without a user's cache fills one that nobody will read",
-    "who reads the keys of this pass later, if the user gave no cache?",
+    "when are the keys of this pass read again, if the user gave no cache?",
     "What nobody reads need not be written; and a block that runs twice would find its own keys there.",
 )
 exercise.mistake(
@@ -535,7 +535,7 @@ exercise.mistake(
     "blocks without the cache",
     ((EACH, "            x = block(x, mask)\n"),),
     "the blocks do not get their part of the cache",
-    "who fills the keys of the cache?",
+    "where do the keys in the cache come from?",
     "Each block has a cache of its own; the loop goes over both.",
 )
 exercise.mistake(
@@ -549,7 +549,7 @@ exercise.mistake(
     "blocks without the mask",
     ((EACH, "            x = block(x, None, layer)\n"),),
     "the blocks do not get the attention mask, so tokens see the future and the padding",
-    "who hides the future?",
+    "where is the future hidden?",
     "Follow the mask to the place where keys are hidden.",
 )
 exercise.mistake(

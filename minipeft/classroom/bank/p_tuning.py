@@ -387,7 +387,7 @@ exercise.mistake(
         ),
     ),
     "the layer makes an empty cache itself, so `front`, keys and values of other methods are lost",
-    "what does `self.base` return, and who stands behind that name in a stack of methods?",
+    "what does `self.base` return, and which module may stand behind that name in a stack of methods?",
     "A layer in front of another module asks that module first, and changes what it answers.",
 )
 exercise.mistake(

@@ -350,7 +350,7 @@ exercise.mistake(
     "prompts in a cache of their own",
     ((PROMPTS, PROMPTS.replace("cache = self.base(blocks)", "from minipeft.models.transformer import Cache\n\n        cache = Cache(len(blocks))")),),
     "the layer of the prompts makes an empty cache itself, so whatever another method begins with is lost",
-    "what does `self.base` return, and who stands behind that name in a stack of methods?",
+    "what does `self.base` return, and which module may stand behind that name in a stack of methods?",
     "A layer in front of another module asks that module first, and changes what it answers.",
 )  # fmt: skip
 exercise.mistake(
@@ -442,7 +442,7 @@ exercise.mistake(
     "keys in a cache of their own",
     ((PAIRS, PAIRS.replace("cache = self.base(blocks)", "from minipeft.models.transformer import Cache\n\n        cache = Cache(len(blocks))")),),
     "the layer of P_K and P_V makes an empty cache itself, so whatever another method begins with is lost",
-    "what does `self.base` return, and who stands behind that name in a stack of methods?",
+    "what does `self.base` return, and which module may stand behind that name in a stack of methods?",
     "A layer in front of another module asks that module first, and changes what it answers.",
 )  # fmt: skip
 exercise.mistake(
@@ -456,7 +456,7 @@ exercise.mistake(
     "offset moved",
     ((OF_P, OF_P + "        cache.offset = cache.offset + self.P.shape[1]\n"), (OF_KV, OF_KV + "        cache.offset = cache.offset + self.P_K.shape[1]\n")),
     "the layer moves the positions by n, which the embedding does already where it should",
-    "who decides where a token stands?",
+    "which module decides where a token stands?",
     "A method never sets a position. Where positions are counted from BOS, an offset above 0 says that BOS has come.",
 )  # fmt: skip
 exercise.mistake(
@@ -485,7 +485,7 @@ exercise.mistake(
     ((DRAW, "drawn = [[table.new_empty(shape).normal_(std=std)] * len(names) for _ in range(layers)]"),),
     "P_K and P_V of a layer start from the same numbers",
     "how often do you draw for one layer in the key/value form?",
-    "A key decides who looks and a value what is seen; there is no reason for them to start alike.",
+    "A key decides which queries look, a value what they see. There is no reason for them to start alike.",
 )
 exercise.mistake(
     "prompts from N(0, 1)",
@@ -512,7 +512,7 @@ exercise.mistake(
     "head frozen",
     ((HEAD, HEAD + "\n        self.classify.requires_grad_(False)"),),
     "the classification head is frozen",
-    "who has ever trained the rows of this head?",
+    "what have the rows of this head learned so far?",
     "The base is frozen because it has learned something. The head is new and has learned nothing yet.",
     "THUDM/P-tuning-v2#9 asks whether prompts and head are both tuned",
 )

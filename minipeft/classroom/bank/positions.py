@@ -414,7 +414,7 @@ exercise.mistake(
     "front behind",
     ((X, X.replace("[*front, self.token(tokens)]", "[self.token(tokens), *front]")),),
     "the vectors that belong in front stand behind the tokens",
-    "in a causal model, who can read what stands at the end?",
+    "in a causal model, which tokens can read what stands at the end?",
     "Every token should be able to read the prompt, so the prompt comes first.",
 )
 exercise.mistake(

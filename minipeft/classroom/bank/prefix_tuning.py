@@ -266,7 +266,7 @@ exercise.mistake(
     "one parameter for both",
     ((INIT, "self.P_K = self.P_V = nn.Parameter(P_K)"),),
     "keys and values are one and the same parameter",
-    "a key decides who looks and a value what is seen: why should they be the same numbers?",
+    "a key decides which queries look, a value what they see: why should they be the same numbers?",
     "There are 2·n·d parameters in a layer, and the second tensor that the layer is given has not been used.",
 )
 exercise.mistake(
@@ -316,7 +316,7 @@ exercise.mistake(
     "a cache of its own",
     ((CACHE, CACHE.replace("cache = self.base(blocks)", "from minipeft.models.transformer import Cache\n\n        cache = Cache(len(blocks))")),),
     "the layer makes an empty cache itself, so whatever another method begins with is lost",
-    "what does `self.base` return, and who stands behind that name in a stack of methods?",
+    "what does `self.base` return, and which module may stand behind that name in a stack of methods?",
     "A layer in front of another module asks that module first, and changes what it answers.",
 )  # fmt: skip
 exercise.mistake(
@@ -372,7 +372,7 @@ exercise.mistake(
     "offset moved",
     ((BACK, EXTEND + "        cache.offset = cache.offset + K.shape[-2]\n        return cache\n"),),
     "the layer moves the positions by n, which the embedding does already where it should",
-    "who decides where a token stands?",
+    "which module decides where a token stands?",
     "A method never sets a position. Where positions are counted from BOS, an offset above 0 says that BOS has come.",
 )
 exercise.mistake(
@@ -472,7 +472,7 @@ exercise.mistake(
     ((NORMAL, "start = [[table.new_empty(shape).normal_()] * 2 for _ in model.blocks]"),),
     "P_K and P_V of a layer start from the same numbers",
     "how often do you draw for one layer?",
-    "A key decides who looks and a value what is seen; there is no reason for them to start alike.",
+    "A key decides which queries look, a value what they see. There is no reason for them to start alike.",
 )
 exercise.mistake(
     "words not repeated",
@@ -527,7 +527,7 @@ exercise.mistake(
     "reading with a graph",
     (("@torch.no_grad()\ndef read", "def read"),),
     "the words are read with gradients, and their graph hangs on the start of the prefix",
-    "who needs the gradients of this reading?",
+    "what are the gradients of this reading needed for?",
     "What is read once, as a start, needs no way back.",
 )
 

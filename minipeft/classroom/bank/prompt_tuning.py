@@ -255,7 +255,7 @@ exercise.mistake(
     "a cache of its own",
     ((CACHE, "        from minipeft.models.transformer import Cache\n\n        cache = Cache(len(blocks))\n        cache.front.append"),),
     "the layer makes an empty cache itself, so whatever another method begins with is lost",
-    "what does `self.base` return, and who stands behind that name in a stack of methods?",
+    "what does `self.base` return, and which module may stand behind that name in a stack of methods?",
     "A layer in front of another module asks that module first, and changes what it answers.",
 )  # fmt: skip
 exercise.mistake(
@@ -290,7 +290,7 @@ exercise.mistake(
     "offset moved",
     ((FRONT, FRONT + "        cache.offset = cache.offset + len(self.P)\n"),),
     "the layer moves the positions by n, which the embedding does already where it should",
-    "who decides where a token stands?",
+    "which module decides where a token stands?",
     "A method never sets a position. Where positions are counted from BOS, an offset above 0 says that BOS has come.",
 )
 exercise.mistake(
@@ -347,7 +347,7 @@ exercise.mistake(
     "the first rows themselves",
     (("    tokens = torch.randint(vocab, (length,)) if init", "    if init == \"vocabulary\":\n        return table[:length].detach()\n    tokens = torch.randint(vocab, (length,)) if init"),),
     "P is the first n rows of the table, and a view of it: when P learns, the words change",
-    "which tokens have the smallest numbers, and who owns the memory of `table[:n]`?",
+    "which tokens have the smallest numbers, and does `table[:n]` have memory of its own?",
     "Draw from the whole vocabulary. A slice shares its memory with the table, and `detach` does not change that.",
 )  # fmt: skip
 exercise.mistake(
