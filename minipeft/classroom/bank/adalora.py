@@ -305,7 +305,7 @@ exercise.mistake(
     (("(rank, into).normal_(std=0.02))\n        self.begin()", "(rank, into).normal_(std=0.02))"),),
     "`begin` is not called, so the layer has no Ī, no Ū and nothing that is kept",
     "what does `update_importance` find the first time it is called?",
-    "The class text says what `begin` makes; somebody has to call it when a layer is new.",
+    "The class text says what `begin` makes; it has to be called when a layer is new.",
 )
 exercise.mistake(
     "λ is no parameter",
@@ -507,7 +507,7 @@ exercise.mistake(
     (("beta2 * self.uncertainty[name] + (1 - beta2) *", "beta1 * self.uncertainty[name] + (1 - beta1) *"),),
     "Ū is smoothed with β₁ instead of β₂",
     "which of the two settings belongs to Ū?",
-    "They have the same default, so this only shows when somebody changes one.",
+    "They have the same default, so this only shows when one of them is changed.",
 )
 exercise.mistake(
     "the old mean",
@@ -615,7 +615,7 @@ exercise.mistake(
     "one matrix",
     (("full, target = self.initial_rank * matrices, max(1, round(self.rank * matrices))", "full, target = self.initial_rank, max(1, round(self.rank))"),),
     "the budget is that of one matrix",
-    "whose triplets does b(t) count?",
+    "the triplets of how many matrices does b(t) count?",
     "All matrices draw from one pot.",
 )  # fmt: skip
 exercise.mistake(
@@ -688,7 +688,7 @@ exercise.mistake(
     (("        layer.kept = mine\n", ""),),
     "λ is masked, but `kept` stays as it was, so the last steps undo the choice",
     "what does `after_step` look at once the choice is final?",
-    "The optimizer moves λ after every step; somebody has to remember what is masked.",
+    "The optimizer moves λ after every step, so what is masked has to be remembered.",
 )
 exercise.mistake(
     "nothing is masked",

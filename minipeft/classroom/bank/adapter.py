@@ -358,7 +358,7 @@ exercise.mistake(
      (ANSWER, "        z = self.act(self.U(h))\n        return self.D(z)")),
     "D and U have each other's names",
     "which of the two goes down, to the narrow middle?",
-    "It computes the same, but whoever reads your weights finds the wrong shapes: D is (m, d), U is (d, m).",
+    "It computes the same, but the stored weights have the wrong shapes: D is (m, d), U is (d, m).",
 )  # fmt: skip
 exercise.mistake(
     "type of its own",
@@ -398,7 +398,7 @@ exercise.mistake(
 exercise.mistake(
     "skip counted twice",
     ((ANSWER, "        return h + self.U(self.act(self.D(h)))"),),
-    "the bottleneck adds its own input, which whoever calls it adds again",
+    "the bottleneck adds its own input, which the layer around it adds again",
     "how often does f stand in the sum when U is zero?",
     "In this file A is the correction alone; the skip round it is written once, where the adapter is placed.",
     "adapter-hub/adapters#95, about which of two equal tensors is the residual",
@@ -421,7 +421,7 @@ exercise.mistake(
     "skip from the input",
     ((BEHIND, "        f = self.base(x, *rest)\n        return x + f + self.adapter(f)"),),
     "x is added here, and the block adds it again",
-    "who adds x, the sublayer or the block around it?",
+    "which module adds x, the sublayer or the block around it?",
     "A sublayer returns only what is about to be added to the residual stream.",
 )
 exercise.mistake(
@@ -600,7 +600,7 @@ exercise.mistake(
     ((NORMS, "for path, weight in layer_norms(model):"),),
     "the LayerNorms learn although norms=False",
     "what does the setting `norms` change in your code?",
-    "The library keeps the norms frozen; norms=False is there for whoever wants that.",
+    "The library keeps the norms frozen; norms=False does the same here.",
 )
 exercise.mistake(
     "norms of the blocks only",

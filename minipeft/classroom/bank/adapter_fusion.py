@@ -231,7 +231,7 @@ exercise.mistake(
 exercise.mistake(
     "adapters not registered",
     ((BUFFER, "            setattr(self, name, torch.zeros(adapters, *shape))\n"),),
-    "the adapters are plain tensors, which nobody saves or moves",
+    "the adapters are plain tensors, which are neither saved nor moved",
     "what does the `state_dict` of your fusion list?",
     "A tensor that belongs to a module without being trained is registered as a buffer.",
 )
@@ -333,7 +333,7 @@ exercise.mistake(
     "query from the adapters",
     ((QKV, "q, k, v = self.query(z.mean(-2)), self.key(z), self.value(z)"),),
     "the query reads the adapters' answers instead of h",
-    "who asks in this attention, and who answers?",
+    "what makes the query in this attention, and what makes the keys?",
     "The token asks, with what the residual stream holds at its place.",
 )
 exercise.mistake(
@@ -361,7 +361,7 @@ exercise.mistake(
 exercise.mistake(
     "residual inside",
     ((OUT, 'return h + torch.einsum("...n,...nd->...d", α, v)'),),
-    "the fusion adds h to its answer, which whoever calls it adds again",
+    "the fusion adds h to its answer, which the layer around it adds again",
     "how often is the residual stream in the sum when no adapter says anything?",
     "o is the mixture alone; the sum with s is written once, where the fusion is placed.",
 )
@@ -370,7 +370,7 @@ exercise.mistake(
     (("        " + KEEP + "\n", ""),),
     "the α are not kept",
     "where can one look up which adapter a token has asked?",
-    "`weights` holds the α of the last pass, for whoever wants to see them.",
+    "`weights` holds the α of the last pass, to be looked at.",
     "adapter-hub/adapters#83 and #56, about how to get at these α",
 )
 exercise.mistake(

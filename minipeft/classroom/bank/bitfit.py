@@ -328,7 +328,7 @@ exercise.mistake(
     "head forgotten",
     (("    return biases | {path for path, *_ in weights if inside(path, head)}", "    return biases"),),
     "the head stays frozen though it is asked for",
-    "a new head has random weights: who is to train them?",
+    "a new head has random weights: are they trained?",
     "The paper trains the biases and the task's head.",
 )
 exercise.mistake(
@@ -371,7 +371,7 @@ exercise.mistake(
     "originals trained",
     (("new[p] = nn.Parameter(p.detach().clone())", "new[p] = p.requires_grad_(True)"),),
     "the originals themselves are trained, so the base is trained along",
-    "whose memory do the parameters of a view have, before anything is put into it?",
+    "with which model do the parameters of a fresh view share their memory?",
     "The docstring speaks of new parameters, since the base still needs the old numbers.",
     'peft warns that with bias="all" `disable_adapter` no longer gives the base',
 )

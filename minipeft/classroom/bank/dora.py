@@ -320,7 +320,7 @@ exercise.mistake(
     "no scale",
     ((V, "return self.base.weight + self.B @ self.A"), (UPDATE, "BAx = F.linear(F.linear(x, self.A), self.B)")),
     "the scale s is left out of V",
-    "if somebody doubles α, what changes in your layer?",
+    "if α doubles, what changes in your layer?",
     "The update is s·B A, as in LoRA.",
 )
 exercise.mistake(
@@ -385,7 +385,7 @@ exercise.mistake(
     ((DELTA, "return self.g()[:, None] * self.V() - self.weight"),),
     "`delta` reads W through the layer's own `weight`, which is W + ΔW and asks for `delta` in turn",
     "what does `weight` of a `WeightWrapper` give, and what does it need for that?",
-    "Whoever reads the weight of an adapted layer gets the adapted weight; the frozen one belongs to `base`.",
+    "The weight of an adapted layer is the adapted one; the frozen one belongs to `base`.",
 )
 
 exercise.right(

@@ -230,7 +230,7 @@ exercise.mistake(
     "base trained in place",
     ((LOOP, "        for _, weight in self.chosen(model):\n            weight.requires_grad_(True)"),),
     "the frozen weights are set free where they stand, without a copy",
-    "whose memory do the weights of a view have, before anything is put into it?",
+    "with which model do the weights of a fresh view share their memory?",
     "All other methods leave the base alone; so does this one, at the price of a copy.",
 )
 exercise.mistake(

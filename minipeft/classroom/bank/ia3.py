@@ -284,7 +284,7 @@ exercise.mistake(
     "input changed in place",
     ((IN, "x *= self.l\n        return self.base(x)"),),
     "an operation in place changes x itself",
-    "who else has the same x, after your layer has multiplied it?",
+    "which other layers have the same x, after your layer has multiplied it?",
     "`x *= l` writes into the tensor that was handed in; a product without `=` makes a new one.",
 )
 exercise.mistake(
@@ -348,7 +348,7 @@ exercise.mistake(
     ((ROWS, "return (self.l - 1)[:, None] * self.weight"), (COLUMNS, "return self.weight * (self.l - 1)")),
     "`delta` reads W through the layer's own `weight`, which is W + ΔW and asks for `delta` in turn",
     "what does `weight` of a `WeightWrapper` give, and what does it need for that?",
-    "Whoever reads the weight of an adapted layer gets the adapted weight; the frozen one belongs to `base`.",
+    "The weight of an adapted layer is the adapted one; the frozen one belongs to `base`.",
 )
 exercise.mistake(
     "scaled twice",

@@ -217,7 +217,7 @@ exercise.mistake(
     "no scale",
     ((OUTER, "return self.base(x) + F.linear(h, self.B)"), (DELTA, "return self.B @ self.A")),
     "the scale s is left out",
-    "if somebody doubles α, what changes in your layer?",
+    "if α doubles, what changes in your layer?",
     "The update is s·B A x; with s left out, every rank needs a learning rate of its own.",
     "huggingface/lerobot#3573, where a scale of 1/16 went unnoticed",
 )  # fmt: skip
@@ -225,7 +225,7 @@ exercise.mistake(
     "scale on one side",
     ((OUTER, "return self.base(x) + F.linear(h, self.B)"),),
     "forward leaves out the scale s, which delta has",
-    "if somebody doubles α, what changes in the output of your layer?",
+    "if α doubles, what changes in the output of your layer?",
     "Forward and delta must apply the same s, or the model changes when it is merged.",
 )  # fmt: skip
 exercise.mistake(
@@ -296,7 +296,7 @@ exercise.mistake(
     ((OUTER, "return F.linear(x, self.weight, self.bias) + F.linear(h, self.scale * self.B)"),),
     "W is read through the layer's own `weight`, which is W + ΔW: the update counts twice",
     "what does `weight` of a `WeightWrapper` give, and what does `weight` of its base?",
-    "Whoever reads the weight of an adapted layer gets the adapted weight; the frozen one belongs to `base`.",
+    "The weight of an adapted layer is the adapted one; the frozen one belongs to `base`.",
 )  # fmt: skip
 exercise.mistake(
     "base written over",
@@ -454,7 +454,7 @@ exercise.mistake(
     "input scaled in place",
     ((INNER, "y = self.base(x)"), (OUTER, "return y + F.linear(F.linear(self.dropout(x).mul_(self.scale), self.A), self.B)")),
     "an operation in place (one whose name ends in an underscore) changes x itself",
-    "who else reads x after your layer, q, k and v for example?",
+    "which other layers read the same x, for example q, k and v?",
     "The residual stream and the neighbouring projections get the same tensor.",
 )  # fmt: skip
 

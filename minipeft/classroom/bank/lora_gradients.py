@@ -304,8 +304,8 @@ exercise.mistake(
     (("    return A - lr * gradient_of_A(dy, x, B, s), B - lr * gradient_of_B(dy, x, A, s)",
       "    dA, dB = gradient_of_A(dy, x, B, s), gradient_of_B(dy, x, A, s)\n    A -= lr * dA\n    B -= lr * dB\n    return A, B"),),
     "A and B are changed in place",
-    "whose arrays are A and B?",
-    "`A -= …` writes into the array that was handed in; whoever handed it in finds it changed.",
+    "is it your function that made the arrays A and B?",
+    "`A -= …` writes into the array that was handed in, so the caller finds it changed.",
 )  # fmt: skip
 exercise.mistake(
     "bias forgotten",

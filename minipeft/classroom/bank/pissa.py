@@ -282,7 +282,7 @@ exercise.mistake(
      (OUTER, "return self.base(x) + F.linear(h, self.B)"), (DELTA, "return self.B @ self.A")),
     "the frozen weight itself is overwritten by R",
     "what does the model answer to which you attached the method?",
-    "The library does so; here a view shares its frozen numbers with the base, which nobody may change.",
+    "The library does so; here a view shares its frozen numbers with the base, and the base must not change.",
     "huggingface/transformers#34468, and the review of huggingface/peft#1626",
 )  # fmt: skip
 exercise.mistake(
@@ -329,7 +329,7 @@ exercise.mistake(
     ((DELTA, "return self.R + self.B @ self.A - self.weight"),),
     "`delta` reads W through the layer's own `weight`, which is W + ΔW and asks for `delta` in turn",
     "what does `weight` of a `WeightWrapper` give, and what does it need for that?",
-    "Whoever reads the weight of an adapted layer gets the adapted weight; the frozen one belongs to `base`.",
+    "The weight of an adapted layer is the adapted one; the frozen one belongs to `base`.",
 )
 exercise.mistake(
     "split in its own type",

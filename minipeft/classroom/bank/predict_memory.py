@@ -159,7 +159,7 @@ wrong(
 wrong(
     "delta with base", "DELTA", "4 * BASE + ",
     "the base is saved along with the delta",
-    "does somebody who has the base need it again?",
+    "does a reader who has the base need it once more?",
     "A delta is only what a task adds to the base.",
 )  # fmt: skip
 wrong(

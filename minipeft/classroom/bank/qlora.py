@@ -406,7 +406,7 @@ exercise.mistake(
      ('torch.stack([stored["packed"] >> 4, stored["packed"] & 15], dim=1)', 'torch.stack([stored["packed"] & 15, stored["packed"] >> 4], dim=1)')),
     "the earlier code of two is the lower half of the byte",
     "are the codes 1 and 2 the byte 0x12 or 0x21?",
-    "It comes back right, but nobody else can read the bytes.",
+    "It comes back right, but other programs cannot read the bytes.",
 )  # fmt: skip
 exercise.mistake(
     "nibbles exchanged when packed",

@@ -255,14 +255,14 @@ exercise.mistake(
     ((DRAW, "torch.manual_seed(seed)\n        dice = None"),),
     "the random numbers of the whole program are set back",
     "what do dropout and the order of the data do after two layers of yours have been made?",
-    "A generator of your own leaves everybody else's alone.",
+    "A generator of your own leaves the global one alone.",
 )
 exercise.mistake(
     "always the same seed",
     ((DRAW, 'dice = torch.Generator("cpu").manual_seed(0)'),),
     "A and B are the same for every seed",
     "what is different between Shared(..., seed=1) and Shared(..., seed=2) in your version?",
-    "Without the seed nobody can ask how much of a result was luck of the draw.",
+    "Only other seeds tell how much of a result was luck of the draw.",
 )
 exercise.mistake(
     "seed not used",
@@ -386,7 +386,7 @@ exercise.mistake(
     ((OUTER, "return F.linear(x, self.weight, self.bias) + self.b * F.linear(h, B)"),),
     "W is read through the layer's own `weight`, which is W + ΔW: the update counts twice",
     "what does `weight` of a `WeightWrapper` give, and what does `weight` of its base?",
-    "Whoever reads the weight of an adapted layer gets the adapted weight; the frozen one belongs to `base`.",
+    "The weight of an adapted layer is the adapted one; the frozen one belongs to `base`.",
 )
 exercise.mistake(
     "delta without the vectors",

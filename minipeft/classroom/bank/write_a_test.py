@@ -159,7 +159,7 @@ exercise.mistake(
     "returned instead of asserted",
     ((START, "    good = close(layer(x), y)\n\n"), (AWAY, "    fill(layer)\n    return good and close(layer(x), expected(layer))\n"), ("    # dropout\n" + DROPOUT, "")),
     "a test that returns whether all is well, where it should assert",
-    "who looks at what your test returns?",
+    "what becomes of a value that your test returns?",
     "A test runner listens for an AssertionError and for nothing else.",
 )  # fmt: skip
 exercise.mistake(
@@ -255,7 +255,7 @@ exercise.mistake(
      ("    assert close(layer(x), y)\n\n", "    assert close(layer(x.pop()), y)\n\n"), ("    assert close(layer(x), expected", "    assert close(layer(x.pop()), expected"), ("    assert close(layer(x), y)\n    fill", "    assert close(layer(x.pop()), y)\n    fill"),
      ("not close(layer(x)", "not close(layer(x.pop())"), ("layer.eval()(x)", "layer.eval()(x.pop())")),
     "a test that never looks at x again after the layer has had it",
-    "who else reads x?",
+    "which other layers read x?",
     "Keep a copy of the input, and compare afterwards.",
 )  # fmt: skip
 exercise.mistake(
