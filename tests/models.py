@@ -13,10 +13,10 @@ from minipeft.models.transformer import Config, Transformer
 VOCAB, BOS, DIM, LAYERS, HEADS, FF, CONTEXT, T = 23, 1, 12, 3, 3, 20, 24, 7
 
 
-def make(bos=BOS, causal=True, context=CONTEXT):
+def make(bos=BOS, causal=True, context=CONTEXT, layers=LAYERS):
     """Positions from BOS, or absolute with bos=None; pre-norm if causal, else post-norm."""
     torch.manual_seed(0)
-    model = Transformer(Config(VOCAB, DIM, LAYERS, HEADS, FF, context, causal=causal, pre_norm=causal, bos=bos))
+    model = Transformer(Config(VOCAB, DIM, layers, HEADS, FF, context, causal=causal, pre_norm=causal, bos=bos))
     return moved(model, model.parameters(), 0.3).eval()
 
 

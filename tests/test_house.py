@@ -14,7 +14,7 @@ from minipeft.methods import METHODS, Full, LoRA, parse
 
 HOUSE = Path(minipeft.__file__).parent
 ORDER = [
-    ["models"], ["settings", "checks"], ["arguments", "attach"], ["targets"], ["views"], ["methods"], ["files"],
+    ["models"], ["settings"], ["arguments"], ["checks"], ["attach"], ["targets"], ["views"], ["methods"], ["files"],
     ["deltas"], ["mixing", "arithmetic"], ["tasks"], ["training"], ["costs", "plots", "bases"], ["comparison"],
     ["classroom"], ["cli"],
 ]  # fmt: skip

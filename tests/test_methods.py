@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from minipeft.attach import Wrapper, attachments, detach, trainable
 from minipeft.bases import base as shipped
-from minipeft.comparison import rate_of
+from minipeft.comparison import learning_rate_of
 from minipeft.deltas import DeltaError, fold, load, read, save, trained, updates
 from minipeft.methods import (
     IA3,
@@ -274,13 +274,13 @@ def test_a_copy_of_a_view_is_a_model_of_its_own(method, how, tmp_path):
 @METHOD
 @pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
 def test_a_compiled_view_is_the_same_model(method, tmp_path):
-    model, (_, tokens, mask) = stirred(method, make()), rows("left")
+    model, (_, tokens, mask) = stirred(method, make(layers=1)), rows("left")
     logits, compiled = model(tokens, mask), torch.compile(model, backend="eager")
     close(compiled(tokens, mask), logits, 1e-6)
     save(compiled, tmp_path / "d.safetensors")
     assert read(tmp_path / "d.safetensors").tensors.keys() == trained(model).keys()
     assert detach(compiled) is detach(model)
-    view = method.attach(torch.compile(make(), backend="eager"))
+    view = method.attach(torch.compile(make(layers=1), backend="eager"))
     assert trainable(view).keys() == trainable(model).keys()
 
 
@@ -460,7 +460,9 @@ def test_it_learns(method):
     view = method.attach(shipped("letters-d32"))
     if isinstance(method, AdapterFusion):
         view = stirred(method, detach(view))
-    history = fit(view, task("reverse+blue"), steps=30, lr=rate_of(method), batch_size=16, device="cpu", progress=False)
+    history = fit(
+        view, task("reverse+blue"), steps=30, lr=learning_rate_of(method), batch_size=16, device="cpu", progress=False
+    )
     assert sum(history.loss[-5:]) < 0.8 * sum(history.loss[:5])
 
 
