@@ -83,6 +83,7 @@ def test_the_parts_are_found_in_double_precision_whatever_the_base_has():
     base = nn.Linear(30, 20)
     layer, (_, S, Vt) = PiSSALinear(base, 3), torch.linalg.svd(base.weight.detach().double(), full_matrices=False)
     assert torch.equal(layer.A, (S[:3].sqrt()[:, None] * Vt[:3]).float())
+    assert torch.equal(layer.R, (base.weight.double() - layer.B.double() @ layer.A.double()).float())
 
 
 def test_a_delta_is_refused_by_another_base_where_the_lora_it_amounts_to_would_do():
