@@ -415,11 +415,20 @@ plots.bars(shown, colour=plots.HUES["PromptTuning"])
 plt.show()
 assert max(shown["behind"]) < 0.05
 assert max(shown["added"]) > 0.5
+
+
+class Prompt(prompt_tuning.Prompt):
+    def forward(self, blocks):
+        cache = self.base(blocks)
+        cache.front = [self.P]
+        return cache
+
+
 check("prompt_tuning", Prompt)
 
 # %% [markdown]
-# Behind, nothing: a causal model never looks there. Added, it is wrong and may train all the same; only the checker
-# tells.
+# Behind, nothing: a causal model never looks there. Added, it is wrong and may train all the same. This `Prompt` trains
+# like ours. Only the checker stacks two, and finds one lost.
 #
 # ## Your turn
 #
