@@ -378,7 +378,7 @@ assert 1 <= stored / guess < 1.5
 
 # %%
 book = exercise.get("prefix_tuning")
-mistake = next(m for m in book.mistakes if m.id == "heads by view")
+mistake = next(m for m in book.mistakes if m.id == "heads cut out of the rows")
 wrong = checking.broken(book, mistake)  # the method's file with this mistake in it
 
 settings = {"length": 2, "init": tuple(words.tolist())}

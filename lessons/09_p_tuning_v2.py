@@ -271,10 +271,10 @@ assert np.mean(deep_tight) < np.mean(shallow_tight) + 0.1
 # %%
 models = {method: runs[0][0] for method, runs in best.items()}
 assert not any(deltas.updates(m) for m in models.values())  # no weight moved: that strip would be all grey
-plots.nearest(models[deep].blocks[0].P, base().embed.token.weight, VOCABULARY)
+plots.nearest_words(models[deep].blocks[0].P, base().embed.token.weight, VOCABULARY)
 plt.show()
 for trained, *_ in best[deep]:
-    likest = plots.likeness(trained.blocks[0].P.detach(), base().embed.token.weight, 1).indices[:, 0]
+    likest = plots.nearest_tokens(trained.blocks[0].P.detach(), base().embed.token.weight, 1).indices[:, 0]
     said = {VOCABULARY[token] for token in likest}
     assert FAST or (said & {"reverse", "backwards"} and said & {"blue", "azure"})
 shares = {}
