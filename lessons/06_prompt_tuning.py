@@ -179,7 +179,7 @@ def adapt(method, goal=blue, steps=STEPS, lr=None, seed=0, batch_size=32, path=N
     model = method.attach(base())
     if slip:
         model.embed = slip(model.embed)  # for later
-    keep = path is not None and (lambda step: path.append(model.begin.P.detach().clone()))
+    keep = None if path is None else lambda step: path.append(model.begin.P.detach().clone())
     settings = {"steps": steps, "lr": lr or learning_rate_of(method), "batch_size": batch_size, "on_step": keep}
     history = fit(model, goal, seed=seed, device="cpu", progress=False, **settings)
     return model, history
