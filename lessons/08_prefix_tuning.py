@@ -398,8 +398,8 @@ print(checking.diagnose("prefix_tuning", wrong.Prefix).text())  # what `check` s
 # %% [markdown]
 # ## Your turn
 #
-# 1. Write it: fill in `forward` until `check` is content. On a file of your own, with the network and the starts:
-#    `python -m minipeft start prefix_tuning`.
+# 1. Write it: fill in `forward` until `check` says *right so far*. On a file of your own, with the network and the
+#    starts: `python -m minipeft start prefix_tuning`.
 
 
 # %%
