@@ -215,8 +215,8 @@ assert FAST or all(f > w + 0.1 for f, w in zip(right["AdapterFusion"], right["wa
 #
 # ## Who listens to whom
 #
-# *Figure 1: seed 0. A column is a token of the line (x: the word, y: the answer), a row an adapter; the numbers are α
-# in percent, mean over 300 lines.*
+# *Figure 1: seed 0. A column is a token of the line (x: the word, y: the answer), a row an adapter; the numbers are α,
+# mean over 300 lines.*
 #
 # *Figure 2: mean over all tokens, a dot for each seed.*
 
