@@ -76,7 +76,7 @@ def train(method, lr, seed, steps, planted=PLANTED):
 
     whole = left()
     torch.manual_seed(seed)
-    method.attach(student)
+    student = method.attach(student)
     groups = method.groups(student, lr)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0)
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps, steps // 10))

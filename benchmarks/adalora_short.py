@@ -43,7 +43,7 @@ def planted(method, lr, seed):
         wanted = torch.cat([teacher(some) for some in lines.split(100)])
         whole = F.mse_loss(student(lines[:300]), wanted[:300])
     torch.manual_seed(seed)
-    method.attach(student)
+    student = method.attach(student)
     parameters, generator = list(trainable(student).values()), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0)
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, STEPS, STEPS // 10))
@@ -95,7 +95,7 @@ def main(parts):
     for seed in SEEDS if "natural" in parts else ():
         for name, method in NATURAL.items():
             keep("runs", name, str(seed), natural, method, best(stored()["natural"][name]), seed, TEST)
-            if isinstance(method, AdaLoRA) and method.start > method.rank:
+            if isinstance(method, AdaLoRA) and method.initial_rank > method.rank:
                 places = {path: rank for path, rank in stored()["runs"][name][str(seed)]["ranks"].items() if rank}
                 handed = LoRA(rank=1, targets=tuple(places), rank_pattern=places)
                 lr = best(stored()["natural"]["LoRA, spread"])

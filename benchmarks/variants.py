@@ -31,7 +31,7 @@ def run(job):
     method, lr = job
     goal, model = task("reverse+blue"), base()
     torch.manual_seed(SEED)
-    method.attach(model)
+    model = method.attach(model)
     try:
         fit(model, goal, steps=STEPS, lr=lr, batch_size=BATCH, seed=SEED, device="cpu", progress=False)
     except FloatingPointError:

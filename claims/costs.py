@@ -4,13 +4,13 @@ import torch
 
 from claims.lab import HELD_OUT, NEW, train
 from claims.ledger import claim, column, several
-from minipeft.attach import merge
 from minipeft.bases import base
 from minipeft.costs import latency
 from minipeft.methods import Houlsby, LoRA, ParallelAdapter, Pfeiffer, PrefixTuning, QLoRA
 from minipeft.methods.qlora import rounding_error
 from minipeft.tasks import Mixture
 from minipeft.training import evaluate
+from minipeft.views import merge
 
 MATRICES = ("q", "k", "v", "o", "up", "down")
 
@@ -27,12 +27,8 @@ def times(seed):
         ParallelAdapter(size=16),
     ]
     for method in [*methods, *(PrefixTuning(length=n) for n in (4, 16, 64))]:
-        models[str(method)] = base()
-        method.attach(models[str(method)])
-        models[str(method)].eval()
-    models["merged"] = base()
-    LoRA(rank=4, targets=MATRICES).attach(models["merged"])
-    merge(models["merged"].eval())
+        models[str(method)] = method.attach(base())
+    models["merged"] = merge(LoRA(rank=4, targets=MATRICES).attach(base()))
     batch = HELD_OUT.batch(32, torch.Generator().manual_seed(seed))
     found = latency(models, batch, repeats=150)
     return {name: median / found["the base"][1] for name, (_, median, _) in found.items()}
@@ -64,8 +60,7 @@ def rounding(base_name, quant_type):
     model = base(base_name)
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and name.split(".")[-2] in MATRICES]
     lost = sum(rounding_error(W, quant_type, 64, False) ** 2 * W.square().sum() for W in matrices)
-    QLoRA(rank=1, quant_type=quant_type).attach(model)
-    right = evaluate(model.eval(), Mixture()).accuracy
+    right = evaluate(QLoRA(rank=1, quant_type=quant_type).attach(model), Mixture()).accuracy
     return {"error": float(lost / sum(W.square().sum() for W in matrices)), "kept": right}
 
 

@@ -10,7 +10,7 @@ from claims.ledger import beats, claim, column, several
 from minipeft import plots
 from minipeft.bases import base
 from minipeft.comparison import RATES, rate_of
-from minipeft.deltas import delta_of, put
+from minipeft.deltas import delta_of, load
 from minipeft.methods import AdapterFusion, BitFit, Full, LoRA, Pfeiffer, PrefixTuning, PromptTuning
 from minipeft.tasks import Few, task
 from minipeft.training import VALIDATION, evaluate, fit
@@ -82,7 +82,7 @@ def source(name, seed):
     """An adapter, trained on a task of its own."""
     model = base()
     torch.manual_seed(seed)
-    Pfeiffer(size=16).attach(model)
+    model = Pfeiffer(size=16).attach(model)
     fit(model, task(name), steps=300, lr=rate_of(Pfeiffer(size=16)), seed=seed, device="cpu", progress=False)
     return delta_of(model)
 
@@ -95,16 +95,10 @@ def transfer(way, size, lr, seed, kind="tangled"):
     torch.manual_seed(seed)
     method = {"full": Full(), "fusion": AdapterFusion(adapters=len(sources))}.get(way, Pfeiffer(size=16))
     if way == "warm":  # the best source is the one with the least loss on the lines that there are
-        losses = []
-        for name in sources:
-            trial = base()
-            method.attach(trial)
-            put(trial, source(name, seed).tensors, name)
-            losses.append(evaluate(trial, lines, size=size).loss)
-        best = sources[losses.index(min(losses))]
-    method.attach(model)
-    if way == "warm":
-        put(model, source(best, seed).tensors, best)
+        views = [load(source(name, seed), model) for name in sources]
+        model = min(views, key=lambda view: evaluate(view, lines, size=size).loss)
+    else:
+        model = method.attach(model)
     if way == "fusion":
         method.fill(model, [source(name, seed) for name in sources])
     try:

@@ -118,7 +118,7 @@ def train(method, goal, lr, seed, steps=STEPS, batch=64, examples=None, base="le
     model = shipped(base)
     before, lines = fingerprint(model), goal if examples is None else Few(goal, examples, seed)
     torch.manual_seed(seed)
-    method.attach(model)
+    model = method.attach(model)
     found = {"parameters": sum(p.numel() for p in trainable(model).values())}
     nothing = {"accuracy": 0.0, "validation": None, "learned": 0.0, "kept": 0.0, "reached": None}
     try:

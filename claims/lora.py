@@ -5,10 +5,10 @@ import torch
 from benchmarks import adalora_planted
 from claims.lab import HELD_OUT, NEW, train
 from claims.ledger import beats, claim, column, several
-from minipeft.attach import detach
 from minipeft.bases import base
 from minipeft.comparison import RATES
 from minipeft.costs import measure
+from minipeft.deltas import updates
 from minipeft.methods import AdaLoRA, Full, LoRA
 from minipeft.tasks import Mixture
 from minipeft.training import VALIDATION, evaluate, fit
@@ -24,13 +24,11 @@ def truncate(goal, lr, seed, steps=300):
     """
     model = base()
     torch.manual_seed(seed)
-    Full(targets=MATRICES).attach(model)
+    model = Full(targets=MATRICES).attach(model)
     fit(model, goal, steps=steps, lr=lr, batch_size=32, seed=seed, device="cpu", progress=False)
     found = {"accuracy": evaluate(model, goal).accuracy, "validation": evaluate(model, goal, seed=VALIDATION).loss}
-    tuned = {name: p.detach().clone() for name, p in model.named_parameters()}
-    detach(model)
-    moves = {name: tuned[name] - p for name, p in model.named_parameters()}
-    matrices = {name: torch.linalg.svd(move) for name, move in moves.items() if move.ndim == 2 and move.any()}
+    moves = {name: move for name, (_, move) in updates(model).items()}
+    matrices = {name: torch.linalg.svd(move) for name, move in moves.items() if move.ndim == 2}
     ranks = (1, 2, 4, 8, 16, 32)
     shares = [(S**2).cumsum(0) / (S**2).sum() for _, S, _ in matrices.values()]
     found["energy"] = {str(k): torch.stack([s[k - 1] for s in shares]).mean().item() for k in ranks}
@@ -38,11 +36,11 @@ def truncate(goal, lr, seed, steps=300):
     for k in ranks:
         cut = base()
         with torch.no_grad():
-            for name, p in cut.named_parameters():
-                p += moves[name]
+            for name, move in moves.items():
                 if name in matrices:
                     U, S, Vt = matrices[name]
-                    p += U[:, :k] * S[:k] @ Vt[:k] - moves[name]
+                    move = U[:, :k] * S[:k] @ Vt[:k]
+                cut.get_parameter(name).add_(move)
         found["by_rank"][str(k)] = evaluate(cut, goal).accuracy
     return found
 
@@ -220,8 +218,7 @@ def memory(method, seed):
     """Bytes of one step of Adam on 64 lines."""
     model = base()
     torch.manual_seed(seed)
-    method.attach(model)
-    found = measure(model, Mixture().batch(64, torch.Generator().manual_seed(seed)))
+    found = measure(method.attach(model), Mixture().batch(64, torch.Generator().manual_seed(seed)))
     return {
         "gradients": found.gradients,
         "optimizer": found.optimizer,

@@ -31,8 +31,8 @@ def at_start(method, seed):
     model, lines = base(), Mixture().batch(200, torch.Generator().manual_seed(seed)).tokens
     before = model(lines)
     torch.manual_seed(seed)
-    method.attach(model)
-    shift = (model.eval()(lines) - before).norm() / before.norm()
+    model = method.attach(model)
+    shift = (model(lines) - before).norm() / before.norm()
     return {"shift": shift.item(), "kept": evaluate(model, Mixture()).accuracy}
 
 

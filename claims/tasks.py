@@ -9,7 +9,7 @@ from claims.ledger import beats, claim, column, several
 from minipeft.attach import detach
 from minipeft.bases import base
 from minipeft.comparison import rate_of
-from minipeft.deltas import delta_of, fingerprint, put
+from minipeft.deltas import fingerprint
 from minipeft.methods import IA3, BitFit, Full, LoRA, Pfeiffer, PrefixTuning, PromptTuning, PTuningV2
 from minipeft.mixing import MultiTask
 from minipeft.tasks import EOS, ID, LETTERS, PAD, SEP, Mixture, Task, lines, task
@@ -42,7 +42,7 @@ def new_word(method, lr, seed, level=0.98, steps=300):
     """
     goal, model = Marked(NEW, (ID["reverse"], EOS)), base()
     torch.manual_seed(seed)
-    method.attach(model)
+    model = method.attach(model)
     found = {"steps": None}
 
     def look(step):
@@ -110,21 +110,17 @@ def sequence(way, lr, seed, steps=120):
     detached base the same.
     """
     goals = [Marked(task(name), (mark,)) for name, mark in MARKS.items()]
-    model, method = base(), Full() if way == "full" else LoRA(rank=4, targets=("q", "k", "v", "o", "up", "down"))
-    before, stored, after, losses = fingerprint(model), [], [], []
+    bare, method = base(), Full() if way == "full" else LoRA(rank=4, targets=("q", "k", "v", "o", "up", "down"))
+    before, views, after, losses = fingerprint(bare), [], [], []
     torch.manual_seed(seed)
     try:
         for stage, goal in enumerate(goals):
             if way == "deltas" or stage == 0:
-                method.attach(detach(model) if stage else model)
+                model = method.attach(bare)
             fit(model, goal, steps=steps, lr=lr, batch_size=32, seed=seed, device="cpu", progress=False)
             losses.append(evaluate(model, goal, seed=VALIDATION).loss)
-            stored.append(delta_of(model))
-            after.append([])
-            for i, old in enumerate(goals[: stage + 1]):
-                if way == "deltas":
-                    put(model, stored[i].tensors, "the delta")
-                after[-1].append(evaluate(model, old, 500).accuracy)
+            views.append(model)
+            after.append([evaluate(view, old, 500).accuracy for view, old in zip(views, goals, strict=False)])
     except FloatingPointError:
         return {"after": [], "validation": None}
     kept = evaluate(model, Mixture(), 500).accuracy
@@ -168,14 +164,14 @@ def in_sequence(f):
 def mixed(seed):
     """Rows of one batch under three trained deltas and none, against each alone: greatest difference of the logits
     (relative), and whether the generated tokens are the same."""
-    several = MultiTask(base())
+    model, views = base(), {}
     methods = {"lora": LoRA(rank=4), "prompt": PromptTuning(length=4), "deep": PTuningV2(length=4)}
     with torch.enable_grad():
         for (name, method), goal in zip(methods.items(), (KNOWN, HELD_OUT, NEW), strict=True):
             torch.manual_seed(seed)
-            method.attach(several.model)
-            fit(several.model, goal, steps=30, lr=rate_of(method), seed=seed, device="cpu", progress=False)
-            several.keep(name)
+            views[name] = method.attach(model)
+            fit(views[name], goal, steps=30, lr=rate_of(method), seed=seed, device="cpu", progress=False)
+    several = MultiTask(views)
     names = [*methods, None] * 4
     tokens = HELD_OUT.batch(len(names), torch.Generator().manual_seed(seed)).tokens
     together = several(tokens, names)
