@@ -8,12 +8,12 @@ Full fine-tuning often changes the one much and the other little, LoRA both toge
 zero, m at ‖W‖: then m/‖V‖ is 1 and the model starts as the base, bit for bit. In the gradient ‖V‖ counts as a constant
 (that saves memory).
 Trainable parameters: r·(in + out) + out for each matrix. Merging puts W' in the place of W: then inference costs
-exactly the base; unmerged, all of W' is computed in every pass, however short the input: in large layers that is felt.
+exactly the base; unmerged it costs two thin products per layer, and V once a pass for its lengths, however short the
+input: in large layers that is felt.
 
 Sources: 1) Liu et al. 2024, arXiv:2402.09353; the constant ‖V‖ is section 4.3.
 Paper and library: the paper speaks of columns, because it writes W as (in, out); its code, peft and this file all take
-the weights of one output neuron together, which `nn.Linear` holds as a row. peft adds m/‖V‖ times the update to m/‖V‖
-times the frozen path, where this file writes W' down; the numbers are the same. Its dropout, which falls on the frozen
+the weights of one output neuron together, which `nn.Linear` holds as a row. peft's dropout, which falls on the frozen
 path too, is left out here.
 """
 
@@ -29,17 +29,22 @@ from minipeft.attach import Method, WeightWrapper
 from minipeft.targets import wrap
 
 
+def lengths(W):
+    """‖W‖ (out), the lengths of the rows of W (out, in), and a tiny number where a row is zero."""
+    return W.norm(dim=1).clamp(min=torch.finfo(W.dtype).tiny)
+
+
 def decompose(W):
     """Magnitude (out) and direction (out, in) of the rows of W: every direction has length 1, or is zero where W is.
 
     Of W and of W + ΔW it shows what any method has changed: the lengths, the angles, or both.
     """
-    magnitude = W.norm(dim=1).clamp(min=torch.finfo(W.dtype).tiny)
+    magnitude = lengths(W)
     return magnitude, W / magnitude[:, None]
 
 
 class DoRALinear(WeightWrapper):
-    """y = x (m ⊙ V/‖V‖)ᵀ + b, V = W + s·B A, in front of a frozen `nn.Linear`."""
+    """y = g ⊙ (x Vᵀ) + b, g = m/‖V‖, V = W + s·B A, in front of a frozen `nn.Linear`."""
 
     def __init__(self, base, rank, scale):
         super().__init__(base)
@@ -48,20 +53,26 @@ class DoRALinear(WeightWrapper):
         self.A = nn.Parameter(W.new_empty(rank, into))
         self.B = nn.Parameter(W.new_zeros(out, rank))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # U(−1/√in, 1/√in)
-        self.m = nn.Parameter(decompose(W.detach())[0])
+        self.m = nn.Parameter(lengths(W.detach()))
         self.scale = scale
 
-    def adapted(self):
-        """W'. The gradient passes through m and V but not through ‖V‖."""
-        V = self.base.weight + self.scale * self.B @ self.A  # (out, in)
-        length, _ = decompose(V.detach())  # ‖V‖ (out)
-        return (self.m / length)[:, None] * V  # (out, in)
+    def V(self):
+        return self.base.weight + self.scale * self.B @ self.A  # (out, in)
+
+    def g(self):
+        """m/‖V‖ (out). The gradient passes through m but not through ‖V‖."""
+        with torch.no_grad():
+            length = lengths(self.V())
+        return self.m / length
 
     def forward(self, x):  # (..., in)
-        return F.linear(x, self.adapted(), self.base.bias)  # (..., out)
+        y, g, bias = self.base(x), self.g(), self.base.bias
+        Wx = y if bias is None else y - bias
+        BAx = F.linear(F.linear(x, self.A), self.scale * self.B)
+        return y + (g - 1) * Wx + g * BAx  # (..., out), g ⊙ (Wx + s·BAx) + b: written so, the start is exactly y
 
     def delta(self):
-        return self.adapted() - self.base.weight  # (out, in)
+        return self.g()[:, None] * self.V() - self.base.weight  # (out, in)
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,11 @@ class LoRALinear(WeightWrapper):
         self.A = nn.Parameter(base.weight.new_empty(rank, into))
         self.B = nn.Parameter(base.weight.new_zeros(out, rank))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # U(−1/√in, 1/√in)
-        self.scale, self.dropout = scale, nn.Dropout(dropout)
+        self.scale, self.dropout = scale, nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x):  # (..., in)
         h = F.linear(self.dropout(x), self.A)  # (..., r)
-        return self.base(x) + F.linear(self.scale * h, self.B)  # (..., out)
+        return self.base(x) + F.linear(h, self.scale * self.B)  # (..., out)
 
     def delta(self):
         return self.scale * self.B @ self.A  # (out, in)
@@ -131,7 +131,7 @@ class LoRAConv2d(WeightWrapper):
         self.A = nn.Parameter(base.weight.new_empty(rank, into, height, width))
         self.B = nn.Parameter(base.weight.new_zeros(out, rank))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
-        self.scale, self.dropout = scale, nn.Dropout(dropout)
+        self.scale, self.dropout = scale, nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x):  # (B, in, Y, X)
         h = self.base._conv_forward(self.dropout(x), self.A, None)  # (B, r, Y', X'), strided and padded as the base
