@@ -410,7 +410,7 @@ for seed, (name, (good, _)) in zip(SEEDS, runs.items(), strict=True):
 class LoRALinear(lora.LoRALinear):
     def forward(self, x):  # (..., in)
         h = F.linear(self.dropout(x), self.A)  # (..., r)
-        return self.base(x) + F.linear(self.scale * h, self.B)  # (..., out)
+        return self.base(x) + F.linear(h, self.scale * self.B)  # (..., out)
 
     def delta(self):
         return self.B @ self.A  # (out, in)

@@ -122,7 +122,7 @@ for name, ax in zip(("DoRA", "VeRA"), axes, strict=True):
 plt.show()
 
 # %%
-parts = [LoRA.scale, LoRA.groups, dora.DoRALinear.adapted, vera.VeRALinear.forward, pissa.split]
+parts = [LoRA.scale, LoRA.groups, dora.DoRALinear.g, dora.DoRALinear.forward, vera.VeRALinear.forward, pissa.split]
 for part in (*parts, pissa.PiSSALinear.forward, ia3.IA3Output.forward, ia3.IA3Input.forward):
     print(f"# {part.__qualname__}", inspect.getsource(part), sep="\n")
 assert LoRA(rank=4, rslora=True).scale(4) == LoRA(rank=4, alpha=16).scale(4)  # at one rank, just another α
@@ -336,7 +336,7 @@ assert strange.loss > own.loss + 2
 # ## Merging, and the price of not merging
 #
 # Every $W'$ is a matrix, so all can be merged. Unmerged they multiply more. Predict, for $T$ tokens and each of four
-# weights: LoRA $2Trd$; VeRA $2T\cdot 64\,d$; DoRA $rd^2$, however short the line.
+# weights: LoRA $2Trd$; VeRA $2T\cdot 64\,d$; DoRA $rd^2$ more than LoRA, however short the line.
 
 
 # %%
@@ -347,7 +347,7 @@ def multiplications(model):
 
 
 T, plain = lines.shape[1], multiplications(base())
-extra = [2 * T * r * d, 2 * T * r * d, r * d * d, 2 * T * many * d, 2 * T * r * d, 0]
+extra = [2 * T * r * d, 2 * T * r * d, 2 * T * r * d + r * d * d, 2 * T * many * d, 2 * T * r * d, 0]
 for (name, model), more in zip(trained.items(), extra, strict=True):
     guess, found = plain + 4 * more, multiplications(model)
     merged = merge(model)
@@ -399,9 +399,8 @@ print(checking.diagnose("dora", mistaken("dora", "length of W alone").DoRALinear
 
 # %%
 class DoRALinear(dora.DoRALinear):
-    def adapted(self):
-        V = self.base.weight + self.scale * self.B @ self.A  # (out, in)
-        return V  # your turn: divide each row by its length (`dora.decompose`), a constant, and multiply it by m
+    def g(self):
+        return torch.ones_like(self.m)  # your turn: m over the lengths of the rows of `self.V()` (`dora.lengths`)
 
 
 check("dora", DoRALinear)
