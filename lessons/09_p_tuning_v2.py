@@ -363,12 +363,12 @@ for name, found in work.items():
 # %% [markdown]
 # ## Break it
 #
-# From the bank of mistakes: the last $n$ rows are dropped, not the first. All shapes are right, nothing complains. But
-# the next layer gets the wrong rows.
+# From the bank of mistakes: `keys_values` returns the values before the keys. All shapes are right, nothing complains.
+# But the tokens compare their queries with values, and read keys.
 
 # %%
 book = exercise.get("p_tuning_v2")
-wrong = checking.broken(book, next(m for m in book.mistakes if m.id == "last rows dropped"))
+wrong = checking.broken(book, next(m for m in book.mistakes if m.id == "values before keys"))
 runs = [adapt(wrong.PTuningV2(length=4), 1e-1, seed) for seed in SEEDS[:2]]
 print("lines right with the mistake, by seed:", *(f"{score:.2f}" for *_, score in runs))
 assert max(score for *_, score in runs) < 0.05
@@ -376,7 +376,7 @@ assert all(history.loss[-1] < 0.7 * history.loss[0] for _, history, _ in runs)
 histories = {"with the mistake": runs[0][1], f"{deep}": best[deep][0][1]}
 plots.curves(histories, "loss")
 plt.show()
-print(checking.diagnose("p_tuning_v2", wrong.DeepPrompt).text())  # what `check` says
+print(checking.diagnose("p_tuning_v2", wrong.DeepPrompts).text())  # what `check` says
 
 # %% [markdown]
 # *Figure: loss while training, with the mistake and without. It falls, too, so a falling loss proves nothing.*
@@ -388,19 +388,19 @@ print(checking.diagnose("p_tuning_v2", wrong.DeepPrompt).text())  # what `check`
 
 
 # %%
-class DeepPrompt(Wrapper):
-    def __init__(self, base, P):  # (n, d)
+class DeepPrompts(Wrapper):
+    def __init__(self, base, P):  # (L, n, d)
         super().__init__(base)
         self.P = torch.nn.Parameter(P)
 
-    def forward(self, h, mask=None, past=None):  # (B, T, d)
-        raise NotImplementedError("your turn: P in front, a wider mask, once in a sequence")
+    def keys_values(self, block, P):  # (n, d)
+        raise NotImplementedError("your turn: what this block's k and v make of P, 2 lines")
 
-    def keys_values(self):  # (n, d) each
-        raise NotImplementedError("your turn, 2 lines")
+    def forward(self, blocks):  # self.base makes the cache of these blocks; block.attn.split cuts into heads
+        raise NotImplementedError("your turn: extend each layer of the cache by its keys and values, 4 lines")
 
 
-check("p_tuning_v2", DeepPrompt)
+check("p_tuning_v2", DeepPrompts)
 
 # %% [markdown]
 # 2. Count `PTuningV2(length=20)` and the same as a prefix, for BERT ($L = 12$, $d = 768$).
