@@ -336,7 +336,7 @@ assert strange.loss > own.loss + 2
 # ## Merging, and the price of not merging
 #
 # Every $W'$ is a matrix, so all can be merged. Unmerged they multiply more. Predict, for $T$ tokens and each of four
-# weights: LoRA $2Trd$; VeRA $2T\cdot 64\,d$; DoRA $rd^2$ more than LoRA, however short the line.
+# weights: LoRA $2Trd$; DoRA $rd^2$ more, however short the line; VeRA $2T\cdot 64\,d$.
 
 
 # %%
