@@ -335,7 +335,7 @@ assert strange.loss > own.loss + 2
 #
 # ## Merging, and the price of not merging
 #
-# Every $W'$ is a matrix, so all can be merged. Unmerged they multiply more. Predict, for $T$ tokens and each of four
+# Every $W'$ is a matrix: all can be merged. Unmerged they multiply more. Predict, for $T$ tokens and each of four
 # weights: LoRA $2Trd$; DoRA $rd^2$ more, however short the line; VeRA $2T\cdot 64\,d$.
 
 
