@@ -4,13 +4,14 @@
     several(tokens, ["violet", None, "blue"])        # None is the bare base
 
 The answer to a row is what its view gives alone, whatever the method and the model. On a Transformer, rows under
-different views share a pass in this code where the mathematics allows it:
+different views share a pass in this code if all their layers are of these kinds; others go through view by view:
   LoRA, IA³                 y_i = l_i ⊙ (W (e_i ⊙ x_i) + b) + B_i A_i x_i: one product with W for all rows
   prompts and prefixes      every row begins with a cache of its own; shorter ones are padded on the left
-All other rows, and other models, go through in a pass for each view.
 
 Sources: 1) prompts: Lester et al. 2021, arXiv:2104.08691. 2) LoRA: Punica, Chen et al. 2023, arXiv:2310.18547.
 """
+
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -20,80 +21,62 @@ from minipeft.attach import Wrapper, attachments, detach, place, view
 from minipeft.methods.ia3 import IA3Input, IA3Output
 from minipeft.methods.lora import LoRALinear
 from minipeft.models.transformer import Transformer
+from minipeft.views import layers_of
 
-JOINED = LoRALinear, IA3Input, IA3Output
-
-
-class Batch:
-    """Which rows are under which view: the names that occur, and for each row the index (B,) of its own."""
-
-    names, index = (), None
+SHARING = LoRALinear, IA3Input, IA3Output
 
 
-class RowsLinear(Wrapper):
-    """y_i = l_i ⊙ (W (e_i ⊙ x_i) + b) + B_i A_i x_i in front of a frozen `nn.Linear`, for each row i of the batch.
+class Rows(Wrapper):
+    """In front of a module of the base: for each row it does what the view of that row does there.
 
-    layers: {name: the layer that the view of this name has here}. A view without one has l = e = 1 and A = B = 0.
+    views: {name: what stands here in the view of this name, or the view itself}, a plain dictionary: it is theirs.
+    batch: its `names` are those that occur, its `index` (B,) tells the name of each row.
     """
-
-    def __init__(self, base, layers, batch):
-        super().__init__(base)
-        self.layers, self.batch = layers, batch  # a plain dictionary: the layers are parts of the views
-
-    def forward(self, x):  # (B, T, in)
-        e, l, pairs = self.vectors(IA3Input, x.shape[-1]), self.vectors(IA3Output, len(self.base.weight)), self.pairs()
-        y = self.base(x if e is None else e * x)  # (B, T, out)
-        y = y if l is None else l * y
-        if pairs:
-            A, B = (torch.stack(factors)[self.batch.index] for factors in zip(*pairs, strict=True))
-            y = y + (x @ A.transpose(1, 2)) @ B.transpose(1, 2)  # A (B, r, in), B (B, out, r)
-        return y
-
-    def here(self, kind):
-        """The layer of this kind, or None, for each name in the batch."""
-        return [layer if isinstance(layer := self.layers.get(name), kind) else None for name in self.batch.names]
-
-    def vectors(self, kind, size):
-        """l or e of each row, (B, 1, size); None if no row has one."""
-        if not any(layers := self.here(kind)):
-            return None
-        ones = self.base.weight.new_ones(size)
-        return torch.stack([layer.l if layer else ones for layer in layers])[self.batch.index][:, None]
-
-    def pairs(self):
-        """A (r, in) and s·B (out, r) for each name in the batch, r the highest rank among them; () if none has any."""
-        if not any(layers := self.here(LoRALinear)):
-            return ()
-        rank, W = max(len(layer.A) for layer in layers if layer), self.base.weight
-        none = W.new_zeros(rank, W.shape[1]), W.new_zeros(len(W), rank)
-        return [padded(layer, rank - len(layer.A)) if layer else none for layer in layers]
-
-
-def padded(layer, missing):
-    return F.pad(layer.A, (0, 0, 0, missing)), F.pad(layer.scale * layer.B, (0, missing))
-
-
-class RowsBegin(Wrapper):
-    """In front of `begin`: each row begins with what its view begins with, padded on the left to the longest."""
 
     def __init__(self, base, views, batch):
         super().__init__(base)
         self.views, self.batch = views, batch
 
+
+class RowsLinear(Rows):
+    """y_i = l_i ⊙ (W (e_i ⊙ x_i) + b) + B_i A_i x_i; where a view has no such layer, l = e = 1 and A = B = 0."""
+
+    def forward(self, x):  # (B, T, in)
+        (out, into), new = self.base.weight.shape, self.base.weight.new_ones
+        r = max((len(layer.A) for layer in self.views.values() if isinstance(layer, LoRALinear)), default=0)
+        e = self.rows(IA3Input, lambda layer: layer.l[None], new(1, into))  # (B, 1, in)
+        l = self.rows(IA3Output, lambda layer: layer.l[None], new(1, out))  # (B, 1, out)
+        A = self.rows(LoRALinear, lambda layer: F.pad(layer.A, (0, 0, 0, r - len(layer.A))), 0 * new(r, into))
+        B = self.rows(LoRALinear, lambda layer: F.pad(layer.scale * layer.B, (0, r - len(layer.A))), 0 * new(out, r))
+        y = self.base(x if e is None else e * x)
+        y = y if l is None else l * y
+        return y if A is None else y + (x @ A.transpose(1, 2)) @ B.transpose(1, 2)  # (B, T, out)
+
+    def rows(self, kind, of, none):
+        """What `of` gives of the layer of this kind, or `none`, for each row, (B, ...); None if no row has one."""
+        layers = [self.views.get(name) for name in self.batch.names]
+        if not any(isinstance(layer, kind) for layer in layers):
+            return None
+        return torch.stack([of(layer) if isinstance(layer, kind) else none for layer in layers])[self.batch.index]
+
+
+class RowsBegin(Rows):
+    """Each row begins with what its view begins with, padded on the left to the longest."""
+
     def forward(self, blocks):
         cache, theirs = self.base(blocks), [self.views[name].new_cache() for name in self.batch.names]
         split, none = blocks[0].attn.split, blocks[0].attn.o.weight.detach()[:0]  # no vectors, (0, d)
-        for layer, *parts in zip(cache.layers, *(one.layers for one in theirs), strict=True):
-            held = [(split(none),) * 2 if part.k is None else (part.k, part.v) for part in parts]
-            (layer.k, keys), (layer.v, _) = (self.rows(x) for x in zip(*held, strict=True))
-        front, vectors = self.rows([torch.cat([none, *one.front]) for one in theirs])
-        real = torch.cat([keys, vectors], dim=1)  # (B, S+n)
+        front, real = self.rows([torch.cat([none, *one.front]) for one in theirs])  # (B, n, d), (B, n)
+        if any(one.length for one in theirs):
+            for layer, *parts in zip(cache.layers, *(one.layers for one in theirs), strict=True):
+                layer.k, keys = self.rows([split(none) if one.k is None else one.k for one in parts])  # (B, H, S, d/H)
+                layer.v, _ = self.rows([split(none) if one.v is None else one.v for one in parts])
+            real = torch.cat([keys, real], dim=1)  # (B, S+n)
         cache.front, cache.mask = [front], None if real.all() else real
         return cache
 
     def rows(self, parts):
-        """One tensor (..., n, d) for each name as one for each row, (B, ..., n, d), with zeros in front where n is less
-        than the most; and a mask (B, n) that is False there."""
+        """(..., n, d) of each name for each row, (B, ..., n, d), with zeros in front; a mask (B, n), False there."""
         most = max(t.shape[-2] for t in parts)
         real = torch.stack([torch.arange(most, device=t.device) >= most - t.shape[-2] for t in parts])
         filled = torch.stack([F.pad(t, (0, 0, most - t.shape[-2], 0)) for t in parts])
@@ -101,18 +84,12 @@ class RowsBegin(Wrapper):
 
 
 class MultiTask:
-    """Named views of one base, for batches whose rows name theirs. What is trained in a view is seen here.
-
-    Args:
-        views: {name: adapted view}, all of one base; more come with `add`.
-
-    Raises ValueError if there is no view, or as `add` does.
-    """
+    """Named views of one base, {name: view}, for batches whose rows name theirs. At least one; see also `add`."""
 
     def __init__(self, views):
         if not views:
             raise ValueError('there are no views: give at least one, as in MultiTask({"blue": load(path, model)})')
-        self.views, self.batch, self.shared = {}, Batch(), None
+        self.views, self.batch, self.shared = {}, SimpleNamespace(), None
         for name, one in views.items():
             self.add(name, one)
 
@@ -133,12 +110,9 @@ class MultiTask:
         return self.views.pop(name)
 
     def __call__(self, tokens, names, *rest, **more):
-        """What the model gives, each row under the view of its name; None is the bare base.
+        """What the model gives, each row under the view of its name; what else it takes is cut into rows likewise.
 
-        What else the model takes (a mask) follows, and is cut into rows if it has as many as the tokens.
-
-        Raises ValueError for an unknown name, another number of names than rows, or outputs that do not fit together;
-        RuntimeError in training mode.
+        Raises ValueError for names or outputs that do not fit, RuntimeError in training mode.
         """
 
         def some(model, cut):
@@ -154,23 +128,20 @@ class MultiTask:
             return made if stop is None else F.pad(made, (0, new - made.shape[1]), value=stop)
 
         made = self.run(tokens, names, some)
-        if stop is None:
-            return made
-        return made[:, : int((made != stop).sum(1).max()) + 1]  # all that follows the first stop is stop
+        return made if stop is None else made[:, : int((made != stop).sum(1).max()) + 1]  # after the first stop all are
 
     def run(self, tokens, names, compute):
         if len(names) != len(tokens):
             raise ValueError(f"a name for each row is needed: there are {len(names)} names for {len(tokens)} rows")
         self.known([name for name in names if name is not None])
-        groups = {}
+        groups, pieces = {}, []
         for row, name in enumerate(names):
             groups.setdefault(None if self.shares(name) else name, []).append(row)
-        pieces = []
         for rows in groups.values():
             model, index = self.model([names[row] for row in rows]), torch.tensor(rows)
             if model.training:
                 raise RuntimeError("mixed batches are for inference, and a view is in training mode: call view.eval()")
-            pieces.append(compute(model, lambda t, index=index: cut(t, index, len(tokens))))
+            pieces.append(compute(model, lambda value, index=index: cut(value, index, len(tokens))))
         if len({piece.shape[1:] for piece in pieces}) > 1:
             shapes = {names[rows[0]]: tuple(p.shape[1:]) for rows, p in zip(groups.values(), pieces, strict=True)}
             raise ValueError(f"rows give outputs of different shape, {shapes}: run these tasks in batches of their own")
@@ -182,37 +153,29 @@ class MultiTask:
             raise ValueError(f"there is no view {', '.join(unknown)}; there are {', '.join(self.views)}, and None")
 
     def shares(self, name):
-        """Do rows under this name share a pass with others? Only if all of its layers are of the kinds that do."""
+        """Do rows under this name share a pass with others?"""
         if name is None or not isinstance(self.base, Transformer):
             return name is None
-        layers = [item for entry in attachments(self.views[name]) for item in entry.layers.items()]
-        return all(
-            path == "begin" or (type(layer) in JOINED and type(layer.base) is nn.Linear) for path, layer in layers
-        )
+        layers = layers_of(self.views[name])
+        return all(at == "begin" or (type(layer) in SHARING and type(layer.base) is nn.Linear) for at, layer in layers)
 
     def model(self, names):
         """The model for rows with these names, which share a pass."""
-        different = list(dict.fromkeys(names))
+        different, numbers = list(dict.fromkeys(names)), next(self.base.parameters())
         if len(different) == 1:
             return self.base if different[0] is None else self.views[different[0]]
-        device = next(self.base.parameters()).device
-        self.batch.names, self.batch.index = different, torch.tensor([different.index(n) for n in names], device=device)
-        if self.shared is None:
-            self.shared = self.joined()
+        self.batch.names = different
+        self.batch.index = torch.tensor([different.index(name) for name in names], device=numbers.device)
+        if self.shared is None or next(self.shared.parameters()).data_ptr() != numbers.data_ptr():  # or it was moved
+            self.shared, found = view(self.base), {}
+            for name in filter(self.shares, self.views):
+                for path, layer in layers_of(self.views[name]):
+                    found.setdefault(path, {})[name] = layer
+            for path, layers in found.items():
+                parent, last = place(self.shared, path)
+                rows, views = (RowsBegin, {None: self.base, **self.views}) if path == "begin" else (RowsLinear, layers)
+                setattr(parent, last, rows(getattr(parent, last), views, self.batch))
         return self.shared
-
-    def joined(self):
-        """A view of the base whose layers do for each row what its own view does."""
-        shared, found = view(self.base), {}
-        for name in filter(self.shares, self.views):
-            for path, layer in [item for entry in attachments(self.views[name]) for item in entry.layers.items()]:
-                found.setdefault(path, {})[name] = layer
-        for path, layers in found.items():
-            parent, last = place(shared, path)
-            views = {None: self.base, **self.views}
-            rows, what = (RowsBegin, views) if path == "begin" else (RowsLinear, layers)
-            setattr(parent, last, rows(getattr(parent, last), what, self.batch))
-        return shared
 
 
 def cut(value, rows, size):

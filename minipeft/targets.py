@@ -74,7 +74,7 @@ def match(model, targets, layers=None):
 
     Raises ValueError if a name matches nothing; the message lists what is there.
     """
-    places, named = list(sites(model)), not callable(targets) and not isinstance(targets, str)
+    places, named = list(names(model)), not callable(targets) and not isinstance(targets, str)
     if callable(targets):
         tests = {getattr(targets, "__name__", "the predicate"): targets}
     elif targets == "all-linear":
@@ -98,7 +98,7 @@ def match(model, targets, layers=None):
         if strange := sorted(set(layers) - there):
             raise ValueError(f"no target lies in layer {strange[0]}; they lie in {', '.join(map(str, sorted(there)))}")
         chosen = {path for path in chosen if layer_of(path) in layers}
-    return [place for place in places if place[0] in chosen]
+    return once(place for place in places if place[0] in chosen)
 
 
 def layer_of(path):
@@ -122,23 +122,30 @@ def nothing_named(missing, targets, places):
 def sites(model):
     """(path, parent, name) of every module and weight below the model, named as if nothing were attached.
 
-    What stands in several places is told once, by its first name; a weight by all of them, since each is a place of its
-    own that can be changed.
+    A module that has several names is told by the first. A weight that stands in several modules is told for each.
     """
-    seen = set()
+    return once(names(model))
 
-    def below(module, prefix):
-        for name, child in module._modules.items():
-            if child is None or id(child) in seen:
-                continue
-            seen.add(id(child))
+
+def names(model, prefix=""):
+    """The same with all names of what has several."""
+    module = bottom(model)
+    for name, child in module._modules.items():
+        if child is not None:
             yield prefix + name, module, name
-            yield from below(bottom(child), f"{prefix}{name}.")
-        for name, p in module._parameters.items():
-            if p is not None:
-                yield prefix + name, module, name
+            yield from names(child, f"{prefix}{name}.")
+    for name, p in module._parameters.items():
+        if p is not None:
+            yield prefix + name, module, name
 
-    return below(bottom(model), "")
+
+def once(places):
+    """The first of all names of each module, and of each weight of a module."""
+    found = {}
+    for path, parent, name in places:
+        thing = getattr(parent, name)
+        found.setdefault(id(thing) if isinstance(thing, nn.Module) else (id(parent), name), (path, parent, name))
+    return list(found.values())
 
 
 def embeddings(model):

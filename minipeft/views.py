@@ -1,4 +1,4 @@
-"""What one does with a view: merge it into plain modules, move it together with its base, count what it trains."""
+"""What one does with a view: merge it into plain modules, move it together with its base, tell what is on it."""
 
 import torch
 
@@ -36,6 +36,11 @@ def move(model, *to):
         for mine, theirs in entry.shared:
             mine.data = theirs.data
     return model.to(*to)
+
+
+def layers_of(model):
+    """[(dotted name, layer or weight)] of all that the methods on a model have put there, the first attached first."""
+    return [item for entry in attachments(model) for item in entry.layers.items()]
 
 
 def summary(model):

@@ -1,46 +1,77 @@
-"""Several deltas in one batch: every row gets what its delta gives alone."""
+"""Several views in one batch: every row gets what its view gives alone."""
 
 import random
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from minipeft.attach import attachments, detach, merge, trainable
+from minipeft.attach import detach, trainable
 from minipeft.bases import base
-from minipeft.deltas import DeltaError, fingerprint, save
-from minipeft.methods import Full, LoRA, Pfeiffer, PrefixTuning, PromptTuning, PTuning, PTuningV2, QLoRA
+from minipeft.deltas import load, save
+from minipeft.methods import (
+    IA3,
+    BitFit,
+    DoRA,
+    Full,
+    Houlsby,
+    LoRA,
+    Pfeiffer,
+    PrefixTuning,
+    PromptTuning,
+    PTuning,
+    PTuningV2,
+    QLoRA,
+)
 from minipeft.mixing import MultiTask
-from minipeft.models.transformer import Attention
 from minipeft.tasks import EOS, FIRST_LETTER, encode, task
 from minipeft.training import fit
-from tests.models import BOS, T, close, make, rows, stirred
+from minipeft.views import move
+from tests.models import BOS, T, bits, close, make, rows, same_bits, stirred
 
 METHODS = {
     "full": Full(),
     "LoRA of rank 2": LoRA(rank=2, alpha=3),
     "LoRA of rank 5, elsewhere": LoRA(rank=5, targets=("v", "down", "head")),
     "LoRA of the embedding": LoRA(rank=2, targets=("token",)),
+    "LoRA of positions": LoRA(rank=2, targets=("position",)),
+    "named weight": LoRA(rank=2, targets=("up.weight",)),
     "LoRA on a quantized weight": QLoRA(rank=2, quant_type="nf3"),
     "prompt of 4": PromptTuning(length=4),
     "another of 4": PromptTuning(length=4),
     "prompt of 2": PromptTuning(length=2),
     "P-tuning": PTuning(length=3, width=5),
+    "template": PTuning(length=3, template=(-1, 9, -1, 4, -1), width=5),
     "prefix": PrefixTuning(length=3),
     "prefix of an MLP": PrefixTuning(length=2, mlp=5),
     "deep": PTuningV2(length=3),
+    "key/value": PTuningV2(length=4, form="key/value"),
+    "IA3": IA3(),
+    "IA3 of outputs": IA3(outputs=("q", "up"), inputs=()),
+    "Houlsby": Houlsby(size=5),
+    "BitFit": BitFit(),
+    "DoRA": DoRA(rank=2),
+}
+STACKS = {
+    "LoRA on a prompt on a prefix": (PrefixTuning(length=3), PromptTuning(length=2), LoRA(rank=2)),
+    "prefix on Houlsby": (Houlsby(size=3), PrefixTuning(length=2)),
+    "LoRA on LoRA": (LoRA(rank=1), LoRA(rank=2)),
 }
 
 
-def library(model, methods=METHODS):
-    several = MultiTask(model)
-    for i, (name, method) in enumerate(methods.items()):
-        stirred(method, model)
-        with torch.no_grad():
-            for p in trainable(model).values():
-                p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i)))
-        several.keep(name)
-    return several
+def library(model, methods=METHODS, stacks=()):
+    views = {name: stirred(method, model, seed) for seed, (name, method) in enumerate(methods.items())}
+    for seed, name in enumerate(stacks):
+        view = model
+        for level, method in enumerate(STACKS[name]):
+            view = stirred(method, view, 50 + 5 * seed + level)
+        views[name] = view
+    return MultiTask(views)
+
+
+def alone(several, name):
+    return several.views[name] if name is not None else several.base
 
 
 def shuffled(names):
@@ -49,51 +80,37 @@ def shuffled(names):
     return names
 
 
-def alone(several, name, compute):
-    """What `compute(model)` gives with one delta on the model, put there by hand."""
-    entry = several.deltas.get(name)
-    for s in entry.swaps if entry else []:
-        s.put(s.replacement)
-    try:
-        return compute(several.model)
-    finally:
-        for s in reversed(entry.swaps if entry else []):
-            s.put(s.original)
-
-
 @pytest.mark.parametrize("bos", [None, BOS])
 @pytest.mark.parametrize("side", [None, "left", "right"])
-def test_every_row_gets_what_its_delta_gives_alone(bos, side):
+def test_every_row_gets_what_its_view_gives_alone(bos, side):
     model = make(bos).double()
-    several, names = library(model), shuffled(METHODS)
+    several, before = library(model, stacks=STACKS), bits(model)
+    names = shuffled(several.views)
     _, tokens, mask = rows(side)
     which = torch.arange(len(names)) % 3
     tokens, mask = tokens[which], mask[which] if side else None
     real = mask if side else torch.ones_like(tokens, dtype=torch.bool)
-    mark, got = fingerprint(model), several(tokens, names, mask)
-    seen = []
-    for name in {*names}:
-        expected = alone(several, name, lambda model: model(tokens, mask))
-        mine = [i for i, n in enumerate(names) if n == name]
-        for i in mine:
+    got, seen = several(tokens, names, mask), []
+    for name in dict.fromkeys(names):
+        expected = alone(several, name)(tokens, mask)
+        for i in [i for i, n in enumerate(names) if n == name]:
             close(got[i][real[i]], expected[i][real[i]], 1e-9)
         seen.append(expected[0][real[0]])
     for i, one in enumerate(seen):
-        assert all((one - other).abs().max() > 1e-2 for other in seen[:i]), "no two deltas answer alike"
-    assert fingerprint(model) == mark
-    assert not attachments(model)
+        assert all((one - other).abs().max() > 1e-2 for other in seen[:i]), "no two views answer alike"
+    assert same_bits(model, before)
 
 
 @pytest.mark.parametrize("stop", [None, 17])
 def test_generation_too(stop):
-    several, names = library(make()), shuffled(METHODS)
+    several = library(make().double(), stacks=STACKS)
+    names = shuffled(several.views)
     _, tokens, mask = rows("left")
     which = torch.arange(len(names)) % 3
     tokens, mask = tokens[which], mask[which]
     got = several.generate(tokens, names, 6, mask, stop=stop)
     for i, name in enumerate(names):
-        one = slice(i, i + 1)
-        expected = alone(several, name, lambda m, one=one: m.generate(tokens[one], 6, mask[one], stop=stop))[0]
+        expected = alone(several, name).generate(tokens[i : i + 1], 6, mask[i : i + 1], stop=stop)[0]
         if stop is not None:
             expected = F.pad(expected, (0, 6 - len(expected)), value=stop)[: got.shape[1]]
         assert torch.equal(got[i], expected), name
@@ -101,69 +118,129 @@ def test_generation_too(stop):
 
 
 def test_generation_ends_when_all_rows_have_ended():
-    several, tokens = library(make(), {"LoRA": LoRA(), "prefix": PrefixTuning()}), rows()[1]
-    made = several.generate(tokens, ["LoRA", "prefix", None], 6)
+    several, tokens = library(make(), {"LoRA": LoRA(), "full": Full()}), rows()[1]
+    made = several.generate(tokens, ["LoRA", "full", None], 6)
     for stop in made[:, 0].unique():
-        got = several.generate(tokens, ["LoRA", "prefix", None], 6, stop=int(stop))
+        got = several.generate(tokens, ["LoRA", "full", None], 6, stop=int(stop))
         lengths = [(row == stop).nonzero()[0].item() + 1 if (row == stop).any() else 6 for row in made]
         assert got.shape[1] == max(lengths)
 
 
-def test_rows_of_lora_and_of_the_base_share_one_pass_and_so_do_prompts_of_one_length(monkeypatch):
-    several, sizes = library(make()), []
-    several.model.blocks[0].register_forward_pre_hook(lambda module, args: sizes.append(args[0].shape[:2]))
-    tokens = rows()[1][:1].expand(6, -1)
-    several(tokens, ["LoRA of rank 2", None, "LoRA of rank 5, elsewhere", "LoRA of rank 2", None, None])
-    assert sizes == [(6, T)]
-    sizes.clear()
-    several(tokens, ["prompt of 4", "another of 4", "prompt of 2", "prompt of 4", "full", "full"])
-    assert sizes == [(3, T + 4), (1, T + 2), (2, T)]
+def test_rows_under_lora_ia3_prompts_and_prefixes_share_a_pass_and_the_others_have_their_own():
+    several = library(make(), stacks=STACKS)
+    sharing = [name for name in several.views if several.shares(name)]
+    assert sharing == [
+        "LoRA of rank 2", "LoRA of rank 5, elsewhere", "prompt of 4", "another of 4", "prompt of 2", "P-tuning",
+        "template", "prefix", "prefix of an MLP", "deep", "key/value", "IA3", "IA3 of outputs",
+        "LoRA on a prompt on a prefix",
+    ]  # fmt: skip
+    tokens, sizes = rows()[1][:1].expand(9, -1), []
+    names = ["LoRA of rank 2", None, "prompt of 4", "prefix", "IA3", "deep", "full", "full", "BitFit"]
+    several(tokens, names)
+    hear = [model.blocks[0].register_forward_pre_hook(lambda module, args: sizes.append(tuple(args[0].shape[:2])))
+            for model in (several.shared, several.views["full"], several.views["BitFit"])]  # fmt: skip
+    several(tokens, names)
+    assert sizes == [(6, T + 4), (2, T), (1, T)]
+    assert len(hear) == 3
 
 
-def test_gradients_reach_the_deltas_of_their_rows_and_no_other():
+def test_gradients_reach_the_views_of_their_rows_and_no_other():
     several, tokens = library(make()), rows()[1]
-    several(tokens, ["LoRA of rank 2", "LoRA of rank 5, elsewhere", "prompt of 4"]).square().sum().backward()
-    reached = {
-        name: any(p.grad is not None and p.grad.any() for s in entry.swaps for p in parameters(s.replacement))
-        for name, entry in several.deltas.items()
-    }
-    assert {name for name, yes in reached.items() if yes} == {
-        "LoRA of rank 2", "LoRA of rank 5, elsewhere", "prompt of 4"
-    }  # fmt: skip
+    wanted = ["LoRA of rank 2", "IA3", "prompt of 4"]
+    several(tokens, wanted).square().sum().backward()
+    reached = [
+        name
+        for name, view in several.views.items()
+        if any(p.grad is not None and p.grad.any() for p in trainable(view).values())
+    ]
+    assert sorted(reached) == sorted(wanted)
+    assert all(p.grad is None for p in several.base.parameters())
 
 
-def parameters(thing):
-    named = {"": thing} if isinstance(thing, torch.nn.Parameter) else dict(thing.named_parameters())
-    return [p for name, p in named.items() if not name.startswith("base.")]
+def test_what_is_trained_in_a_view_is_seen_in_the_batch():
+    several, tokens = library(make(), {"a": LoRA(), "b": PromptTuning()}), rows()[1]
+    before = several(tokens, ["a", "b", "a"])
+    with torch.no_grad():
+        for p in trainable(several.views["a"]).values():
+            p.add_(0.5)
+    after = several(tokens, ["a", "b", "a"])
+    assert not torch.equal(after[0], before[0])
+    assert torch.equal(after[1], before[1])
 
 
-def test_deltas_come_from_disk_too(tmp_path):
-    paths, expected = {}, {}
-    tokens = rows()[1]
+def test_views_come_and_go():
+    several, tokens = library(make(), {"a": LoRA(), "b": PromptTuning()}), rows()[1]
+    c = stirred(PrefixTuning(), several.base, 7)
+    several.add("c", c)
+    close(several(tokens, ["c", "a", "b"])[0], c(tokens)[0])
+    assert several.remove("c") is c
+    with pytest.raises(ValueError, match="there is no view c; there are a, b, and None"):
+        several(tokens, ["c", "a", "b"])
+    with pytest.raises(ValueError, match="there is no view c"):
+        several.remove("c")
+    close(several(tokens, ["b", "a", "b"])[1], several.views["a"](tokens)[1])
+
+
+def test_views_come_from_disk_too(tmp_path):
+    model, tokens, views, expected = make(), rows()[1], {}, {}
     for name in ("full", "LoRA of rank 2", "P-tuning", "prefix of an MLP"):
-        model = stirred(METHODS[name], make())
-        paths[name], expected[name] = tmp_path / f"{name}.safetensors", model(tokens)
-        save(model, paths[name])
-    several = MultiTask(make(), paths)
-    names = ["P-tuning", "full", "prefix of an MLP"]
-    got = several(tokens, names)
+        view = stirred(METHODS[name], make())
+        expected[name] = view(tokens)
+        save(view, tmp_path / name)
+        views[name] = load(tmp_path / name, model)
+    got, names = (
+        MultiTask(views)(tokens, ["P-tuning", "full", "prefix of an MLP"]),
+        ["P-tuning", "full", "prefix of an MLP"],
+    )
     for i, name in enumerate(names):
         close(got[i], expected[name][i])
-    with pytest.raises(DeltaError, match="another base"):
-        MultiTask(make(None, context=30), paths)
+
+
+class Net(nn.Module):
+    """Layers see rows, tokens and heads in another order each: what stands first is the batch for the model alone."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.embed, self.fc, self.head = nn.Embedding(9, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, tokens, scale=None, *, shift=0.0):
+        h = self.embed(tokens)  # (B, T, d)
+        if self.how == "flat":
+            h = self.fc(h.flatten(0, 1)).view_as(h)
+        elif self.how == "pooled":
+            h = self.fc(h.mean(1))[:, None]
+        elif self.how == "heads":
+            h = self.fc(h[:, None].expand(-1, 2, -1, -1)).mean(1)  # (B, 2, T, d)
+        elif self.how == "tokens first":
+            h = self.fc(h.transpose(0, 1)).transpose(0, 1)  # (T, B, d)
+        else:
+            h = self.fc(h)
+        return self.head(torch.tanh(h if scale is None else h * scale[:, None, None])) + shift
+
+
+@pytest.mark.parametrize("how", ["plain", "flat", "pooled", "heads", "tokens first"])
+@pytest.mark.parametrize("size", [2, 5])
+def test_other_models_with_layers_of_any_shape_and_any_arguments(how, size):
+    torch.manual_seed(0)
+    net, tokens = Net(how).eval(), torch.randint(9, (size, 2 if how == "tokens first" else 5))
+    methods = {"a": LoRA(rank=2, targets=("fc",)), "b": IA3(outputs=("fc",), inputs=("head",)), "c": Full()}
+    several = MultiTask({name: stirred(method, net, seed) for seed, (name, method) in enumerate(methods.items())})
+    names = (["b", "a"] if size == 2 else ["b", None, "a", "c", "b"])[:size]
+    scale = torch.arange(1.0, size + 1)
+    got = several(tokens, names, scale, shift=2.0)
+    for i, name in enumerate(names):
+        close(got[i], alone(several, name)(tokens[i : i + 1], scale[i : i + 1], shift=2.0)[0])
 
 
 def test_on_the_shipped_base_the_row_decides_which_task_it_is():
-    several = MultiTask(base())
-    for words in ("reverse blue", "sort red", "swap next"):
-        PrefixTuning(length=2, init=tuple(encode(words).tolist())).attach(several.model)
-        several.keep(words)
-    names = ["sort red", None, "reverse blue", "swap next", "sort red"]
+    model = base()
+    told = {words: PrefixTuning(length=2, init=tuple(encode(words).tolist())).attach(model)
+            for words in ("reverse blue", "sort red", "swap next")}  # fmt: skip
+    several, names = MultiTask(told), ["sort red", None, "reverse blue", "swap next", "sort red"]
     tokens = encode(": cabbed =").expand(5, -1)
-    got = several.generate(tokens, names, 6)
-    for row, name in zip(got, names, strict=True):
-        told = encode(f"{name or ''} : cabbed =")[None]
-        assert torch.equal(row, several.model.generate(told, 6)[0])
+    for row, name in zip(several.generate(tokens, names, 6), names, strict=True):
+        assert torch.equal(row, model.generate(encode(f"{name or ''} : cabbed =")[None], 6)[0])
 
 
 def test_six_tasks_learned_by_six_methods_in_one_batch():
@@ -176,22 +253,23 @@ def test_six_tasks_learned_by_six_methods_in_one_batch():
         "copy+mirror": (PTuning(length=4), 3e-3),
         "right+green": (Pfeiffer(size=16), 1e-2),
     }
-    several, expected, answers = MultiTask(base()), {}, {}
-    lines = task("copy+plain").batch(5, torch.Generator().manual_seed(0)).tokens[:, :8]
+    model, views = base(), {}
+    words = task("copy+plain").batch(5, torch.Generator().manual_seed(0)).tokens[:, :8]
     for name, (method, lr) in learned.items():
-        method.attach(several.model)
-        fit(several.model, task(name), steps=45, lr=lr, warmup=4, device="cpu", progress=False)
-        expected[name], answers[name] = several.model(lines), several.model.generate(lines, 7, stop=EOS)
-        several.keep(name)
-    names = [name for name in learned for _ in lines]
+        views[name] = method.attach(model)
+        fit(views[name], task(name), steps=45, lr=lr, warmup=4, device="cpu", progress=False)
+    several = MultiTask(views)
+    names = [name for name in learned for _ in words]
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(1))
-    rows, names = lines.repeat(6, 1)[order], [names[i] for i in order]
-    got = several(rows, names)
+    inputs, names = words.repeat(6, 1)[order], [names[i] for i in order]
+    got = several(inputs, names)
+    expected = torch.cat([view(words) for view in views.values()])[order]
     scale = float(got.detach().abs().max())
-    close(got / scale, torch.cat(list(expected.values()))[order] / scale, 1e-6)
-    made = several.generate(rows, names, 7, stop=EOS)
-    assert torch.equal(made, torch.cat([F.pad(a, (0, 7 - a.shape[1]), value=EOS) for a in answers.values()])[order])
-    right = [task(name).answer(row[None, 1:7] - FIRST_LETTER) for name, row in zip(names, rows, strict=True)]
+    close(got / scale, expected / scale, 1e-6)
+    made = several.generate(inputs, names, 7, stop=EOS)
+    answers = [view.generate(words, 7, stop=EOS) for view in views.values()]
+    assert torch.equal(made, torch.cat([F.pad(a, (0, 7 - a.shape[1]), value=EOS) for a in answers])[order])
+    right = [task(name).answer(row[None, 1:7] - FIRST_LETTER) for name, row in zip(names, inputs, strict=True)]
     hits = [torch.equal(m[:6], r[0] + FIRST_LETTER) for m, r in zip(made, right, strict=True)]
     assert sum(hits) > 0.6 * len(hits)
 
@@ -199,9 +277,9 @@ def test_six_tasks_learned_by_six_methods_in_one_batch():
 @pytest.mark.parametrize(
     ("names", "says"),
     [
-        (["LoRA", "Lora", "prefix"], "there is no delta Lora; there are LoRA, prefix, and None"),
+        (["LoRA", "Lora", "prefix"], "there is no view Lora; there are LoRA, prefix, and None"),
         (["LoRA", None], "there are 2 names for 3 rows"),
-        ([1, "LoRA", None], "there is no delta 1"),
+        ([1, "LoRA", None], "there is no view 1"),
     ],
 )
 def test_wrong_names_are_told(names, says):
@@ -212,35 +290,33 @@ def test_wrong_names_are_told(names, says):
         several.generate(tokens, names, 2)
 
 
-def test_what_is_on_the_model_itself_is_told():
-    several, tokens = library(make(), {"LoRA": LoRA()}), rows()[1]
-    LoRA(rank=2).attach(several.model)
-    with pytest.raises(RuntimeError, match=r"LoRA\(rank=2\) is attached to the model itself: keep"):
-        several(tokens, ["LoRA"] * 3)
-    merge(several.model)
-    with pytest.raises(RuntimeError, match="is merged into the model itself"):
-        several(tokens, ["LoRA"] * 3)
-    with pytest.raises(RuntimeError, match="merged already; call unmerge"):
-        several.keep("merged")
-    detach(several.model)
-    with pytest.raises(RuntimeError, match="there are 0"):
-        several.keep("nothing")
-    for name in ("LoRA", None):
-        with pytest.raises(ValueError, match="needs a name"):
-            several.keep(name)
-    several.model.train()
-    with pytest.raises(RuntimeError, match=r"call model\.eval"):
-        several(tokens, ["LoRA"] * 3)
+def test_what_is_no_view_of_the_base_is_told():
+    several, other = library(make(), {"LoRA": LoRA()}), make()
+    for name in ("LoRA", None, 3):
+        with pytest.raises(ValueError, match="needs a name, a text that is not taken"):
+            several.add(name, LoRA().attach(several.base))
+    with pytest.raises(ValueError, match="'bare' is a Transformer and no view"):
+        several.add("bare", several.base)
+    with pytest.raises(ValueError, match="'path' is a str and no view"):
+        several.add("path", "delta.safetensors")
+    with pytest.raises(ValueError, match="'other' is a view of another model"):
+        several.add("other", LoRA().attach(other))
+    with pytest.raises(ValueError, match="there are no views"):
+        MultiTask({})
 
 
-def test_an_error_inside_leaves_the_base_bare():
+def test_training_mode_is_told():
+    several, tokens = library(make(), {"LoRA": LoRA(), "full": Full()}), rows()[1]
+    several.views["full"].train()
+    with pytest.raises(RuntimeError, match=r"call view\.eval"):
+        several(tokens, ["LoRA", "full", None])
+    assert several(tokens, ["LoRA", "LoRA", None]).shape[0] == 3
+
+
+def test_a_sequence_beyond_the_context_is_told():
     several, tokens = library(make(None, context=9)), rows()[1]
-    mark = fingerprint(several.model)
     with pytest.raises(ValueError, match="the context has 9"):
         several(tokens, ["full", "prompt of 4", "LoRA of rank 2"])
-    assert fingerprint(several.model) == mark
-    assert not attachments(several.model)
-    assert all(type(block.attn) is Attention for block in several.model.blocks)
 
 
 def test_outputs_of_different_shape_are_told():
@@ -248,3 +324,12 @@ def test_outputs_of_different_shape_are_told():
     assert several(tokens, ["classes"] * 3).shape == (3, 3)
     with pytest.raises(ValueError, match=r"'tokens': \(7, 23\), 'classes': \(3,\)"):
         several(tokens, ["tokens", "classes", "tokens"])
+
+
+def test_a_base_that_was_moved_is_followed():
+    several, tokens = library(make(), {"a": LoRA(), "b": PromptTuning()}), rows()[1]
+    before = several(tokens, ["a", "b", None])
+    assert detach(several.views["a"]) is several.base
+    for view in several.views.values():
+        move(view, torch.float64)
+    close(several(tokens, ["a", "b", None]), before.double(), 1e-4)
