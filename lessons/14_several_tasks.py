@@ -181,7 +181,7 @@ else:
 # *Figure: white is given; colours tell the delta; grey is the base.*
 
 # %%
-print(inspect.getsource(mixing.RowsLinear.forward), inspect.getsource(mixing.RowsLinear.pairs), sep="\n")
+print(inspect.getsource(mixing.RowsLinear))
 
 
 def serve(seed):
