@@ -24,6 +24,7 @@ Its "ties" and "dare_linear" treat A and B as if each were a ΔW, and share the 
 """
 
 import math
+from numbers import Real
 from pathlib import Path
 
 import torch
@@ -47,7 +48,7 @@ def changes(model, delta):
     entry, found = attachments(view)[-1], updates(view)
     if len({path for path in entry.layers for name in found if f"{name}.".startswith(f"{path}.")}) < len(entry.layers):
         raise DeltaError(f"{entry.method} does more than change the base's weights, so it has no ΔW to calculate with")
-    moves = {name: W - getattr(*place(model, name)).to(W) + change for name, (W, change) in found.items()}
+    moves = {name: W - getattr(*place(model, name)).detach().to(W) + change for name, (W, change) in found.items()}
     if broken := [name for name, move in moves.items() if not move.isfinite().all()]:
         raise DeltaError(f"the change of {', '.join(broken)} is not finite, so nothing can be calculated with it")
     return moves
@@ -223,6 +224,8 @@ def paired(deltas, weights):
     weights = [1.0] * len(deltas) if weights is None else list(weights)
     if len(weights) != len(deltas):
         raise ValueError(f"each delta needs a weight: there are {len(deltas)} deltas and {len(weights)} weights")
+    if strange := [w for w in weights if isinstance(w, bool) or not isinstance(w, Real) or not math.isfinite(w)]:
+        raise ValueError(f"weights are finite numbers, one for each delta, got {strange[0]!r}")
     for i, delta in enumerate(deltas):
         if delta.base != deltas[0].base:
             raise DeltaError(
@@ -282,6 +285,8 @@ def factors_of(deltas, weights):
         for path in [name.removesuffix(".A") for name in delta.tensors if name.endswith(".A")]:
             A, B = delta.tensors[f"{path}.A"], delta.tensors[f"{path}.B"]
             s = delta.method.alpha / (math.sqrt(len(A)) if delta.method.rslora else len(A))
+            if not (A.isfinite().all() and B.isfinite().all()):
+                raise DeltaError(f"the change of {path} is not finite, so nothing can be calculated with it")
             found.setdefault(path, []).append((w * s, A, B))
     return found
 

@@ -8,9 +8,8 @@ the method's layers in front of what they change. So nothing ever has to be undo
     merge(adapted)                          is one more view, of plain modules (in `views`)
 
 Attaching to a view stacks: its methods are then frozen too. Where the layers go is found by name in `targets`.
-
-Move the model to its device and type before you attach to it. `views.move` moves a view with its base; `adapted.to`
-alone moves a copy of every number.
+Move a model to its device and type before you attach to it; `views.move` moves a view with its base, `adapted.to`
+alone makes a copy of every number.
 """
 
 import copy
@@ -52,7 +51,7 @@ class Wrapper(nn.Module):
 class WeightWrapper(Wrapper):
     """A wrapper whose whole effect is W + ΔW; `delta()` gives ΔW, shaped like `base.weight`.
 
-    Its `weight` is W + ΔW. So a module that reads the weight of this one, instead of calling it, is adapted too.
+    Its `weight` is W + ΔW: a module that reads the weight of this one, instead of calling it, is adapted too.
     """
 
     def __getattr__(self, name):
@@ -64,8 +63,7 @@ class WeightWrapper(Wrapper):
     def delta(self):
         raise NotImplementedError(f"{type(self).__name__}.delta: the change of the weight, shaped like base.weight")
 
-    def deltas(self):
-        """{name: change} of all parameters of the base that change; a layer that changes the bias adds it."""
+    def deltas(self):  # {name: change} of the parameters that change; a layer that changes the bias adds it
         return {"weight": self.delta()}
 
     def merged(self):

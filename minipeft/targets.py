@@ -80,7 +80,7 @@ def match(model, targets, layers=None):
     elif targets == "all-linear":
         tests = {targets: lambda path, thing: isinstance(bottom(thing), nn.Linear) and path.split(".")[0] != "head"}
     elif isinstance(targets, str):
-        tests = {targets: lambda path, thing: re.fullmatch(targets, path)}
+        tests = {targets: lambda path, thing: compiled(targets).fullmatch(path)}
     else:
         tests = {name: lambda path, thing, name=name: f".{path}".endswith("." + name) or path == name[1:]
                  for name in targets}  # fmt: skip
@@ -99,6 +99,13 @@ def match(model, targets, layers=None):
             raise ValueError(f"no target lies in layer {strange[0]}; they lie in {', '.join(map(str, sorted(there)))}")
         chosen = {path for path in chosen if layer_of(path) in layers}
     return once(place for place in places if place[0] in chosen)
+
+
+def compiled(text):
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ValueError(f"targets={text!r} is no regular expression: {error}; names are given as a tuple") from None
 
 
 def layer_of(path):

@@ -8,10 +8,12 @@ import torch
 from torch import nn
 
 from minipeft.arithmetic import add, add_factors, changes, compress, concatenate, dare, relative_error, ties
-from minipeft.attach import Method, Wrapper, attachments, detach, trainable, wrap
-from minipeft.deltas import DeltaError, delta_of, fingerprint, load, read, save, write
-from minipeft.methods import DoRA, Full, LoRA, PiSSA
+from minipeft.attach import Method, Wrapper, attachments, trainable
+from minipeft.deltas import DeltaError, delta_of, fingerprint, load, read, save, updates, write
+from minipeft.methods import DoRA, Full, LoRA, PiSSA, QLoRA
 from minipeft.models.transformer import Config, Transformer
+from minipeft.targets import wrap
+from minipeft.views import merge
 
 Q, UP, TOKEN = "blocks.0.attn.q.weight", "blocks.0.mlp.up.weight", "embed.token.weight"
 
@@ -22,24 +24,17 @@ def model():
 
 
 def stirred(model, method, notes=None):
-    """A delta of the method with everything away from its start; the model is bare again."""
-    method.attach(model)
+    """A delta of the method with everything away from its start."""
+    view = method.attach(model)
     with torch.no_grad():
-        for p in trainable(model).values():
+        for p in trainable(view).values():
             p += 0.3 * torch.randn_like(p)
-    delta = delta_of(model, notes)
-    detach(model)
-    return delta
+    return delta_of(view, notes)
 
 
 def moved(model, delta):
     """What a delta does to the weights, looked up in two state dicts: {name: W' - W}, without what did not move."""
-    base = {name: t.clone() for name, t in model.state_dict().items()}
-    load(delta, model)
-    for swap in attachments(model)[0].swaps:
-        swap.put(swap.merged())
-    after = {name: t.clone() for name, t in model.state_dict().items()}
-    detach(model)
+    base, after = model.state_dict(), merge(load(delta, model)).state_dict()
     return {name: after[name] - W for name, W in base.items() if not torch.equal(after[name], W)}
 
 
@@ -87,7 +82,6 @@ def test_add_is_the_weighted_sum_of_the_changes_of_any_methods(model, mixed):
     same(moved(model, add(model, mixed)), total(tasks, [1] * 5))
     same(changes(model, mixed[3]), tasks[3])
     assert fingerprint(model) == mark
-    assert attachments(model) == []
     assert all(p.requires_grad for p in model.parameters())
 
 
@@ -165,13 +159,11 @@ def test_tied_weights_are_added_once_and_torn_ones_are_refused(model):
     assert set(both.tensors) == {TOKEN}
     W, A, B = model.embed.token.weight, one.tensors[TOKEN], other.tensors[TOKEN]
     torch.testing.assert_close(both.tensors[TOKEN], W + (A - W) + 2 * (B - W))
-    load(both, model)
-    assert model.head.weight is model.embed.token.weight
-    detach(model)
+    view = load(both, model)
+    assert view.head.weight is view.embed.token.weight
     torn = stirred(model, LoRA(2, 3, ("token",)))
     with pytest.raises(DeltaError, match="the two would change differently"):
         add(model, [one, torn])
-    assert attachments(model) == []
     same(changes(model, add(model, [torn])), changes(model, torn))
 
 
@@ -205,12 +197,11 @@ def test_a_compressed_delta_is_a_lora_like_any_other(model, tmp_path):
     }  # fmt: skip
     assert small.tensors["embed.token.A"].shape == (9, 11)  # as an embedding has it
     write(small, tmp_path / "small")
-    y = load(tmp_path / "small", model)(tokens)
-    assert attachments(model)[0].method == small.method
-    save(model, tmp_path / "again")
+    view = load(tmp_path / "small", model)
+    assert attachments(view)[0].method == small.method
+    save(view, tmp_path / "again")
     assert (tmp_path / "again").stat().st_size <= (tmp_path / "small").stat().st_size
-    assert torch.equal(load(small, detach(model))(tokens), y)
-    detach(model)
+    assert torch.equal(load(small, model)(tokens), view(tokens))
     assert max(compress(model, small, 9).notes["error"].values()) < 1e-5
     exact = compress(model, full, 100)
     assert max(e for name, e in exact.notes["error"].items() if not name.endswith("bias")) < 1e-5
@@ -230,9 +221,8 @@ def test_convolutions_and_weights_without_a_module_are_compressed_too():
 
 
 def test_what_did_not_move_loses_nothing(model):
-    Full(("q", "norm1")).attach(model)
-    delta = delta_of(model)
-    assert set(compress(detach(model), delta, 2).notes["error"].values()) == {0.0}
+    delta = delta_of(Full(("q", "norm1")).attach(model))
+    assert set(compress(model, delta, 2).notes["error"].values()) == {0.0}
 
 
 def test_the_relative_error_is_told_weight_by_weight(model, loras):
@@ -342,7 +332,46 @@ def test_lists_that_cannot_be_calculated_with_are_told(model, loras, function, t
     ]:
         with pytest.raises(ValueError, match=says):
             function(model, deltas, weights)
-    assert attachments(model) == []
+
+
+@pytest.mark.parametrize("function", WITH_LISTS, ids=["add", "ties", "dare", "concatenate", "add_factors"])
+@pytest.mark.parametrize("weight", [math.nan, math.inf, "1", None, True])
+def test_weights_that_are_no_numbers_are_told(model, loras, function, weight):
+    with pytest.raises(ValueError, match="weights are finite numbers"):
+        function(model, loras[:1], [weight])
+
+
+def test_changes_that_are_not_finite_are_told(model, loras):
+    loras[0].tensors["blocks.0.attn.q.B"][0, 0] = torch.inf
+    for call in (lambda: add(model, loras), lambda: compress(model, loras[0], 2), lambda: ties(model, loras)):
+        with pytest.raises(DeltaError, match=r"the change of blocks\.0\.attn\.q\.weight is not finite"):
+            call()
+    for function in (concatenate, add_factors):
+        with pytest.raises(DeltaError, match="is not finite"):
+            function(loras[:1])
+
+
+def test_the_arithmetic_of_a_quantized_base_is_that_of_what_was_trained(model):
+    """W + ΔW has to be Ŵ + s·BA: s·BA on the original W is a model that nobody trained."""
+    delta, tokens = stirred(model, QLoRA(2, 3, ("q", "up"), block_size=8, quant_type="nf2")), torch.randint(11, (2, 5))
+    wanted = load(delta, model)(tokens)
+    torch.testing.assert_close(load(add(model, [delta]), model)(tokens), wanted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(load(compress(model, delta, 12), model)(tokens), wanted, atol=1e-4, rtol=1e-3)
+    view = load(delta, model)
+    W, change = updates(view)[Q]
+    assert torch.linalg.matrix_rank(change) == 2
+    assert not torch.equal(W, model.blocks[0].attn.q.weight)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_can_be_compressed_too(model, kind):
+    half = model.to(kind)
+    delta = stirred(half, Full(("q", "up")))
+    small = compress(half, delta, 12)
+    assert {t.dtype for t in small.tensors.values()} == {kind}
+    for name, change in changes(half, small).items():
+        exact = changes(half, delta)[name]
+        assert (change - exact).norm() < 0.05 * exact.norm()
 
 
 class Louder(Wrapper):
@@ -358,13 +387,11 @@ class Loud(Method):
     """Something beside the weights, like an adapter or a prompt."""
 
     def insert(self, model):
-        wrap(model, ("attn",), lambda module, path: Louder(module))
+        wrap(model, ("attn",), lambda module, path: Louder(module), nn.Module)
 
 
 def test_methods_without_a_change_of_weights_are_told(model, loras):
-    Loud().attach(model)
-    delta = delta_of(model)
-    detach(model)
+    delta = delta_of(Loud().attach(model))
     for call in (
         lambda: add(model, [loras[0], delta]),
         lambda: ties(model, [delta]),
@@ -374,7 +401,6 @@ def test_methods_without_a_change_of_weights_are_told(model, loras):
     ):
         with pytest.raises(DeltaError, match="Loud does more than change the base's weights, so it has no ΔW"):
             call()
-        assert attachments(model) == []
     for function in (concatenate, add_factors):
         for bad in (delta, stirred(model, DoRA(2))):
             with pytest.raises(DeltaError, match=r"is no LoRA, so it has no factors.*`add\(model, deltas\)`"):
@@ -382,12 +408,10 @@ def test_methods_without_a_change_of_weights_are_told(model, loras):
 
 
 def test_another_base_or_one_with_something_attached_is_told(model, loras):
-    LoRA().attach(model)
-    with pytest.raises(RuntimeError, match="attached already"):
-        add(model, loras)
-    assert len(attachments(model)) == 1
+    with pytest.raises(DeltaError, match=r"belongs to another base.*with LoRA\(rank=4\) on it"):
+        add(LoRA().attach(model), loras)
     with torch.no_grad():
-        detach(model).head.bias += 1
+        model.head.bias += 1
     with pytest.raises(DeltaError, match=r"the delta of LoRA\(rank=2.*belongs to another base"):
         add(model, loras)
 

@@ -95,6 +95,8 @@ class VeRA(Method):
         linear = [module for module in modules if isinstance(module, nn.Linear)]  # `wrap` refuses the others
         into, out = (max((getattr(m, side) for m in linear), default=1) for side in ("in_features", "out_features"))
         shared = Shared(self.rank, into, out, self.seed)
-        if linear:
-            shared.to(linear[0].weight)
-        wrap(model, self.targets, lambda module, path: VeRALinear(module, shared, self.d_initial), layers=self.layers)
+
+        def make(module, path):
+            return VeRALinear(module, shared.to(bottom(module).weight), self.d_initial)
+
+        wrap(model, self.targets, make, layers=self.layers)

@@ -1,0 +1,351 @@
+"""Where a method's layers go, and what is refused because a layer beside a module could not be right."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+
+from minipeft.attach import attachments, detach, trainable
+from minipeft.bases import base
+from minipeft.deltas import load, save, trained
+from minipeft.methods import (
+    IA3,
+    AdaLoRA,
+    BitFit,
+    DoRA,
+    Full,
+    Houlsby,
+    LoRA,
+    PiSSA,
+    PrefixTuning,
+    PromptTuning,
+    PTuning,
+    PTuningV2,
+    QLoRA,
+    VeRA,
+)
+from minipeft.methods.lora import LoRALinear
+from minipeft.targets import match, sites
+from minipeft.views import layers_of, merge, summary
+from tests.models import close, make, stirred
+from tests.test_attach import Net
+
+LINEAR = [  # all that go in front of Linear modules, on one that is called "fc"
+    LoRA(rank=2, targets=("fc",)), AdaLoRA(rank=1, initial_rank=2, targets=("fc",)), QLoRA(rank=2, targets=("fc",)),
+    DoRA(rank=2, targets=("fc",)), VeRA(rank=4, targets=("fc",)), PiSSA(rank=2, targets=("fc",)),
+    IA3(outputs=("fc",), inputs=()), IA3(outputs=(), inputs=("fc",)),
+]  # fmt: skip
+EACH = pytest.mark.parametrize("method", LINEAR, ids=str)
+
+
+def paths(model, targets, layers=None):
+    return [path for path, *_ in match(model, targets, layers)]
+
+
+# ---- names ------------------------------------------------------------------------------------------------------
+
+
+def test_targets_are_suffixes_of_dotted_names():
+    net = Net()
+    assert paths(net, ("q",)) == paths(net, (".inner.q",)) == ["inner.q"]  # not seq
+    with pytest.raises(ValueError, match=r"'\.q'"):
+        paths(net, (".q",))  # a whole name
+    assert sorted(paths(net, ("inner.q", "q", "weight"))) == [
+        "Attention.weight", "inner.explora_head.weight", "inner.q", "inner.q.weight", "seq.weight"
+    ]  # fmt: skip
+    large = paths(net, lambda name, module: isinstance(module, nn.Linear) and module.out_features > 5)
+    assert large == ["Attention", "seq"]
+
+
+def test_all_linear_is_every_linear_module_but_the_head():
+    model = make()
+    found = paths(model, "all-linear")
+    assert len(found) == 3 * 6
+    assert {path.rpartition(".")[2] for path in found} == {"q", "k", "v", "o", "up", "down"}
+    view = LoRA(rank=1, targets="all-linear").attach(model)
+    assert [path for path, _ in layers_of(view)] == found
+    assert paths(LoRA(rank=1).attach(model), "all-linear") == found, "a method that is there already hides nothing"
+
+
+def test_a_text_is_a_regular_expression_for_whole_names_of_modules():
+    model = make()
+    assert paths(model, r"blocks\.[02]\.attn\.(q|v)") == [f"blocks.{i}.attn.{n}" for i in (0, 2) for n in "qv"]
+    assert paths(model, r".*\.up") == [f"blocks.{i}.mlp.up" for i in range(3)]
+    with pytest.raises(ValueError, match=r"named 'q' \(a text is a regular expression for whole names; .*\('q',\)"):
+        paths(model, "q")
+    view = LoRA(rank=2, targets=r"blocks\.1\..*\.k").attach(model)
+    assert set(trainable(view)) == {"blocks.1.attn.k.A", "blocks.1.attn.k.B"}
+
+
+@pytest.mark.parametrize("method", [
+    LoRA(layers=(0, 2)), AdaLoRA(layers=(0, 2)), QLoRA(layers=(0, 2)), DoRA(layers=(0, 2)), VeRA(layers=(0, 2)),
+    PiSSA(layers=(0, 2)), IA3(layers=(0, 2)),
+], ids=str)  # fmt: skip
+def test_layer_indices_choose_among_the_targets(method, tmp_path):
+    view = method.attach(make())
+    assert {path.split(".")[1] for path, _ in layers_of(view)} == {"0", "2"}
+    save(view, tmp_path / "d")
+    assert attachments(load(tmp_path / "d", make()))[0].method == method
+    with pytest.raises(ValueError, match="no target lies in layer 3; they lie in 0, 1, 2"):
+        type(method)(layers=(1, 3)).attach(make())
+
+
+def test_the_more_specific_name_wins_in_rank_pattern():
+    ranks = {"q": 2, "blocks.0.attn.q": 5, "attn.q": 3, ".blocks.1.attn.q": 6}
+    view = LoRA(rank=1, targets=("q", "v"), rank_pattern=ranks).attach(make())
+    assert [len(layer.A) for path, layer in layers_of(view) if path.endswith("q")] == [5, 6, 3]
+    assert {len(layer.A) for path, layer in layers_of(view) if path.endswith("v")} == {1}
+    with pytest.raises(ValueError, match=r"rank_pattern names inner\.q, which targets does not"):
+        LoRA(targets=("seq",), rank_pattern={"q": 2}).attach(Net())
+
+
+def test_a_predicate_is_kept_as_the_names_it_chose():
+    view = LoRA(targets=lambda name, module: name.endswith("q")).attach(Net())
+    assert attachments(view)[0].method == LoRA(targets=(".seq", ".inner.q"))
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "says"),
+    [
+        (LoRA(targets=("q", "missing")), ValueError, r"'missing'.*seq \(Linear\)"),
+        (LoRA(targets=("Attention", "inner")), TypeError, "'inner' is a ModuleDict: leave it out of targets"),
+        (LoRA(targets="q"), ValueError, "regular expression"),
+        (LoRA(targets="("), ValueError, r"targets='\(' is no regular expression"),
+        (LoRA(targets=()), ValueError, "empty"),
+        (LoRA(targets=("q",), rank_pattern={"k": 2}), ValueError, "'k'"),
+        (LoRA(targets=("q",), layers=(0,)), ValueError, "no target lies in layer 0"),
+        (LoRA(targets=lambda name, module: False), ValueError, "lambda"),
+        (Full(targets=("nothing",)), ValueError, "'nothing'"),
+        (VeRA(targets=("q.weight",)), TypeError, "VeRA goes in front of Linear; 'inner.q.weight' is a Parameter"),
+        (Houlsby(), ValueError, "'attn'"),
+    ],
+)
+def test_a_method_that_does_not_fit_is_told(method, error, says):
+    net = Net()
+    with pytest.raises(error, match=says):
+        method.attach(net)
+
+
+@pytest.mark.parametrize("method", [PromptTuning(), PTuning(), PrefixTuning(), PTuningV2()], ids=str)
+def test_what_stands_before_tokens_needs_a_model_with_a_beginning(method):
+    with pytest.raises(TypeError, match=f"{type(method).__name__} stands before the tokens.*Net lacks them"):
+        method.attach(Net())
+
+
+# ---- one module under several names -----------------------------------------------------------------------------
+
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(6, 6)
+
+    def forward(self, x):
+        return torch.tanh(self.fc(x))
+
+
+class Shared(nn.Module):
+    """The layers of a decoder under a second path (YOCO), or one block as several layers (ALBERT)."""
+
+    def __init__(self, one_block):
+        super().__init__()
+        self.blocks = nn.ModuleList([Layer()] * 6 if one_block else [Layer(), Layer()])
+        if not one_block:
+            self.decoder = nn.ModuleDict({"layers": self.blocks})
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+@pytest.mark.parametrize("one_block", [True, False])
+@pytest.mark.parametrize("method", [*LINEAR, Full(), BitFit()], ids=str)
+def test_a_module_under_several_names_gets_one_layer_under_all_of_them(method, one_block, tmp_path):
+    net, x = Shared(one_block), torch.randn(3, 6)
+    view = stirred(method, net)
+    places = {id(block.fc) for block in view.blocks}
+    assert len(places) == len({id(block) for block in net.blocks})
+    assert one_block or view.decoder["layers"][0].fc is view.blocks[0].fc
+    live = {id(p) for p in view.parameters()}
+    assert all(id(t) in live for t in trained(view).values())
+    assert len(attachments(view)[0].layers) == len(places) * (2 if isinstance(method, Full) else 1)
+    y = view(x)
+    assert (y - net(x)).abs().max() > 1e-3
+    save(view, tmp_path / "d")
+    close(load(tmp_path / "d", net)(x), y)
+    close(merge(view)(x), y)
+
+
+def test_either_name_finds_it():
+    shared = nn.Linear(5, 5)
+    net = nn.ModuleDict({"enc": shared, "dec": shared})
+    for name in ("enc", "dec"):
+        view = LoRA(targets=(name,)).attach(net)
+        assert view["enc"] is view["dec"]
+        assert type(view["dec"]) is LoRALinear
+    assert paths(net, ("enc", "dec")) == ["enc"]
+    assert [path for path, *_ in sites(net)] == ["enc", "enc.weight", "enc.bias"]
+
+
+def test_a_weight_of_the_model_itself_is_told():
+    with pytest.raises(TypeError, match="'weight' is a weight of the model itself: put the model into another"):
+        LoRA(targets=("weight",)).attach(nn.Linear(3, 4))
+    for method in (Full(), BitFit()):
+        assert trainable(method.attach(nn.Linear(3, 4)))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
+@pytest.mark.parametrize("wrapped", [torch.compile, nn.DataParallel])
+def test_names_do_not_know_of_compile_and_data_parallel(wrapped, tmp_path):
+    tokens = torch.randint(2, 20, (2, 6))
+    view = stirred(LoRA(), make())
+    outside = wrapped(view, backend="eager") if wrapped is torch.compile else wrapped(view)
+    save(outside, tmp_path / "d")
+    close(load(tmp_path / "d", make())(tokens), view(tokens))
+    close(merge(outside)(tokens), view(tokens))
+    assert detach(outside) is detach(view)
+    assert summary(outside) == summary(view)
+    again = LoRA().attach(wrapped(make()))
+    assert set(trainable(again)) == set(trainable(view))
+    close(load(tmp_path / "d", wrapped(make()))(tokens), view(tokens))
+
+
+# ---- a layer's class does not tell what it computes --------------------------------------------------------------
+
+
+class Scaled(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) * 8.0
+
+
+class Cosine(nn.Linear):
+    def forward(self, x):
+        return nn.functional.linear(x, nn.functional.normalize(self.weight, dim=1), self.bias)
+
+
+class ScaledEmbedding(nn.Embedding):
+    def forward(self, i):
+        return super().forward(i) * 8.0
+
+
+class Same(nn.Conv2d):  # it pads by itself
+    def forward(self, x):
+        return self._conv_forward(nn.functional.pad(x, (0, 1, 0, 1)), self.weight, self.bias)
+
+
+def hooked():
+    layer = nn.Linear(5, 7)
+    layer.register_forward_hook(lambda module, args, out: out.clamp(min=0))
+    return layer
+
+
+def hooked_before():
+    layer = nn.Linear(5, 7)
+    layer.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    return layer
+
+
+def weight_normed():
+    return parametrizations.weight_norm(nn.Linear(5, 7))
+
+
+def spectral_normed():
+    return parametrizations.spectral_norm(nn.Linear(5, 7)).eval()
+
+
+def pruned():
+    layer = nn.Linear(5, 7)
+    prune.random_unstructured(layer, "weight", amount=0.5)
+    return layer
+
+
+ODD = {
+    "a scaled Linear": lambda: Scaled(5, 7), "a cosine Linear": lambda: Cosine(5, 7), "hooked": hooked,
+    "hooked before": hooked_before, "weight-normed": weight_normed, "spectral-normed": spectral_normed,
+    "pruned": pruned,
+}  # fmt: skip
+WEIGHT = {"weight-normed": "original1", "spectral-normed": "weight.original", "pruned": "weight_orig"}
+
+
+@EACH
+@pytest.mark.parametrize("odd", ODD)
+def test_a_layer_that_makes_something_of_its_own_of_its_weight_is_refused(method, odd):
+    net = nn.ModuleDict({"fc": ODD[odd]()})
+    with pytest.raises(TypeError, match=r"'fc', a .*makes something of its own of its weight.*name the weight itself"):
+        method.attach(net)
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_and_its_weight_itself_can_be_adapted(odd):
+    net, x = nn.ModuleDict({"fc": ODD[odd]()}), torch.randn(3, 5)
+    view = stirred(LoRA(rank=2, targets=(WEIGHT.get(odd, "fc.weight"),)), net)
+    y = view["fc"](x)
+    assert (y - net["fc"](x)).abs().max() > 1e-2
+    close(merge(view)["fc"](x), y)
+    y.square().sum().backward()
+    assert all(p.grad.any() for p in trainable(view).values())
+
+
+def test_odd_embeddings_and_convolutions_too():
+    i, x = torch.arange(9), torch.randn(1, 3, 8, 8)
+    for layer, data in (
+        (ScaledEmbedding(9, 4), i),
+        (nn.Embedding(9, 4, max_norm=1.0), i),
+        (Same(3, 4, 3, stride=2), x),
+    ):
+        net = nn.ModuleDict({"m": layer})
+        with pytest.raises(TypeError, match=r"name the weight itself in targets: m\.weight"):
+            LoRA(rank=2, targets=("m",)).attach(net)
+        view = stirred(LoRA(rank=2, targets=("m.weight",)), net)
+        y = view["m"](data)
+        close(merge(view)["m"](data), y)
+        assert (y - net["m"](data)).abs().max() > 1e-2
+
+
+def test_a_forward_that_was_replaced_by_a_function_is_refused():
+    net = nn.ModuleDict({"fc": nn.Linear(5, 7), "other": nn.Linear(5, 7)})
+    old = net["fc"].forward
+    net["fc"].forward = lambda *args: 2 * old(*args)  # as accelerate and others do
+    for method in (LoRA(targets=("fc",)), LoRA(targets=("other",)), Full()):
+        with pytest.raises(TypeError, match="the forward of 'fc' was replaced by a function"):
+            method.attach(net)
+
+
+def test_a_hook_elsewhere_keeps_working_in_the_view():
+    net, seen = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3)), []
+    net.register_forward_hook(lambda module, args, out: seen.append(module))
+    view = LoRA(targets=("1",)).attach(net)
+    view(torch.randn(2, 5))
+    assert seen == [view]
+
+
+# ---- numbers in which nothing can be trained ---------------------------------------------------------------------
+
+
+@EACH
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.uint8])
+def test_numbers_that_cannot_be_trained_are_told(method, kind):
+    net = nn.ModuleDict({"fc": nn.Linear(5, 7)})
+    net["fc"].weight = nn.Parameter(net["fc"].weight.detach().to(kind), requires_grad=False)
+    with pytest.raises(TypeError, match=f"'fc' holds {kind}, in which {type(method).__name__} cannot train: convert"):
+        method.attach(net)
+
+
+def test_what_is_not_adapted_may_hold_any_numbers(tmp_path):
+    net = nn.ModuleDict({"fc": nn.Linear(5, 7), "codes": nn.Embedding(4, 3)})
+    net["codes"].weight = nn.Parameter(torch.randint(-100, 100, (4, 3), dtype=torch.int8), requires_grad=False)
+    view, x = stirred(LoRA(targets=("fc",)), net), torch.randn(2, 5)
+    save(view, tmp_path / "d")
+    close(load(tmp_path / "d", net)["fc"](x), view["fc"](x))
+    close(merge(view)["fc"](x), view["fc"](x))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("method", [PiSSA(rank=2), DoRA(rank=2), LoRA(rank=2), VeRA(rank=4)], ids=str)
+def test_bases_in_other_precision_start_as_themselves_and_merge(method, kind):
+    model, tokens = base().to(kind), torch.randint(4, 20, (2, 6))
+    view = method.attach(model)
+    close(view(tokens).float(), model(tokens).float(), 0.3 if kind != torch.float64 else 1e-6)
+    assert {p.dtype for p in trainable(view).values()} == {kind}
+    assert {p.dtype for p in merge(view).parameters()} == {kind}
