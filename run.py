@@ -1,7 +1,7 @@
 """Sets everything up on first use, then runs a task. Needs nothing but Python 3.10 to 3.13.
 
 python run.py demo        adapt the frozen base with every method, print the table, draw the picture
-python run.py test        the tests (further words go to pytest:  python run.py test -k lora)
+python run.py test        the tests, on all cores (further words go to pytest:  python run.py test -k lora)
 python run.py lab         open the lessons in Jupyter
 python run.py lessons     build the notebooks from their sources
 python run.py site        the lessons as static pages, to be read without running anything: site/index.html
@@ -26,13 +26,13 @@ GRADERS = ("nbgrader", "otter")  # each in a .venv-… of its own: together they
 ENV = {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
 TASKS = {
     "demo": [["-m", "minipeft", "compare"]],
-    "test": [["-m", "pytest"]],
+    "test": [["-m", "pytest", "-n", "auto"]],
     "lab": [["-m", "jupyter", "lab", "lessons"]],
     "lessons": [["lessons/build.py"]],
     "site": [["lessons/pages.py"]],
     "claims": [["-m", "claims"]],
     "pretrain": [["tiny_models/pretrain.py"]],
-    "parity": [["-m", "pytest", "tests/parity"]],
+    "parity": [["-m", "pytest", "-n", "auto", "tests/parity"]],
     "graders": [["graders/trial.py"]],
     "style": [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."]],
 }

@@ -6,8 +6,8 @@ The teacher is the shipped base with random changes planted in it; the student i
 learns the teacher's logits. 16 triplets in the right places are enough; with 12 something is left out. Beside AdaLoRA
 stand a LoRA that spreads the same budget over all twelve matrices, and one that is told where to put it.
 
-Reported is the squared error on fresh lines as a share of the bare base's. Each seed draws a teacher, a student and the
-data; learning rates are chosen by the error on a teacher that is not reported.
+Reported is the squared error on unseen examples as a share of the bare base's. Each seed draws a teacher, a student and
+the data; learning rates are chosen by the error on a teacher that is not reported.
 """
 
 import argparse
@@ -40,7 +40,7 @@ TUNED_METHODS = {
     "AdaLoRA, budget 16": AdaLoRA(rank=16 / 12, initial_rank=8, targets=ALL),
     "LoRA, told where, budget 16": LoRA(rank=4, targets=tuple(PLANTED), rank_pattern={"blocks.1.attn.v": 8}),
 }
-RATES, CHOOSING, SEEDS = (1e-2, 3e-2, 1e-1), 100, (0, 1, 2)
+LEARNING_RATES, CHOOSING, SEEDS = (1e-2, 3e-2, 1e-1), 100, (0, 1, 2)
 
 
 @torch.no_grad()
@@ -79,7 +79,7 @@ def train(method, lr, seed, steps, planted=PLANTED):
     student = method.attach(student)
     groups = method.groups(student, lr)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0)
-    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps, steps // 10))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps, steps // 10))
     generator = torch.Generator().manual_seed(seed)
     for step in range(steps):
         tokens = Mixture().batch(32, generator).tokens
@@ -91,7 +91,7 @@ def train(method, lr, seed, steps, planted=PLANTED):
         nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], 1.0)
         optimizer.step()
         method.after_step(student, step, steps)
-        rates.step()
+        scheduler.step()
     trained = sum(p.numel() for p in trainable(student).values())
     return {"error": left() / whole, "trained": trained, "ranks": {path: r for path, r in ranks(student).items() if r}}
 
@@ -117,14 +117,14 @@ def main():
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found = {name: {"method": str(method), "rates": {}, "runs": {}} for name, method in TUNED_METHODS.items()}
-    with tqdm(total=len(TUNED_METHODS) * (len(RATES) + len(SEEDS)), leave=False) as bar:
-        for name, lr in product(TUNED_METHODS, RATES):
-            bar.set_description(f"{name}, rate {lr:g}")
-            found[name]["rates"][f"{lr:g}"] = train(TUNED_METHODS[name], lr, CHOOSING, args.steps)["error"]
+    found = {name: {"method": str(method), "learning_rates": {}, "runs": {}} for name, method in TUNED_METHODS.items()}
+    with tqdm(total=len(TUNED_METHODS) * (len(LEARNING_RATES) + len(SEEDS)), leave=False) as bar:
+        for name, lr in product(TUNED_METHODS, LEARNING_RATES):
+            bar.set_description(f"{name}, learning rate {lr:g}")
+            found[name]["learning_rates"][f"{lr:g}"] = train(TUNED_METHODS[name], lr, CHOOSING, args.steps)["error"]
             bar.update()
         for name, seed in product(TUNED_METHODS, SEEDS):
-            tried = found[name]["rates"]
+            tried = found[name]["learning_rates"]
             lr = found[name]["lr"] = float(min(tried, key=tried.get))
             bar.set_description(f"{name}, seed {seed}")
             found[name]["runs"][str(seed)] = train(TUNED_METHODS[name], lr, seed, args.steps)
@@ -133,7 +133,7 @@ def main():
     about = {
         "steps": args.steps,
         "seeds": SEEDS,
-        "rates_chosen_on_seed": CHOOSING,
+        "learning_rates_chosen_on_seed": CHOOSING,
         "planted": PLANTED,
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -2,9 +2,10 @@
 
     python benchmarks/adalora_short.py       some minutes; runs that are stored are not made again
 
-planted: as in adalora_planted.py, but 150 steps of 16 lines from a pool of 1,200; the error on 300 others, a teacher
-that the lesson does not report. natural: 150 steps of 32 lines of reverse+violet; rates are chosen by the loss on the
-validation lines, seed 100; then three seeds at the best rate, and a LoRA that gets the ranks that AdaLoRA found.
+planted: as in adalora_planted.py, but 150 steps of 16 examples from a pool of 1,200; the error on 300 others, a
+teacher that the lesson does not report. natural: 150 steps of 32 examples of reverse+violet; learning rates are chosen
+by the loss on the validation examples, seed 100; then three seeds at the best one, and a LoRA that gets the ranks that
+AdaLoRA found.
 """
 
 import json
@@ -20,7 +21,7 @@ from minipeft.methods.adalora import ranks
 from minipeft.training import TEST, VALIDATION, schedule
 
 OUT = Path(__file__).with_suffix(".json")
-RATES, CHOOSING, SEEDS = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1), 100, range(3)
+LEARNING_RATES, CHOOSING, SEEDS = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1), 100, range(3)
 STEPS = 150
 IN_PLANTED = {
     "LoRA, spread": LoRA(rank=1, targets=ALL, rank_pattern={"q": 2, "v": 2}),
@@ -38,26 +39,26 @@ NATURAL = {
 
 def planted(method, lr, seed):
     teacher, student = plant(seed), base()
-    lines = Mixture().batch(1500, torch.Generator().manual_seed(1000 + seed)).tokens
+    pool = Mixture().batch(1500, torch.Generator().manual_seed(1000 + seed)).tokens
     with torch.no_grad():
-        wanted = torch.cat([teacher(some) for some in lines.split(100)])
-        whole = F.mse_loss(student(lines[:300]), wanted[:300])
+        wanted = torch.cat([teacher(some) for some in pool.split(100)])
+        whole = F.mse_loss(student(pool[:300]), wanted[:300])
     torch.manual_seed(seed)
     student = method.attach(student)
     parameters, generator = list(trainable(student).values()), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0)
-    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, STEPS, STEPS // 10))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, STEPS, STEPS // 10))
     for step in range(STEPS):
-        some = torch.randint(300, len(lines), (16,), generator=generator)
-        loss = F.mse_loss(student(lines[some]), wanted[some]) / whole
+        some = torch.randint(300, len(pool), (16,), generator=generator)
+        loss = F.mse_loss(student(pool[some]), wanted[some]) / whole
         optimizer.zero_grad()
         (loss + method.regularizer(student)).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         method.after_step(student, step, STEPS)
-        rates.step()
+        scheduler.step()
     with torch.no_grad():
-        return {"error": round((F.mse_loss(student(lines[:300]), wanted[:300]) / whole).item(), 5)}
+        return {"error": round((F.mse_loss(student(pool[:300]), wanted[:300]) / whole).item(), 5)}
 
 
 def natural(method, lr, seed, sample=VALIDATION):
@@ -71,8 +72,8 @@ def natural(method, lr, seed, sample=VALIDATION):
     return {"accuracy": round(score.accuracy, 4), "loss": round(score.loss, 5), "ranks": ranks(model)}
 
 
-def best(by_rate):
-    return float(min(by_rate, key=lambda rate: by_rate[rate].get("error", by_rate[rate].get("loss"))))
+def best(by_lr):
+    return float(min(by_lr, key=lambda lr: by_lr[lr].get("error", by_lr[lr].get("loss"))))
 
 
 def main(parts):
@@ -90,7 +91,7 @@ def main(parts):
 
     for part, function, tuned_methods in (("planted", planted, IN_PLANTED), ("natural", natural, NATURAL)):
         for name, method in tuned_methods.items() if part in parts else ():
-            for lr in RATES:
+            for lr in LEARNING_RATES:
                 keep(part, name, f"{lr:g}", function, method, lr, CHOOSING)
     for seed in SEEDS if "natural" in parts else ():
         for name, method in NATURAL.items():

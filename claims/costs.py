@@ -16,7 +16,7 @@ MATRICES = ("q", "k", "v", "o", "up", "down")
 
 
 def times(seed):
-    """Median time of a forward pass of 32 lines, as a multiple of the base's; all take turns."""
+    """Median time of a forward pass of 32 examples, as a multiple of the base's; all take turns."""
     torch.manual_seed(seed)
     models = {"the base": base(), "the base, again": base()}
     methods = [
@@ -37,7 +37,7 @@ def times(seed):
 @claim(
     "Adapters add latency, merged LoRA adds none, a prefix costs length",
     "Hu et al. 2022, §3 and table 1; Li & Liang 2021",
-    "A forward pass of 32 lines on one thread, medians of 150 in turn, three repeats, as a multiple of the bare base",
+    "A forward pass of 32 examples on one thread, medians of 150 in turn, three repeats, as a multiple of the base's",
     4,
     alone=True,
 )
@@ -56,19 +56,19 @@ def inference(f):
 
 
 def rounding(base_name, quant_type):
-    """Relative squared error of all matrices of a base, in blocks of 64; and the mixture, right."""
+    """Relative squared error of all matrices of a base, in blocks of 64; and accuracy on the mixture."""
     model = base(base_name)
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and name.split(".")[-2] in MATRICES]
     lost = sum(rounding_error(W, quant_type, 64, False) ** 2 * W.square().sum() for W in matrices)
-    right = evaluate(QLoRA(rank=1, quant_type=quant_type).attach(model), Mixture()).accuracy
-    return {"error": float(lost / sum(W.square().sum() for W in matrices)), "kept": right}
+    retention = evaluate(QLoRA(rank=1, quant_type=quant_type).attach(model), Mixture()).accuracy
+    return {"error": float(lost / sum(W.square().sum() for W in matrices)), "retention": retention}
 
 
 @claim(
     "NF4 loses less than FP4 and int4, and a LoRA makes up for what is lost",
     "Dettmers et al. 2023",
-    "Every matrix of three bases in blocks of 64; then LoRA of rank 4 on the quantized base, 300 steps of 32 lines of "
-    "a new table, three rates for each",
+    "Every matrix of three bases in blocks of 64; then LoRA of rank 4 on the quantized base, 300 steps of 32 examples "
+    "of a new table, three learning rates for each",
     12,
 )
 def four_bits(f):
@@ -82,12 +82,12 @@ def four_bits(f):
             max(error["nf4"]) < min(error[code]),
             f"{several(error['nf4'], 4)}; {several(error[code], 4)}",
         )
-    kept = {code: column(found[code], "kept") for code in codes}
-    differs = min(kept["nf4"]) - max(kept["fp4"] + kept["int4"])
+    retention = {code: column(found[code], "retention") for code in codes}
+    differs = min(retention["nf4"]) - max(retention["fp4"] + retention["int4"])
     f.state(
-        "more of the mixture stays right with NF4 than with either",
+        "retention is higher with NF4 than with either",
         True if differs > 0.002 else None,
-        f"{several(kept['nf4'], 3)}; FP4 {several(kept['fp4'], 3)}, int4 {several(kept['int4'], 3)}",
+        f"{several(retention['nf4'], 3)}; FP4 {several(retention['fp4'], 3)}, int4 {several(retention['int4'], 3)}",
     )
     job = {"goal": NEW, "steps": 300, "batch": 32}
     methods = [
@@ -96,8 +96,8 @@ def four_bits(f):
         QLoRA(rank=4, quant_type="nf3"),
         QLoRA(rank=4, quant_type="nf2"),
     ]
-    learned = f.tuned(train, [job | {"method": r} for r in methods], (3e-3, 1e-2, 3e-2))
-    scores = [column(runs) for _, runs in learned]
+    tuned = f.tuned(train, [job | {"method": r} for r in methods], (3e-3, 1e-2, 3e-2))
+    scores = [column(runs) for _, runs in tuned]
     f.state(
         "a LoRA on the base in NF4 learns as well as on the base itself (within two points)",
         min(scores[1]) >= min(scores[0]) - 0.02,
@@ -108,7 +108,7 @@ def four_bits(f):
         [{"method": QLoRA(rank=4, quant_type="nf2"), "goal": Mixture(), "steps": 300, "batch": 64}],
         (3e-3, 1e-2, 3e-2),
     )
-    (_, runs), lost = again[0], kept["nf2"][0]
+    (_, runs), lost = again[0], retention["nf2"][0]
     f.state(
         "with 2 bits, where most is lost, a LoRA brings nine tenths of the mixture back",
         min(column(runs)) > 0.9,
@@ -121,11 +121,11 @@ def four_bits(f):
     f.measured += f"the mixture with NF2 from {lost:.2f} to {several(column(runs))}"
     f.table(
         "Rounding alone",
-        ("", "relative squared error", "mixture right"),
-        [(c, several(error[c], 4), several(kept[c], 3)) for c in codes],
+        ("", "relative squared error", "retention"),
+        [(c, several(error[c], 4), several(retention[c], 3)) for c in codes],
     )
     f.table(
         f"LoRA on it, {NEW}",
-        ("", "rate", "lines right"),
-        [(r, f"{lr:g}", several(s)) for r, (lr, _), s in zip(methods, learned, scores, strict=True)],
+        ("", "learning rate", "accuracy"),
+        [(r, f"{lr:g}", several(s)) for r, (lr, _), s in zip(methods, tuned, scores, strict=True)],
     )

@@ -1,4 +1,4 @@
-"""Few examples: who generalises from 8 lines, who needs 1,024, and whether fused adapters help."""
+"""Few examples: who generalises from 8 examples, who needs 1,024, and whether fused adapters help."""
 
 from functools import cache
 from itertools import product
@@ -9,7 +9,7 @@ from claims.lab import HELD_OUT, train
 from claims.ledger import beats, claim, column, several
 from minipeft import plots
 from minipeft.bases import base
-from minipeft.comparison import RATES, rate_of
+from minipeft.comparison import LEARNING_RATES, learning_rate_of
 from minipeft.deltas import delta_of, load
 from minipeft.methods import AdapterFusion, BitFit, Full, LoRA, Pfeiffer, PrefixTuning, PromptTuning
 from minipeft.tasks import Few, task
@@ -17,14 +17,18 @@ from minipeft.training import VALIDATION, evaluate, fit
 
 SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 FAMILIES = (Full(), LoRA(rank=4), BitFit(), Pfeiffer(size=16), PromptTuning(length=4), PrefixTuning(length=4))
-CHOOSING = {8: (8,), 32: (16, 32, 64), 128: (128, 256, 512, 1024)}  # the rate is swept at these sizes, for those
+CHOOSING = {
+    8: (8,),
+    32: (16, 32, 64),
+    128: (128, 256, 512, 1024),
+}  # the learning rate is swept at these sizes, for those
 
 
 def few(f, methods, size):
-    """`size` lines of the held-out pair, 200 steps of 32: for each method a list of one result per seed."""
+    """`size` examples of the held-out pair, 200 steps of 32: for each method a list of one result per seed."""
     at = next(chosen for chosen, sizes in CHOOSING.items() if size in sizes)
     job = {"goal": HELD_OUT, "steps": 200, "batch": 32}
-    swept = f.tuned(train, [job | {"method": r, "examples": at} for r in methods], RATES, seeds=())
+    swept = f.tuned(train, [job | {"method": r, "examples": at} for r in methods], LEARNING_RATES, seeds=())
     return f.seeds(
         train, [job | {"method": r, "examples": size, "lr": lr} for r, (lr, _) in zip(methods, swept, strict=True)]
     )
@@ -33,7 +37,8 @@ def few(f, methods, size):
 @claim(
     "Small methods overfit less on few examples",
     "Li & Liang 2021; Lester et al. 2021; Ben Zaken et al. 2022",
-    "8 to 1,024 lines of a held-out pair, 200 steps of 32; seven rates for each method at 8, 32 and 128 lines",
+    "8 to 1,024 examples of a held-out pair, 200 steps of 32; seven learning rates for each method at 8, 32 and 128 "
+    "examples",
     15,
 )
 def few_examples(f):
@@ -44,30 +49,30 @@ def few_examples(f):
         for size in (8, 64):
             seen = max(mine[size] + full[size]) > 0.05
             f.state(
-                f"{method}, {size} lines: more fresh lines right than full fine-tuning",
+                f"{method}, {size} examples: more accurate on unseen ones than full fine-tuning",
                 beats(mine[size], full[size]) if seen else None,
                 f"{several(mine[size])}; full {several(full[size])}",
             )
     for size in (8, 64, 1024):
         each = ", ".join(f"{r} {several(column(found[size][i]))}" for i, r in enumerate(FAMILIES))
-        f.measured += f"{size:,} lines: {each}. "
+        f.measured += f"{size:,} examples: {each}. "
     large = [0, 1, 3]  # full, LoRA, the adapter
-    learned = [run["learned"] for i in large for run in found[8][i]]
-    fresh = [right for i in large for right in column(found[8][i])]
+    training = [run["training_accuracy"] for i in large for run in found[8][i]]
+    unseen = [accuracy for i in large for accuracy in column(found[8][i])]
     f.state(
-        "it is overfitting: full, LoRA and the adapter have learned the 8 lines, and nothing else",
-        min(learned) > 0.9 and max(fresh) < 0.1,
-        f"these lines {several(learned)}, fresh ones {several(fresh)}",
+        "it is overfitting: full, LoRA and the adapter solve the 8 examples, and nothing else",
+        min(training) > 0.9 and max(unseen) < 0.1,
+        f"on these examples {several(training)}, on unseen ones {several(unseen)}",
     )
     rows = [(r, *(several(column(found[size][i])) for size in SIZES)) for i, r in enumerate(FAMILIES)]
     series = {str(r): {size: column(found[size][i]) for size in SIZES} for i, r in enumerate(FAMILIES)}
     f.picture(
         "few-examples",
-        f"Lines of {HELD_OUT} right against the number of lines to learn from, 8 to 1,024, for six "
+        f"Accuracy on {HELD_OUT} against the number of training examples, 8 to 1,024, for six "
         "methods, with the range over three seeds; the numbers are those of the table above",
-        lambda: plots.against(series, xlabel="lines to learn from", ylabel="fresh lines right (share)"),
+        lambda: plots.accuracy_by_size(series, xlabel="training examples", ylabel="accuracy on unseen examples"),
     )
-    f.table("Fresh lines right, by the number of lines to learn from", ("", *SIZES), rows)
+    f.table("Accuracy on unseen examples, by the number of training examples", ("", *SIZES), rows)
 
 
 SOURCES = {
@@ -83,36 +88,37 @@ def source(name, seed):
     model = base()
     torch.manual_seed(seed)
     model = Pfeiffer(size=16).attach(model)
-    fit(model, task(name), steps=300, lr=rate_of(Pfeiffer(size=16)), seed=seed, device="cpu", progress=False)
+    fit(model, task(name), steps=300, lr=learning_rate_of(Pfeiffer(size=16)), seed=seed, device="cpu", progress=False)
     return delta_of(model)
 
 
 def transfer(way, size, lr, seed, kind="tangled"):
-    """Learn the target from `size` lines: "fresh", "warm" (go on with the best source), "fusion" or "full"."""
+    """Learn the target from `size` examples: "fresh", "warm" (go on with the best source), "fusion" or "full"."""
     sources, target = SOURCES[kind], TARGETS[kind]
-    lines = Few(target, size, seed)
+    given = Few(target, size, seed)
     model = base()
     torch.manual_seed(seed)
     method = {"full": Full(), "fusion": AdapterFusion(adapters=len(sources))}.get(way, Pfeiffer(size=16))
-    if way == "warm":  # the best source is the one with the least loss on the lines that there are
-        views = [load(source(name, seed), model) for name in sources]
-        model = min(views, key=lambda view: evaluate(view, lines, size=size).loss)
+    if way == "warm":  # the best source is the one with the least loss on the examples that there are
+        starts = [load(source(name, seed), model) for name in sources]
+        adapted = min(starts, key=lambda start: evaluate(start, given, size=size).loss)
     else:
-        model = method.attach(model)
+        adapted = method.attach(model)
     if way == "fusion":
-        method.fill(model, [source(name, seed) for name in sources])
+        method.fill(adapted, [source(name, seed) for name in sources])
     try:
-        fit(model, lines, steps=200, lr=lr, batch_size=32, seed=seed, device="cpu", progress=False)
+        fit(adapted, given, steps=200, lr=lr, batch_size=32, seed=seed, device="cpu", progress=False)
     except FloatingPointError:
         return {"accuracy": 0.0, "validation": None}
-    return {"accuracy": evaluate(model, target).accuracy, "validation": evaluate(model, target, seed=VALIDATION).loss}
+    validation = evaluate(adapted, target, seed=VALIDATION).loss
+    return {"accuracy": evaluate(adapted, target).accuracy, "validation": validation}
 
 
 @claim(
     "AdapterFusion helps a task with few data",
     "Pfeiffer et al. 2021",
     "Three adapters, for tasks that have the parts of the new one alone (pure) or its table with another operation "
-    "(tangled); then 16 and 64 lines, 200 steps of 32, four rates for each way",
+    "(tangled); then 16 and 64 examples, 200 steps of 32, four learning rates for each way",
     5,
 )
 def fusion(f):
@@ -124,9 +130,11 @@ def fusion(f):
         scores = {w: column(runs) for w, (_, runs) in zip(ways, found, strict=True)}
         for other, name in names.items():
             numbers = f"{several(scores['fusion'])}; {several(scores[other])}"
-            f.state(f"{kind}, {size} lines: more right than {name}", beats(scores["fusion"], scores[other]), numbers)
-        f.measured += f"{kind}, {size} lines: " + ", ".join(f"{w} {several(scores[w])}" for w in ways) + ". "
+            f.state(
+                f"{kind}, {size} examples: more accurate than {name}", beats(scores["fusion"], scores[other]), numbers
+            )
+        f.measured += f"{kind}, {size} examples: " + ", ".join(f"{w} {several(scores[w])}" for w in ways) + ". "
         rows += [(kind, size, w, f"{lr:g}", several(scores[w])) for w, (lr, _) in zip(ways, found, strict=True)]
-    f.table("Lines of the new task right", ("sources", "lines to learn from", "", "rate", "right"), rows)
+    f.table("Accuracy on the new task", ("sources", "training examples", "", "learning rate", "accuracy"), rows)
     for kind, sources in SOURCES.items():
         f.note(f"{kind.capitalize()}: {', '.join(sources)}; then {TARGETS[kind]}.")

@@ -26,7 +26,7 @@ from minipeft.training import VALIDATION, evaluate, fit
 
 KNOWN, HELD_OUT, NEW = task("reverse+red"), task("reverse+blue"), task("reverse+violet")
 RUNS = Path(__file__).with_name("runs.jsonl")
-SEEDS, TUNING = (0, 1, 2), (100,)  # rates are chosen with seeds and lines that are not reported
+SEEDS, TUNING = (0, 1, 2), (100,)  # learning rates are chosen with seeds and examples that are not reported
 MADE_WITH = {"torch": torch.__version__.split("+")[0], "python": platform.python_version(), "cpu": platform.machine()}
 
 
@@ -111,25 +111,26 @@ class Lab:
 def train(method, goal, lr, seed, steps=STEPS, batch=64, examples=None, base="letters-d64"):
     """One run of training, from a fresh base.
 
-    parameters (trained), accuracy (fresh lines of the task), validation (loss on other lines), kept (the pretraining
-    mixture, method attached), restored (is the detached base the same bit for bit), reached (the first step at which
-    the mean accuracy of ten batches is .9); with `examples`, learned (accuracy on the lines that were trained on).
+    parameters (trained), accuracy (on unseen examples of the task), validation (loss on other examples), retention
+    (accuracy on the pretraining mixture, method attached), restored (is the detached base the same bit for bit),
+    reached (the first step at which the mean accuracy of ten batches is .9); with `examples`, training_accuracy (on the
+    examples that were trained on).
     """
     model = shipped(base)
-    before, lines = fingerprint(model), goal if examples is None else Few(goal, examples, seed)
+    before, given = fingerprint(model), goal if examples is None else Few(goal, examples, seed)
     torch.manual_seed(seed)
     model = method.attach(model)
     found = {"parameters": sum(p.numel() for p in trainable(model).values())}
-    nothing = {"accuracy": 0.0, "validation": None, "learned": 0.0, "kept": 0.0, "reached": None}
+    nothing = {"accuracy": 0.0, "validation": None, "training_accuracy": 0.0, "retention": 0.0, "reached": None}
     try:
-        history = fit(model, lines, steps=steps, lr=lr, batch_size=batch, seed=seed, device="cpu", progress=False)
+        history = fit(model, given, steps=steps, lr=lr, batch_size=batch, seed=seed, device="cpu", progress=False)
     except FloatingPointError:
         return found | nothing | {"restored": fingerprint(detach(model)) == before}
     found["accuracy"] = evaluate(model, goal).accuracy
     found["validation"] = evaluate(model, goal, seed=VALIDATION).loss
     if examples is not None:
-        found["learned"] = evaluate(model, lines, size=examples).accuracy
-    found["kept"] = evaluate(model, Mixture()).accuracy
+        found["training_accuracy"] = evaluate(model, given, size=examples).accuracy
+    found["retention"] = evaluate(model, Mixture()).accuracy
     found["reached"] = first_step(history.accuracy)
     return found | {"restored": fingerprint(detach(model)) == before}
 

@@ -20,7 +20,8 @@ class Finding:
     statements: (text, decision, numbers). A decision is True, False, or None where the difference lies within the
     spread over seeds. measured: the numbers in a phrase. tables: (title, columns, rows). pictures: (name, alt text, a
     function that draws it).
-    keys: of all jobs that were asked for. at_the_edge: {key of a job: was the best rate the lowest or highest offered}.
+    keys: of all jobs that were asked for. at_the_edge: {key of a job: was its learning rate the lowest or highest
+    offered}.
     """
 
     def __init__(self, lab):
@@ -37,18 +38,18 @@ class Finding:
         results = iter(self.run(experiment, [job | {"seed": seed} for job in jobs for seed in seeds]))
         return [[next(results) for _ in seeds] for _ in jobs]
 
-    def tuned(self, experiment, jobs, rates, seeds=SEEDS, tuning=TUNING):
-        """Each job at the rate of least validation loss: a list of (rate, [result for each seed]).
+    def tuned(self, experiment, jobs, learning_rates, seeds=SEEDS, tuning=TUNING):
+        """Each job at the learning rate of least validation loss: a list of (lr, [result for each seed]).
 
-        The experiment takes `lr` and `seed` and returns `validation`, a loss on lines that are not reported, None if it
-        diverged. Every job is offered the same rates; the seeds that choose are none of those that are reported.
+        The experiment takes `lr` and `seed` and returns `validation`, a loss on examples that are not reported, None if
+        it diverged. Every job is offered the same learning rates; the seeds that choose are none of those reported.
         """
-        tried = self.seeds(experiment, [job | {"lr": lr} for job in jobs for lr in rates], tuning)
+        tried = self.seeds(experiment, [job | {"lr": lr} for job in jobs for lr in learning_rates], tuning)
         losses = iter([sum(inf(run["validation"]) for run in runs) for runs in tried])
-        by_rate = [{lr: next(losses) for lr in rates} for _ in jobs]
-        best = [min(losses, key=losses.get) for losses in by_rate]
+        by_lr = [{lr: next(losses) for lr in learning_rates} for _ in jobs]
+        best = [min(losses, key=losses.get) for losses in by_lr]
         for job, lr in zip(jobs, best, strict=True):
-            self.at_the_edge[key_of(experiment, job)] = lr in (min(rates), max(rates))
+            self.at_the_edge[key_of(experiment, job)] = lr in (min(learning_rates), max(learning_rates))
         found = self.seeds(experiment, [job | {"lr": lr} for job, lr in zip(jobs, best, strict=True)], seeds)
         return list(zip(best, found, strict=True))
 

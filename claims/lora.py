@@ -6,9 +6,8 @@ from benchmarks import adalora_planted
 from claims.lab import HELD_OUT, NEW, train
 from claims.ledger import beats, claim, column, several
 from minipeft.bases import base
-from minipeft.comparison import RATES
+from minipeft.comparison import LEARNING_RATES
 from minipeft.costs import measure
-from minipeft.deltas import updates
 from minipeft.methods import AdaLoRA, Full, LoRA
 from minipeft.tasks import Mixture
 from minipeft.training import VALIDATION, evaluate, fit
@@ -20,15 +19,16 @@ THREE = (1e-2, 3e-2, 1e-1)
 def truncate(goal, lr, seed, steps=300):
     """Full fine-tuning of all matrices; then of every ΔW only the largest singular values are kept.
 
-    energy: {k: share of ‖ΔW‖² in the first k, mean over matrices}; kept_rank: {k: lines right with those alone}.
+    energy: {k: share of ‖ΔW‖² in the first k, mean over matrices}; by_rank: {k: accuracy with those alone}.
     """
     model = base()
     torch.manual_seed(seed)
-    model = Full(targets=MATRICES).attach(model)
-    fit(model, goal, steps=steps, lr=lr, batch_size=32, seed=seed, device="cpu", progress=False)
-    found = {"accuracy": evaluate(model, goal).accuracy, "validation": evaluate(model, goal, seed=VALIDATION).loss}
-    moves = {name: move for name, (_, move) in updates(model).items()}
-    matrices = {name: torch.linalg.svd(move) for name, move in moves.items() if move.ndim == 2}
+    full = Full(targets=MATRICES).attach(model)
+    fit(full, goal, steps=steps, lr=lr, batch_size=32, seed=seed, device="cpu", progress=False)
+    found = {"accuracy": evaluate(full, goal).accuracy, "validation": evaluate(full, goal, seed=VALIDATION).loss}
+    tuned = {name: p.detach() for name, p in full.named_parameters()}
+    moves = {name: tuned[name] - p for name, p in model.named_parameters()}
+    matrices = {name: torch.linalg.svd(move) for name, move in moves.items() if move.ndim == 2 and move.any()}
     ranks = (1, 2, 4, 8, 16, 32)
     shares = [(S**2).cumsum(0) / (S**2).sum() for _, S, _ in matrices.values()]
     found["energy"] = {str(k): torch.stack([s[k - 1] for s in shares]).mean().item() for k in ranks}
@@ -36,11 +36,11 @@ def truncate(goal, lr, seed, steps=300):
     for k in ranks:
         cut = base()
         with torch.no_grad():
-            for name, move in moves.items():
+            for name, p in cut.named_parameters():
+                p += moves[name]
                 if name in matrices:
                     U, S, Vt = matrices[name]
-                    move = U[:, :k] * S[:k] @ Vt[:k]
-                cut.get_parameter(name).add_(move)
+                    p += U[:, :k] * S[:k] @ Vt[:k] - moves[name]
         found["by_rank"][str(k)] = evaluate(cut, goal).accuracy
     return found
 
@@ -48,8 +48,8 @@ def truncate(goal, lr, seed, steps=300):
 @claim(
     "The ΔW of full fine-tuning is of low rank",
     "Aghajanyan et al. 2021; Hu et al. 2022, §7",
-    "All twelve matrices fine-tuned in full, 300 steps of 32 lines, three rates; then only the k largest singular "
-    "values of each ΔW are kept",
+    "All twelve matrices fine-tuned in full, 300 steps of 32 examples, three learning rates; then only the k "
+    "largest singular values of each ΔW are kept",
     10,
 )
 def low_rank_change(f):
@@ -67,8 +67,11 @@ def low_rank_change(f):
         f.state(f"{goal}: they hold 90 % of ‖ΔW‖²", min(energy) > 0.9, several(energy))
         f.measured += f"{goal}: with 8 of 64 {several(eight)}, {several(energy)} of ‖ΔW‖². "
         rows += [
-            (f"{goal}, rate {lr:g}, {what}", *(several([run[key][k] for run in runs]) for k in run_ranks(runs)))
-            for key, what in (("by_rank", "lines right"), ("energy", "share of ‖ΔW‖²"))
+            (
+                f"{goal}, learning rate {lr:g}, {what}",
+                *(several([run[key][k] for run in runs]) for k in run_ranks(runs)),
+            )
+            for key, what in (("by_rank", "accuracy"), ("energy", "share of ‖ΔW‖²"))
         ]
     f.table("With the k largest singular values of each ΔW", ("", *(f"k = {k}" for k in run_ranks(found[0][1]))), rows)
 
@@ -87,7 +90,7 @@ def imitate(method, planted, lr, seed):
     "The error drops where LoRA's rank reaches the rank that was planted",
     "Hu et al. 2022, §7; our own experiment",
     "A change of rank 2 or 4 planted in the last layer's v; LoRA on that matrix imitates the logits, 300 steps of 32 "
-    "lines, three rates for each rank",
+    "examples, three learning rates for each rank",
     10,
 )
 def elbow(f):
@@ -117,7 +120,7 @@ def elbow(f):
 @claim(
     "q and v together beat one matrix at an equal budget",
     "Hu et al. 2022, table 5",
-    "2,048 numbers in different places; 300 steps of 32 lines of a new table, three rates, five seeds",
+    "2,048 numbers in different places; 300 steps of 32 examples of a new table, three learning rates, five seeds",
     10,
 )
 def where(f):
@@ -136,7 +139,7 @@ def where(f):
         )
     f.table(
         "Rank 8 in one matrix, 4 in two, 2 in four",
-        ("", "rate", "lines right, five seeds"),
+        ("", "learning rate", "accuracy, five seeds"),
         [(name, f"{lr:g}", several(scores[name])) for name, (lr, _) in zip(scores, found, strict=True)],
     )
 
@@ -144,7 +147,8 @@ def where(f):
 @claim(
     "LoRA+ learns faster than LoRA",
     "Hayou et al. 2024",
-    "LoRA of rank 4 with one rate, and with B's rate 16 times A's: seven rates each, 120 steps of 32 lines, five seeds",
+    "LoRA of rank 4 with one learning rate, and with B's 16 times A's: seven learning rates each, 120 steps of 32 "
+    "examples, five seeds",
     13,
 )
 def lora_plus(f):
@@ -152,13 +156,13 @@ def lora_plus(f):
     rows = []
     for goal in (HELD_OUT, NEW):
         jobs = [{"method": r, "goal": goal, "steps": 120, "batch": 32} for r in methods]
-        found = f.tuned(train, jobs, RATES, seeds=range(5))
+        found = f.tuned(train, jobs, LEARNING_RATES, seeds=range(5))
         steps = [[run["reached"] or 121 for run in runs] for _, runs in found]
         faster = max(steps[1]) < min(steps[0])
         slower = min(steps[1]) >= max(steps[0])
         f.measured += f"{goal}: .9 after {several(steps[1], 0)} steps, LoRA {several(steps[0], 0)}. "
         f.state(
-            f"{goal}: nine lines of ten are right after fewer steps",
+            f"{goal}: an accuracy of 0.9 after fewer steps",
             True if faster else False if slower else None,
             f"LoRA+ {several(steps[1], 0)}, LoRA {several(steps[0], 0)} steps",
         )
@@ -166,14 +170,16 @@ def lora_plus(f):
             (goal, r, f"{lr:g}", several(s, 0), several(column(runs)))
             for r, (lr, runs), s in zip(methods, found, steps, strict=True)
         ]
-    f.table("121 stands for not within 120 steps", ("", "", "rate", "steps to .9", "lines right at the end"), rows)
+    f.table(
+        "121 stands for not within 120 steps", ("", "", "learning rate", "steps to .9", "accuracy at the end"), rows
+    )
 
 
 @claim(
     "AdaLoRA beats LoRA at an equal budget",
     "Zhang et al. 2023",
-    "Ranks 8, 4 and 4 planted in three of twelve matrices, budget 12, three rates; and a new table, 150 steps of 32 "
-    "lines, seven rates, five seeds",
+    "Ranks 8, 4 and 4 planted in three of twelve matrices, budget 12, three learning rates; and a new table, 150 "
+    "steps of 32 examples, seven learning rates, five seeds",
     11,
 )
 def adalora(f):
@@ -201,11 +207,11 @@ def adalora(f):
     )
     methods = [LoRA(rank=1, targets=MATRICES), AdaLoRA(rank=1, initial_rank=2)]
     jobs = [{"method": r, "goal": NEW, "steps": 150, "batch": 32} for r in methods]
-    natural = f.tuned(train, jobs, RATES, seeds=range(5))
+    natural = f.tuned(train, jobs, LEARNING_RATES, seeds=range(5))
     lora, ada = (column(runs) for _, runs in natural)
     f.measured += f"{NEW}: {several(ada)}, LoRA {several(lora)}"
     f.state(
-        f"a natural task, {NEW}: more lines right than LoRA spread evenly",
+        f"a natural task, {NEW}: more accurate than LoRA spread evenly",
         beats(ada, lora),
         f"{several(ada)}; LoRA {several(lora)}",
     )
@@ -215,7 +221,7 @@ def adalora(f):
 
 
 def memory(method, seed):
-    """Bytes of one step of Adam on 64 lines."""
+    """Bytes of one step of Adam on 64 examples."""
     model = base()
     torch.manual_seed(seed)
     found = measure(method.attach(model), Mixture().batch(64, torch.Generator().manual_seed(seed)))
@@ -231,7 +237,7 @@ def memory(method, seed):
 @claim(
     "LoRA uses less memory to train",
     "Hu et al. 2022, §4.2",
-    "One step of Adam on 64 lines, every tensor weighed; LoRA of rank 4 on q and v against full fine-tuning",
+    "One step of Adam on 64 examples, every tensor weighed; LoRA of rank 4 on q and v against full fine-tuning",
     10,
 )
 def training_memory(f):

@@ -11,13 +11,16 @@ from minipeft.methods import BitFit, Full, Houlsby, LoRA, ParallelAdapter, Pfeif
 from minipeft.tasks import Mixture
 from minipeft.training import evaluate
 
-USUAL = "300 steps of 64 fresh lines of a held-out pair and of a new table, at the rates of benchmarks/rates.json"
+USUAL = (
+    "300 steps of 64 new examples of a held-out pair and of a new table, at the learning rates of "
+    "benchmarks/learning_rates.json"
+)
 
 
 def usual(f, methods, goal):
     """The usual run of these methods: for each a list of one result per seed."""
-    rates = {str(c.method): c.lr for c in TUNED_METHODS}
-    return f.seeds(train, [{"method": r, "goal": goal, "lr": rates[str(r)]} for r in methods])
+    lr = {str(c.method): c.lr for c in TUNED_METHODS}
+    return f.seeds(train, [{"method": r, "goal": goal, "lr": lr[str(r)]} for r in methods])
 
 
 def near(runs, full, points=0.02):
@@ -27,13 +30,13 @@ def near(runs, full, points=0.02):
 
 @torch.no_grad()
 def at_start(method, seed):
-    """What attaching alone does: shift of the logits (relative) and what is kept of the mixture."""
-    model, lines = base(), Mixture().batch(200, torch.Generator().manual_seed(seed)).tokens
-    before = model(lines)
+    """What attaching alone does: shift of the logits (relative), and retention."""
+    model, tokens = base(), Mixture().batch(200, torch.Generator().manual_seed(seed)).tokens
+    before = model(tokens)
     torch.manual_seed(seed)
     model = method.attach(model)
-    shift = (model(lines) - before).norm() / before.norm()
-    return {"shift": shift.item(), "kept": evaluate(model, Mixture()).accuracy}
+    shift = (model(tokens) - before).norm() / before.norm()
+    return {"shift": shift.item(), "retention": evaluate(model, Mixture()).accuracy}
 
 
 @claim(
@@ -58,11 +61,11 @@ def adapters(f):
             )
     starts = f.seeds(at_start, [{"method": r} for r in methods[1:]])
     for method, runs in zip(methods[1:], starts, strict=True):
-        rows.append((method, several(column(runs, "shift"), 4), several(column(runs, "kept"), 3)))
-    kept = [k for runs in starts for k in column(runs, "kept")]
-    f.measured += f"freshly attached, mixture kept {several(kept, 3)}"
-    f.state("freshly attached, the base keeps 99 % of its mixture", min(kept) > 0.99, several(kept, 3))
-    f.table("Freshly attached, before any training", ("", "shift of the logits (share)", "mixture kept"), rows)
+        rows.append((method, several(column(runs, "shift"), 4), several(column(runs, "retention"), 3)))
+    retention = [k for runs in starts for k in column(runs, "retention")]
+    f.measured += f"freshly attached, retention {several(retention, 3)}"
+    f.state("freshly attached, retention is above 0.99", min(retention) > 0.99, several(retention, 3))
+    f.table("Freshly attached, before any training", ("", "shift of the logits (share)", "retention"), rows)
 
 
 @claim("LoRA of rank 1 to 8 does what full fine-tuning does", "Hu et al. 2022, table 6", USUAL, 10)
@@ -80,13 +83,14 @@ def small_ranks(f):
         rows.append((goal, *(several(column(runs)) for runs in (full, *rest))))
     one = usual(f, [LoRA(rank=1)], NEW)[0]
     f.state("rank 1 suffices for the new table too", min(column(one)) > 0.9, several(column(one)))
-    f.table("Lines right", ("", *methods), rows)
+    f.table("Accuracy", ("", *methods), rows)
 
 
 @claim(
     "BitFit is good on little data and limited on harder tasks",
     "Ben Zaken et al. 2022",
-    "16, 64 and 256 lines of a held-out pair, 200 steps of 32; a new table for 300 and 900 steps of 64; rates swept",
+    "16, 64 and 256 examples of a held-out pair, 200 steps of 32; a new table for 300 and 900 steps of 64; learning "
+    "rates swept",
     3,
 )
 def bitfit(f):
@@ -94,17 +98,17 @@ def bitfit(f):
         full, bias = few(f, [Full(), BitFit()], size)
         numbers = f"{several(column(bias))}; full {several(column(full))}"
         f.state(
-            f"with {size} lines more fresh ones are right than with full", beats(column(bias), column(full)), numbers
+            f"with {size} examples: more accurate on unseen ones than full", beats(column(bias), column(full)), numbers
         )
-        f.measured += f"{size} lines: {numbers}. "
+        f.measured += f"{size} examples: {numbers}. "
     full, bias = usual(f, [Full(), BitFit()], NEW)
     f.state(
         "on a new table it is below full fine-tuning after 300 steps",
         max(column(bias)) < min(column(full)),
         f"{several(column(bias))}; full {several(column(full))}",
     )
-    rate = next(c.lr for c in TUNED_METHODS if c.method == BitFit())
-    (long,) = f.seeds(train, [{"method": BitFit(), "goal": NEW, "lr": rate, "steps": 900}])
+    lr = next(c.lr for c in TUNED_METHODS if c.method == BitFit())
+    (long,) = f.seeds(train, [{"method": BitFit(), "goal": NEW, "lr": lr, "steps": 900}])
     f.measured += f"new table: {several(column(bias))} after 300 steps, {several(column(long))} after 900"
     f.state("and still after 900", max(column(long)) < 0.9, several(column(long)))
 
@@ -112,7 +116,8 @@ def bitfit(f):
 @claim(
     "Prompting selects what the model knows, weights teach what it does not",
     "a common summary of Lester et al. 2021 and Petrov et al. 2024",
-    "A prompt of 4 on known, held-out and new tasks; then 512 parameters each for 1,000 steps of 32 lines, 3 rates",
+    "A prompt of 4 on known, held-out and new tasks; then 512 parameters each for 1,000 steps of 32 examples, three "
+    "learning rates",
     6,
 )
 def selects_and_teaches(f):
@@ -134,7 +139,7 @@ def selects_and_teaches(f):
     f.state("512 numbers in a prompt do not", max(prompts) < 0.5, several(prompts))
     f.table(
         "512 trained numbers, 1,000 steps",
-        ("", "rate", "lines right, by seed"),
+        ("", "learning rate", "accuracy by seed"),
         [
             (r, f"{lr:g}", " ".join(f"{a:.2f}" for a in column(runs)))
             for r, (lr, runs) in zip(methods, found, strict=True)
@@ -153,14 +158,16 @@ def detaching(f):
         all(column(runs, "restored")),
         f"{sum(column(runs, 'restored'))} of {len(runs)}",
     )
-    lost = column(usual(f, [Full()], HELD_OUT)[0], "kept")
-    f.measured = f"{sum(column(runs, 'restored'))} of {len(runs)} the same; attached, full keeps {several(lost, 3)}"
+    lost = column(usual(f, [Full()], HELD_OUT)[0], "retention")
+    f.measured = (
+        f"{sum(column(runs, 'restored'))} of {len(runs)} the same; attached, retention of full {several(lost, 3)}"
+    )
     rows = []
     for method, found in zip(methods, usual(f, methods, HELD_OUT), strict=True):
-        rows.append((method, several(column(found)), several(column(found, "kept"))))
+        rows.append((method, several(column(found)), several(column(found, "retention"))))
     f.state(
-        "and attached, full fine-tuning loses the mixture",
+        "and attached, full fine-tuning forgets the mixture",
         max(lost) < 0.5,
         several(lost, 3),
     )
-    f.table(f"Attached, after {HELD_OUT} without an instruction", ("", "task", "mixture kept"), rows)
+    f.table(f"Attached, after {HELD_OUT} without an instruction", ("", "accuracy", "retention"), rows)

@@ -18,9 +18,9 @@ spread over seeds hides the difference. The **verdict** follows: all ✓, *holds
 *not visible at this scale*; all ✗, *does not hold here*. Of {total} claims {counts}.
 
 *Here* is meant so: models of 30,000 to 240,000 parameters and tasks on six letters say nothing certain of large ones.
-Numbers are shares of 1,000 fresh lines right from end to end, mean (least–greatest) over three seeds or more. Learning
-rates are swept with the same effort for all that are compared, on validation lines and a seed that are not reported;
-the sweeps are among the runs.
+Accuracy is exact-match accuracy on 1,000 unseen examples, mean (least–greatest) over three seeds or more; retention is
+accuracy on the pretraining mixture, with the method attached. Learning rates are swept with the same effort for all
+that are compared, on validation examples and a seed that are not reported; the sweeps are among the runs.
 
 The whole ledger is {runs:,} runs, {minutes:.0f} minutes of one core, {half:.0f} on two. Made with torch {torch} and
 Python {python}.
@@ -72,7 +72,7 @@ def section(claim, finding, lab):
     parts += [f"\n{note}" for note in finding.notes]
     if edge := finding.at_the_edge:
         parts.append(
-            f"\nOf {len(edge)} rates chosen here, {sum(edge.values())} are the lowest or highest that was offered."
+            f"\nOf {len(edge)} learning rates chosen here, {sum(edge.values())} are the lowest or highest offered."
         )
     keys = finding.keys
     parts.append(

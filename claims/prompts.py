@@ -21,17 +21,18 @@ def bases(width):
 @claim(
     "The gap between prompt tuning and full fine-tuning closes as the model grows",
     "Lester et al. 2021, figure 1",
-    "Twelve bases of four widths, three each, which all know the mixture; 300 steps of 32 lines of two tasks; "
-    "rates swept for each width and method on the first base",
+    "Twelve bases of four widths, three each, which all know the mixture; 300 steps of 32 examples of two tasks; "
+    "learning rates swept for each width and method on the first base",
     6,
 )
 def scale(f):
     methods = [Full(), PromptTuning(length=1), PromptTuning(length=4)]
-    goals, rates = (KNOWN, task("left+green")), (1e-2, *HOT)
+    goals, learning_rates = (KNOWN, task("left+green")), (1e-2, *HOT)
     found = {}
     for width in WIDTHS:
         first, job = bases(width)[0], {"steps": 300, "batch": 32}
-        swept = f.tuned(train, [job | {"method": r, "goal": goals[0], "base": first} for r in methods], rates, seeds=())
+        jobs = [job | {"method": r, "goal": goals[0], "base": first} for r in methods]
+        swept = f.tuned(train, jobs, learning_rates, seeds=())
         for method, (lr, _) in zip(methods, swept, strict=True):
             jobs = [
                 job | {"method": method, "goal": goal, "base": b, "lr": lr, "seed": seed}
@@ -59,15 +60,15 @@ def scale(f):
     series = {str(r): {w: found[w, r][0] for w in WIDTHS} for r in methods}
     f.picture(
         "scale",
-        "Lines of two known tasks right against the width of the model, 32 to 96, for full fine-tuning and "
+        "Accuracy on two known tasks against the width of the model, 32 to 96, for full fine-tuning and "
         "prompts of one and of four vectors, with the range over three bases; the numbers are those of the table above",
-        lambda: plots.against(series, xlabel="width of the model", ylabel="lines right (share)"),
+        lambda: plots.accuracy_by_size(series, xlabel="width of the model", ylabel="accuracy"),
     )
     for method in methods:
-        rows.append((method, *(f"{several(found[w, method][0])}, rate {found[w, method][1]:g}" for w in WIDTHS)))
-    f.table(
-        "Lines right, mean of two tasks; mean and range over three bases", ("", *(f"width {w}" for w in WIDTHS)), rows
-    )
+        rows.append(
+            (method, *(f"{several(found[w, method][0])}, learning rate {found[w, method][1]:g}" for w in WIDTHS))
+        )
+    f.table("Accuracy, mean of two tasks; mean and range over three bases", ("", *(f"width {w}" for w in WIDTHS)), rows)
 
 
 def words(*names):
@@ -77,7 +78,8 @@ def words(*names):
 @claim(
     "A prompt's initialisation matters",
     "Lester et al. 2021, figure 3",
-    "A prompt of four vectors from five starts, 40 steps of 32 lines of left+green, four rates for each, five seeds",
+    "A prompt of four vectors from five starts, 40 steps of 32 examples of left+green, four learning rates for "
+    "each, five seeds",
     6,
 )
 def prompt_start(f):
@@ -110,7 +112,7 @@ def prompt_start(f):
     )
     f.table(
         "Five starts",
-        ("", "rate", "lines right", "steps to .9 (41: not reached)"),
+        ("", "learning rate", "accuracy", "steps to .9 (41: not reached)"),
         [(n, f"{lr:g}", several(scores[n]), several(reached[n], 0)) for n, (lr, _) in found.items()],
     )
 
@@ -118,7 +120,8 @@ def prompt_start(f):
 @claim(
     "A prompt's length matters",
     "Lester et al. 2021, figure 3",
-    "Prompts of 1 to 16 vectors, 150 steps of 32 lines of a held-out pair, 300 of a new table, five rates for each",
+    "Prompts of 1 to 16 vectors, 150 steps of 32 examples of a held-out pair, 300 of a new table, five learning "
+    "rates for each",
     6,
 )
 def prompt_length(f):
@@ -138,15 +141,15 @@ def prompt_length(f):
         min(four) >= max(sixteen) - 0.05,
         f"{several(four)}; sixteen {several(sixteen)}",
     )
-    f.state("sixteen teach the new table, too: nine lines of ten", min(scores[NEW][4]) > 0.9, several(scores[NEW][4]))
-    f.table("Lines right by length", ("", *lengths), rows)
+    f.state("sixteen teach the new table, too: accuracy above 0.9", min(scores[NEW][4]) > 0.9, several(scores[NEW][4]))
+    f.table("Accuracy by length", ("", *lengths), rows)
 
 
 @claim(
     "An encoder makes P-tuning stabler than free vectors",
     "Liu et al. 2021 (P-tuning)",
-    "Four virtual tokens by an LSTM, free from the same wide start, free from a narrow start; 40 steps of 32 lines, "
-    "five rates for each, five seeds",
+    "Four virtual tokens by an LSTM, free from the same wide start, free from a narrow start; 40 steps of 32 "
+    "examples, five learning rates for each, five seeds",
     7,
 )
 def encoder(f):
@@ -169,22 +172,23 @@ def encoder(f):
                 f"{worst[0]:.2f}; {worst[1]:.2f}",
             )
         rows += [(goal, n, f"{lr:g}", " ".join(f"{a:.2f}" for a in scores[n])) for n, (lr, _) in found.items()]
-    f.table("Lines right, five seeds", ("", "", "rate", "by seed"), rows)
+    f.table("Accuracy, five seeds", ("", "", "learning rate", "by seed"), rows)
 
 
 @claim(
     "Prefix tuning is unstable without its network and sensitive to its start",
     "Li & Liang 2021, §4.3 and §7.4",
-    "A prefix of 8 directly and by an MLP, six rates for each, 150 steps of 32 lines, five seeds; starts from words or "
-    "noise with 16 lines",
+    "A prefix of 8 directly and by an MLP, six learning rates for each, 150 steps of 32 examples, five seeds; starts "
+    "from words or noise with 16 examples",
     8,
 )
 def prefix(f):
-    rates = (1e-3, 3e-3, 1e-2, *HOT)
+    learning_rates = (1e-3, 3e-3, 1e-2, *HOT)
     direct, network = PrefixTuning(length=8), PrefixTuning(length=8, mlp=64)
     rows = []
     for goal in (HELD_OUT, NEW):
-        found = f.tuned(train, [SHORT | {"method": r, "goal": goal} for r in (direct, network)], rates, seeds=FIVE)
+        jobs = [SHORT | {"method": r, "goal": goal} for r in (direct, network)]
+        found = f.tuned(train, jobs, learning_rates, seeds=FIVE)
         scores = [column(runs) for _, runs in found]
         calmer = max(scores[0]) - min(scores[0]) > max(scores[1]) - min(scores[1]) + 0.02
         same = max(scores[0] + scores[1]) - min(scores[0] + scores[1]) < 0.05
@@ -204,28 +208,27 @@ def prefix(f):
         PrefixTuning(length=8, init=words(*LETTERS[:4])),
     ]
     job = SHORT | {"goal": HELD_OUT, "examples": 16}
-    noise, right, wrong = (
-        column(runs) for _, runs in f.tuned(train, [job | {"method": r} for r in starts], rates, seeds=FIVE)
-    )
-    f.measured += f"16 lines: from words {several(right)}, noise {several(noise)}, letters {several(wrong)}"
+    tuned = f.tuned(train, [job | {"method": r} for r in starts], learning_rates, seeds=FIVE)
+    noise, right, wrong = (column(runs) for _, runs in tuned)
+    f.measured += f"16 examples: from words {several(right)}, noise {several(noise)}, letters {several(wrong)}"
     f.state(
-        "16 lines: the activations of the task's words are a better start than noise",
+        "16 examples: the activations of the task's words are a better start than noise",
         beats(right, noise),
         f"{several(right)}; noise {several(noise)}",
     )
     f.state(
-        "16 lines: and a better one than those of letters",
+        "16 examples: and a better one than those of letters",
         beats(right, wrong),
         f"{several(right)}; letters {several(wrong)}",
     )
-    f.table("Lines right, five seeds", ("", "", "rate", "by seed"), rows)
+    f.table("Accuracy, five seeds", ("", "", "learning rate", "by seed"), rows)
 
 
 @claim(
     "Deep prompts beat shallow ones",
     "Liu et al. 2022 (P-tuning v2)",
-    "Prompts in every layer against as many numbers below the first, and against as many tokens; three rates for each, "
-    "300 steps of 32 lines; and 150 steps on 8 lines",
+    "Prompts in every layer against as many numbers below the first, and against as many tokens; three learning "
+    "rates for each, 300 steps of 32 examples; and 150 steps on 8 examples",
     9,
 )
 def deep(f):
@@ -234,7 +237,7 @@ def deep(f):
         "shallow, 8 tokens": PromptTuning(length=8),
         "shallow, 4 tokens": PromptTuning(length=4),
     }
-    jobs = {"8 lines": SHORT | {"goal": HELD_OUT, "examples": 8}, str(NEW): {"goal": NEW, "steps": 300, "batch": 32}}
+    jobs = {"8 examples": SHORT | {"goal": HELD_OUT, "examples": 8}, str(NEW): {"goal": NEW, "steps": 300, "batch": 32}}
     jobs[str(HELD_OUT)] = SHORT | {"goal": HELD_OUT}
     rows = []
     for name, job in jobs.items():
@@ -248,4 +251,4 @@ def deep(f):
                 f"{several(scores['deep, 4 tokens'])}; {several(scores[other])}",
             )
         rows += [(name, n, f"{lr:g}", several(scores[n])) for n, (lr, _) in zip(methods, found, strict=True)]
-    f.table("Lines right", ("", "", "rate", "five seeds"), rows)
+    f.table("Accuracy", ("", "", "learning rate", "five seeds"), rows)

@@ -29,7 +29,7 @@ import torch
 from minipeft import Full, Mixture, base, check, costs, decode, deltas, encode, evaluate, fit, load, plots, save, task
 from minipeft.attach import detach, summary, trainable
 from minipeft.classroom import checking, exercise
-from minipeft.comparison import rate_of
+from minipeft.comparison import learning_rate_of
 from minipeft.methods.full import copied
 
 torch.set_num_threads(1)
@@ -123,7 +123,7 @@ def adapt(method, lr, steps, seed, goal=new):
     return model, trace
 
 
-plans = {"tuned": (rate_of(Full()), SHORT), "gentle": (3e-4, LONG)}
+plans = {"tuned": (learning_rate_of(Full()), SHORT), "gentle": (3e-4, LONG)}
 runs = {name: [adapt(Full(), lr, steps, seed) for seed in SEEDS] for name, (lr, steps) in plans.items()}
 plots.forgetting({f"{name}: rate {plans[name][0]:g}": [trace for _, trace in runs[name]] for name in runs})
 plt.show()

@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from minipeft import BitFit, Full, LoRA, base, costs, deltas, encode, evaluate, fit, plots, task
 from minipeft.attach import detach, merge, trainable
 from minipeft.classroom import check
-from minipeft.comparison import rate_of
+from minipeft.comparison import learning_rate_of
 from minipeft.methods import bitfit
 from minipeft.tasks import Few
 
@@ -179,7 +179,7 @@ assert deltas.fingerprint(detach(copy.deepcopy(model))) == deltas.fingerprint(ba
 def adapt(method, goal, seed=0, steps=STEPS, batch_size=32):
     torch.manual_seed(seed)
     model = method.attach(base())
-    options = {"steps": steps, "lr": rate_of(method), "batch_size": batch_size, "seed": seed}
+    options = {"steps": steps, "lr": learning_rate_of(method), "batch_size": batch_size, "seed": seed}
     return model, fit(model, goal, **options, device="cpu", progress=False)
 
 
@@ -203,7 +203,7 @@ assert FAST or min(scores) > 0.5
 model = runs["BitFit(), seed 0"][0]
 plots.what_moved(model, deltas.updates(model))
 plt.show()
-plots.biases(model)
+plots.bias_changes(model)
 plt.show()
 assert {name.rpartition(".")[2] for name in deltas.updates(model)} == {"bias"}
 far = {name: d.norm() / b.norm() for name, (b, d) in deltas.updates(model).items()}

@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from minipeft import Houlsby, LoRA, ParallelAdapter, Pfeiffer, base, costs, deltas, evaluate, fit, plots, task
 from minipeft.attach import Wrapper, detach, merge, trainable
 from minipeft.classroom import check
-from minipeft.comparison import rate_of
+from minipeft.comparison import learning_rate_of
 from minipeft.methods import adapter
 
 torch.set_num_threads(1)
@@ -180,7 +180,7 @@ assert max(after["σ = 1.0"]) < 0.1
 def adapt(method, seed=0, steps=STEPS):
     torch.manual_seed(seed)  # draws D and U
     model = method.attach(base())
-    options = {"steps": steps, "lr": rate_of(method), "batch_size": 32, "seed": seed}
+    options = {"steps": steps, "lr": learning_rate_of(method), "batch_size": 32, "seed": seed}
     return model, fit(model, untold, **options, device="cpu", progress=False)
 
 
@@ -191,7 +191,8 @@ plots.curves({str(method): made[0][1] for method, made in runs.items()}, "accura
 plt.show()
 for method, made in runs.items():
     scores = [evaluate(model, untold).accuracy for model, _ in made]
-    print(f"{method!s:25} rate {rate_of(method)}, lines right, by seed:", *(f"{score:.3f}" for score in scores))
+    lr = learning_rate_of(method)
+    print(f"{method!s:25} learning rate {lr}, accuracy by seed:", *(f"{score:.3f}" for score in scores))
     assert FAST or min(scores) > 0.7
 
 # %% [markdown]
@@ -219,14 +220,14 @@ assert not deltas.updates(pfeiffer)
 
 # %%
 many = untold.batch(1000, torch.Generator().manual_seed(1))
-through = {path: plots.activations(pfeiffer, many)[path] for path in ("blocks.0", "blocks.1")}
-for ax, (path, vectors) in zip(plots.new(11, 3.4, columns=2), through.items(), strict=True):
+through = {path: plots.adapter_activations(pfeiffer, many)[path] for path in ("blocks.0", "blocks.1")}
+for ax, (path, vectors) in zip(plots.new(9, 3.4, columns=2), through.items(), strict=True):
     plots.bottleneck(vectors, ax).set_title(path, fontsize=10)
 plt.show()
 for seed, (model, _) in zip(SEEDS, runs[Pfeiffer(size=16)], strict=True):
-    for path, (_, z, out) in plots.activations(model, many).items():
-        needed = int((plots.variances(z).cumsum() < 0.9).sum()) + 1
-        used = int((plots.variances(out) > 1e-9).sum())
+    for path, (_, z, out) in plots.adapter_activations(model, many).items():
+        needed = int((plots.explained_variance(z).cumsum() < 0.9).sum()) + 1
+        used = int((plots.explained_variance(out) > 1e-9).sum())
         print(f"seed {seed}, {path}: {needed} directions hold 90 % inside; behind it varies in {used}")
         assert used <= 16
         assert FAST or needed < 12
@@ -325,7 +326,7 @@ for seed in SEEDS:
     nn.utils.vector_to_parameters(torch.zeros(2 * size_of(16)), trainable(zero).values())
     fit(zero, untold, steps=30, lr=1e-2, batch_size=32, seed=seed, device="cpu", progress=False)
     alive = {name.rpartition("adapter.")[2] for name, p in trainable(zero).items() if p.count_nonzero()}
-    shares = [plots.common_share(out) for _, _, out in plots.activations(zero, batch).values()]
+    shares = [plots.common_share(out) for _, _, out in plots.adapter_activations(zero, batch).values()]
     print(f"seed {seed}: not zero: {alive}; of what each adapter adds is the same for all:", np.round(shares, 3))
     assert alive == {"U.bias"}
     assert min(shares) > 0.999

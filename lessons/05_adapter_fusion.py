@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minipeft import AdapterFusion, Pfeiffer, base, bases, check, costs, deltas, evaluate, fit, load, plots, task
 from minipeft.attach import Wrapper, detach, merge, trainable
-from minipeft.comparison import rate_of
+from minipeft.comparison import learning_rate_of
 from minipeft.methods.adapter_fusion import Fusion, SequentialFusion, fusions
 from minipeft.tasks import LETTERS, Few, letters
 
@@ -65,7 +65,7 @@ def extract(name, seed):
     torch.manual_seed(seed)
     model, method = base(), Pfeiffer(size=16)
     method.attach(model)
-    options = {"steps": SOURCE_STEPS, "lr": rate_of(method), "batch_size": 32, "seed": seed}
+    options = {"steps": SOURCE_STEPS, "lr": learning_rate_of(method), "batch_size": 32, "seed": seed}
     fit(model, task(name), **options, device="cpu", progress=False)
     return deltas.delta_of(model)
 
@@ -166,13 +166,13 @@ for seed in SEEDS:
 # %%
 stored = json.loads((bases.FOLDER.parent / "benchmarks" / "fusion.json").read_text())
 sweep = {}
-for name, run in stored["rates"].items():
-    who, _, _, rate = name.split(", ")
-    sweep.setdefault(who, {}).setdefault(float(rate.removeprefix("rate ")), []).append(run["loss"])
+for name, run in stored["learning rates"].items():
+    who, _, _, lr = name.split(", ")
+    sweep.setdefault(who, {}).setdefault(float(lr.removeprefix("learning rate ")), []).append(run["loss"])
 sweep = {who: {rate: float(np.mean(losses)) for rate, losses in by_rate.items()} for who, by_rate in sweep.items()}
 BEST = {who: min(by_rate, key=by_rate.get) for who, by_rate in sweep.items()}
 labels = {"fusion": "AdapterFusion", "fresh": "Pfeiffer(fresh)", "left+plain": "Pfeiffer(left+plain, going on)"}
-plots.rates({labels[who]: by_rate for who, by_rate in sweep.items()}, plots.new(7, 2.4))
+plots.learning_rates({labels[who]: by_rate for who, by_rate in sweep.items()}, plots.new(7, 2.4))
 plt.show()
 print("best:", BEST)
 
@@ -230,7 +230,7 @@ for model in fused:
     heard.append({path: fusion.weights for path, fusion in fusions(model).items()})
 plots.fusion_weights(heard[0], SOURCES, words=words)
 plt.show()
-for ax, path in zip(plots.new(10, 1.9, columns=2), ("blocks.0", "blocks.1"), strict=True):
+for ax, path in zip(plots.new(9, 1.9, columns=2), ("blocks.0", "blocks.1"), strict=True):
     means = np.array([α[path].mean((0, 1)).numpy() for α in heard])  # (seeds, N)
     plots.bars(dict(zip(SOURCES, means.T.tolist(), strict=True)), ax, "mean of α (share)", plots.HUES["AdapterFusion"])
     ax.set_title(path.replace("blocks.", "block "), fontsize=10)
@@ -314,7 +314,7 @@ for seed in SEEDS:
 
 
 def runs(part, who, lines):
-    found = {name: run["accuracy"] for name, run in stored[part].items() if name.startswith(f"{who}, {lines} lines")}
+    found = {name: run["accuracy"] for name, run in stored[part].items() if name.startswith(f"{who}, {lines} examples")}
     return list(found.values())
 
 

@@ -29,10 +29,10 @@ from minipeft import Full, MultiTask, PromptTuning, base, check, decode, detach,
 
 from minipeft import costs, deltas, plots, task, trainable  # isort: skip
 from minipeft.attach import Wrapper
-from minipeft.comparison import rate_of
+from minipeft.comparison import learning_rate_of
 from minipeft.methods import prompt_tuning
 from minipeft.tasks import KNOWN_OPERATIONS, KNOWN_TABLES, VOCABULARY, Few
-from minipeft.training import right
+from minipeft.training import exact_match
 
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
@@ -51,11 +51,11 @@ model, blue, violet = base(), task("reverse+blue"), task("reverse+violet")
 
 @torch.no_grad()
 def in_words(words, goal):
-    """The share of lines that are right when these words stand before each."""
+    """Accuracy when these words stand before each example."""
     batch = goal.batch(50, torch.Generator().manual_seed(0))
     before = encode(words)
     tokens = torch.cat([before.expand(len(batch.tokens), -1), batch.tokens], dim=1)
-    return right(model(tokens)[:, len(before) :], batch.targets).float().mean().item()
+    return exact_match(model(tokens)[:, len(before) :], batch.targets).float().mean().item()
 
 
 phrases = [f"{operation} {table}" for operation in KNOWN_OPERATIONS for table in KNOWN_TABLES]
@@ -167,8 +167,8 @@ assert torch.equal(detach(model)(line), base()(line))
 # %% [markdown]
 # ## Train it
 #
-# Four vectors, started as noise of the embeddings' own size. `rate_of` gives the learning rate that a sweep found,
-# the same seven rates for each method. We keep $P$ after every step.
+# Four vectors, started as noise of the embeddings' own size. `learning_rate_of` gives the learning rate that a sweep
+# found, the same seven rates for each method. We keep $P$ after every step.
 #
 # *Figure: accuracy while training, a line for each seed. Within 30 steps each is nearly always right.*
 
@@ -180,7 +180,7 @@ def adapt(method, goal=blue, steps=STEPS, lr=None, seed=0, batch_size=32, path=N
     if slip:
         model.embed.__class__ = slip  # another forward; for later
     keep = path is not None and (lambda step: path.append(model.embed.P.detach().clone()))
-    settings = {"steps": steps, "lr": lr or rate_of(method), "batch_size": batch_size, "on_step": keep}
+    settings = {"steps": steps, "lr": lr or learning_rate_of(method), "batch_size": batch_size, "on_step": keep}
     history = fit(model, goal, seed=seed, device="cpu", progress=False, **settings)
     return model, history
 
@@ -204,11 +204,11 @@ assert min(scores) > ENOUGH
 
 # %%
 table = base().embed.token.weight
-plots.nearest(prompts[0].embed.P, table, VOCABULARY, best=2)
+plots.nearest_words(prompts[0].embed.P, table, VOCABULARY, best=2)
 plt.show()
 wanted = {"reverse": {"reverse", "backwards"}, "blue": {"blue", "azure"}}
 for seed, prompt in zip(SEEDS, prompts, strict=True):
-    likest = plots.likeness(prompt.embed.P.detach(), table, 1)
+    likest = plots.nearest_tokens(prompt.embed.P.detach(), table, 1)
     says = [VOCABULARY[token] for token in likest.indices[:, 0].tolist()]
     translated = PromptTuning(length=4, init=tuple(likest.indices[:, 0].tolist())).attach(base())
     score = evaluate(translated, blue).accuracy
@@ -229,7 +229,7 @@ for seed, prompt in zip(SEEDS, prompts, strict=True):
 # directions.*
 
 # %%
-plots.journey(torch.stack(paths[0]), table, VOCABULARY, named=("reverse", "backwards", "blue", "azure"))
+plots.prompt_trajectory(torch.stack(paths[0]), table, VOCABULARY, named=("reverse", "backwards", "blue", "azure"))
 plt.show()
 
 # %% [markdown]

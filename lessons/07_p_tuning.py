@@ -159,10 +159,10 @@ assert min(evaluate(model, blue, 500).accuracy for model, _ in runs.values()) > 
 assert min(np.mean(history.accuracy[10:]) for _, history in runs.values()) > 0.9
 
 # %%
-plots.nearest(torch.cat([vectors(model) for model, _ in runs.values()]), table, VOCABULARY, best=2)
+plots.nearest_words(torch.cat([vectors(model) for model, _ in runs.values()]), table, VOCABULARY, best=2)
 plt.show()
 for model, _ in runs.values():
-    likest = plots.likeness(vectors(model), table, 2)
+    likest = plots.nearest_tokens(vectors(model), table, 2)
     assert {VOCABULARY[token] for token in likest.indices[0].tolist()} == {"blue", "azure"}
     assert likest.values.min() > 0.6
 
@@ -253,7 +253,7 @@ def coupling(encoder, seed=0, looks=8):
 
 
 coupled = {"free": coupling(None), "MLP": coupling("mlp"), "LSTM": coupling("lstm")}
-plots.alike(coupled, label="coupling at the start")
+plots.similarity_maps(coupled, label="coupling at the start")
 plt.show()
 others = ~torch.eye(4, dtype=torch.bool)
 assert coupled["free"][others].abs().max() == 0
@@ -271,7 +271,7 @@ trained = {"free": tried[best["free, narrow"]], "LSTM": tried[best["LSTM, narrow
 cosines = {}
 for name, models in trained.items():
     cosines[name] = [F.normalize(vectors(model), dim=1) @ F.normalize(vectors(model), dim=1).T for model in models]
-plots.alike({name: maps[0] for name, maps in cosines.items()})
+plots.similarity_maps({name: maps[0] for name, maps in cosines.items()})
 plt.show()
 alike = {name: [values[others].mean().item() for values in maps] for name, maps in cosines.items()}
 print({name: np.round(values, 3) for name, values in alike.items()})
@@ -289,7 +289,7 @@ for seed, model in zip(SEEDS, tried[best["LSTM, narrow"]], strict=True):
         copies = PTuning(length=times, encoder=None).attach(base())
         copies.embed.token.encoder.h.data = mean.repeat(times, 1)
         score[times] = evaluate(copies, blue, 150).accuracy
-    likest = plots.likeness(mean, table, 4)
+    likest = plots.nearest_tokens(mean, table, 4)
     says = " ".join(
         f"{VOCABULARY[token]} {c:.2f}" for token, c in zip(likest.indices[0], likest.values[0], strict=True)
     )

@@ -279,10 +279,10 @@ assert np.mean(deep_tight) < np.mean(shallow_tight) + 0.1
 # %%
 models = {method: runs[0][0] for method, runs in best.items()}
 assert not any(deltas.updates(m) for m in models.values())  # no weight moved: that strip would be all grey
-plots.nearest(models[deep].begin.P[0], base().embed.token.weight, VOCABULARY)
+plots.nearest_words(models[deep].begin.P[0], base().embed.token.weight, VOCABULARY)
 plt.show()
 for trained, *_ in best[deep]:
-    likest = plots.likeness(trained.begin.P[0].detach(), base().embed.token.weight, 1).indices[:, 0]
+    likest = plots.nearest_tokens(trained.begin.P[0].detach(), base().embed.token.weight, 1).indices[:, 0]
     said = {VOCABULARY[token] for token in likest}
     assert FAST or (said & {"reverse", "backwards"} and said & {"blue", "azure"})
 shares = {}

@@ -244,7 +244,7 @@ wanted = H[test] @ planted.T  # what has to be added to the logits
 energy = torch.linalg.svdvals(wanted) ** 2
 assert torch.isclose(energy.sum(), wanted.square().sum())
 bound = {rank: (energy[rank:].sum() / energy.sum()).item() for rank in range(1, TRUE)}
-plots.elbow(errors, true_rank=TRUE, bound=bound)
+plots.error_by_rank(errors, true_rank=TRUE, bound=bound)
 plt.show()
 below, at = errors[TRUE - 1], errors[TRUE]
 print(f"drop from rank {TRUE - 1} to rank {TRUE}, by seed:", *(f"{a / b:.0f}x" for a, b in zip(below, at, strict=True)))

@@ -292,7 +292,7 @@ for spread, ada, told in zip(*errors.values(), strict=True):
 # %%
 model, method = runs["AdaLoRA"][0][0], TUNED_METHODS["AdaLoRA"]
 histories = {path: layer.history for path, layer in layers(model).items()}
-plots.rank_map(histories, [method.budget(t, STEPS, 12) for t in range(STEPS + 1)])
+plots.rank_history(histories, [method.budget(t, STEPS, 12) for t in range(STEPS + 1)])
 plt.show()
 chosen = [ranks(m) for m, _ in runs["AdaLoRA"]]
 plots.rank_grid(
@@ -316,7 +316,8 @@ for found in chosen:
 
 # %%
 found = layers(model)
-plots.triplets({path: layer.scores() for path, layer in found.items()}, {p: layer.kept for p, layer in found.items()})
+scores, kept = {p: layer.scores() for p, layer in found.items()}, {p: layer.kept for p, layer in found.items()}
+plots.triplet_scores(scores, kept)
 plt.show()
 updates = deltas.updates(model)
 plots.what_moved(model, updates)

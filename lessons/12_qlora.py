@@ -31,7 +31,7 @@ import torch
 from minipeft import LoRA, Mixture, QLoRA, base, check, costs, deltas, evaluate, fit, merge, plots, task
 from minipeft.attach import detach, trainable
 from minipeft.classroom import checking, exercise
-from minipeft.comparison import rate_of
+from minipeft.comparison import learning_rate_of
 from minipeft.methods import Full, qlora
 
 torch.set_num_threads(1)
@@ -97,7 +97,7 @@ assert (back[[0, 1, 2, 4, 5]] == 0).all()  # the outlier wiped out all but the l
 
 # %%
 W = matrices["blocks.0.mlp.up.weight"]
-plots.block_error(W, axes=plots.new(7.5, 2.4, columns=2))
+plots.block_error(W)
 plt.show()
 for seed in SEEDS:
     spoiled = W.flatten().clone()
@@ -142,7 +142,7 @@ assert (len(nf4), (nf4 < 0).sum(), (nf4 == 0).sum(), (nf4 > 0).sum()) == (16, 7,
 # *Figure: the base's weights; below, each code's cells.*
 
 # %%
-plots.levels(("nf4", "fp4", "int4"), values=weights)
+plots.quantization_levels(("nf4", "fp4", "int4"), values=weights)
 plt.show()
 error = {code: [qlora.rounding_error(W, code, 64, False) for W in matrices.values()] for code in ("nf4", "fp4", "int4")}
 for code, found in error.items():
@@ -174,7 +174,7 @@ for seed in SEEDS:
     for kind, values in (("normal", z), ("uniform", 2 * u - 1), ("heavy tails", heavy)):
         for code in error:
             kinds[kind][code].append(qlora.rounding_error(values, code, 64, False))
-plots.code_errors(kinds)
+plots.quantization_errors(kinds)
 plt.show()
 for i in range(len(SEEDS)):
     nf, fp, even = (kinds["normal"][code][i] for code in error)
@@ -200,7 +200,7 @@ assert [(b >> 4, b & 15) for b in stored["packed"].tolist()] == [(7, 12), (0, 15
 Ŵ = qlora.dequantize(stored, tiny.shape)
 print("unpacked:", Ŵ.tolist())
 assert torch.allclose(Ŵ.flatten(), 2 * nf4[[7, 12, 0, 15]])
-plots.twins(matrices["blocks.0.attn.q.weight"], ("nf4", "nf2"))
+plots.quantized_weights(matrices["blocks.0.attn.q.weight"], ("nf4", "nf2"))
 plt.show()
 
 # %% [markdown]
@@ -282,7 +282,7 @@ assert torch.allclose(layer.B.grad, s * g.T @ x @ layer.A.T, atol=1e-4)
 def adapt(method, goal=learn, seed=0, **options):
     torch.manual_seed(seed)  # draws A
     model = method.attach(base())
-    options = {"steps": STEPS, "batch_size": 32, "lr": rate_of(method), "seed": seed} | options
+    options = {"steps": STEPS, "batch_size": 32, "lr": learning_rate_of(method), "seed": seed} | options
     return model, fit(model, goal, **options, device="cpu", progress=False)
 
 
@@ -292,7 +292,8 @@ plots.curves({name: made[0][1] for name, made in runs.items()}, "loss", plots.ne
 plt.show()
 for name, made in runs.items():
     scores = [evaluate(m, learn, LINES).accuracy for m, _ in made]
-    print(f"{name}, rate {rate_of(methods[name])}: lines right, by seed:", *(f"{score:.3f}" for score in scores))
+    lr = learning_rate_of(methods[name])
+    print(f"{name}, learning rate {lr}: accuracy by seed:", *(f"{score:.3f}" for score in scores))
     assert FAST or min(scores) > 0.95
 
 # %% [markdown]
@@ -334,7 +335,7 @@ for code in ("nf3", "int3", "nf2", "int2"):
     mended[code] = [adapt(QLoRA(rank=4, quant_type=code), knows, seed, **mend)[0] for seed in SEEDS]
     after[code] = [evaluate(m, knows, LINES).accuracy for m in mended[code]]
     print(f"{code:4} {before[code]:.3f} →", *(f"{score:.3f}" for score in after[code]))
-plots.by_bits(before, after, plots.new(4.8, 2.7))
+plots.accuracy_by_bits(before, after, plots.new(4.8, 2.7))
 plt.show()
 print({code: round(before[code], 3) for code in ("nf4", "fp4", "int4")})
 assert min(before[code] for code in ("nf4", "fp4", "int4")) > 0.98

@@ -115,7 +115,7 @@ for step, name in (("plain", "α/r"), ("plain", "α/√r"), ("Adam", "α/r"), ("
 # `plots.structure("PiSSA")` and `("IA3")` draw the others.
 
 # %%
-axes = plt.subplots(1, 2, figsize=(13, 2.3), layout="constrained", dpi=60)[1]
+axes = plots.new(6.9, 5, rows=2)
 for name, ax in zip(("DoRA", "VeRA"), axes, strict=True):
     plots.structure(name, ax)
     ax.set_title(name)
@@ -164,7 +164,7 @@ for method, count in zip(METHODS, counts, strict=True):
 stored = json.loads((bases.FOLDER.parent / "benchmarks" / "variants.json").read_text())
 losses = {name: {float(rate): run["loss"] for rate, run in by_rate.items()} for name, by_rate in stored.items()}
 best = {name: min(by_rate, key=by_rate.get) for name, by_rate in losses.items()}
-plots.rates({str(method): losses[str(method)] for method in METHODS}, plots.new(6.4, 2.4))
+plots.learning_rates({str(method): losses[str(method)] for method in METHODS}, plots.new(6.4, 2.4))
 plt.show()
 for name in ("LoRA(rank=4)", "LoRA(rank=32)", "LoRA(rank=32, rslora=True)"):
     print(f"{name:26} best rate {best[name]:g}, there a loss of {losses[name][best[name]]:.4f}")
@@ -274,7 +274,7 @@ for with_full, with_lora, with_dora, _ in zip(*together.values(), strict=True):
 
 # %%
 weights = {f"blocks.0.attn.{name}": base().get_submodule(f"blocks.0.attn.{name}").weight for name in "qv"}
-plots.principal(weights, 4, plots.new(6.6, 2.2, columns=2, sharey=True))
+plots.principal_singular_values(weights, 4, plots.new(6.6, 2.2, columns=2, sharey=True))
 plt.show()
 share = {}
 for name, W in weights.items():
@@ -318,7 +318,7 @@ for same_scale, usual, principal in zip(*early.values(), strict=True):
 
 # %%
 model = trained["VeRA(rank=64)"]
-plots.shared_pair(model)
+plots.vera_vectors(model)
 plt.show()
 layers = [block.attn.get_submodule(name) for block in model.blocks for name in "qv"]
 assert len({layer.shared.A.data_ptr() for layer in layers}) == 1  # the same memory, not equal copies

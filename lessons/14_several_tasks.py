@@ -119,7 +119,7 @@ for name, (goal, places) in PLAN.items():
     shares = [right(delta, goal) for delta in found[name]]
     print(f"{name:8} in {', '.join(places):10} right, by seed:", *(f"{share:.2f}" for share in shares))
     assert FAST or min(shares) > 0.95
-axes = plt.subplots(2, 1, figsize=(7, 3.4), layout="constrained", dpi=80)[1]
+axes = plots.new(7, 4.6, rows=2)
 for name, ax in zip(("reverse", "blue"), axes, strict=True):
     adapted = deltas.load(found[name][0], model)
     plots.what_moved(adapted, deltas.updates(adapted), ax).set_title(name, loc="left", pad=16)
@@ -329,7 +329,8 @@ for λ in (1,) if FAST else (0.75, 1, 1.25):
     beyond["TIES"][λ] = over_seeds(ties("reverse", "blue'", λ=λ), both)
 
 # %%
-plots.along({"from reverse to blue": between, "reverse and blue'": beyond}, ["t, the share of blue", "factor λ"])
+drawn = {"from reverse to blue": between, "reverse and blue'": beyond}
+plots.interpolation(drawn, ["t, the share of blue", "factor λ"])
 plt.show()
 print("t = 0.5:", {name: [round(v, 2) for v in values[0.5]] for name, values in between.items()})
 print("λ = 1, by seed:", {name: [round(v, 2) for v in values[1]] for name, values in beyond.items()})
@@ -408,7 +409,7 @@ class Marked:
         made = []
         for goal, word in self.pairs:
             x = torch.randint(16, (size // len(self.pairs), 6), generator=generator)
-            made.append(tasks.lines(encode(word).expand(len(x), 1), x, goal.answer(x)))
+            made.append(tasks.rows(encode(word).expand(len(x), 1), x, goal.answer(x)))
         return tasks.Batch(torch.cat([part.tokens for part in made]), torch.cat([part.targets for part in made]))
 
 
@@ -433,7 +434,7 @@ for seed in SEEDS:
     has = {name: right(found[name][seed], goal) for name, (goal, _) in list(PLAN.items())[:3]}
     owned.append([[share if i <= stage else 0.0 for i, share in enumerate(has.values())] for stage in range(3)])
 shown = {"one model, again and again": np.mean(turns, 0), "a delta for each": np.mean(owned, 0)}
-plots.one_after_the_other(shown, ["reverse", "blue", "left"])
+plots.accuracy_matrix(shown, ["reverse", "blue", "left"])
 plt.show()
 print("one model, the three mixed:", *(np.round(row, 2) for row in mixed))
 

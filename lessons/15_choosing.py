@@ -30,7 +30,7 @@ import torch
 from minipeft import base, bases, check, comparison, costs, deltas, evaluate, merge, plots, task
 from minipeft.attach import Method, Wrapper, trainable  # noqa: F401, for exercise 6
 from minipeft.classroom import checking, exercise
-from minipeft.comparison import TUNED_METHODS, TunedMethod, rate_of
+from minipeft.comparison import TUNED_METHODS, TunedMethod, learning_rate_of
 from minipeft.methods import IA3, BitFit, DoRA, Full, LoRA, Pfeiffer, PrefixTuning, PromptTuning, PTuningV2, QLoRA, VeRA
 from minipeft.mixing import MultiTask
 
@@ -90,10 +90,10 @@ assert front(shares) == ["b", "c", "d"]
 # result uses. The least loss decides:
 
 # %%
-print(inspect.getsource(comparison.try_rate))
-print(inspect.getsource(comparison.best_rate))
-SWEEP = json.loads((bases.FOLDER.parent / "benchmarks" / "rates.json").read_text())["results"]
-best = {name: comparison.best_rate(by_rate) for name, by_rate in SWEEP.items()}
+print(inspect.getsource(comparison.try_learning_rate))
+print(inspect.getsource(comparison.best_learning_rate))
+SWEEP = json.loads((bases.FOLDER.parent / "benchmarks" / "learning_rates.json").read_text())["results"]
+best = {name: comparison.best_learning_rate(by_rate) for name, by_rate in SWEEP.items()}
 for rate in sorted(set(best.values())):
     print(f"best at {rate:<5g}", ", ".join(dict.fromkeys(name.split("(")[0] for name in best if best[name] == rate)))
 assert max(best.values()) / min(best.values()) > 20
@@ -102,7 +102,7 @@ drawn = [LoRA(rank=4), Pfeiffer(size=16), BitFit(), IA3()]
 valleys = {}
 for name in map(str, drawn):
     valleys[name] = {float(rate): np.mean([run["loss"] for run in runs]) for rate, runs in SWEEP[name].items()}
-plots.rates(valleys, plots.new(6, 2.3))
+plots.learning_rates(valleys, plots.new(6, 2.3))
 plt.show()
 
 # %% [markdown]
@@ -141,7 +141,7 @@ print(len(FIELD), "methods. One run:", results[violet]["LoRA(rank=2)"][0])
 # few lie between, the others reach 1, IA³ with the fewest numbers.*
 
 # %%
-right, axes = {}, plots.new(12.5, 4.8, columns=2)
+right, axes = {}, plots.new(7.5, 9, rows=2)
 for ax, (goal, found) in zip(axes, results.items(), strict=True):
     right[goal] = {name: (of(runs), runs[0]["parameters"]) for name, runs in found.items()}
     rows = [{"method": name, "accuracy": x, "parameters": n} for name, (x, n) in right[goal].items()]
@@ -169,7 +169,7 @@ assert min(right[violet][str(IA3())][0]) > 0.98
 FOUR = [PromptTuning(length=4), IA3(), LoRA(rank=4), Pfeiffer(size=16)]
 live = {}
 for method in FOUR:
-    tuned = TunedMethod(method, rate_of(method))
+    tuned = TunedMethod(method, learning_rate_of(method))
     live[str(method)] = [comparison.adapt(tuned, violet, STEPS, seed) for seed in SEEDS]
 plots.curves({name: runs[0][1] for name, runs in live.items()}, "accuracy", plots.new(4.5, 2))
 plt.show()
@@ -212,11 +212,11 @@ SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 SIX = [Full(), LoRA(rank=4), BitFit(), Pfeiffer(size=16), PromptTuning(length=4), PrefixTuning(length=4)]
 few = {str(r): {n: stored(r, blue, examples=n, steps=200, batch=32) for n in SIZES} for r in SIX}
 lines = {name: {n: of(runs) for n, runs in by.items()} for name, by in few.items()}
-plots.against(lines, plots.new(6, 2.6), xlabel="lines to learn from")
+plots.accuracy_by_size(lines, plots.new(6, 2.6), xlabel="training examples")
 plt.show()
 print("lines right, new (learned)", *(f"{n:>5} lines  " for n in (8, 32, 128, 1024)))
 for name, by in few.items():
-    new = [f"{np.mean(of(by[n])):6.2f} ({np.mean(of(by[n], 'learned')):.2f})" for n in (8, 32, 128, 1024)]
+    new = [f"{np.mean(of(by[n])):6.2f} ({np.mean(of(by[n], 'training_accuracy')):.2f})" for n in (8, 32, 128, 1024)]
     print(f"{name:25}", *new)
 fresh, OTHERS = {name: of(by[8]) for name, by in few.items()}, ["Full", "LoRA(rank=4)", "BitFit", "Pfeiffer(size=16)"]
 assert min(min(of(runs)) for runs in few["PromptTuning(length=4)"].values()) > 0.95
@@ -303,7 +303,7 @@ print(*(f"{name} {min(x):.2f}–{max(x):.2f}" for name, x in small.items()), sep
 assert max(max(x) for name, x in small.items() if name != str(IA3())) < 0.7 < 0.98 < min(small[str(IA3())])
 
 for name in OTHERS[:3]:
-    learned = of(few[name][8], "learned")
+    learned = of(few[name][8], "training_accuracy")
     print(f"{name:13} eight lines: of those learned {min(learned):.2f} right, of new ones {max(fresh[name]):.2f}")
     assert min(learned) > 0.9
 
@@ -318,7 +318,8 @@ print("LoRA(rank=4)".ljust(20), f"{mine['LoRA(rank=4)'][0]:.2f}")
 wrong, lora = {}, exercise.get("lora")
 for what in ("A left out", "alpha without rank"):
     broken = checking.broken(lora, next(m for m in lora.mistakes if m.id == what))
-    model, history = comparison.adapt(TunedMethod(broken.LoRA(rank=4), rate_of(LoRA(rank=4))), violet, STEPS, seed=0)
+    tuned = TunedMethod(broken.LoRA(rank=4), learning_rate_of(LoRA(rank=4)))
+    model, history = comparison.adapt(tuned, violet, STEPS, seed=0)
     wrong[what] = evaluate(model, violet, LINES).accuracy
     print(what.ljust(20), f"{wrong[what]:.2f}   loss: {history.loss[0]:.1f} → {history.loss[-1]:.2f}")
     print("   ", checking.diagnose("lora", broken.LoRALinear, broken.LoRAEmbedding, broken.LoRA).finding.symptom)
@@ -352,7 +353,7 @@ taught = {
     "none": ("Full", f"{share(violet, Full())}; needs no choice of place or size"),
 }
 answers = {"yes": ("How many examples?", {"few": eight_lines, "many": thousands}), "no": ("What counts most?", taught)}
-plots.decisions(("Told in words, can the base do it?", answers))
+plots.decision_tree(("Told in words, can the base do it?", answers))
 plt.show()
 assert least < 0.5 * usual
 

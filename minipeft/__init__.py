@@ -42,9 +42,9 @@ from minipeft.views import merge, move, summary
 __all__ = [
     "IA3", "METHODS", "AdaLoRA", "AdapterFusion", "BitFit", "Config", "DeltaError", "DoRA", "Full", "Houlsby", "LoRA",
     "Mixture", "MultiTask", "PTuning", "PTuningV2", "ParallelAdapter", "Pfeiffer", "PiSSA", "PrefixTuning",
-    "PromptTuning", "QLoRA", "Task", "Transformer", "VeRA", "base", "check", "decode", "detach",
-    "encode", "evaluate", "expect", "fit", "fold", "load", "merge", "move", "read", "recording", "save", "summary", "task",
-    "trainable", "use",
+    "PromptTuning", "QLoRA", "Task", "Transformer", "VeRA", "base", "check", "decode", "detach", "encode", "evaluate",
+    "expect", "fit", "fold", "load", "merge", "move", "read", "recording", "save", "summary", "task", "trainable",
+    "use",
 ]  # fmt: skip
 
 from_environment()  # MINIPEFT_USE=work/lora.py: minipeft runs on a student's file

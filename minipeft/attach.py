@@ -24,8 +24,7 @@ from minipeft.settings import Settings
 class Wrapper(nn.Module):
     """A module that stands in front of a frozen one, `base`, and answers for it: `wrapper.heads` is `base.heads`.
 
-    A method's layer derives from it, adds parameters under names that the base lacks, and writes its equation in
-    `forward`.
+    A method's layer derives from it, adds parameters under new names, and writes its equation in `forward`.
     """
 
     def __init__(self, base):
@@ -49,16 +48,16 @@ class Wrapper(nn.Module):
 
 
 class WeightWrapper(Wrapper):
-    """A wrapper whose whole effect is W + ΔW; `delta()` gives ΔW, shaped like `base.weight`.
+    """A wrapper whose whole effect is W + ΔW. Its `weight` is that: what reads it is adapted too."""
 
-    Its `weight` is W + ΔW: a module that reads the weight of this one, instead of calling it, is adapted too.
-    """
+    @property
+    def weight(self):
+        return self.base.weight + self.deltas().get("weight", 0)
 
-    def __getattr__(self, name):
-        value = super().__getattr__(name)
-        if name in ("weight", "bias") and value is not None:
-            return value + self.deltas().get(name, 0)
-        return value
+    @property
+    def bias(self):
+        bias = self.base.bias
+        return bias if bias is None else bias + self.deltas().get("bias", 0)
 
     def delta(self):
         raise NotImplementedError(f"{type(self).__name__}.delta: the change of the weight, shaped like base.weight")

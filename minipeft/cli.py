@@ -1,6 +1,8 @@
 """The command line: python -m minipeft compare | train | eval | generate | inspect | sweep | start | check | grade."""
 
+import io
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,14 +13,16 @@ import torch.nn.functional as F
 import typer
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from tqdm.auto import tqdm
 
 from minipeft import comparison, deltas
-from minipeft.attach import detach
+from minipeft.attach import attachments, detach
 from minipeft.bases import base
 from minipeft.classroom import commands
+from minipeft.costs import delta_bytes
+from minipeft.files import SIGNED, is_sweep, place, rescue, write_atomically
 from minipeft.methods import METHODS, AdapterFusion, PrefixTuning, PromptTuning, PTuning, PTuningV2, parse
 from minipeft.mixing import MultiTask
 from minipeft.tasks import (
@@ -57,7 +61,8 @@ app = typer.Typer(
 )
 for command in (commands.start, commands.check, commands.grade):
     app.command()(command)
-console, complaints = Console(), Console(stderr=True)
+console = Console(markup=False, emoji=False)  # what looks like markup in a name or a note is shown as it is
+complaints = Console(stderr=True, markup=False, emoji=False)
 torch.set_num_threads(1)  # models this small are slower on several threads, and much slower on a busy machine
 
 TASK_HELP = (
@@ -66,8 +71,13 @@ TASK_HELP = (
 )
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help=TASK_HELP)]
 DeltaPath = Annotated[Path, typer.Argument(metavar="DELTA", help="A delta that `train` saved.")]
-Steps = Annotated[int, typer.Option(min=1, help="Training steps of 64 lines each.")]
+Steps = Annotated[int, typer.Option(min=1, help="Training steps of 64 examples each.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes to share the runs; by default one for each core.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite also a file that minipeft did not write.")]
+Examples = Annotated[
+    int | None,
+    typer.Option("--examples", min=1, help="Train on so many examples only, instead of new ones at every step."),
+]
 Method = Annotated[
     str, typer.Option(help=f"A method as Python writes it, LoRA(rank=4), or a name: {', '.join(METHODS)}.")
 ]
@@ -76,7 +86,7 @@ Method = Annotated[
 def share(values):
     """Mean over seeds in percent, and under it the range if there is one."""
     low, mean, high = 100 * min(values), 100 * sum(values) / len(values), 100 * max(values)
-    return f"{mean:.1f}\n[dim]{low:.0f}–{high:.0f}[/dim]" if round(low) < round(high) else f"{mean:.1f}"
+    return Text.assemble(f"{mean:.1f}", (f"\n{low:.0f}–{high:.0f}" if round(low) < round(high) else "", "dim"))
 
 
 @app.command()
@@ -86,17 +96,18 @@ def compare(
     ] = None,
     steps: Steps = comparison.STEPS,
     seeds: Annotated[int, typer.Option(min=1, help="Runs per method, each with its own start and data.")] = 3,
-    lines: Annotated[
-        int | None, typer.Option("--examples", min=1, help="Train on so many lines only, instead of fresh ones.")
-    ] = None,
+    few: Examples = None,
     workers: Workers = None,
     out: Annotated[Path, typer.Option(help="Folder for the table (CSV) and the picture (PNG).")] = Path("results"),
+    force: Force = False,
 ):
     """Adapt the base to a task with every method and lay the results side by side."""
     from minipeft import plots
 
     goals = [task(name) for name in dict.fromkeys(names or ["reverse+blue"])]
-    out.mkdir(parents=True, exist_ok=True)  # what cannot be written fails here, before the work
+    table, picture = out / "compare.csv", out / "compare.png"
+    place(table, "table", force)
+    place(picture, "picture", force)
     found = {}
     for goal in goals:
         introduce(goal)
@@ -112,35 +123,35 @@ def compare(
             comparison.TUNED_METHODS,
             steps=steps,
             seeds=seeds,
-            examples=lines,
+            examples=few,
             words=words,
             workers=workers,
             on_run=show,
         )
-        console.print("", results(found[goal], goal, steps, seeds, lines), "")
-    comparison.write_csv(
-        [{"task": str(goal)} | row for goal, rows in found.items() for row in rows], out / "compare.csv"
-    )
-    axes = plots.new(6.5 * len(goals), 3.8, columns=len(goals), squeeze=False)[0]
+        console.print("", results(found[goal], goal, steps, seeds, few), "")
+    text = comparison.as_csv([{"task": str(goal)} | row for goal, rows in found.items() for row in rows])
+    rescue(lambda path: write_atomically(path, text.encode()), table, say=lambda: print(text))
+    console.print(f"Table: {table}", soft_wrap=True)
+    axes = plots.new(7.5, 4.6 * len(goals), rows=len(goals), squeeze=False)[:, 0]
     for ax, (goal, rows) in zip(axes, found.items(), strict=True):
         plots.pareto(rows, ax).set_title(f"{goal} ({goal.kind}), {steps} steps, {seeds} seeds", fontsize=10)
-    axes[0].figure.savefig(out / "compare.png", dpi=120)
-    console.print(f"Table: {out / 'compare.csv'}    Picture: {out / 'compare.png'}")
+    draw(axes[0].figure, picture)
 
 
 def introduce(goal):
     """What the task is, and that the base does not do it yet."""
     model = base()
     known, able = evaluate(model, Mixture()).accuracy, evaluate(model, goal).accuracy
-    console.print(f"[bold]Task {goal}[/bold]: {goal.kind}, given without instruction words.")
-    for word, right in zip(*examples(goal), strict=True):
-        console.print(f"  {word} {right}      [dim]the base answers {answer(model, word)}[/dim]")
-    console.print(f"The base has {100 * known:.1f} % of its pretraining lines right and {100 * able:.1f} % of these.")
+    console.print(Text.assemble((f"Task {goal}", "bold"), f": {goal.kind}, given without instruction words."))
+    for word, expected in zip(*examples(goal), strict=True):
+        console.print(Text.assemble(f"  {word} {expected}      ", (f"the base answers {answer(model, word)}", "dim")))
+    console.print(f"The base solves {100 * known:.1f} % of its pretraining examples and {100 * able:.1f} % of these.")
     console.print("It stays frozen: Full trains a copy, the other methods train beside it.\n")
 
 
-def results(rows, goal, steps, seeds, lines):
-    on = f" on {lines} lines" if lines else ""
+def results(rows, goal, steps, seeds, few):
+    """The rows of `compare` as a table; few: how many examples were trained on, None for new ones at every step."""
+    on = f" on {few} examples" if few else ""
     table = Table(
         title=f"{goal} after {steps} steps{on}, mean and range over {seeds} seeds",
         title_justify="left",
@@ -149,29 +160,22 @@ def results(rows, goal, steps, seeds, lines):
         pad_edge=False,
     )
     table.add_column("method", overflow="fold")
-    learned = ("learned\n%",) if lines else ()
-    for heading in (
-        "trained",
-        "% of\nbase",
-        *learned,
-        "right\n%",
-        "kept,\non %",
-        "kept,\noff %",
-        "time\ns",
-        "delta\nbytes",
-    ):
+    training = ("training\naccuracy\n%",) if few else ()
+    for heading in ("trained", "% of\nbase", *training, "accuracy\n%", "retention\n%", "time\ns", "delta\nbytes"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         seconds = sum(row["seconds"]) / len(row["seconds"])
         table.add_row(
             row["method"], f"{row['parameters']:,}", f"{row['percent']:.2f}",
-            *([share(row["learned"])] if lines else []), share(row["accuracy"]),
-            share(row["kept_attached"]), share(row["kept_detached"]), f"{seconds:.1f}", f"{row['bytes']:,}",
+            *([share(row["training_accuracy"])] if few else []), share(row["accuracy"]),
+            share(row["retention_attached"]), f"{seconds:.1f}", f"{row['bytes']:,}",
         )  # fmt: skip
+    detached = [100 * value for row in rows for value in row["retention_detached"]]
+    low, high = f"{min(detached):.1f}", f"{max(detached):.1f}"
     table.caption = (
-        ("learned: of the lines that were trained on. " if lines else "")
-        + "right: lines of the task right from end to end. kept: lines of the pretraining mixture still right, "
-        "with the delta on the model and off it again."
+        ("training accuracy: on the examples that were trained on. " if few else "")
+        + "accuracy: exact match on unseen examples of the task. retention: accuracy on the pretraining mixture with "
+        f"the delta attached; detached, it is {low if low == high else f'{low} to {high}'} %."
     )
     table.caption_justify = "left"
     return table
@@ -182,9 +186,7 @@ def train(
     name: TaskName,
     out: Annotated[Path, typer.Option(help="Where the delta is saved.")] = Path("deltas/delta.safetensors"),
     method: Method = "LoRA(rank=4)",
-    lines: Annotated[
-        int | None, typer.Option("--examples", min=1, help="Train on so many lines only, instead of fresh ones.")
-    ] = None,
+    few: Examples = None,
     fuse: Annotated[
         list[Path] | None, typer.Option(help="For AdapterFusion: a delta of Pfeiffer; once for each adapter.")
     ] = None,
@@ -192,31 +194,30 @@ def train(
     lr: Annotated[float | None, typer.Option(min=0, help="Peak learning rate; by default what `sweep` found.")] = None,
     seed: Annotated[int, typer.Option(help="Draws the start and the data.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    force: Force = False,
 ):
     """Train one method on a task and save its delta."""
     goal, method, model = task(name), parse(method), base()
-    lr = comparison.rate_of(method) if lr is None else lr
-    if out.is_dir():
-        raise ValueError(f"{out} is a folder; name the file to save the delta in")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    lr = comparison.learning_rate_of(method) if lr is None else lr
     torch.manual_seed(seed)
     model = method.attach(model)
     if isinstance(method, AdapterFusion):
         method.fill(model, [deltas.read(path, detach(model)) for path in fuse or ()])
     elif fuse:
         raise ValueError(f"--fuse is for AdapterFusion, not for {method}: leave it out")
+    place(out, "delta", force, inputs=fuse or (), room=delta_bytes(model) + 10_000)
     console.print(f"{method} on {goal} ({goal.kind})\n{summary(model)}")
-    given = Few(goal, lines, seed) if lines else goal
+    given = Few(goal, few, seed) if few else goal
     history = fit(model, given, steps=steps, lr=lr, seed=seed, device=device)
     score = evaluate(model, goal)
     notes = {"task": str(goal), "steps": steps, "lr": lr, "seed": seed, "accuracy": round(score.accuracy, 4)}
-    if lines:
-        notes["examples"] = lines
-        console.print(f"{100 * evaluate(model, given, lines).accuracy:.1f} % of the {lines} lines it was given right")
-    size = deltas.save(model, out, notes)
-    console.print(f"{100 * score.accuracy:.1f} % of fresh lines right after {history.seconds:.0f} s")
-    console.print(f"Saved {size:,} bytes to {escape(str(out))}. To see it at work:")
-    console.print(f"  python -m minipeft generate cabbed --delta {escape(str(out))}", soft_wrap=True)
+    if few:
+        notes["examples"] = few
+        console.print(f"accuracy on the {few} training examples: {100 * evaluate(model, given, few).accuracy:.1f} %")
+    size = rescue(lambda path: deltas.save(model, path, notes), out)
+    console.print(f"accuracy on unseen examples: {100 * score.accuracy:.1f} % after {history.seconds:.0f} s")
+    console.print(f"Saved {size:,} bytes to {out}. To see it at work:", soft_wrap=True)
+    console.print(f"  python -m minipeft generate cabbed --delta {shlex.quote(str(out))}", soft_wrap=True)
 
 
 @app.command("eval")
@@ -226,11 +227,12 @@ def evaluate_(
 ):
     """Score a delta on its task and on the pretraining mixture, attached and detached."""
     delta = deltas.read(path)
-    goal = task(name or delta.notes.get("task", ""))
+    goal = task(name or str(delta.notes.get("task", "")))
     model = deltas.load(path, base())
-    table = Table(title=f"{delta.method} from {escape(str(path))}", title_justify="left", box=SIMPLE)
-    for heading in ("lines right, %", "attached", "detached"):
-        table.add_column(heading, justify="left" if heading.startswith("lines") else "right")
+    console.print(f"{delta.method} from {path}", soft_wrap=True)
+    table = Table(box=SIMPLE)
+    for heading in ("accuracy, %", "attached", "detached"):
+        table.add_column(heading, justify="left" if heading.startswith("accuracy") else "right")
     for what in (goal, Mixture()):
         attached = evaluate(model, what).accuracy
         detached = evaluate(detach(model), what).accuracy
@@ -241,49 +243,55 @@ def evaluate_(
 @app.command()
 def generate(
     text: Annotated[
-        str, typer.Argument(help="A word of six letters, cabbed, or a line with instructions: 'reverse next : cabbed'.")
+        str, typer.Argument(help="A word of six letters, cabbed, or one with an instruction: 'reverse next : cabbed'.")
     ],
     paths: Annotated[
         list[Path] | None, typer.Option("--delta", help="A saved delta, or several: they answer in one batch.")
     ] = None,
 ):
-    """Type a line, see how the base continues it, and how it does under each delta."""
+    """See how the base continues a word or an instruction, and how it does under each delta."""
     if " " in text.strip() and ":" not in text:
         raise ValueError(f"a colon parts the instruction from the word, as in 'reverse next : cabbed'; got {text!r}")
     line = decode(encode((text if ":" in text else f": {text}").rstrip("= ") + " ="))
     size = len(line.partition(":")[2].strip("= "))
     if size != LENGTH:
-        console.print(f"[yellow]The base reads words of {LENGTH} letters, this has {size}: expect nonsense.[/yellow]")
-    names = {str(path): path for path in paths or ()}
+        console.print(f"The base reads words of {LENGTH} letters, this has {size}: expect nonsense.", style="yellow")
     model = base()
-    several = MultiTask({name: deltas.load(path, model) for name, path in names.items()}) if names else None
-    rows = encode(line).expand(1 + len(names), -1)
-    for name, made in zip([None, *names], several.generate(rows, [None, *names], LENGTH + 1, stop=EOS), strict=True):
-        said = decode(made).partition(".")[0].strip()
-        who = f"      [dim]{escape(name)}: {several.deltas[name].method}[/dim]" if name else ""
-        console.print(f"{'adapted' if name else 'base':9} {line} {said}{who}", soft_wrap=True)
+    views = {str(path): deltas.load(path, model) for path in paths or ()}
+    rows, names = encode(line).expand(1 + len(views), -1), [None, *views]
+    if views:
+        made = MultiTask(views).generate(rows, names, LENGTH + 1, stop=EOS)
+    else:
+        made = model.generate(rows, LENGTH + 1, stop=EOS)
+    for name, tokens in zip(names, made, strict=True):
+        said = decode(tokens).partition(".")[0].strip()
+        who = f"      {name}: {attachments(views[name])[-1].method}" if name else ""
+        console.print(Text.assemble(f"{'adapted' if name else 'base':9} {line} {said}", (who, "dim")), soft_wrap=True)
 
 
 @app.command()
 def inspect(
     path: DeltaPath,
     picture: Annotated[Path | None, typer.Option(help="Also draw what was learned, as PNG.")] = None,
+    force: Force = False,
 ):
     """What is in a delta: method, tensors, how many directions its update of each weight really has; of a prompt, the
     words it is nearest to."""
     delta = deltas.read(path)
+    if picture:
+        place(picture, "picture", force, inputs=(path,))
     model = base()
     fits = deltas.fingerprint(model) == delta.base
     whose = "the shipped base" if fits else "another base"
-    console.print(f"[bold]{escape(str(path))}[/bold]  {path.stat().st_size:,} bytes, for {whose} ({delta.base[:12]})")
-    console.print(f"method   {delta.method!r}", markup=False)
-    for key, value in delta.notes.items():
-        console.print(f"{key:8} {value}", markup=False)
+    about = f"  {path.stat().st_size:,} bytes, for {whose} ({delta.base[:12]})"
+    console.print(Text.assemble((str(path), "bold"), about), soft_wrap=True)
+    for key, value in {"method": repr(delta.method), **delta.notes}.items():
+        console.print(printable(f"{key:8} {value}"), soft_wrap=True)
     table = Table(title="Tensors", title_justify="left", box=SIMPLE)
     for heading in ("name", "shape", "parameters"):
         table.add_column(heading, justify="left" if heading == "name" else "right")
     for name, tensor in delta.tensors.items():
-        table.add_row(name, " × ".join(map(str, tensor.shape)), f"{tensor.numel():,}")
+        table.add_row(printable(name), " × ".join(map(str, tensor.shape)), f"{tensor.numel():,}")
     console.print(table)
     if not fits:
         console.print("What it changes can only be told on its own base.")
@@ -292,7 +300,7 @@ def inspect(
     prompts = [t for t in delta.tensors.values() if isinstance(delta.method, PromptTuning | PTuning)]
     for vectors in prompts:
         console.print(nearest(vectors, words))
-    deltas.load(path, model)
+    model = deltas.load(path, model)
     moved = deltas.updates(model)
     matrices = {name: d.flatten(1) for name, (_, d) in moved.items() if d.ndim > 1}
     if not matrices:
@@ -301,7 +309,7 @@ def inspect(
             from minipeft import plots
 
             if prompts:
-                axes = plots.nearest(prompts[0], words, VOCABULARY)
+                axes = plots.nearest_words(prompts[0], words, VOCABULARY)
             elif isinstance(delta.method, PrefixTuning | PTuningV2):
                 axes = plots.prefix_map(plots.prefixes(model), model.config.heads)
             else:
@@ -320,15 +328,23 @@ def inspect(
     if picture:
         from minipeft import plots
 
-        _, (top, bottom) = plots.plt.subplots(2, 1, figsize=(8, 6), layout="constrained")
+        top, bottom = plots.new(8, 6, rows=2)
         plots.spectrum(dict(list(matrices.items())[:6]), top)
         plots.what_moved(model, moved, bottom)
         draw(top.figure, picture)
 
 
 def draw(figure, path):
-    figure.savefig(path, dpi=120)
-    console.print(f"Picture: {escape(str(path))}")
+    """Write a figure as a PNG that is known again as ours."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120, metadata=SIGNED)
+    rescue(lambda path: write_atomically(path, file.getvalue()), path)
+    console.print(f"Picture: {path}", soft_wrap=True)
+
+
+def printable(text):
+    """The text with what would command a terminal spelled out: a note may be anybody's."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def nearest(vectors, table, number=3):
@@ -354,37 +370,51 @@ def sweep(
     workers: Workers = None,
     out: Annotated[
         Path, typer.Option(help="Where the results are saved, as JSON. Runs that it holds already are not made again.")
-    ] = Path("results/rates.json"),
+    ] = Path("results/learning_rates.json"),
+    force: Force = False,
 ):
-    """Try the same learning rates with every method, on lines that `compare` does not report (minutes per method)."""
+    """Try the same learning rates with every method, on examples that `compare` does not report (minutes a method)."""
     names = names or ["reverse+blue", "reverse+violet"]
-    goals, found = [task(name) for name in names], {}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.exists():
-        stored = json.loads(out.read_text())
+    goals, found, unsaved = [task(name) for name in names], {}, []
+    place(out, "sweep", force)
+    if out.exists() and is_sweep(out):
+        stored = json.loads(out.read_bytes())
         if stored["steps"] != steps:
             raise ValueError(f"{out} holds runs of {stored['steps']} steps, not {steps}: choose another file")
         found = stored["results"]
 
-    def save(found):  # after each run, so that what is done is kept
-        out.write_text(json.dumps({"steps": steps, "results": found}, indent=1) + "\n")
+    def write(path):
+        write_atomically(path, (json.dumps({"steps": steps, "results": found}, indent=1) + "\n").encode())
 
-    comparison.sweep(goals, steps=steps, found=found, workers=workers, on_run=save)
+    def save(found):  # after each run, so that what is done is kept
+        try:
+            write(out)
+            unsaved.clear()
+        except (OSError, ValueError) as error:
+            if not unsaved:
+                tqdm.write(f"Not saved: {error}. The sweep goes on and tries again after each run.")
+            unsaved.append(error)
+
+    try:
+        comparison.sweep(goals, steps=steps, found=found, workers=workers, on_run=save)
+    finally:
+        if unsaved:
+            rescue(write, out, say=lambda: print(json.dumps({"steps": steps, "results": found})))
     for name in names:
-        table = Table(title=f"{name}: right, %, mean of the runs, validation lines", title_justify="left", box=SIMPLE)
+        table = Table(title=f"{name}: accuracy on validation examples, %", title_justify="left", box=SIMPLE)
         table.add_column("method", no_wrap=True)
-        for lr in comparison.RATES:
+        for lr in comparison.LEARNING_RATES:
             table.add_column(f"{lr:g}", justify="right")
-        for method, by_rate in found.items():
+        for method, by_lr in found.items():
             cells = []
-            for rate, runs in by_rate.items():
-                right = [100 * run["accuracy"] for run in runs if run["task"] == name]
-                chosen = "[bold]*[/bold]" if float(rate) == comparison.best_rate(by_rate) else ""
-                cells.append(f"{chosen}{sum(right) / len(right):.0f}")
+            for lr, runs in by_lr.items():
+                accuracies = [100 * run["accuracy"] for run in runs if run["task"] == name]
+                chosen = "*" if float(lr) == comparison.best_learning_rate(by_lr) else ""
+                cells.append(Text.assemble((chosen, "bold"), f"{sum(accuracies) / len(accuracies):.0f}"))
             table.add_row(method, *cells)
         console.print(table)
-    console.print("* the rate of least validation loss, all tasks together")
-    console.print(f"Saved to {escape(str(out))}")
+    console.print("* the learning rate of least validation loss, all tasks together")
+    console.print(f"Saved to {out}", soft_wrap=True)
 
 
 def main():
@@ -394,5 +424,6 @@ def main():
     try:
         app()
     except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError) as error:
-        complaints.print(f"[red]{type(error).__name__}[/red]: {escape(str(error))}")
+        said = printable(" ".join(str(error).split()))
+        complaints.print(Text.assemble((type(error).__name__, "red"), f": {said}"), soft_wrap=True)
         raise SystemExit(2) from None

@@ -1,9 +1,11 @@
 """The main job: the shipped base is adapted to one task with every method, over several seeds.
 
-A method joins by a line in TUNED_METHODS: the method with its settings and its learning rate, chosen by `sweep` on lines not reported here.
+A method joins by a line in TUNED_METHODS: the method with its settings and its learning rate, which `sweep` chose on
+examples that are not reported here.
 """
 
 import csv
+import io
 import os
 import tempfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -16,6 +18,7 @@ import torch
 from tqdm.auto import tqdm
 
 from minipeft import deltas
+from minipeft.arguments import a_task, checked
 from minipeft.attach import Method, detach, trainable
 from minipeft.bases import base
 from minipeft.methods import (
@@ -41,7 +44,7 @@ from minipeft.tasks import Few, Mixture, answer, task
 from minipeft.training import VALIDATION, evaluate, fit
 
 STEPS = 300
-RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)  # every method is offered the same ones
+LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)  # every method is offered the same ones
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class TunedMethod:
     sources: tuple[str, ...] = ()
 
 
-TUNED_METHODS = (  # the rates are those of benchmarks/rates.json
+TUNED_METHODS = (  # the learning rates are those of benchmarks/learning_rates.json
     TunedMethod(Full(), 1e-2),
     TunedMethod(LoRA(rank=1), 1e-2),
     TunedMethod(LoRA(rank=2), 3e-2),
@@ -77,8 +80,8 @@ TUNED_METHODS = (  # the rates are those of benchmarks/rates.json
 )
 
 
-def rate_of(method):
-    """The learning rate that the sweep found for this method, or for another of the same method; else 0.01."""
+def learning_rate_of(method):
+    """The learning rate that the sweep found for this method, or for another configuration of it; else 0.01."""
     same = [c.lr for c in TUNED_METHODS if c.method == method]
     alike = [c.lr for c in TUNED_METHODS if type(c.method) is type(method)]
     return (same + alike + [1e-2])[0]
@@ -100,7 +103,7 @@ def adapt(tuned, goal, steps, seed):
 def adapter(size, source, steps, seed):
     """An adapter for a fusion, trained on a task of its own."""
     method = Pfeiffer(size=size)
-    return deltas.delta_of(adapt(TunedMethod(method, rate_of(method)), task(source), steps, seed)[0])
+    return deltas.delta_of(adapt(TunedMethod(method, learning_rate_of(method)), task(source), steps, seed)[0])
 
 
 def parallel(function, jobs, workers=1, progress=True, on_done=None):
@@ -139,14 +142,16 @@ def compare(goal, tuned_methods=TUNED_METHODS, steps=STEPS, seeds=3, examples=No
     """One row for each method, a dictionary:
 
     method, parameters (trained), percent (of the base), lr, bytes (of the saved delta), and lists over seeds: accuracy
-    (on fresh lines of the task), kept_attached and kept_detached (on the pretraining mixture), seconds (of training),
-    answers (to `words`); with `examples`, learned (accuracy on the lines that were trained on).
+    (on unseen examples of the task), retention_attached and retention_detached (accuracy on the pretraining mixture),
+    seconds (of training), answers (to `words`); with `examples`, training_accuracy (on the examples trained on).
 
     Args:
-        examples: train on so many lines of the task instead of fresh ones at every step; each seed draws its own.
+        examples: train on so many examples of the task instead of new ones at every step; each seed draws its own.
         workers: see `parallel`.
         on_run: called as `on_run(tuned, seed, result)` after each run.
     """
+    a_task("compare", goal)
+    steps, seeds = checked("compare: steps", steps, int), checked("compare: seeds", seeds, int)
     jobs = [(c, goal, steps, seed, examples, words) for c in tuned_methods for seed in range(seeds)]
     done = on_run and (lambda job, result: on_run(job[0], job[3], result))
     results, rows = parallel(one_run, jobs, workers, progress, done), []
@@ -159,39 +164,40 @@ def compare(goal, tuned_methods=TUNED_METHODS, steps=STEPS, seeds=3, examples=No
 
 def one_run(tuned, goal, steps, seed, examples, words):
     """One method, one seed: what `compare` lists."""
-    lines = goal if examples is None else Few(goal, examples, seed)
-    model, history = adapt(tuned, lines, steps, seed)
+    given = goal if examples is None else Few(goal, examples, seed)
+    model, history = adapt(tuned, given, steps, seed)
     result = {"parameters": sum(p.numel() for p in trainable(model).values())}
     result["accuracy"] = evaluate(model, goal).accuracy
     if examples is not None:
-        result["learned"] = evaluate(model, lines, size=examples).accuracy
-    result["kept_attached"] = evaluate(model, Mixture()).accuracy
+        result["training_accuracy"] = evaluate(model, given, size=examples).accuracy
+    result["retention_attached"] = evaluate(model, Mixture()).accuracy
     result["seconds"] = history.seconds
     result["answers"] = [answer(model, word) for word in words]
     with tempfile.TemporaryDirectory() as folder:
         result["bytes"] = deltas.save(model, Path(folder) / "delta.safetensors")
-    result["kept_detached"] = evaluate(detach(model), Mixture()).accuracy
+    result["retention_detached"] = evaluate(detach(model), Mixture()).accuracy
     result["percent"] = 100 * result["parameters"] / sum(p.numel() for p in detach(model).parameters())
     return result
 
 
-def sweep(tasks, tuned_methods=TUNED_METHODS, rates=RATES, steps=STEPS, seeds=(100,), examples=None, found=None,
-          workers=1, progress=True, on_run=None):  # fmt: skip
+def sweep(tasks, tuned_methods=TUNED_METHODS, learning_rates=LEARNING_RATES, steps=STEPS, seeds=(100,), examples=None,
+          found=None, workers=1, progress=True, on_run=None):  # fmt: skip
     """Every method at every learning rate, on the validation sample of every task.
 
-    Returns {method: {rate: [one dictionary of task, seed, accuracy and loss for each run]}}. Seeds and lines are none
-    of those that `compare` reports. A run that diverges counts as accuracy 0, loss infinite.
+    Returns {method: {learning rate: [one dictionary of task, seed, accuracy and loss for each run]}}. Seeds and
+    examples are none of those that `compare` reports. A run that diverges counts as accuracy 0, loss infinite.
 
     examples: as in `compare`.
     found: what an earlier sweep returned; it is filled in place, and only the runs that it lacks are made.
     on_run: called as `on_run(found)` after each run.
     """
-    found = {} if found is None else found
-    jobs = []
+    for goal in tasks:
+        a_task("sweep", goal)
+    found, jobs = {} if found is None else found, []
     for c in tuned_methods:
-        by_rate = found.setdefault(str(c.method), {})
-        for lr in rates:
-            runs = by_rate.setdefault(f"{lr:g}", [])
+        by_lr = found.setdefault(str(c.method), {})
+        for lr in learning_rates:
+            runs = by_lr.setdefault(f"{lr:g}", [])
             there = {(run["task"], run["seed"]) for run in runs}
             new = [(t, steps, s, examples) for t in tasks for s in seeds if (str(t), s) not in there]
             jobs += [(replace(c, lr=lr), *run) for run in new]
@@ -203,27 +209,27 @@ def sweep(tasks, tuned_methods=TUNED_METHODS, rates=RATES, steps=STEPS, seeds=(1
         if on_run:
             on_run(found)
 
-    parallel(try_rate, jobs, workers, progress, on_done)
+    parallel(try_learning_rate, jobs, workers, progress, on_done)
     return found
 
 
-def try_rate(tuned, goal, steps, seed, examples):
-    lines = goal if examples is None else Few(goal, examples, seed)
+def try_learning_rate(tuned, goal, steps, seed, examples):
+    given = goal if examples is None else Few(goal, examples, seed)
     try:
-        score = evaluate(adapt(tuned, lines, steps, seed)[0], goal, seed=VALIDATION)
+        score = evaluate(adapt(tuned, given, steps, seed)[0], goal, seed=VALIDATION)
         accuracy, loss = score.accuracy, score.loss
     except FloatingPointError:
         accuracy, loss = 0.0, float("inf")
     return {"task": str(goal), "seed": seed, "accuracy": round(accuracy, 4), "loss": round(loss, 6)}
 
 
-def best_rate(by_rate):
-    """The rate of least validation loss, over all tasks and seeds, from one method's part of what `sweep` gives."""
-    return float(min(by_rate, key=lambda rate: sum(run["loss"] for run in by_rate[rate])))
+def best_learning_rate(by_lr):
+    """The one of least validation loss, over all tasks and seeds, from one method's part of what `sweep` gives."""
+    return float(min(by_lr, key=lambda lr: sum(run["loss"] for run in by_lr[lr])))
 
 
-def write_csv(rows, path):
-    """The rows of `compare` as a table; what is a list over seeds becomes mean, least and greatest."""
+def as_csv(rows):
+    """The rows of `compare` as the text of a table; what is a list over seeds becomes mean, least and greatest."""
     flat = []
     for row in rows:
         flat.append({})
@@ -234,7 +240,8 @@ def write_csv(rows, path):
                 flat[-1] |= {key: sum(value) / len(value), f"{key}_min": min(value), f"{key}_max": max(value)}
             else:
                 flat[-1][key] = value
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, flat[0])
-        writer.writeheader()
-        writer.writerows(flat)
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, flat[0])
+    writer.writeheader()
+    writer.writerows(flat)
+    return file.getvalue()

@@ -1,17 +1,20 @@
 """What a method costs: parameters, gradients, optimizer state, activations, time. First predicted, then measured.
 
-Bytes are counted in tensors of the model, so they hold on any machine; seconds are the reader's own. What is kept aside
-for `detach`, with full fine-tuning the whole base, is not counted: one who never detaches needs none.
+Bytes are counted in tensors of the model, so they hold on any machine; seconds are the reader's own. A view is weighed
+with what it shares with its base; what only the base holds (its weights, with full fine-tuning) is not counted.
 """
 
+import math
 import statistics
 import time
 from dataclasses import dataclass
 
 import torch
 
+from minipeft.arguments import a_model, checked, got
 from minipeft.attach import trainable
 from minipeft.deltas import trained
+from minipeft.tasks import Batch
 from minipeft.training import loss_of
 
 
@@ -39,9 +42,10 @@ def predict(model):
 
     Every weight is stored; only what is trained has a gradient and Adam's two moments.
     """
+    a_model("predict", model)
     weights = sum(t.numel() * t.element_size() for t in tensors(model))
-    learned = sum(p.numel() * p.element_size() for p in trainable(model).values())
-    return Memory(weights, gradients=learned, optimizer=2 * learned)
+    trained = sum(p.numel() * p.element_size() for p in trainable(model).values())
+    return Memory(weights, gradients=trained, optimizer=2 * trained)
 
 
 def measure(model, batch, lr=1e-3):
@@ -49,7 +53,8 @@ def measure(model, batch, lr=1e-3):
 
     Activations are the tensors that autograd saves, each storage once, weights not counted.
     """
-    parameters = list(trainable(model).values())
+    a_model("measure", model)
+    batch, parameters = beside(batch, model), list(trainable(model).values())
     before = [p.detach().clone() for p in parameters]
     own = {t.untyped_storage().data_ptr() for t in tensors(model)}
     saved = {}
@@ -62,7 +67,6 @@ def measure(model, batch, lr=1e-3):
 
     was_training = model.training
     model.train()
-    batch = batch.to(next(model.parameters()).device)
     optimizer = torch.optim.Adam(parameters, lr=lr)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = loss_of(model(batch.tokens, batch.mask), batch.targets)
@@ -89,15 +93,22 @@ def latency(models, batch, repeats=100):
 
     The models take turns, so that whatever else the machine does hits them alike.
     """
-    times = {name: [] for name in models}
+    repeats, times = checked("latency: repeats", repeats, int, (2, math.inf)), {name: [] for name in models}
     for repeat in range(repeats + 3):
         for name, model in models.items():
-            at_hand = batch.to(next(model.parameters()).device)
+            at_hand = beside(batch, model)
             begun = time.perf_counter()
             model(at_hand.tokens, at_hand.mask)
             if repeat >= 3:  # the first ones warm up
                 times[name].append(1000 * (time.perf_counter() - begun))
     return {name: tuple(statistics.quantiles(values, n=4)) for name, values in times.items()}
+
+
+def beside(batch, model):
+    """The batch on the device of the model. Raises TypeError if it is none."""
+    if not isinstance(batch, Batch):
+        raise TypeError(f"expected a batch, got {got(batch)}: task.batch(32, torch.Generator()) draws one")
+    return batch.to(next(model.parameters(), torch.empty(0)).device)
 
 
 def delta_bytes(model):

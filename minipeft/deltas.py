@@ -119,8 +119,8 @@ def delta_of(model, notes=None):
     entry = only(model, "a delta")
     if cast := dtypes(model) - dtypes(entry.base):
         raise DeltaError(
-            f"the view was cast to {', '.join(map(str, cast))} and its base was not, so there is no base to load this on: "
-            "cast the base and attach to it, or cast both with views.move(view, dtype)"
+            f"the view was cast to {', '.join(map(str, cast))} and its base was not, so there is no base to load this "
+            "on: cast the base and attach to it, or cast both with views.move(view, dtype)"
         )
     tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in trained(model).items()}
     if broken := [name for name, t in tensors.items() if not t.isfinite().all()]:

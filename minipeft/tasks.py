@@ -1,6 +1,6 @@
 """The toy world: what the base learns from, and what it is adapted to.
 
-A line of it reads
+An example reads
 
     reverse next : cabbed = efccbd .
 
@@ -15,10 +15,13 @@ The base is pretrained on all pairs of eight operations and eight tables but six
 A downstream task is given without instruction words: finding out which task it is belongs to the delta.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from minipeft.arguments import ANY, a_model, a_row_of_tokens, a_task, checked, got, whole_numbers
 
 LENGTH = 6  # letters in a word
 LETTERS = "abcdefghijklmnop"
@@ -75,32 +78,42 @@ def encode(text):
 
     Raises ValueError for a word or letter the toy world does not have.
     """
+    if not isinstance(text, str):
+        cure = (
+            "decode turns tokens into text" if isinstance(text, Tensor) else "one text at a time, such as ': cabbed ='"
+        )
+        raise TypeError(f"encode takes a text, got {got(text)}: {cure}")
     before, colon, after = text.partition(":")
     pieces = before.split() + [":"] * bool(colon) + [c for c in after if not c.isspace()]
     for piece in pieces:
         if piece not in ID:
             known = f"the small letters {LETTERS[0]} to {LETTERS[-1]}"
             known = known if len(piece) == 1 else ", ".join(VOCABULARY[20:])
+            if not colon and set(piece) <= set(LETTERS):
+                known = f"letters behind a colon, as in ': {piece} =', and before it {known}"
             raise ValueError(f"the toy world has no {piece!r}; it knows {known}")
-    return torch.tensor([ID[piece] for piece in pieces])
+    return torch.tensor([ID[piece] for piece in pieces], dtype=torch.long)
 
 
 def decode(tokens):
-    """Tokens (T,) to text, the inverse of `encode`; padding is left out."""
-    words = [VOCABULARY[t] for t in tokens if t != PAD]
+    """Tokens (T,) to text, the inverse of `encode`; padding is left out.
+
+    Raises TypeError or ValueError for what is not one row of tokens of the vocabulary.
+    """
+    words = [VOCABULARY[t] for t in a_row_of_tokens("decode", tokens, len(VOCABULARY)) if t != PAD]
     return " ".join("".join(w if w in LETTERS else f" {w} " for w in words).split())
 
 
 def letters(word):
     """A word of six letters to (6,) indices of LETTERS. Raises ValueError for any other word."""
-    if len(word) != LENGTH or any(c not in LETTERS for c in word):
-        raise ValueError(f"expected a word of {LENGTH} letters from {LETTERS[0]} to {LETTERS[-1]}, got {word!r}")
+    if not isinstance(word, str) or len(word) != LENGTH or any(c not in LETTERS for c in word):
+        raise ValueError(f"expected a word of {LENGTH} letters from {LETTERS[0]} to {LETTERS[-1]}, got {got(word)}")
     return torch.tensor([LETTERS.index(c) for c in word])
 
 
 @dataclass
 class Batch:
-    """Rows for the model: tokens (B, T), targets (B, T) with IGNORE where nothing is asked, mask (B, T) or None."""
+    """Examples, a row each: tokens (B, T), targets (B, T) with IGNORE where nothing is asked, mask (B, T) or None."""
 
     tokens: Tensor
     targets: Tensor
@@ -110,8 +123,11 @@ class Batch:
         return Batch(*(t if t is None else t.to(device) for t in (self.tokens, self.targets, self.mask)))
 
 
-def lines(instruction, x, y):
-    """Lines from instruction tokens (B, K), letters x and answers y (B, 6). Asked are the answer and the full stop."""
+def rows(instruction, x, y):
+    """A Batch of examples from instruction tokens (B, K), letters x and answers y (B, 6).
+
+    The model is asked for the answer and the full stop.
+    """
     mark = x.new_ones(len(x), 1)
     tokens = torch.cat([instruction, BOS * mark, x + FIRST_LETTER, SEP * mark, y + FIRST_LETTER, EOS * mark], dim=1)
     targets = tokens[:, 1:].clone()
@@ -123,7 +139,7 @@ def lines(instruction, x, y):
 class Task:
     """One operation and one table: `Task("reverse", "blue")`, or `task("reverse+blue")`.
 
-    `instructed`: the lines begin with the two instruction words (only for what the base has words for).
+    `instructed`: the examples begin with the two instruction words (only for what the base has words for).
     """
 
     operation: str
@@ -131,7 +147,11 @@ class Task:
     instructed: bool = False
 
     def __post_init__(self):
-        if self.operation not in OPERATIONS or self.table not in TABLES:
+        if not isinstance(self.instructed, bool):
+            raise ValueError(
+                f"instructed must be True or False, got {got(self.instructed)}: write task('reverse+blue')"
+            )
+        if self.operation not in list(OPERATIONS) or self.table not in list(TABLES):
             raise ValueError(
                 f"no task {str(self).rstrip('+')}: an operation ({', '.join(OPERATIONS)}), "
                 f"a plus, a table ({', '.join(TABLES)}), like reverse+blue"
@@ -152,53 +172,64 @@ class Task:
         return "held-out pair" if str(self) in HELD_OUT else "known"
 
     def answer(self, x):
-        """Letters (B, 6) to the right answers (B, 6)."""
+        """Letters (B, 6), numbers from 0 to 15, to the right answers (B, 6)."""
+        if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != LENGTH or not whole_numbers(x):
+            raise ValueError(f"answer takes letters (B, {LENGTH}), got {got(x)}: write answer(letters('cabbed')[None])")
+        if x.numel() and not 0 <= x.min() <= x.max() < len(LETTERS):
+            raise ValueError(
+                f"letters are numbers from 0 to {len(LETTERS) - 1}, got {int(x.min())} to {int(x.max())}: "
+                "of tokens subtract FIRST_LETTER"
+            )
         return TABLES[self.table][OPERATIONS[self.operation](x)]
 
     def prompt(self, word):
-        """The line up to the equals sign, as text."""
+        """The example up to the equals sign, as text."""
         letters(word)
         return f"{self.operation} {self.table} : {word} =" if self.instructed else f": {word} ="
 
     def batch(self, size, generator):
-        """`size` fresh lines, drawn with `generator`."""
+        """`size` new examples, drawn with `generator`."""
         x = torch.randint(len(LETTERS), (size, LENGTH), generator=generator)
         words = [ID[self.operation], ID[self.table]] if self.instructed else []
-        return lines(torch.tensor(words, dtype=torch.long).expand(size, -1), x, self.answer(x))
+        return rows(torch.tensor(words, dtype=torch.long).expand(size, -1), x, self.answer(x))
 
 
 def task(name, instructed=False):
     """`task("reverse+blue")`. Raises ValueError, with what exists, for an unknown name."""
+    if not isinstance(name, str):
+        cure = "it is a task already" if isinstance(name, Task) else "write task('reverse+blue')"
+        raise TypeError(f"task takes a name, got {got(name)}: {cure}")
     operation, _, table = name.partition("+")
     return Task(operation, table, instructed)
 
 
 @dataclass(frozen=True)
 class Few:
-    """`size` lines of a task and no others, drawn with `seed`: what there is to learn from when examples are few."""
+    """`size` examples of a task and no others, drawn with `seed`: what there is to learn from when data are few."""
 
     task: Task
     size: int
     seed: int = 0
 
     def __post_init__(self):
-        if type(self.size) is not int or self.size < 1:
-            raise ValueError(f"at least one example is needed, got {self.size}")
+        a_task("Few", self.task)
+        object.__setattr__(self, "size", checked("Few: size", self.size, int))
+        object.__setattr__(self, "seed", checked("Few: seed", self.seed, int, ANY))
 
     def __str__(self):
-        return f"{self.size} lines of {self.task}"
+        return f"{self.size} examples of {self.task}"
 
     def batch(self, size, generator):
-        """`size` of the lines, every one as often as another (give or take one), in an order drawn with `generator`."""
-        lines = self.task.batch(self.size, torch.Generator().manual_seed(self.seed))
+        """`size` of the examples, each as often as another (give or take one), in an order drawn with `generator`."""
+        few = self.task.batch(self.size, torch.Generator().manual_seed(self.seed))
         rounds = -(-size // self.size)
-        rows = torch.cat([torch.randperm(self.size, generator=generator) for _ in range(rounds)])[:size]
-        return Batch(lines.tokens[rows], lines.targets[rows])
+        order = torch.cat([torch.randperm(self.size, generator=generator) for _ in range(rounds)])[:size]
+        return Batch(few.tokens[order], few.targets[order])
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """What the base is pretrained on: instructed lines of all pairs but the held-out ones, or of those `only`.
+    """What the base is pretrained on: instructed examples of all pairs but the held-out ones, or of those `only`.
 
     The instruction is a bag of 2 to 5 words in any order: one for the operation, one for the table, either synonym,
     repetitions and fillers around them; a `copy` or a `plain` that would change nothing is left unsaid half the time.
@@ -206,22 +237,35 @@ class Mixture:
 
     only: tuple[str, ...] = ()
 
+    def __post_init__(self):
+        if isinstance(self.only, str | Task):
+            raise TypeError(f"only takes a tuple of names: write Mixture(({str(self.only)!r},))")
+        if not isinstance(self.only, Iterable):
+            raise TypeError(f"only takes a tuple of names, got {got(self.only)}")
+        names = tuple(map(str, self.only))
+        if strange := [name for name in names if name not in self.every()]:
+            raise ValueError(f"the mixture has no {strange[0]}: it has instructions for {' '.join(self.every())}")
+        object.__setattr__(self, "only", names)
+
     def __str__(self):
         return " ".join(self.only) or "pretraining mixture"
 
+    @staticmethod
+    def every():
+        return [f"{o}+{t}" for o in KNOWN_OPERATIONS for t in KNOWN_TABLES]
+
     def pairs(self):
-        every = [f"{o}+{t}" for o in KNOWN_OPERATIONS for t in KNOWN_TABLES]
-        return [p for p in every if (p in self.only if self.only else p not in HELD_OUT)]
+        return [p for p in self.every() if (p in self.only if self.only else p not in HELD_OUT)]
 
     def batch(self, size, generator):
-        """`size` fresh lines, drawn with `generator`."""
+        """`size` new examples, drawn with `generator`."""
         pairs = [p.split("+") for p in self.pairs()]
         known = torch.tensor([[KNOWN_OPERATIONS.index(o), KNOWN_TABLES.index(t)] for o, t in pairs])
         o, t = known[torch.randint(len(pairs), (size,), generator=generator)].T  # (B,), (B,)
         x = torch.randint(len(LETTERS), (size, LENGTH), generator=generator)
         moved = torch.stack([OPERATIONS[name](x) for name in KNOWN_OPERATIONS])[o, torch.arange(size)]  # (B, 6)
         y = torch.stack([TABLES[name] for name in KNOWN_TABLES])[t[:, None], moved]
-        return lines(instructions(o, t, generator), x, y)
+        return rows(instructions(o, t, generator), x, y)
 
 
 def instructions(o, t, generator):
@@ -245,12 +289,14 @@ def instructions(o, t, generator):
 
 def answer(model, text):
     """What a model continues `text` with, up to the full stop."""
+    a_model("answer", model)
     tokens = encode(text)[None].to(next(model.parameters()).device)
     return decode(model.generate(tokens, LENGTH + 1, stop=EOS)[0]).removesuffix(".").strip()
 
 
 def examples(goal, number=3):
     """A few words and their right answers, as text."""
+    a_task("examples", goal)
     batch = goal.batch(number, torch.Generator().manual_seed(7))
-    right = [decode(row[row != IGNORE]).removesuffix(".").strip() for row in batch.targets]
-    return [decode(row[:-LENGTH]) for row in batch.tokens], right
+    answers = [decode(row[row != IGNORE]).removesuffix(".").strip() for row in batch.targets]
+    return [decode(row[:-LENGTH]) for row in batch.tokens], answers

@@ -12,30 +12,31 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
+from minipeft.arguments import ANY, a_model, a_task, checked, got
 from minipeft.attach import Method, attachments
-from minipeft.tasks import IGNORE
+from minipeft.tasks import IGNORE, Batch
 from minipeft.views import move
 
-VALIDATION, TEST = 10_001, 10_002  # seeds of two samples that no training touches; rates are chosen on the first
+VALIDATION, TEST = 10_001, 10_002  # seeds of samples that no training touches; the first chooses learning rates
 
 
 @dataclass
 class History:
     """What happened while training, one entry per step.
 
-    loss: mean cross-entropy per asked token, in nats. accuracy: share of lines right from end to end.
-    rate: of the first parameter group. seconds: of the whole run.
+    loss: mean cross-entropy per asked token, in nats. accuracy: exact-match accuracy on the batch.
+    lr: the learning rate of the first parameter group. seconds: of the whole run.
     """
 
     loss: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
-    rate: list[float] = field(default_factory=list)
+    lr: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
 
 @dataclass
 class Score:
-    """accuracy: share of lines right from end to end, as greedy decoding would have them.
+    """accuracy: exact-match accuracy, the share of examples whose every asked token greedy decoding would give.
     token_accuracy, loss (nats): over the asked tokens."""
 
     accuracy: float
@@ -44,12 +45,28 @@ class Score:
 
 
 def pick_device(device="auto"):
-    """ "auto" is the GPU if there is one, else the CPU."""
+    """ "auto" is the GPU if there is one, else the CPU. Raises ValueError for a device that is not there."""
+    if not isinstance(device, str | torch.device):
+        raise ValueError(f"a device is auto, cpu, cuda or a torch.device, got {got(device)}")
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"the device {device!r} was asked for, but PyTorch finds no CUDA here; use cpu or auto")
+    try:
+        torch.zeros(1, device=device).item()  # a device may have a name and still not be there
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ValueError(f"there is no device {str(device)!r} here; use auto, cpu or cuda") from None
     return torch.device(device)
+
+
+def draw(task, size, generator, device):
+    """A batch of the task on the device. Raises TypeError or ValueError if the task gives something else."""
+    batch = task.batch(size, generator)
+    if not isinstance(batch, Batch):
+        raise TypeError(f"the task {task} gave {got(batch)}: its batch(size, generator) must return a Batch")
+    if (batch.targets == IGNORE).all():
+        raise ValueError(f"the task {task} asks nothing: every target is IGNORE")
+    return batch.to(device)
 
 
 def loss_of(logits, targets):
@@ -57,8 +74,8 @@ def loss_of(logits, targets):
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORE)
 
 
-def right(logits, targets):
-    """For each row: is every asked token the likeliest one? (B,) booleans."""
+def exact_match(logits, targets):
+    """For each example: is every asked token the likeliest one? (B,) booleans."""
     hit = (logits.argmax(-1) == targets) | (targets == IGNORE)
     return hit.flatten(1).all(1) if hit.ndim > 1 else hit
 
@@ -78,64 +95,96 @@ def fit(model, task, *, steps, lr, batch_size=64, seed=0, warmup=None, betas=(0.
     done after a step (see `attach.Method`).
 
     Args:
-        steps, batch_size: so many steps on fresh lines of the task.
-        lr: the peak rate, reached after `warmup` steps (default: a tenth of `steps`, at most 200).
+        steps, batch_size: so many steps, each on so many new examples of the task.
+        lr: the peak learning rate, reached after `warmup` steps (default: a tenth of `steps`, at most 200).
         seed: draws the data; the model's own initialisation is not touched.
         clip: the norm of the gradient is cut to this.
         on_step: called as `on_step(step)` after each step.
 
-    Raises ValueError if nothing is trainable, FloatingPointError as soon as the loss is no longer finite.
+    Raises ValueError or TypeError for arguments that cannot be right and if nothing is trainable, FloatingPointError as
+    soon as the loss, a gradient or a trained parameter is no longer finite.
     """
+    a_model("fit", model)
+    a_task("fit", task)
+    steps, batch_size = checked("fit: steps", steps, int), checked("fit: batch_size", batch_size, int)
+    lr, clip, seed = (
+        checked("fit: lr", lr, float),
+        checked("fit: clip", clip, float),
+        checked("fit: seed", seed, int, ANY),
+    )
+    warmup = min(200, steps // 10) if warmup is None else checked("fit: warmup", warmup, int, ANY)
+    if warmup > steps:
+        raise ValueError(f"fit: warmup must be at most steps, {steps}, got {warmup}: lr would never be reached")
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        raise ValueError(f"fit: betas must be two numbers like (0.9, 0.98), got {got(betas)}")
+    betas = tuple(checked("fit: each of betas", beta, float, (0, 1)) for beta in betas)
+    weight_decay = checked("fit: weight_decay", weight_decay, float, ANY)
+    if on_step is not None and not callable(on_step):
+        raise TypeError(f"fit: on_step must be a function of the step, got {got(on_step)}")
+    device = pick_device(device)
     method = attachments(model)[-1].method if attachments(model) else Method()
     groups = method.groups(model, lr)
     parameters = [p for g in groups for p in g["params"]]
     if not parameters:
         raise ValueError("nothing to train: every parameter is frozen; attach a method, and train what attach returns")
-    device = pick_device(device)
     move(model, device).train()
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, weight_decay=weight_decay)
-    warmup = min(200, steps // 10) if warmup is None else warmup
-    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps, warmup))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps, warmup))
     generator = torch.Generator().manual_seed(seed)
     history, begun = History(), time.perf_counter()
     bar = tqdm(range(steps), desc=str(task), disable=not progress, leave=False, mininterval=0.5)
     for step in bar:
-        batch = task.batch(batch_size, generator).to(device)
+        batch = draw(task, batch_size, generator, device)
         logits = model(batch.tokens, batch.mask)
         loss = loss_of(logits, batch.targets)
         if not loss.isfinite():
-            raise FloatingPointError(f"the loss is {loss.item()} at step {step}: try a lower rate than {lr}")
+            raise FloatingPointError(f"the loss is {loss.item()} at step {step}: try a lower learning rate than {lr}")
         optimizer.zero_grad()
         (loss + method.regularizer(model)).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, clip)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
+        if not norm.isfinite():
+            raise FloatingPointError(f"a gradient is not finite at step {step}: try a lower learning rate than {lr}")
         optimizer.step()
         method.after_step(model, step, steps)
         history.loss.append(loss.item())
-        history.accuracy.append(right(logits, batch.targets).float().mean().item())
-        history.rate.append(optimizer.param_groups[0]["lr"])
-        rates.step()
+        history.accuracy.append(exact_match(logits, batch.targets).float().mean().item())
+        history.lr.append(optimizer.param_groups[0]["lr"])
+        scheduler.step()
         if on_step:
             on_step(step)
         if step % 10 == 0:
             bar.set_postfix(loss=f"{history.loss[-1]:.3f}", accuracy=f"{history.accuracy[-1]:.2f}")
     history.seconds = time.perf_counter() - begun
+    if not all(p.isfinite().all() for p in parameters):
+        raise FloatingPointError(f"the last step left numbers that are not finite: try a lower learning rate than {lr}")
     model.eval()
     return history
 
 
 @torch.no_grad()
 def evaluate(model, task, size=1000, seed=TEST):
-    """Score the model on `size` fresh lines, the same for every model, drawn in batches of 50."""
+    """Score the model on `size` unseen examples, the same for every model, drawn in batches of 50.
+
+    Raises ValueError or TypeError for arguments that cannot be right, FloatingPointError if a logit is not finite.
+    """
+    a_model("evaluate", model)
+    a_task("evaluate", task)
+    size, seed = checked("evaluate: size", size, int), checked("evaluate: seed", seed, int, ANY)
     was_training = model.training
     model.eval()
-    device, generator = next(model.parameters()).device, torch.Generator().manual_seed(seed)
-    rows, tokens, losses = [], [], []
-    for start in range(0, size, 50):
-        batch = task.batch(min(50, size - start), generator).to(device)
-        logits, asked = model(batch.tokens, batch.mask), batch.targets != IGNORE
-        rows.append(right(logits, batch.targets))
-        tokens.append((logits.argmax(-1) == batch.targets)[asked])
-        losses.append(loss_of(logits, batch.targets) * asked.sum())
-    model.train(was_training)
+    device = next(model.parameters(), torch.empty(0)).device
+    generator = torch.Generator().manual_seed(seed)
+    matches, tokens, losses = [], [], []
+    try:
+        for start in range(0, size, 50):
+            batch = draw(task, min(50, size - start), generator, device)
+            logits, asked = model(batch.tokens, batch.mask), batch.targets != IGNORE
+            if not logits[asked].isfinite().all():
+                raise FloatingPointError("the model's logits are not finite: did its training diverge?")
+            matches.append(exact_match(logits, batch.targets))
+            tokens.append((logits.argmax(-1) == batch.targets)[asked])
+            losses.append(loss_of(logits, batch.targets) * asked.sum())
+    finally:
+        model.train(was_training)
     tokens = torch.cat(tokens).float()
-    return Score(torch.cat(rows).float().mean().item(), tokens.mean().item(), (sum(losses) / len(tokens)).item())
+    return Score(torch.cat(matches).float().mean().item(), tokens.mean().item(), (sum(losses) / len(tokens)).item())

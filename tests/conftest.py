@@ -18,3 +18,15 @@ def pytest_addoption(parser):
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def figures():
+    """Figures need no screen; afterwards those that a test has drawn must be legible, and are closed."""
+    import matplotlib.pyplot as plt
+
+    from tests.figures import close
+
+    plt.switch_backend("Agg")
+    yield
+    assert close() == []

@@ -56,9 +56,9 @@ def test_what_is_no_longer_asked_for_is_pruned(own):
     assert [json.loads(line)["job"]["seed"] for line in own.path.read_text().splitlines()] == [1]
 
 
-def test_the_rate_is_the_one_of_least_validation_loss_and_its_seed_is_not_reported(own):
+def test_the_learning_rate_is_the_one_of_least_validation_loss_and_its_seed_is_not_reported(own):
     finding = Finding(own)
-    (first, second) = finding.tuned(square, [{"x": 1}, {"x": 3}], rates=(1, 3, 9), seeds=(0, 1), tuning=(100,))
+    (first, second) = finding.tuned(square, [{"x": 1}, {"x": 3}], learning_rates=(1, 3, 9), seeds=(0, 1), tuning=(100,))
     assert (first[0], second[0]) == (1, 3)
     assert [run["seed"] for run in first[1]] == [0, 1]
     assert len(finding.keys) == 2 * 3 + 2 * 2
@@ -90,7 +90,7 @@ def test_a_spread_is_told_with_its_range():
     assert several([1.0, 1.0]) == "1.00"
 
 
-def test_the_first_step_of_nine_right_in_ten():
+def test_the_first_step_of_an_accuracy_of_nine_tenths():
     assert first_step([0.0] * 5 + [1.0] * 20) == 14
     assert first_step([0.5] * 30) is None
 
@@ -99,11 +99,11 @@ def test_a_run_of_training_tells_everything():
     found = train(LoRA(rank=2), task("reverse+blue"), lr=1e-2, seed=0, steps=3, batch=8, examples=8)
     assert found["parameters"] == 1024
     assert found["restored"] is True
-    assert set(found) >= {"accuracy", "validation", "kept", "learned", "reached"}
+    assert set(found) >= {"accuracy", "validation", "retention", "training_accuracy", "reached"}
 
 
 def test_a_run_that_diverges_is_a_result():
-    assert train(LoRA(rank=2), task("reverse+blue"), lr=float("inf"), seed=0, steps=3, batch=8)["validation"] is None
+    assert train(LoRA(rank=2), task("reverse+blue"), lr=1e30, seed=0, steps=3, batch=8)["validation"] is None
 
 
 def test_every_claim_has_its_place_and_a_name_of_its_own():

@@ -531,6 +531,12 @@ def test_a_student_starts_checks_reads_the_hint_and_goes_on(tmp_path, monkeypatc
     assert code == 1
     assert "This looks like" in said
     assert Path("seen.png").stat().st_size > 2000
+    assert command("check", "lora", "--picture", "seen.png")[0] == 1, "it is our own, so it may be drawn again"
+    Path("seen.png").write_bytes(b"a photograph")
+    for picture in ("work/lora.py", "seen.png"):
+        before = Path(picture).read_bytes()
+        assert isinstance(CliRunner().invoke(app, ["check", "lora", "--picture", picture]).exception, ValueError)
+        assert Path(picture).read_bytes() == before
     assert "This looks like" not in command("check", "lora", "--hints", "2")[1]
     Path("work/lora.py").write_text(LORA.plain())
     code, said = command("check", "lora")

@@ -22,16 +22,15 @@ def batch():
     return task("reverse+blue").batch(4, torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(("method", "learned"), [(LoRA(rank=2), 2 * 2 * 2 * 32), (Full(), None)], ids=["lora", "full"])
-def test_predicted_is_measured(model, batch, method, learned):
+@pytest.mark.parametrize(("method", "trained"), [(LoRA(rank=2), 2 * 2 * 2 * 32), (Full(), None)], ids=["lora", "full"])
+def test_predicted_is_measured(model, batch, method, trained):
     total = sum(p.numel() for p in model.parameters())
-    learned = learned or total
-    method.attach(model)
+    trained, model = trained or total, method.attach(model)
     before = copy.deepcopy(model.state_dict())
     predicted, measured = predict(model), measure(model, batch)
-    assert predicted.weights == measured.weights == 4 * (total + (learned if learned < total else 0))
-    assert predicted.gradients == measured.gradients == delta_bytes(model) == 4 * learned
-    assert predicted.optimizer == measured.optimizer == 8 * learned
+    assert predicted.weights == measured.weights == 4 * (total + (trained if trained < total else 0))
+    assert predicted.gradients == measured.gradients == delta_bytes(model) == 4 * trained
+    assert predicted.optimizer == measured.optimizer == 8 * trained
     assert measured.total == measured.weights + measured.gradients + measured.optimizer + measured.activations
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())  # left as it was
     assert all(p.grad is None for p in model.parameters())
@@ -56,3 +55,15 @@ def test_latency_gives_quartiles_in_order(model, batch):
     times = latency({"a": model, "b": model}, batch, repeats=5)
     assert set(times) == {"a", "b"}
     assert all(0 < low <= middle <= high for low, middle, high in times.values())
+
+
+def test_what_cannot_be_weighed_is_refused(model, batch):
+    with pytest.raises(TypeError, match="predict takes a model, got the class LoRA: attach"):
+        predict(LoRA)
+    with pytest.raises(TypeError, match="measure takes a model"):
+        measure(LoRA(), batch)
+    for function in (lambda: measure(model, task("sort+red")), lambda: latency({"a": model}, batch.tokens)):
+        with pytest.raises(TypeError, match=r"expected a batch, got .*task\.batch"):
+            function()
+    with pytest.raises(ValueError, match="repeats must be a whole number of at least 2, got 1"):
+        latency({"a": model}, batch, repeats=1)

@@ -14,8 +14,9 @@ from minipeft.methods import METHODS, Full, LoRA, parse
 
 HOUSE = Path(minipeft.__file__).parent
 ORDER = [
-    ["models"], ["attach"], ["methods"], ["deltas"], ["mixing", "arithmetic"], ["tasks"], ["training"],
-    ["costs", "plots", "bases"], ["comparison"], ["classroom"], ["cli"],
+    ["settings", "checks", "files"], ["arguments"], ["models"], ["attach"], ["targets", "views"], ["methods"],
+    ["deltas"], ["mixing", "arithmetic"], ["tasks"], ["training"], ["costs", "plots", "bases"], ["comparison"],
+    ["classroom"], ["cli"],
 ]  # fmt: skip
 FLOOR = {room: i for i, rooms in enumerate(ORDER) for room in rooms}
 METHOD_FILES = sorted(p for p in (HOUSE / "methods").glob("*.py") if p.name != "__init__.py")
@@ -48,7 +49,9 @@ def test_imports_point_one_way(path):
 
 @pytest.mark.parametrize("path", METHOD_FILES, ids=lambda p: p.name)
 def test_a_method_file_stands_alone(path):
-    allowed = {"torch", "minipeft.attach"} | ({"minipeft.methods.lora"} if path.stem == "qlora" else set())
+    allowed = {"torch", "minipeft.attach", "minipeft.targets"} | (
+        {"minipeft.methods.lora"} if path.stem == "qlora" else set()
+    )
     for name in imported(path):
         top = name.split(".")[0]
         assert top in sys.stdlib_module_names or top == "torch" or name in allowed, f"{path.name} imports {name}"

@@ -79,13 +79,13 @@ def test_text_goes_to_tokens_and_back():
 @pytest.mark.parametrize(
     ("text", "piece"), [("turn next : abcdef", "'turn'"), (": cabzed", "'z'"), ("cabbed", "'cabbed'")]
 )
-def test_words_and_letters_it_does_not_know_are_told(text, piece):
+def test_words_and_letters_it_does_not_know_are_named(text, piece):
     with pytest.raises(ValueError, match=piece):
         encode(text)
 
 
 def test_the_mixture_says_what_it_wants_and_answers_it():
-    """Read every line as the base would have to: the words alone decide the answer."""
+    """Read every example as the base would have to: the words alone decide the answer."""
     concept = {ID[w]: c for c in [*KNOWN_OPERATIONS, *KNOWN_TABLES] for w in (c, SYNONYMS[c])}
     seen, bags = set(), set()
     for seed in range(12):
@@ -127,7 +127,7 @@ def test_a_downstream_task_comes_without_instruction():
     assert decode(task("reverse+blue", instructed=True).batch(1, generator()).tokens[0]).startswith("reverse blue : ")
 
 
-def test_lines_follow_the_generator():
+def test_examples_follow_the_generator():
     a, b, c = (task("sort+red").batch(8, generator(s)).tokens for s in (1, 1, 2))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
@@ -145,7 +145,7 @@ def test_kinds():
 
 
 @pytest.mark.parametrize("name", ["", "reverse", "reverse+purple", "blue+reverse"])
-def test_an_unknown_task_is_told_what_there_is(name):
+def test_an_unknown_task_error_says_what_there_is(name):
     with pytest.raises(ValueError, match="violet"):
         task(name)
 
@@ -161,7 +161,7 @@ def test_words_of_the_wrong_kind(word):
         letters(word)
 
 
-def test_few_lines_are_always_the_same_ones_each_as_often_as_another():
+def test_few_examples_are_always_the_same_ones_each_as_often_as_another():
     few, generator = Few(task("sort+red"), 5, seed=3), torch.Generator().manual_seed(0)
     first, second = few.batch(23, generator), few.batch(23, generator)
     counts = [batch.tokens.unique(dim=0, return_counts=True) for batch in (first, second)]
@@ -172,5 +172,5 @@ def test_few_lines_are_always_the_same_ones_each_as_often_as_another():
     assert not {tuple(r) for r in first.tokens.tolist()} & {tuple(r) for r in other.tokens.tolist()}
     whole = task("sort+red").batch(5, torch.Generator().manual_seed(3))
     assert {tuple(r) for r in few.batch(5, generator).tokens.tolist()} == {tuple(r) for r in whole.tokens.tolist()}
-    with pytest.raises(ValueError, match="at least one example"):
+    with pytest.raises(ValueError, match="at least 1, got 0"):
         Few(task("sort+red"), 0)

@@ -12,7 +12,9 @@ from minipeft.attach import detach, trainable
 from minipeft.methods import Full, LoRA
 from minipeft.models.transformer import Config, Transformer
 from minipeft.tasks import BOS, IGNORE, VOCABULARY, Batch, Mixture, task
-from minipeft.training import evaluate, fit, loss_of, pick_device, right, schedule
+from minipeft.training import evaluate, exact_match, fit, loss_of, pick_device, schedule
+from minipeft.views import move
+from tests.models import bits, same_bits
 
 TASK = task("reverse+blue")
 
@@ -23,41 +25,52 @@ def model():
 
 
 def run(model, method, **settings):
+    """A view of the model with the method on it, trained for some steps, and the history."""
     torch.manual_seed(3)
-    method.attach(model)
+    view = method.attach(model)
     settings = {"steps": 12, "lr": 1e-2, "batch_size": 8, "device": "cpu", "progress": False} | settings
-    return fit(model, TASK, **settings)
+    return view, fit(view, TASK, **settings)
 
 
 @pytest.mark.parametrize("method", [LoRA(), LoRA(dropout=0.5), Full()], ids=str)
 def test_training_moves_the_method_and_not_the_base(model, method):
-    before = copy.deepcopy(model.state_dict())
-    history = run(model, method)
+    before, learns = bits(model), [p.requires_grad for p in model.parameters()]
+    view, history = run(model, method)
     assert history.loss[-1] < history.loss[0]
-    assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
-    now = detach(model).state_dict()
-    assert list(now) == list(before)
-    assert all(torch.equal(now[name], before[name]) for name in before)
+    assert all(p.grad is None for p in view.parameters() if not p.requires_grad)
+    assert detach(view) is model
+    assert same_bits(model, before)
+    assert all(p.grad is None for p in model.parameters())
+    assert learns == [p.requires_grad for p in model.parameters()]
+    assert not model.training
+
+
+def test_a_view_and_its_base_are_moved_together(model, monkeypatch):
+    moved = []
+    monkeypatch.setattr("minipeft.training.move", lambda *args: moved.append(args) or move(*args))
+    view, _ = run(model, LoRA(), steps=1)
+    assert moved == [(view, torch.device("cpu"))]
+    base = {p.data_ptr() for p in model.parameters()}
+    assert all((p.data_ptr() in base) != p.requires_grad for p in view.parameters())
 
 
 def test_the_same_seed_gives_the_same_run(model):
-    twin, other = copy.deepcopy(model), copy.deepcopy(model)
-    losses = [run(m, LoRA(), seed=s).loss for m, s in ((model, 1), (twin, 1), (other, 2))]
-    assert losses[0] == losses[1] != losses[2]
-    assert all(torch.equal(p, trainable(twin)[name]) for name, p in trainable(model).items())
+    views, histories = zip(*(run(model, LoRA(), seed=seed) for seed in (1, 1, 2)), strict=True)
+    assert histories[0].loss == histories[1].loss != histories[2].loss
+    assert all(torch.equal(p, trainable(views[1])[name]) for name, p in trainable(views[0]).items())
 
 
 def test_the_history_tells_every_step(model):
     steps = []
-    history = run(model, LoRA(), steps=7, on_step=steps.append)
+    view, history = run(model, LoRA(), steps=7, on_step=steps.append)
     assert steps == list(range(7))
-    assert len(history.loss) == len(history.accuracy) == len(history.rate) == 7
+    assert len(history.loss) == len(history.accuracy) == len(history.lr) == 7
     assert history.seconds > 0
-    assert not model.training
+    assert not view.training
 
 
-def test_groups_have_their_own_rates(model):
-    LoRA(lr_ratio=16).attach(model)
+def test_groups_have_their_own_learning_rates(model):
+    model = LoRA(lr_ratio=16).attach(model)
     start = {name: p.detach().clone() for name, p in trainable(model).items()}
     fit(model, TASK, steps=1, lr=1e-4, warmup=0, device="cpu", progress=False, clip=1e9)
     moved = {name: (p - start[name]).abs().max().item() for name, p in trainable(model).items()}
@@ -81,30 +94,29 @@ class Meddling(LoRA):
 
 
 def test_a_method_may_add_to_the_loss_and_act_after_a_step(model):
-    Meddling().attach(model)
-    before = {name: p.detach().clone() for name, p in trainable(model).items()}
+    view = Meddling().attach(model)
+    before = {name: p.detach().clone() for name, p in trainable(view).items()}
     seen = []
 
     def look(step):
-        seen.append({name: (p.detach().clone(), p.grad.clone()) for name, p in trainable(model).items()})
+        seen.append({name: (p.detach().clone(), p.grad.clone()) for name, p in trainable(view).items()})
 
-    history = fit(model, TASK, steps=3, lr=1e-3, clip=1e9, device="cpu", progress=False, on_step=look)
+    history = fit(view, TASK, steps=3, lr=1e-3, clip=1e9, device="cpu", progress=False, on_step=look)
     for name, start in before.items():
         if name.endswith("A"):
             torch.testing.assert_close(seen[0][name][1], start)  # B = 0, so all its gradient is the penalty's
         else:
             assert [float(s[name][0].mean()) for s in seen] == [0, 1, 2]
-    detach(model)
     torch.manual_seed(0)
     assert history.loss[0] == fit(LoRA().attach(model), TASK, steps=1, lr=1e-3, device="cpu", progress=False).loss[0]
 
 
 def test_the_schedule_warms_up_and_falls_to_two_percent():
-    rates = [schedule(s, 100, 10) for s in range(100)]
-    assert rates[0] == 0.1
-    assert rates[9] == rates[10] == 1
-    assert rates[11:] == sorted(rates[11:], reverse=True)
-    assert rates[-1] == pytest.approx(0.02, abs=1e-3)
+    factors = [schedule(s, 100, 10) for s in range(100)]
+    assert factors[0] == 0.1
+    assert factors[9] == factors[10] == 1
+    assert factors[11:] == sorted(factors[11:], reverse=True)
+    assert factors[-1] == pytest.approx(0.02, abs=1e-3)
     assert schedule(55, 100, 10) == pytest.approx(0.51)
 
 
@@ -113,16 +125,16 @@ def test_only_what_is_asked_counts():
     asked = logits.log_softmax(-1)[[0, 0, 1], [1, 2, 2], [1, 2, 0]]
     assert loss_of(logits, targets).item() == pytest.approx(-asked.mean().item())
     best = logits.argmax(-1)
-    assert right(logits, best).tolist() == [True, True]
-    best[0, 2] = (best[0, 2] + 1) % 5  # one wrong token spoils the line
-    assert right(logits, best).tolist() == [False, True]
+    assert exact_match(logits, best).tolist() == [True, True]
+    best[0, 2] = (best[0, 2] + 1) % 5  # one wrong token spoils the example
+    assert exact_match(logits, best).tolist() == [False, True]
     best[0, 2] = IGNORE
-    assert right(logits, best).tolist() == [True, True]
+    assert exact_match(logits, best).tolist() == [True, True]
 
 
 def test_classes_are_asked_like_tokens():
     logits = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
-    assert right(logits, torch.tensor([1, 1])).tolist() == [True, False]
+    assert exact_match(logits, torch.tensor([1, 1])).tolist() == [True, False]
     assert loss_of(logits, torch.tensor([1, 1])).item() == pytest.approx(
         (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(2))) / 2
     )
@@ -130,7 +142,7 @@ def test_classes_are_asked_like_tokens():
 
 def test_evaluation_is_teacher_forced_exact_match_and_leaves_the_mode(model):
     class Echo(nn.Module):
-        """Right on every other line."""
+        """Right on every other example."""
 
         def __init__(self):
             super().__init__()
@@ -148,34 +160,89 @@ def test_evaluation_is_teacher_forced_exact_match_and_leaves_the_mode(model):
     assert model.training
 
 
-def test_evaluation_draws_the_same_lines_for_all(model):
+def test_evaluation_draws_the_same_examples_for_all(model):
     assert evaluate(model, TASK, 50) == evaluate(model, TASK, 50)
     assert evaluate(model, TASK, 50) != evaluate(model, TASK, 50, seed=1)
 
 
 def test_nothing_to_train_is_an_error(model):
     model.requires_grad_(False)
-    with pytest.raises(ValueError, match="nothing to train"):
+    LoRA().attach(model)  # and nobody takes what it returns
+    with pytest.raises(ValueError, match=r"nothing to train.*train what attach returns"):
         fit(model, TASK, steps=1, lr=1e-3)
+    with pytest.raises(ValueError, match="nothing to train"):
+        fit(nn.Identity(), TASK, steps=1, lr=1e-3)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(model):
-    class Broken:
-        def batch(self, size, generator):
-            return Batch(torch.ones(1, 3, dtype=torch.long), torch.full((1, 3), IGNORE))
-
+    with torch.no_grad():
+        model.head.bias[0] = math.nan
     with pytest.raises(FloatingPointError, match="nan at step 0"):
-        fit(model, Broken(), steps=3, lr=1e-3, progress=False, device="cpu")
+        fit(model, TASK, steps=3, lr=1e-3, progress=False, device="cpu")
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_before_the_step(model):
+    class Root(nn.Module):  # finite at 0, but its slope is not
+        def __init__(self):
+            super().__init__()
+            self.model, self.zero = model, nn.Parameter(torch.zeros(()))
+
+        def forward(self, tokens, mask=None):
+            return self.model(tokens, mask) + self.zero.sqrt()
+
+    root = Root()
+    before = copy.deepcopy(root.state_dict())
+    with pytest.raises(FloatingPointError, match=r"gradient is not finite at step 0.*lower learning rate than 0.001"):
+        fit(root, TASK, steps=3, lr=1e-3, progress=False, device="cpu")
+    assert all(torch.equal(t, before[name]) for name, t in root.state_dict().items())
+
+
+def test_a_last_step_that_breaks_the_weights_is_an_error(model):
+    def spoil(step):
+        with torch.no_grad():
+            model.head.bias[0] = math.inf
+
+    with pytest.raises(FloatingPointError, match=r"last step.*lower learning rate"):
+        fit(model, TASK, steps=1, lr=1e-3, progress=False, device="cpu", on_step=spoil)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_logits_that_are_not_finite_are_not_scored(model, broken):
+    model.train()
+    with torch.no_grad():
+        model.head.bias[5] = broken
+    with pytest.raises(FloatingPointError, match="logits are not finite"):
+        evaluate(model, TASK, 10)
+    assert model.training
+
+
+def test_a_task_that_gives_no_batch_or_asks_nothing_is_an_error(model):
+    class Mine:
+        def __init__(self, made):
+            self.made = made
+
+        def batch(self, size, generator):
+            return self.made
+
+    tokens = torch.ones(1, 3, dtype=torch.long)
+    for made, error, says in (
+        ((tokens, tokens), TypeError, "must return a Batch"),
+        (Batch(tokens, torch.full((1, 3), IGNORE)), ValueError, "every target is IGNORE"),
+    ):
+        with pytest.raises(error, match=says):
+            fit(model, Mine(made), steps=3, lr=1e-3, progress=False, device="cpu")
+        with pytest.raises(error, match=says):
+            evaluate(model, Mine(made))
 
 
 def test_a_diverging_run_stops_before_the_weights_are_spoiled(model):
-    LoRA().attach(model)
+    view = LoRA().attach(model)
     with torch.no_grad():
-        model.blocks[0].attn.q.B[0, 0] = math.inf
-    before = {name: p.detach().clone() for name, p in trainable(model).items()}
+        view.blocks[0].attn.q.B[0, 0] = math.inf
+    before = bits(view)
     with pytest.raises(FloatingPointError):
-        fit(model, TASK, steps=3, lr=1e-3, progress=False, device="cpu")
-    assert all(torch.equal(p, before[name]) for name, p in trainable(model).items())
+        fit(view, TASK, steps=3, lr=1e-3, progress=False, device="cpu")
+    assert same_bits(view, before)
 
 
 def test_the_loop_is_the_textbook_one(model):
@@ -195,8 +262,8 @@ def test_the_loop_is_the_textbook_one(model):
         assert torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.5) > 0.5
         optimizer.step()
         assert history.loss[step] == pytest.approx(loss.item(), rel=1e-5)
-        assert history.accuracy[step] == right(logits, batch.targets).float().mean()
-        assert history.rate[step] == pytest.approx(optimizer.param_groups[0]["lr"])
+        assert history.accuracy[step] == exact_match(logits, batch.targets).float().mean()
+        assert history.lr[step] == pytest.approx(optimizer.param_groups[0]["lr"])
     for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
 

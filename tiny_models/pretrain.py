@@ -4,7 +4,7 @@
     python run.py pretrain letters-d32-1 ...        those of the ladder; `ladder` stands for all twelve, about an hour
 
 The ladder has four widths and three seeds of each: letters-d48 is the first of width 48, then letters-d48-1 and -2. All
-know the mixture. A narrower one needs more steps for it, and a higher rate.
+know the mixture. A narrower one needs more steps for it, and a higher learning rate.
 
 The same seed and the same torch give the same scores; the last digits of the weights may differ between processors.
 """
@@ -57,7 +57,7 @@ def ship(name, model, seconds):
     method = RECIPES[width] | SHARED | {"seed": seed}
     card = {
         "name": name,
-        "what": "pre-norm decoder, pretrained on instructed lines of the toy world (minipeft/tasks.py)",
+        "what": "pre-norm decoder, pretrained on instructed examples of the toy world (minipeft/tasks.py)",
         "parameters": sum(p.numel() for p in model.parameters()),
         "config": asdict(config(width)),
         "method": method | {"optimizer": "AdamW(0.9, 0.98)", "schedule": "warm-up, cosine to 2 %"},
@@ -66,7 +66,7 @@ def ship(name, model, seconds):
             "pretraining mixture": round(evaluate(model, Mixture(), 4000).accuracy, 4),
             "held-out pairs, instructed": round(evaluate(model, Mixture(HELD_OUT), 4000).accuracy, 4),
         },
-        "scores_are": "share of 4,000 fresh lines right from end to end",
+        "scores_are": "exact-match accuracy on 4,000 unseen examples",
         "seconds": seconds,
         "made_with": {"torch": torch.__version__.split("+")[0], "python": platform.python_version()},
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),

@@ -277,7 +277,7 @@ def check(name, *given, house=None, hints=None):
     if report.finding and report.finding.pair and in_notebook():
         from minipeft import plots
 
-        plots.differs(*(np.array(v["data"]).reshape(v["shape"]) for v in report.finding.pair))
+        plots.differences(*(np.array(v["data"]).reshape(v["shape"]) for v in report.finding.pair))
         plots.plt.show()
 
 

@@ -1,5 +1,6 @@
 """The commands of the classroom: python -m minipeft start | check | grade."""
 
+import io
 import os
 import time
 from pathlib import Path
@@ -17,8 +18,9 @@ import minipeft.classroom.exercise as shelf
 import minipeft.classroom.grading as grading
 from minipeft.classroom.checking import hints_wanted
 from minipeft.classroom.sandbox import Limits
+from minipeft.files import SIGNED, place, write_atomically
 
-console = Console()
+console = Console(emoji=False)
 
 House = Annotated[
     str | None, typer.Option("--house", help="A teacher's seed: rules of its own, so that a public solution is wrong.")
@@ -73,17 +75,24 @@ def check(
         typer.Option(min=1, max=4, help="How much to tell: 1 the symptom, 2 a question, 3 the mistake, 4 all."),
     ] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw expected, yours and the difference, as PNG.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite also a picture that minipeft did not draw.")
+    ] = False,
 ):
     """Check a file: is it right, and if not, which mistake does it look like? Ends with 1 if it is not right."""
     if not path.suffix and not path.exists() and path.name in shelf.exercises():
         path = desk.FOLDER / f"{path.name}.py"
+    if picture:
+        place(picture, "picture", force, inputs=(path,))
     report = desk.check_file(path, exercise, house)
     console.print(report.text(hints_wanted(hints)), markup=False, highlight=False, soft_wrap=True)
     if picture and report.finding and report.finding.pair:
         from minipeft import plots
 
         pair = (np.array(v["data"]).reshape(v["shape"]) for v in report.finding.pair)
-        plots.differs(*pair)[0].figure.savefig(picture, dpi=120)
+        file = io.BytesIO()
+        plots.differences(*pair)[0].figure.savefig(file, format="png", dpi=120, metadata=SIGNED)
+        write_atomically(picture, file.getvalue())
         console.print(f"Picture: {escape(str(picture))}")
     elif picture:
         console.print("There is nothing to draw.")

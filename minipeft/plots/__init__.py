@@ -5,41 +5,63 @@ One palette for the whole course (see `style`), and every axis carries a label w
 
 import matplotlib.pyplot as plt
 
-from minipeft.plots.alike import alike
-from minipeft.plots.attention import attention, attention_maps, attention_share, virtual_share
-from minipeft.plots.choosing import decisions, scorecard
-from minipeft.plots.finetuning import forgetting, memory
-from minipeft.plots.general import bars, curves, differs, doors, pareto
-from minipeft.plots.methods import (
-    activations,
-    biases,
-    block_error,
+from minipeft.plots.activations import (
+    adapter_activations,
     bottleneck,
-    fusion_weights,
-    levels,
-    magnitude_direction,
-    rank_map,
-    variances,
+    common_share,
+    explained_variance,
+    token_changes,
 )
-from minipeft.plots.numbers import against
-from minipeft.plots.prompts import journey, likeness, nearest, plane, prefix_map, prefixes
-from minipeft.plots.quantized import by_bits, code_errors, twins
-from minipeft.plots.ranks import rank_grid, triplets
-from minipeft.plots.several import along, mixed_batch, one_after_the_other
-from minipeft.plots.shifts import common_share, token_changes
-from minipeft.plots.structure import STRUCTURES, structure
+from minipeft.plots.attention import attention, attention_maps, attention_share, fusion_weights, virtual_share
+from minipeft.plots.module_tree import module_tree
+from minipeft.plots.prompts import (
+    nearest_tokens,
+    nearest_words,
+    prefix_map,
+    prefixes,
+    principal_plane,
+    prompt_trajectory,
+    similarity_maps,
+)
+from minipeft.plots.quantization import (
+    accuracy_by_bits,
+    block_error,
+    quantization_errors,
+    quantization_levels,
+    quantized_weights,
+)
+from minipeft.plots.ranks import error_by_rank, rank_grid, rank_history, triplet_scores
+from minipeft.plots.structure import STRUCTURES, doors, structure
 from minipeft.plots.style import AMOUNT, FROZEN, HUES, INK, SIGNED, SPARE, bare, new, shades
-from minipeft.plots.tree import module_tree
-from minipeft.plots.variants import principal, rates, shared_pair
-from minipeft.plots.weights import elbow, low_rank, spectrum, what_moved
+from minipeft.plots.tables import accuracy_matrix, decision_tree, differences, mixed_batch, scorecard
+from minipeft.plots.training import (
+    accuracy_by_size,
+    bars,
+    curves,
+    forgetting,
+    interpolation,
+    learning_rates,
+    memory,
+    pareto,
+)
+from minipeft.plots.weights import (
+    bias_changes,
+    low_rank,
+    magnitude_direction,
+    principal_singular_values,
+    spectrum,
+    vera_vectors,
+    what_moved,
+)
 
 __all__ = [
-    "AMOUNT", "FROZEN", "HUES", "INK", "SIGNED", "SPARE", "STRUCTURES", "activations", "against", "alike",
-    "along", "attention", "attention_maps", "attention_share", "bare", "bars", "biases", "block_error",
-    "bottleneck", "by_bits", "code_errors", "common_share", "curves", "decisions", "differs", "doors", "elbow",
-    "forgetting", "fusion_weights", "journey", "levels", "likeness", "low_rank", "magnitude_direction",
-    "memory", "mixed_batch", "module_tree", "nearest", "new", "one_after_the_other", "pareto", "plane", "plt",
-    "prefix_map", "prefixes", "principal", "rank_grid", "rank_map", "rates", "scorecard", "shades",
-    "shared_pair", "spectrum", "structure", "token_changes", "triplets", "twins", "variances", "virtual_share",
-    "what_moved",
+    "AMOUNT", "FROZEN", "HUES", "INK", "SIGNED", "SPARE", "STRUCTURES", "accuracy_by_bits", "accuracy_by_size",
+    "accuracy_matrix", "adapter_activations", "attention", "attention_maps", "attention_share", "bare", "bars",
+    "bias_changes", "block_error", "bottleneck", "common_share", "curves", "decision_tree", "differences", "doors",
+    "error_by_rank", "explained_variance", "forgetting", "fusion_weights", "interpolation", "learning_rates",
+    "low_rank", "magnitude_direction", "memory", "mixed_batch", "module_tree", "nearest_tokens", "nearest_words",
+    "new", "pareto", "plt", "prefix_map", "prefixes", "principal_plane", "principal_singular_values",
+    "prompt_trajectory", "quantization_errors", "quantization_levels", "quantized_weights", "rank_grid",
+    "rank_history", "scorecard", "shades", "similarity_maps", "spectrum", "structure", "token_changes",
+    "triplet_scores", "vera_vectors", "virtual_share", "what_moved",
 ]  # fmt: skip

@@ -1,11 +1,11 @@
-"""Figures for attention: who reads where, and how much of it is read from virtual tokens."""
+"""Figures of attention: which token reads from which, how much is read from virtual tokens, how adapters are fused."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.lines import Line2D
 
-from minipeft.plots.style import AMOUNT, INK, bare, new, shades
+from minipeft.plots.boxes import say
+from minipeft.plots.style import AMOUNT, INK, PALE, WIDEST, bare, heatmap, legend, new, shades
 
 
 def attention(weights, words, ax=None, title=None, splits=(), virtual=0):
@@ -21,16 +21,12 @@ def attention(weights, words, ax=None, title=None, splits=(), virtual=0):
     """
     weights = np.asarray(torch.as_tensor(weights).detach().cpu())
     T, S = weights.shape
-    learned = seats(virtual, S)
+    learned = virtual_positions(virtual, S)
     names, real = np.empty(S, dtype=object), np.flatnonzero(~learned)
     names[learned], names[real] = [f"P{i + 1}" for i in range(learned.sum())], list(words)[len(words) - len(real) :]
     ax = ax or new(3.6, 3.4)
-    ax.imshow(np.ma.masked_equal(weights, 0), cmap=AMOUNT, vmin=0, vmax=1)
-    ax.set_facecolor("#e6e6e6")
-    if S <= 6:
-        for i, j in zip(*weights.nonzero(), strict=True):
-            colour = "white" if weights[i, j] > 0.4 else INK
-            ax.text(j, i, f"{weights[i, j]:.2f}", ha="center", va="center", color=colour)
+    heatmap(ax, np.ma.masked_equal(weights, 0), AMOUNT, 0, 1, "{:.2f}" if S <= 6 else "")
+    ax.set_facecolor(PALE)
     rules = [(np.append(real, S)[after], {"color": "#999999", "lw": 0.6}) for after in splits]
     rules += [(place + 1, {"color": INK, "lw": 1.5}) for place in np.flatnonzero(np.diff(learned))]
     for place, look in rules:
@@ -39,7 +35,6 @@ def attention(weights, words, ax=None, title=None, splits=(), virtual=0):
             ax.axhline(place - 0.5 - (S - T), **look)
     ax.set_xticks(range(S), names, rotation=90)
     ax.set_yticks(range(T), names[S - T :])
-    ax.tick_params(length=0, labelsize=8)
     ax.set_xlabel("key: token read from")
     ax.set_ylabel("query: token that reads")
     if title:
@@ -53,21 +48,22 @@ def attention_maps(maps, words, splits=(), virtual=0):
     words, splits, virtual: as in `attention`.
     """
     layers, (heads, T, S) = len(maps), maps[0].shape
-    size = {"figsize": (2.45 * heads + 0.8, 2.45 * layers * T / S + 0.7), "layout": "constrained", "dpi": 80}
-    figure, axes = plt.subplots(layers, heads, squeeze=False, sharex=True, sharey=True, **size)
+    wide = min(2.45 * heads + 0.8, WIDEST)
+    high = (wide - 0.5) / heads * layers * T / S + 1.9
+    axes = new(wide, high, heads, layers, squeeze=False, sharex=True, sharey=True)
     for (layer, head), ax in np.ndenumerate(axes):
         attention(maps[layer][head], words, ax, f"layer {layer}, head {head}", splits, virtual)
-        ax.tick_params(labelsize=7.5)
         ax.label_outer()
         ax.set(xlabel="", ylabel="")
+    figure = axes[0, 0].figure
     figure.supxlabel("key: token read from", fontsize=10)
     figure.supylabel("query: token that reads", fontsize=10)
-    colours = plt.cm.ScalarMappable(plt.Normalize(0, 1), AMOUNT)
-    figure.colorbar(colours, ax=axes, fraction=0.02, pad=0.01).set_label("attention weight (grey: not visible)")
+    bar = figure.colorbar(axes[0, 0].images[0], ax=axes, location="top", shrink=0.4, aspect=40, pad=0.03)
+    bar.set_label("attention weight (grey: not visible)")
     return axes
 
 
-def seats(virtual, keys):
+def virtual_positions(virtual, keys):
     """Which of the keys are virtual tokens, (S,) booleans. virtual: how many, at the beginning, or their places."""
     learned = np.zeros(keys, dtype=bool)
     learned[list(range(virtual) if isinstance(virtual, int) else virtual)] = True
@@ -86,7 +82,7 @@ def virtual_share(maps, virtual):
     shares, even = [], []
     for weights in (torch.as_tensor(w).detach().cpu() for w in maps):
         H, T, S = weights.shape[-3:]
-        learned = torch.from_numpy(seats(virtual, S))
+        learned = torch.from_numpy(virtual_positions(virtual, S))
         weights = weights[..., ~learned[S - T :], :]  # (…, H, real tokens, S)
         shares.append(weights[..., learned].sum(-1).mean(-1).reshape(-1, H).mean(0))
         visible = (weights > 0).float()
@@ -103,7 +99,7 @@ def attention_share(found, ax=None):
     if len(shape) > 1:
         raise ValueError(f"the models must have as many layers and heads as each other, got {sorted(shape)}")
     layers, heads = shape.pop()
-    ax = bare(ax or new(min(14, 2.4 + 0.34 * layers * (heads + 2) * len(found) ** 0.5), 3))
+    ax = bare(ax or new(min(WIDEST, 2.4 + 0.34 * layers * (heads + 2) * len(found) ** 0.5), 3.2))
     group, width = heads + 2, 0.84 / len(found)  # a bar more for the mean, and a gap
     mean = heads + 0.25
     for i, (label, (shares, even), colour) in enumerate(zip(found, found.values(), shades(found), strict=True)):
@@ -115,13 +111,47 @@ def attention_share(found, ax=None):
     ax.set_xticks(*zip(*(ticks | {k * group + mean: "mean" for k in range(layers)}).items(), strict=True))
     for layer in range(layers):
         middle = layer * group + mean / 2
-        ax.text(middle, 1.02, f"layer {layer}", transform=ax.get_xaxis_transform(), ha="center", color=INK)
+        say(ax, middle, 1.06, f"layer {layer}", transform=ax.get_xaxis_transform())
     ax.set_ylim(0, 1)
     ax.set_xlabel("head, and the mean over heads")
     ax.set_ylabel("attention to virtual tokens\n(share of the real tokens')")
     ax.tick_params(axis="x", length=0, labelsize=9)
     line = Line2D([], [], color=INK, lw=1.5, label="if it were even")
-    ax.legend(
-        handles=[*ax.containers[::layers], line], frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1)
-    )
+    handles = [*ax.containers[::layers], line]
+    legend(ax, handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.08), ncols=min(len(handles), 2))
     return ax
+
+
+def fusion_weights(weights, names, mask=None, words=None, axes=None):
+    """Attention of AdapterFusion to its adapters: for each layer, token by token, the mean of α over the examples.
+
+    Args:
+        weights: {path: α (B, T, N)}, the `weights` of `adapter_fusion.fusions(model)` after a pass.
+        names: of the N adapters, the tasks they were trained on.
+        mask: (B, T), False at padding, which is left out.
+        words: names of the T positions; their numbers if None.
+
+    At the right, mean and standard deviation over all tokens.
+    """
+    (B, T, N), layers = next(iter(weights.values())).shape, len(weights)
+    if axes is None:
+        axes = new(min(3.4 + 0.38 * T, WIDEST), 1 + layers * (0.45 + 0.3 * N), rows=layers, sharex=True)
+    axes = np.atleast_1d(axes)
+    real = (torch.ones(B, T) if mask is None else mask.float().cpu()).numpy()
+    empty = np.tile(real.sum(0) == 0, (N, 1))
+    for (path, α), ax in zip(weights.items(), axes, strict=True):
+        α = α.detach().float().cpu().numpy()
+        mean = np.einsum("btn,bt->nt", α, real / real.sum(0).clip(1))  # (N, T)
+        tokens = α[real > 0]  # (tokens, N)
+        heatmap(ax, np.ma.masked_where(empty, mean), AMOUNT, 0, 1, "{:.2f}", aspect="auto")
+        ax.set_facecolor(PALE)
+        for n, (average, spread) in enumerate(zip(tokens.mean(0), tokens.std(0), strict=True)):
+            say(ax, T - 0.3, n, f"{average:.2f} ± {spread:.2f}", align="left")
+        ax.set_yticks(range(N), names)
+        ax.set_xticks(range(T), range(T) if words is None else words)
+        ax.set_title(path.replace("blocks.", "block "), fontsize=9, loc="left")
+        ax.set_ylabel("adapter of")
+        ax.spines[:].set_visible(False)
+    say(axes[0], T - 0.3, -0.62, "mean ± s. d.\nover tokens", align="left", va="bottom")
+    axes[-1].set_xlabel("token at which the adapters are mixed (cells: mean of α)")
+    return axes

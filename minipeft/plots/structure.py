@@ -1,340 +1,319 @@
-"""The structure of each method, drawn by code: what flows with which shape, what is frozen (grey), what is trained.
+"""How methods are built, drawn by code: where they step into the Transformer, and what flows in each with which shape.
 
-structure("LoRA")        the one Axes; `STRUCTURES` names the methods
+doors()                  the Transformer as a map, with the three places where a method can step in
+structure("LoRA")        one method; `STRUCTURES` names them. Grey is frozen, coloured is trained
 """
 
-from matplotlib.patches import Polygon, Rectangle
+from matplotlib.patches import Rectangle
 
-from minipeft.plots.style import FROZEN, HUES, INK, PALE, new, readable
-
-
-class Sheet:
-    """An Axes to draw on, in units of about a tenth of an inch; y points upwards."""
-
-    def __init__(self, ax, method, width, height):
-        self.ax, self.hue = ax, HUES[method]
-        ax.set_xlim(0, width)
-        ax.set_ylim(0, height)
-        ax.set_aspect("equal")
-        ax.axis("off")
-
-    def box(self, x, y, w, h, text="", trained=False, shape="", size=9):
-        """A module; its shape stands below the name."""
-        fill, edge = (self.hue, self.hue) if trained else (PALE, FROZEN)
-        self.ax.add_patch(Rectangle((x, y), w, h, facecolor=fill, edgecolor=edge, lw=1, zorder=2))
-        self.name(x + w / 2, y + h / 2, text, shape, readable(self.hue) if trained else INK, size)
-
-    def thin(self, x, y, w, h, text, shape="", opens=False, trained=True):
-        """A thin matrix: a funnel that narrows from left to right, or opens."""
-        left, right = (h / 4, h / 2) if opens else (h / 2, h / 4)
-        m = y + h / 2
-        corners = [(x, m - left), (x, m + left), (x + w, m + right), (x + w, m - right)]
-        fill, edge = (self.hue, self.hue) if trained else (PALE, FROZEN)
-        self.ax.add_patch(Polygon(corners, facecolor=fill, edgecolor=edge, lw=1, zorder=2))
-        self.name(x + w / 2, m, text, shape, readable(self.hue) if trained else INK, 9)
-
-    def name(self, x, y, text, shape, colour, size):
-        said = f"{text}\n{shape}" if shape else text
-        self.ax.text(x, y, said, ha="center", va="center", fontsize=size, color=colour, zorder=4, linespacing=1.3)
-
-    def arrow(self, *points, text="", above=True):
-        """A line through points with a head at its end; the text stands beside its first piece."""
-        xs, ys = zip(*points, strict=True)
-        self.ax.plot(xs[:-1], ys[:-1], color=INK, lw=1, zorder=1, solid_joinstyle="miter")
-        self.ax.annotate(
-            "",
-            points[-1],
-            points[-2],
-            arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1, "shrinkA": 0, "shrinkB": 0},
-        )
-        if text:
-            self.say((xs[0] + xs[1]) / 2, max(ys[0], ys[1]) + 0.9 if above else min(ys[0], ys[1]) - 0.9, text)
-
-    def plus(self, x, y, sign="+"):
-        self.ax.text(
-            x, y, sign, ha="center", va="center", fontsize=11, color=INK, zorder=5,
-            bbox={"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": INK, "lw": 1},
-        )  # fmt: skip
-
-    def say(self, x, y, text, align="center", size=8, colour=INK):
-        self.ax.text(x, y, text, ha=align, va="center", fontsize=size, color=colour, zorder=5)
-
-    def row(self, x, y, n, trained, text="", w=2.6, h=2.4, gap=0.5, labels=None):
-        """A row of n vectors, as one sees tokens; returns where it ends."""
-        for i in range(n):
-            self.box(x + i * (w + gap), y, w, h, labels[i] if labels else text, trained, size=8)
-        return x + n * (w + gap) - gap
+from minipeft.plots.boxes import arrow, box, disc, funnel, say, sheet, sign
+from minipeft.plots.style import FROZEN, PALE, SPARE, hue, new
 
 
-def beside(s, frozen, y=11.0):
-    """The frozen way from x to y, above; the sum at the end."""
-    s.say(1.2, y, "x", size=11)
-    s.arrow((2.4, y), (14, y), text="(…, in)")
-    s.box(14, y - 3, 12, 6, *frozen)
-    s.arrow((26, y), (38.8, y), text="(…, out)")
-    s.plus(40, y)
-    s.arrow((41.2, y), (47, y))
-    s.say(48.5, y, "y", size=11)
-    s.arrow((5, y), (5, 3), (9, 3))
+def doors(layers=2, ax=None):
+    """The Transformer as a map: the residual stream runs to the right, and three doors are where a method steps in."""
+    ax = ax or new(9, 3.6)
+    door = SPARE[0]
+    ax.add_patch(Rectangle((3.15, -0.55), 9.75, 4.75, facecolor="none", edgecolor=FROZEN, ls="--", lw=1))
+    say(ax, 12.75, 3.9, f"block, {layers} times", align="right")
+    say(ax, 0.45, 0, "tokens")
+    arrow(ax, (0.95, 0), (1.4, 0))
+    box(ax, 1.4, -0.35, 1.4, 0.7, "embed")
+    box(ax, 1.4, 3.45, 1.4, 0.5, "begin", edge=door)
+    disc(ax, 1.4, 3.95, 3, door)
+    arrow(ax, (2.1, 3.45), (2.1, 0.35))
+    say(ax, 1.35, 1.9, "vectors\nin front")
+    ax.plot([2.8, 12.9], [0, 0], color=FROZEN, lw=5, zorder=0, solid_capstyle="butt")
+    say(ax, 3.3, -0.3, "residual stream: (B, T, d)", align="left")
+    for x, name, parts in ((3.5, "attn", ("q", "k", "v", "o")), (8.3, "mlp", ("up", "down"))):
+        arrow(ax, (x + 0.2, 0), (x + 0.2, 0.75))
+        box(ax, x - 0.25, 0.75, 0.95, 0.55, f"norm{1 if name == 'attn' else 2}")
+        arrow(ax, (x + 0.2, 1.3), (x + 0.2, 2.1), (x + 0.8, 2.1))
+        box(ax, x + 0.8, 1.45, 2.65, 1.6, face="white", edge=door)
+        say(ax, x + 2.1, 2.8, name)
+        width = 2.25 / len(parts)
+        for i, part in enumerate(parts):
+            box(ax, x + 1.05 + i * width, 1.7, width - 0.1, 0.75, part, edge=door)
+        disc(ax, x + 1.05, 2.45, 1, door)
+        arrow(ax, (x + 3.45, 2.1), (x + 3.95, 2.1), (x + 3.95, 0.2))
+        disc(ax, x + 3.95, 1.35, 2, door)
+        say(ax, x + 3.95, 0, "+", size=14, weight="bold")
+    arrow(ax, (2.8, 3.7), (5.0, 3.7))
+    say(ax, 4.12, 3.92, "k and v")
+    box(ax, 5.0, 3.45, 1.6, 0.5, "cache")
+    arrow(ax, (5.8, 3.45), (5.8, 3.05))
+    for x, name in ((13.1, "norm"), (14.5, "head")):
+        arrow(ax, (x - 0.2, 0), (x + 0.05, 0))
+        box(ax, x + 0.05, -0.35, 1.05, 0.7, name)
+    arrow(ax, (15.6, 0), (16.0, 0))
+    say(ax, 16.1, 0, "logits", align="left")
+    names = ("a weight: q k v o, up down", "a sublayer: what attn or mlp adds", "the beginning of a sequence: begin")
+    for i, (x, name) in enumerate(zip((0.3, 5.3, 11.0), names, strict=True)):
+        disc(ax, x, -1.25, i + 1, door)
+        say(ax, x + 0.4, -1.25, name, align="left")
+    ax.set(xlim=(-0.2, 17.2), ylim=(-1.65, 4.3))
+    ax.axis("off")
+    return ax
 
 
-def draw_lora(s):
-    beside(s, ("W, b", False, "(out, in)"))
-    s.thin(9, 0.5, 10, 5, "A", "(r, in)")
-    s.arrow((19, 3), (23, 3), text="(…, r)")
-    s.thin(23, 0.5, 10, 5, "B = 0", "(out, r)", opens=True)
-    s.arrow((33, 3), (40, 3), (40, 9.6), text="· α/r")
+def beside_weight(ax, weight):
+    """The frozen way from x to y, above; below it the way of the method begins, and the two meet in a sum."""
+    say(ax, 1.2, 11, "x", size=11)
+    arrow(ax, (2.4, 11), (14, 11), text="(…, in)")
+    box(ax, 14, 8, 12, 6, weight)
+    arrow(ax, (26, 11), (38.8, 11), text="(…, out)")
+    sign(ax, 40, 11)
+    arrow(ax, (41.2, 11), (47, 11))
+    say(ax, 48.5, 11, "y", size=11)
 
 
-def draw_qlora(s):
-    beside(s, ("Ŵ, b", False, "from 4-bit codes"))
-    s.thin(9, 0.5, 10, 5, "A", "(r, in)")
-    s.arrow((19, 3), (23, 3), text="(…, r)")
-    s.thin(23, 0.5, 10, 5, "B = 0", "(out, r)", opens=True)
-    s.arrow((33, 3), (40, 3), (40, 9.6), text="· α/r")
+def draw_lora(ax, hue, weight="W, b\n(out, in)"):
+    beside_weight(ax, weight)
+    arrow(ax, (5, 11), (5, 3), (9, 3))
+    funnel(ax, 9, 0.5, 10, 5, "A\n(r, in)", hue)
+    arrow(ax, (19, 3), (23, 3), text="(…, r)")
+    funnel(ax, 23, 0.5, 10, 5, "B = 0\n(out, r)", hue, opens=True)
+    arrow(ax, (33, 3), (40, 3), (40, 9.6), text="· α/r")
 
 
-def draw_adalora(s):
-    beside(s, ("W, b", False, "(out, in)"))
-    s.thin(9, 0.5, 9, 5, "Q", "(r, in)")
-    s.arrow((18, 3), (20.5, 3))
-    for i, live in enumerate((True, True, False, True)):
-        s.box(20.5, 4.6 - 1.3 * i, 3.6, 1.1, "" if live else "0", live, size=7)
-    s.say(22.3, 7.0, "Λ (r)")
-    s.arrow((24.1, 3), (26.5, 3))
-    s.thin(26.5, 0.5, 9, 5, "P", "(out, r)", opens=True)
-    s.arrow((35.5, 3), (40, 3), (40, 9.6))
+def draw_qlora(ax, hue):
+    draw_lora(ax, hue, "Ŵ, b\nfrom 4-bit codes")
 
 
-def draw_dora(s):
-    s.box(2, 8, 11, 5, "W", False, "(out, in)")
-    s.plus(17, 10.5)
-    s.arrow((13, 10.5), (15.8, 10.5))
-    s.thin(2, 0.5, 8, 5, "B = 0", "(out, r)")
-    s.thin(10.6, 0.5, 8, 5, "A", "(r, in)", opens=True)
-    s.arrow((17, 5.2), (17, 9.2))
-    s.arrow((18.2, 10.5), (20.5, 10.5))
-    s.box(20.5, 8, 13.5, 5, "V / ‖V‖", False, "rows of length 1", size=8)
-    s.arrow((34, 10.5), (36.8, 10.5))
-    s.plus(38, 10.5, "×")
-    s.box(34, 0.5, 8, 5, "m", True, "(out)")
-    s.arrow((38, 5.5), (38, 9.1))
-    s.arrow((39.2, 10.5), (43, 10.5))
-    s.say(46.2, 10.5, "W' of the\nlayer", size=9)
-    s.say(27.5, 6.6, "direction")
-    s.say(45.6, 3, "magnitude")
+def draw_adalora(ax, hue):
+    beside_weight(ax, "W, b\n(out, in)")
+    arrow(ax, (5, 11), (5, 3), (9, 3))
+    funnel(ax, 9, 0.5, 9, 5, "Q\n(r, in)", hue)
+    arrow(ax, (18, 3), (20.5, 3))
+    for i in range(4):
+        masked = i == 2
+        box(ax, 20.5, 4.55 - 1.5 * i, 3.6, 1.4, "0" if masked else "", PALE if masked else hue)
+    say(ax, 22.3, 7, "Λ (r)")
+    arrow(ax, (24.1, 3), (26.5, 3))
+    funnel(ax, 26.5, 0.5, 9, 5, "P\n(out, r)", hue, opens=True)
+    arrow(ax, (35.5, 3), (40, 3), (40, 9.6))
 
 
-def draw_vera(s):
-    beside(s, ("W, b", False, "(out, in)"))
-    s.thin(8, 0.5, 8, 5, "A", "random", trained=False)
-    s.arrow((16, 3), (18, 3))
-    s.box(18, 1, 4, 4, "d", True, "(r)", size=8)
-    s.arrow((22, 3), (24, 3))
-    s.thin(24, 0.5, 8, 5, "B", "random", opens=True, trained=False)
-    s.arrow((32, 3), (34, 3))
-    s.box(34, 1, 4.4, 4, "b = 0", True, "(out)", size=8)
-    s.arrow((38.4, 3), (40, 3), (40, 9.6))
-    s.say(20, -1.2, "A and B are the same in every layer")
+def draw_vera(ax, hue):
+    beside_weight(ax, "W, b\n(out, in)")
+    arrow(ax, (5, 11), (5, 3), (7, 3))
+    funnel(ax, 7, 0.5, 8.5, 5, "A\nrandom")
+    arrow(ax, (15.5, 3), (17.5, 3))
+    box(ax, 17.5, 1, 4, 4, "d\n(r)", hue)
+    arrow(ax, (21.5, 3), (23.5, 3))
+    funnel(ax, 23.5, 0.5, 8.5, 5, "B\nrandom", opens=True)
+    arrow(ax, (32, 3), (34, 3))
+    box(ax, 34, 1, 4.4, 4, "b = 0\n(out)", hue)
+    arrow(ax, (38.4, 3), (40, 3), (40, 9.6))
+    say(ax, 20, -1.2, "A and B are the same in every layer")
 
 
-def draw_pissa(s):
-    s.box(1, 5.5, 10, 6, "W", False, "(out, in)")
-    s.say(13, 8.5, "=", size=13)
-    s.box(15, 5.5, 10, 6, "W − BA", False, "the rest", size=9)
-    s.say(27, 8.5, "+", size=13)
-    s.thin(29, 6, 9, 5, "B", "(out, r)")
-    s.thin(38.6, 6, 9, 5, "A", "(r, in)", opens=True)
-    s.say(38.3, 3.6, "the r largest singular\ndirections of W:\nhere training begins")
-    s.say(20, 4.2, "frozen")
+def draw_dora(ax, hue):
+    box(ax, 2, 8, 11, 5, "W\n(out, in)")
+    arrow(ax, (13, 10.5), (15.8, 10.5))
+    sign(ax, 17, 10.5)
+    funnel(ax, 2, 0.5, 8, 5, "B = 0\n(out, r)", hue)
+    funnel(ax, 10.6, 0.5, 8, 5, "A\n(r, in)", hue, opens=True)
+    arrow(ax, (17, 5.2), (17, 9.2))
+    arrow(ax, (18.2, 10.5), (20.5, 10.5))
+    box(ax, 20.5, 8, 13.5, 5, "V / ‖V‖\nrows of length 1")
+    arrow(ax, (34, 10.5), (36.8, 10.5))
+    sign(ax, 38, 10.5, "×")
+    box(ax, 34, 0.5, 8, 5, "m\n(out)", hue)
+    arrow(ax, (38, 5.5), (38, 9.1))
+    arrow(ax, (39.2, 10.5), (43, 10.5))
+    say(ax, 47, 10.5, "W' of\nthe layer")
+    say(ax, 27.5, 6.6, "direction")
+    say(ax, 46.5, 3, "magnitude")
 
 
-def draw_ia3(s):
-    for i, name in enumerate("qkv"):
-        y = 11.5 - 4.4 * i
-        s.box(5, y, 7, 3.2, f"W_{name}")
-        s.arrow((2, y + 1.6), (5, y + 1.6))
+def draw_pissa(ax, hue):
+    box(ax, 1, 5.5, 10, 6, "W\n(out, in)")
+    say(ax, 13, 8.5, "=", size=13)
+    box(ax, 15, 5.5, 10, 6, "W − BA\nthe rest")
+    say(ax, 27, 8.5, "+", size=13)
+    funnel(ax, 29, 6, 9, 5, "B\n(out, r)", hue)
+    funnel(ax, 38.6, 6, 9, 5, "A\n(r, in)", hue, opens=True)
+    say(ax, 38.3, 3.4, "the r largest singular\ndirections of W:\nhere training begins")
+    say(ax, 20, 4.2, "frozen")
+
+
+def draw_ia3(ax, hue):
+    for y, name in ((11.5, "q"), (7.1, "k"), (2.7, "v")):
+        middle = y + 1.6
+        arrow(ax, (2, middle), (5, middle))
+        box(ax, 5, y, 6.5, 3.2, f"W_{name}")
         if name == "q":
-            s.arrow((12, y + 1.6), (20.5, y + 1.6))
-            continue
-        s.arrow((12, y + 1.6), (14, y + 1.6))
-        s.box(14, y, 4.5, 3.2, f"⊙ l_{name}", True, size=8)
-        s.arrow((18.5, y + 1.6), (20.5, y + 1.6))
-    s.box(20.5, 2.7, 5, 12, "softmax\n(QKᵀ) V", size=8)
-    s.say(13, 0.5, "attention: l_k, l_v (d)")
-    s.arrow((29, 8.7), (31, 8.7))
-    s.box(31, 7.1, 4.6, 3.2, "W_up")
-    s.arrow((35.6, 8.7), (36.8, 8.7))
-    s.box(36.8, 7.1, 2.4, 3.2, "φ")
-    s.arrow((39.2, 8.7), (40.4, 8.7))
-    s.box(40.4, 7.1, 4.6, 3.2, "⊙ l_ff", True, size=8)
-    s.arrow((45, 8.7), (46.2, 8.7))
-    s.box(46.2, 7.1, 5.4, 3.2, "W_down")
-    s.arrow((51.6, 8.7), (53.5, 8.7))
-    s.say(41, 0.5, "MLP: l_ff (f)")
-
-
-def draw_bitfit(s):
-    s.say(1.2, 7, "x", size=11)
-    s.arrow((2.4, 7), (8, 7), text="(…, in)")
-    s.box(8, 4, 12, 6, "W", False, "(out, in)")
-    s.arrow((20, 7), (24.8, 7))
-    s.plus(26, 7)
-    s.box(23, 0.3, 6, 3.6, "b", True, "(out)", size=8)
-    s.arrow((26, 3.9), (26, 5.6))
-    s.arrow((27.2, 7), (32, 7))
-    s.say(33.4, 7, "y", size=11)
-    s.say(20, 12, "the same for every bias of the model, those of LayerNorm too")
-
-
-def draw_full(s):
-    s.say(1.2, 6, "x", size=11)
-    s.arrow((2.4, 6), (9, 6), text="(…, in)")
-    s.box(9, 3, 12, 6, "W + ΔW", True, "(out, in)")
-    s.arrow((21, 6), (24.8, 6))
-    s.plus(26, 6)
-    s.box(23, 0, 6, 3, "b + Δb", True, size=8)
-    s.arrow((26, 3), (26, 4.7))
-    s.arrow((27.2, 6), (32, 6))
-    s.say(33.4, 6, "y", size=11)
-    s.say(18, 11, "every number of the model; the base is kept beside it")
-
-
-def block(s, x, title, after_attn=False, after_mlp=False, parallel=False, after_all=False):
-    """A pre-norm block from bottom to top, with adapters where they go."""
-    top = 40
-    s.say(x + 6, top + 2.2, title, size=10)
-    s.arrow((x + 2, 0), (x + 2, top + 1))
-    for y, name, adapter in ((3, "attn", after_attn), (18, "MLP", after_mlp)):
-        s.arrow((x + 2, y - 1), (x + 9, y - 1), (x + 9, y))
-        s.box(x + 5.5, y, 7, 2, "LN", size=8)
-        s.arrow((x + 9, y + 2), (x + 9, y + 3))
-        s.box(x + 5.5, y + 3, 7, 3, name)
-        end = y + 6
-        if adapter:
-            s.arrow((x + 9, end), (x + 9, end + 1))
-            s.box(x + 5.5, end + 1, 7, 3, "adapter", True, size=8)
-            s.arrow((x + 9, end + 4), (x + 9, end + 5.5), (x + 3.2, end + 5.5))
-            s.arrow((x + 9, end + 0.4), (x + 13.6, end + 0.4), (x + 13.6, end + 5.5), (x + 9, end + 5.5))  # its skip
+            arrow(ax, (11.5, middle), (21, middle))
         else:
-            s.arrow((x + 9, end), (x + 9, end + 5.5), (x + 3.2, end + 5.5))
+            arrow(ax, (11.5, middle), (13.5, middle))
+            box(ax, 13.5, y, 5.5, 3.2, f"⊙ l_{name}", hue)
+            arrow(ax, (19, middle), (21, middle))
+    box(ax, 21, 2.7, 7, 12, "softmax\n(QKᵀ) V")
+    say(ax, 14, 0.5, "attention: l_k, l_v (d)")
+    boxes = (("W_up", 5.4, PALE), ("φ", 2.6, PALE), ("⊙ l_ff", 5.4, hue), ("W_down", 6.6, PALE))
+    x = 31
+    for name, width, face in boxes:
+        arrow(ax, (x, 8.7), (x + 1.8, 8.7))
+        box(ax, x + 1.8, 7.1, width, 3.2, name, face)
+        x += 1.8 + width
+    arrow(ax, (x, 8.7), (x + 1.8, 8.7))
+    say(ax, 45, 0.5, "MLP: l_ff (f)")
+
+
+def draw_bias(ax, hue, weight, bias, face, told):
+    """x W + b, with the bias below; `face` is that of W."""
+    say(ax, 1.2, 7, "x", size=11)
+    arrow(ax, (2.4, 7), (9, 7), text="(…, in)")
+    box(ax, 9, 4, 12, 6, weight, face)
+    arrow(ax, (21, 7), (25.8, 7))
+    sign(ax, 27, 7)
+    box(ax, 23.5, 0, 7, 3.8, bias, hue)
+    arrow(ax, (27, 3.8), (27, 5.6))
+    arrow(ax, (28.2, 7), (33, 7))
+    say(ax, 34.4, 7, "y", size=11)
+    say(ax, 20, 12, told)
+
+
+def draw_bitfit(ax, hue):
+    draw_bias(ax, hue, "W\n(out, in)", "b\n(out)", PALE, "the same for every bias of the model, those of LayerNorm too")
+
+
+def draw_full(ax, hue):
+    draw_bias(ax, hue, "W + ΔW\n(out, in)", "b + Δb\n(out)", hue, "every number of the model is trained")
+
+
+def draw_block(ax, hue, x, title, after_attn=False, after_mlp=False, parallel=False, after_all=False):
+    """A pre-norm block from bottom to top, with adapters where they go."""
+    say(ax, x + 6, 42.2, title, size=10)
+    arrow(ax, (x + 2, 0), (x + 2, 41))
+    for y, name, adapter in ((3, "attn", after_attn), (18, "MLP", after_mlp)):
+        end = y + 6
+        arrow(ax, (x + 2, y - 1), (x + 9, y - 1), (x + 9, y))
+        box(ax, x + 5.5, y, 7, 2, "LN")
+        arrow(ax, (x + 9, y + 2), (x + 9, y + 3))
+        box(ax, x + 5.5, y + 3, 7, 3, name)
+        if adapter:
+            arrow(ax, (x + 9, end), (x + 9, end + 1))
+            box(ax, x + 5.5, end + 1, 7, 3, "adapter", hue)
+            arrow(ax, (x + 9, end + 4), (x + 9, end + 5.5), (x + 3.2, end + 5.5))
+            skip = (x + 9, end + 0.4), (x + 13.6, end + 0.4), (x + 13.6, end + 5.5), (x + 9, end + 5.5)
+            arrow(ax, *skip)
+        else:
+            arrow(ax, (x + 9, end), (x + 9, end + 5.5), (x + 3.2, end + 5.5))
         if parallel and name == "MLP":
-            s.arrow((x + 9, y + 2.5), (x + 16.5, y + 2.5), (x + 16.5, y + 3))
-            s.box(x + 13.2, y + 3, 6.6, 3, "adapter", True, size=8)
-            s.arrow((x + 16.5, y + 6), (x + 16.5, end + 5.5), (x + 9, end + 5.5))
-        s.plus(x + 2, end + 5.5)
+            arrow(ax, (x + 9, y + 2.5), (x + 16.5, y + 2.5), (x + 16.5, y + 3))
+            box(ax, x + 13.2, y + 3, 6.6, 3, "adapter", hue)
+            arrow(ax, (x + 16.5, y + 6), (x + 16.5, end + 5.5), (x + 9, end + 5.5))
+        sign(ax, x + 2, end + 5.5)
     if after_all:
-        s.arrow((x + 2, 31.2), (x + 9, 31.2), (x + 9, 32.4))
-        s.box(x + 5.5, 32.4, 7, 3, "adapter", True, size=8)
-        s.arrow((x + 9, 35.4), (x + 9, 37.4), (x + 3.2, 37.4))
-        s.plus(x + 2, 37.4)
+        arrow(ax, (x + 2, 31.2), (x + 9, 31.2), (x + 9, 32.4))
+        box(ax, x + 5.5, 32.4, 7, 3, "adapter", hue)
+        arrow(ax, (x + 9, 35.4), (x + 9, 37.4), (x + 3.2, 37.4))
+        sign(ax, x + 2, 37.4)
 
 
-def draw_adapter(s):
-    block(s, 0, "Houlsby", True, True)
-    block(s, 15.5, "Pfeiffer", after_all=True)
-    block(s, 31, "parallel", parallel=True)
-    s.say(58.5, 27, "the adapter", size=10)
-    s.arrow((58.5, 6), (58.5, 8), text="")
-    s.box(53.5, 8, 10, 2.6, "D: d → m", True, size=8)
-    s.arrow((58.5, 10.6), (58.5, 12.4))
-    s.box(56.5, 12.4, 4, 2.6, "φ", size=9)
-    s.arrow((58.5, 15), (58.5, 16.8))
-    s.box(53.5, 16.8, 10, 2.6, "U: m → d", True, size=8)
-    s.arrow((58.5, 19.4), (58.5, 22))
+def draw_adapter(ax, hue):
+    draw_block(ax, hue, 0, "Houlsby", True, True)
+    draw_block(ax, hue, 15.5, "Pfeiffer", after_all=True)
+    draw_block(ax, hue, 31, "parallel", parallel=True)
+    say(ax, 58.5, 24, "the adapter", size=10)
+    arrow(ax, (58.5, 6), (58.5, 8))
+    box(ax, 53.5, 8, 10, 2.6, "D: d → m", hue)
+    arrow(ax, (58.5, 10.6), (58.5, 12.4))
+    box(ax, 56.5, 12.4, 4, 2.6, "φ")
+    arrow(ax, (58.5, 15), (58.5, 16.8))
+    box(ax, 53.5, 16.8, 10, 2.6, "U: m → d", hue)
+    arrow(ax, (58.5, 19.4), (58.5, 22))
 
 
-def draw_adapter_fusion(s):
-    s.box(1, 6, 8, 4, "MLP", False, "h (d)")
-    for i in range(3):
-        y = 12 - 5.5 * i
-        s.arrow((9, 8), (11, 8), (11, y + 1.8), (14, y + 1.8))
-        s.box(14, y, 9, 3.6, f"adapter {i + 1}", size=8)
-        s.arrow((23, y + 1.8), (27, y + 1.8))
-        s.box(27, y, 5, 3.6, "K, V", True, size=8)
-        s.arrow((32, y + 1.8), (36, 8))
-    s.box(36, 5.5, 8, 5, "softmax\n(QKᵀ) V", size=8)
-    s.arrow((5, 6), (5, -3), (40, -3), (40, -1.4))
-    s.box(37.5, -1.4, 5, 3.4, "Q", True, size=8)
-    s.arrow((40, 2), (40, 5.5))
-    s.arrow((44, 8), (48, 8))
-    s.say(18.5, 18, "trained before, frozen now")
-    s.say(22, -4.4, "which adapter is listened to is decided token by token")
+def draw_adapter_fusion(ax, hue):
+    box(ax, 1, 6, 8, 4, "MLP\nh (d)")
+    for i, y in enumerate((12, 6.5, 1)):
+        arrow(ax, (9, 8), (11, 8), (11, y + 1.8), (14, y + 1.8))
+        box(ax, 14, y, 9, 3.6, f"adapter {i + 1}")
+        arrow(ax, (23, y + 1.8), (27, y + 1.8))
+        box(ax, 27, y, 5, 3.6, "K, V", hue)
+        arrow(ax, (32, y + 1.8), (36, 8))
+    box(ax, 36, 5.5, 8, 5, "softmax\n(QKᵀ) V")
+    arrow(ax, (5, 6), (5, -3), (40, -3), (40, -1.4))
+    box(ax, 37.5, -1.4, 5, 3.4, "Q", hue)
+    arrow(ax, (40, 2), (40, 5.5))
+    arrow(ax, (44, 8), (48, 8))
+    say(ax, 18.5, 17.4, "trained before, frozen now")
+    say(ax, 22, -4.4, "each token chooses its own mixture of the adapters")
 
 
-def layers(s, y0, number=2, width=37):
-    for i in range(number):
-        s.box(0, y0 + 8.2 * i + 4, width, 2.6, f"layer {i + 1}", size=8)
+TEN = [2.3 + 3.1 * i + 2.0 * (i > 2) for i in range(10)]  # the middles of three virtual tokens and seven real ones
 
 
-def draw_prompt_tuning(s):
-    layers(s, 0)
-    end = s.row(1, 0, 3, True, labels=["P₁", "P₂", "P₃"])
-    s.row(end + 2.5, 0, 7, False, labels=["E(x₁)", *(f"E(x{i})" for i in "₂₃₄₅₆₇")])
+def tokens(ax, middles, y, labels, face=PALE):
+    """A row of vectors, as one sees tokens."""
+    for x, label in zip(middles, labels, strict=True):
+        box(ax, x - 1.4, y, 2.8, 2.4, label, face)
+
+
+def arrows_up(ax, middles, y, length=1.6):
+    for x in middles:
+        arrow(ax, (x, y), (x, y + length))
+
+
+def draw_prompt_tuning(ax, hue):
+    tokens(ax, TEN[:3], 0, ["P₁", "P₂", "P₃"], hue)
+    tokens(ax, TEN[3:], 0, [f"x{i}" for i in "₁₂₃₄₅₆₇"])
+    for i in range(2):
+        box(ax, 0, 8.2 * i + 4, 37, 2.6, f"layer {i + 1}")
     for y in (2.4, 6.6, 10.6, 14.8):
-        for i in range(10):
-            x = 2.3 + 3.1 * i + (2.0 if i > 2 else 0)
-            s.arrow((x, y), (x, y + 1.6))
-    s.say(5.4, 9.4, "carried along", size=8)
-    s.say(23, 9.4, "like tokens", size=8)
-    s.say(18.5, 18, "the first n positions are cut off before the head")
+        arrows_up(ax, TEN, y)
+    say(ax, TEN[1], 9.4, "carried along")
+    say(ax, TEN[6], 9.4, "like tokens")
+    say(ax, 18.5, 18, "the first n positions are cut off before the head")
 
 
-def draw_p_tuning(s):
-    s.row(1, 0, 3, True, labels=["e₁", "e₂", "e₃"])
-    s.box(0.5, 4.2, 9.8, 2.6, "LSTM, MLP", True, size=8)
-    for i in range(3):
-        x = 2.3 + 3.1 * i
-        s.arrow((x, 2.4), (x, 4.2))
-    words = ["h₁", "h₂", "E(x₁)", "E(x₂)", "h₃", "E(x₃)", "E(x₄)"]
-    for i, word in enumerate(words):
-        s.box(14 + 3.3 * i, 9.6, 2.9, 2.4, word, word.startswith("h"), size=8)
-    s.arrow((5.4, 6.8), (5.4, 10.8), (13.6, 10.8))
-    s.box(13, 14, 25, 2.6, "layers", size=8)
-    for i in range(7):
-        s.arrow((15.45 + 3.3 * i, 12), (15.45 + 3.3 * i, 14))
-    s.say(25.5, 7.6, "a template says where they stand")
-    s.say(20, 1.2, "afterwards only h is stored", align="left")
+def draw_p_tuning(ax, hue):
+    tokens(ax, TEN[:3], 0, ["e₁", "e₂", "e₃"], hue)
+    box(ax, 0.5, 4.2, 9.8, 2.6, "LSTM, MLP", hue)
+    arrows_up(ax, TEN[:3], 2.4, 1.8)
+    template = [15.5 + 3.3 * i for i in range(7)]
+    for x, word in zip(template, ["h₁", "h₂", "x₁", "x₂", "h₃", "x₃", "x₄"], strict=True):
+        tokens(ax, [x], 9.6, [word], hue if word[0] == "h" else PALE)
+    arrow(ax, (5.4, 6.8), (5.4, 10.8), (13.6, 10.8))
+    box(ax, 13, 14, 25, 2.6, "layers")
+    arrows_up(ax, template, 12, 2)
+    say(ax, 25.5, 7.6, "a template says where they stand")
+    say(ax, 20, 1.2, "after training only h is stored", align="left")
 
 
-def draw_prefix_tuning(s):
-    for i in range(2):
-        y = 10 * i
-        s.box(0, y + 4.6, 37, 3, f"attention of layer {i + 1}: q of every token sees all k, v", size=8)
-        end = s.row(1, y + 0.4, 3, True, labels=["k, v"] * 3)
-        s.row(end + 2.5, y + 0.4, 7, False, labels=["k, v"] * 7)
-        for j in range(10):
-            x = 2.3 + 3.1 * j + (2.0 if j > 2 else 0)
-            s.arrow((x, y + 2.8), (x, y + 4.6))
-        s.arrow((22, y + 7.6), (22, y + 9.6))
-    s.say(5.4, -1, "learned, in every layer")
-    s.say(23, -1, "computed from tokens")
+def draw_prefix_tuning(ax, hue):
+    for i, y in enumerate((0, 10)):
+        box(ax, 0, y + 4.6, 37, 3, f"attention of layer {i + 1}: q of every token sees all k, v")
+        tokens(ax, TEN[:3], y + 0.4, ["k, v"] * 3, hue)
+        tokens(ax, TEN[3:], y + 0.4, ["k, v"] * 7)
+        arrows_up(ax, TEN, y + 2.8, 1.8)
+        arrow(ax, (22, y + 7.6), (22, y + 9.6))
+    say(ax, TEN[1] + 1, -1, "learned, in every layer")
+    say(ax, TEN[6], -1, "computed from tokens")
 
 
-def draw_p_tuning_v2(s):
-    for i in range(2):
-        y = 9 * i
-        s.box(0, y + 4.6, 37, 2.6, f"layer {i + 1}", size=8)
-        end = s.row(1, y + 0.4, 3, True, labels=[f"P{'₁₂'[i]}"] * 3)
-        s.row(end + 2.5, y + 0.4, 7, False, labels=["h"] * 7)
-        for j in range(10):
-            x = 2.3 + 3.1 * j + (2.0 if j > 2 else 0)
-            s.arrow((x, y + 2.8), (x, y + 4.6))
-        for j in range(3, 10):
-            x = 2.3 + 3.1 * j + 2.0
-            s.arrow((x, y + 7.2), (x, y + 9.2))
-        s.say(5.4, y + 8.2, "dropped here")
-    s.say(5.4, -1, "new before every layer")
-    s.say(23, -1, "from the layer below")
+def draw_p_tuning_v2(ax, hue):
+    for i, y in enumerate((0, 9)):
+        box(ax, 0, y + 4.6, 37, 2.6, f"layer {i + 1}")
+        tokens(ax, TEN[:3], y + 0.4, [f"P{'₁₂'[i]}"] * 3, hue)
+        tokens(ax, TEN[3:], y + 0.4, ["h"] * 7)
+        arrows_up(ax, TEN, y + 2.8, 1.8)
+        arrows_up(ax, TEN[3:], y + 7.2, 2)
+        say(ax, TEN[1], y + 8.2, "dropped here")
+    say(ax, TEN[1] + 1, -1, "new before every layer")
+    say(ax, TEN[6], -1, "from the layer below")
 
 
 STRUCTURES = {  # method: (drawing, width, height, lowest y)
-    "Full": (draw_full, 36, 13, -1), "BitFit": (draw_bitfit, 36, 14, -1), "Adapter": (draw_adapter, 66, 44, -1),
-    "AdapterFusion": (draw_adapter_fusion, 50, 20, -6), "PromptTuning": (draw_prompt_tuning, 38, 19, -1),
+    "Full": (draw_full, 40, 13, -1), "BitFit": (draw_bitfit, 40, 13, -1), "Adapter": (draw_adapter, 66, 44, -1),
+    "AdapterFusion": (draw_adapter_fusion, 50, 19, -6), "PromptTuning": (draw_prompt_tuning, 38, 19, -1),
     "PTuning": (draw_p_tuning, 40, 18, -1), "PrefixTuning": (draw_prefix_tuning, 38, 20, -2.5),
     "PTuningV2": (draw_p_tuning_v2, 38, 19, -2.5), "LoRA": (draw_lora, 51, 15.5, -1),
-    "AdaLoRA": (draw_adalora, 51, 15.5, -1), "QLoRA": (draw_qlora, 51, 15.5, -1), "DoRA": (draw_dora, 50, 14, -1),
-    "VeRA": (draw_vera, 51, 15.5, -2.5), "PiSSA": (draw_pissa, 50, 12, 1), "IA3": (draw_ia3, 55, 16, -1),
+    "AdaLoRA": (draw_adalora, 51, 15.5, -1), "QLoRA": (draw_qlora, 51, 15.5, -1), "DoRA": (draw_dora, 51, 14, -1),
+    "VeRA": (draw_vera, 51, 15.5, -2.5), "PiSSA": (draw_pissa, 50, 12, 1), "IA3": (draw_ia3, 61, 16, -1),
 }  # fmt: skip
 
 
@@ -346,8 +325,6 @@ def structure(method, ax=None):
     if method not in STRUCTURES:
         raise ValueError(f"there is no drawing of {method!r}; there are: {', '.join(STRUCTURES)}")
     draw, width, height, low = STRUCTURES[method]
-    ax = ax or new(0.125 * width, 0.125 * (height - low))
-    s = Sheet(ax, "Houlsby" if method == "Adapter" else method, width, height)
-    ax.set_ylim(low, height)
-    draw(s)
+    ax = sheet(ax or new(0.135 * width, 0.135 * (height - low)), width, height, low)
+    draw(ax, hue("Houlsby" if method == "Adapter" else method))
     return ax

@@ -1,8 +1,9 @@
-"""What all figures share: the palette, one look for each method, bare axes.
+"""What all figures share: the palette, one look for each method, and the frames that figures are drawn in.
 
 What is frozen is grey. A method keeps its look in the whole course: a family has one hue and one marker, its members
 differ in lightness, in how the marker is filled and in the dash of a line. So they are told apart in grey as well, and
-by those who see no red or green.
+by those who see no red or green. Text has at least 9 points, and a figure is at most `WIDEST` wide, so that a page
+shows it without shrinking it.
 """
 
 import matplotlib.pyplot as plt
@@ -29,6 +30,9 @@ FILLS = ("full", "none", "left", "bottom", "right", "top")  # of the marker, by 
 DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#b2432f", "#ffffff", "#0072b2"])  # below zero, zero, above
 AMOUNT = LinearSegmentedColormap.from_list("amount", ["#ffffff", "#56b4e9", "#0072b2", "#002b4d"])
+WIDEST = 9.0  # inches
+ACCURACY = "exact-match accuracy"
+LOSS = "loss (nats per token)"
 
 
 def method(label):
@@ -50,6 +54,11 @@ def shades(labels):
     return colours
 
 
+def hue(label):
+    """The colour of a method that has the figure for itself."""
+    return shades([label])[0]
+
+
 def place(label):
     """The marker of the method's family, and which member of it the method is; a plain dot for what is no method."""
     found = [(marker, list(members)) for marker, members in FAMILIES.items() if method(label) in members]
@@ -68,33 +77,6 @@ def dash(label):
     return DASHES[place(label)[1]]
 
 
-def spread(wanted, gap, low, high):
-    """Places (N,), in rising order, as near to the `wanted` ones as they can be and still `gap` apart.
-
-    They stay between `low` and `high` if there is room.
-    """
-    steps = gap * np.arange(len(wanted))
-    z = np.asarray(wanted) - steps  # may not fall: the least squares for that are the greatest of the least means
-    n = range(len(z))
-    z = np.array([max(min(z[j : k + 1].mean() for k in n[i:]) for j in n[: i + 1]) for i in n])
-    return z.clip(low, max(low, high - gap * (len(wanted) - 1))) + steps
-
-
-def bare(ax):
-    ax.spines[["top", "right"]].set_visible(False)
-    return ax
-
-
-def new(width=6.0, height=3.0, columns=1, **kwargs):
-    """A figure of `columns` Axes in a row; one Axes if there is one."""
-    return plt.subplots(1, columns, figsize=(width, height), layout="constrained", dpi=80, **kwargs)[1]
-
-
-def hue(label):
-    """The colour of a method that has the figure for itself."""
-    return shades([label])[0]
-
-
 def darker(colour):
     return tuple(0.6 * np.array(to_rgb(colour)))
 
@@ -102,3 +84,49 @@ def darker(colour):
 def readable(colour):
     """In which colour text can be read on this one."""
     return "white" if np.dot(to_rgb(colour), (0.30, 0.59, 0.11)) < 0.5 else INK
+
+
+def short(name):
+    """`blocks.0.attn.q.weight` as figures call it: `0.attn.q`."""
+    return name.removeprefix("blocks.").removesuffix(".weight").removesuffix(".bias")
+
+
+def new(width=6.0, height=3.0, columns=1, rows=1, **kwargs):
+    """The Axes of a figure, as `plt.subplots` gives them. At 96 dots an inch a screen shows a point as a point."""
+    return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", dpi=96, **kwargs)[1]
+
+
+def bare(ax):
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def legend(ax, outside=False, **kwargs):
+    """A legend without a frame; `outside`: at the right of the Axes, where it covers nothing."""
+    beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if outside else {}
+    return ax.legend(**{"frameon": False, "fontsize": 9} | beside | kwargs)
+
+
+def grid(ax, rows, columns):
+    """The frame of a table: a cell of 1 × 1 for each row, counted downwards, and each column, named at the edges."""
+    ax.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
+    ax.set_xticks(np.arange(len(columns)) + 0.5, columns, fontsize=9)
+    ax.set_yticks(np.arange(len(rows)) + 0.5, rows, fontsize=9)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def heatmap(ax, values, colours, low, high, number="", first=0, **kwargs):
+    """An image of the values (rows, columns), counted from `first`; `number`: the format in which they are written."""
+    values = np.ma.asarray(values)  # what is masked is left out
+    rows, columns = np.add(values.shape, first - 0.5)
+    image = ax.imshow(
+        values, cmap=colours, vmin=low, vmax=high, interpolation="nearest",
+        **{"extent": (first - 0.5, columns, rows, first - 0.5)} | kwargs,
+    )  # fmt: skip
+    for (i, j), value in np.ma.ndenumerate(values if number else values[:0]):
+        colour = readable(image.cmap(image.norm(value))[:3])
+        ax.text(j + first, i + first, number.format(value), ha="center", va="center", fontsize=9, color=colour)
+    ax.tick_params(length=0, labelsize=9)
+    return image

@@ -1,14 +1,15 @@
-"""The tree of a model's modules with the methods on it."""
+"""The tree of a model's modules with the methods on it: what is frozen, what is trained, and how much of each."""
 
 import math
 
 import numpy as np
 from matplotlib.colors import to_rgb
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 from torch import nn
 
-from minipeft.attach import attachments, disabled, trainable
-from minipeft.plots.style import GREY, INK, PALE, bare, darker, hue, new, readable
+from minipeft.attach import attachments, detach, place, trainable
+from minipeft.plots.boxes import box
+from minipeft.plots.style import GREY, INK, PALE, bare, darker, hue, legend, new
 
 
 def parts(model):
@@ -16,33 +17,36 @@ def parts(model):
 
     Every tensor is there once, and a weight stored in 4 bits with the shape it stands for. A method's own tensors come
     last in the module that it stands in front of. What no delta holds (random matrices that a seed gives) is left out.
+    Of several methods only the upper one is trained.
     """
     tree, seen = {}, set()
 
     def put(path, shape, learned):
-        *place, name = path.split(".")
+        *above, name = path.split(".")
         node = tree
-        for i, step in enumerate(place):
+        for i, step in enumerate(above):
             if not step.isdigit():
-                number = f" {place[i + 1]}" if i + 1 < len(place) and place[i + 1].isdigit() else ""
+                number = f" {above[i + 1]}" if i + 1 < len(above) and above[i + 1].isdigit() else ""
                 node = node.setdefault(step.removesuffix("s") + number if number else step, {})
         while name in node:  # one LoRA on another
             name += "′"
         node[name] = tuple(shape), learned
 
-    swaps = [s for a in attachments(model) for s in a.swaps]
-    copies = {s.path: s.replacement for s in swaps if isinstance(s.replacement, nn.Parameter)}
-    with disabled(model):
-        for path, p in model.named_parameters():
-            put(path, p.shape, copies.get(path, p).requires_grad)
-    for s in swaps:
-        if s.path not in copies:
-            inside = s.path if isinstance(s.original, nn.Module) else s.path.rpartition(".")[0]
-            for name, t in s.replacement.state_dict(keep_vars=True).items():
-                if not name.startswith("base.") and t not in seen:
-                    put(f"{inside}.{name}", t.shape, t.requires_grad)
-                    seen.add(t)
-    return columns(tree)
+    entries = attachments(model)
+    copies = {path: a is entries[-1] for a in entries for path, p in a.layers.items() if isinstance(p, nn.Parameter)}
+    for path, p in detach(model).named_parameters():
+        put(path, p.shape, copies.get(path, p.requires_grad and not entries))
+    for a in entries:
+        for path, layer in a.layers.items():
+            if path not in copies:
+                weight = isinstance(getattr(*place(a.base, path)), nn.Parameter)
+                inside = path.rpartition(".")[0] if weight else path
+                for name, t in layer.state_dict(keep_vars=True).items():
+                    if not name.startswith("base.") and t not in seen:
+                        put(f"{inside}.{name}", t.shape, t.requires_grad and a is entries[-1])
+                        seen.add(t)
+    begin = {"begin": tree.pop("begin")} if "begin" in tree else {}  # it has only what a method has put there
+    return columns(begin | tree)
 
 
 def columns(node):
@@ -75,27 +79,29 @@ def module_tree(model, ax=None):
     Every module is a column, as wide as it has parameters; its tensors are stacked in it. So areas are numbers of
     parameters, and what a method trains can be compared with what it leaves alone. The `gid` of a tile is its name.
     """
-    ax = bare(ax or new(9.5, 3.9))
+    ax = ax or new(9, 3.9)
     tree, methods = parts(model), [a.method for a in attachments(model)]
     label = " on ".join(str(method) for method in reversed(methods))
     colour, total, levels, head = hue(label), size(tree), depth(tree), 0.14
-    ax.set(xlim=(0, total), ylim=(0, 1 + levels * head))
-    area = ax.get_window_extent()
-    wide, high = (72 / ax.figure.dpi * s for s in (area.width / total, area.height / (1 + levels * head)))  # in points
-
-    def write(text, x, y, width, height, on):
-        """Put the text in, if it fits, and say whether it does."""
-        for angle, along, across in ((0, width * wide, height * high), (90, height * high, width * wide)):
-            for points in (9, 8, 7, 6):
-                if 0.64 * points * len(text) < along and 1.1 * points < across:
-                    style = {"ha": "center", "va": "center", "fontsize": points, "rotation": angle}
-                    ax.text(x + width / 2, y + height / 2, text, color=readable(on), **style)
-                    return True
-        return False
+    bare(ax).set(xlim=(0, total), ylim=(0, 1 + levels * head), yticks=[0, 0.5, 1])
+    ax.spines["left"].set_bounds(0, 1)
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.set_xlabel("parameters, module by module")
+    ax.set_ylabel("share of the module's\nparameters", y=0.5 / (1 + levels * head))
+    learned = sum(p.numel() for p in trainable(model).values())
+    frozen = Patch(facecolor=PALE, edgecolor=GREY, label=f"frozen: {total - learned:,}")
+    told = f"trained: {learned:,}" + f", {label}" * bool(label)
+    trained = Patch(facecolor=colour, edgecolor=darker(colour), label=told)
+    legend(ax, handles=[frozen, trained], ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
+    ax.figure.draw_without_rendering()  # now the layout has its sizes
+    wide, high = ax.bbox.size / (total, 1 + levels * head) * 72 / ax.figure.dpi  # points of one unit
 
     def tile(x, y, width, height, face, edge, text, gid=None):
-        ax.add_patch(Rectangle((x, y), width, height, facecolor=face, edgecolor=edge, lw=0.7, gid=gid))
-        return write(text, x, y, width, height, face)
+        """A box with its text, upright or turned, if it fits; says whether it does."""
+        inside, long = (width * wide, height * high), 6.3 * len(text)
+        turn = next((turn for turn in (0, 90) if long < inside[turn // 90] and inside[1 - turn // 90] > 10), None)
+        box(ax, x, y, width, height, "" if turn is None else text, face, edge, lw=0.7, gid=gid, rotation=turn)
+        return turn is not None
 
     unnamed = []  # (place, names) of what is trained in columns too narrow for their names
 
@@ -104,7 +110,7 @@ def module_tree(model, ax=None):
             width, at, leaf, learned = size(child), f"{path}{name}", is_leaf(child), learns(child)
             bottom = 1 if leaf else 1 + (levels - level - 1) * head
             face = tuple(1 - 0.35 * (1 - np.array(to_rgb(colour)))) if learned else "#f6f6f6"
-            fits = tile(x, bottom, width, 1 + (levels - level) * head - bottom, face, "#999999", name)
+            fits = tile(x, bottom, width, 1 + (levels - level) * head - bottom, face, GREY, name)
             if learned and named and not fits:
                 if unnamed and (x + width / 2 - unnamed[-1][0]) * wide < 14:
                     unnamed[-1][1].append(name)
@@ -127,21 +133,11 @@ def module_tree(model, ax=None):
             tile(*drawn)
 
     draw(tree, 0, 0, "", True)
-    for x, names in unnamed:
-        text, left = ", ".join(dict.fromkeys(names)), x * wide > 100
+    for i, (x, names) in enumerate(unnamed):  # neighbours at different heights
+        text, y, left = ", ".join(dict.fromkeys(names)), (0.23, 0.14, 0.05)[i % 3], x * wide > 100
         ax.annotate(
-            text, (x, 0.2), (-14 if left else 14, 0), textcoords="offset points", ha="right" if left else "left",
-            va="center", fontsize=8, color=INK, arrowprops={"arrowstyle": "->", "color": GREY},
+            text, (x, y), (-14 if left else 14, 0), textcoords="offset points", ha="right" if left else "left",
+            va="center", fontsize=9, color=INK, zorder=6, arrowprops={"arrowstyle": "->", "color": GREY},
             bbox={"facecolor": PALE, "edgecolor": "none", "pad": 1},
         )  # fmt: skip
-    learned = sum(p.numel() for p in trainable(model).values())
-    names = [f"frozen: {total - learned:,}", f"trained: {learned:,}" + f", {label}" * bool(label)]
-    faces = [(PALE, "#999999"), (colour, darker(colour))]
-    patches = [Patch(facecolor=f, edgecolor=e, label=n) for (f, e), n in zip(faces, names, strict=True)]
-    ax.legend(handles=patches, frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
-    ax.set_yticks([0, 0.5, 1])
-    ax.spines["left"].set_bounds(0, 1)
-    ax.xaxis.set_major_formatter("{x:,.0f}")
-    ax.set_xlabel("parameters, module by module")
-    ax.set_ylabel("share of the module's\nparameters", y=0.5 / (1 + levels * head))
     return ax
