@@ -95,6 +95,22 @@ def test_a_task_that_fails_is_reported(run, monkeypatch):
     assert run.main("style") == 3
 
 
+def test_a_file_of_ones_own_is_found_from_the_folder_of_the_lessons_and_by_a_kernel(run, monkeypatch, tmp_path):
+    def environment(*words):
+        seen = []
+        monkeypatch.setattr(run.subprocess, "call", lambda *a, **settings: seen.append(settings["env"]) or 0)
+        run.main(*words)
+        return seen[0]
+
+    monkeypatch.delenv("PYTHONSTARTUP", raising=False)
+    assert "PYTHONSTARTUP" not in environment("lab")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINIPEFT_USE", "lora.py")
+    made = environment("lab")
+    assert made["MINIPEFT_USE"] == str(tmp_path.resolve() / "lora.py")
+    assert made["PYTHONSTARTUP"] == str(run.STARTUP)
+
+
 def test_every_task_is_explained_and_an_unknown_one_gets_the_list(run, capsys):
     assert run.main("tets") == 2
     told = capsys.readouterr().out
