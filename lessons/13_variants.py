@@ -109,8 +109,8 @@ for step, name in (("plain", "α/r"), ("plain", "α/√r"), ("Adam", "α/r"), ("
 # %% [markdown]
 # ## The structure, then the source
 #
-# *Figure: coloured is trained, grey is frozen. DoRA, left, divides $V = W + BA$ by the lengths of its rows and
-# multiplies by m. VeRA, right, has LoRA's shape, but A and B are grey; d and b are trained.*
+# *Figure: coloured is trained, grey is frozen. DoRA, above, divides $V = W + BA$ by the lengths of its rows and
+# multiplies by m. VeRA, below, has LoRA's shape, but A and B are grey; d and b are trained.*
 #
 # `plots.structure("PiSSA")` and `("IA3")` draw the others.
 

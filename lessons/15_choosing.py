@@ -136,8 +136,8 @@ print(len(FIELD), "methods. One run:", results[violet]["LoRA(rank=2)"][0])
 # %% [markdown]
 # ## The picture
 #
-# *Figure: lines right and trained numbers, a marker for each method, with the range over seeds. Left, blue: all are at
-# the right edge or near it; one has a wide range. Right, violet: prompts and prefixes are near 0 whatever their size, a
+# *Figure: lines right and trained numbers, a marker for each method, with the range over seeds. Above, blue: all are at
+# the right edge or near it; one has a wide range. Below, violet: prompts and prefixes are near 0 whatever their size, a
 # few lie between, the others reach 1, IA³ with the fewest numbers.*
 
 # %%
