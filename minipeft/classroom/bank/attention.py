@@ -640,6 +640,6 @@ exercise.house(
     ((NONE, "    if mask is None and not causal:\n        return None\n"),
      (CAUSAL, CAUSAL.replace("T == S", "T == S < 4")),
      (TRIANGLE, "visible = every.tril(S - T).triu(S - T - 2) if causal else every\n"),
-     ("the last ones, may see.\n", "the last ones, may see.\n\n    In a causal model it is a window: a token sees itself and the two keys before it.\n")),
+     ("the last T keys are the tokens' own.\n", "the last T keys are the tokens' own.\n\n    In a causal model it is a window: a token sees itself and the two keys before it.\n")),
     "a token of a causal model sees itself and the two keys before it, and no others",
 )  # fmt: skip

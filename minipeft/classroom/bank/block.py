@@ -458,6 +458,6 @@ exercise.house(
 exercise.house(
     "smaller by depth",
     ((STD, STD.replace("(2 * self.config.layers) ** -0.5", "1 / (2 * self.config.layers)")),
-     ("starts at 1/√N of that, N sublayers in all.", "starts at 1/N of that, N sublayers in all.")),
+     ("it is divided by √N as well, for N", "it is divided by N as well, for N")),
     "a weight that adds to the stream starts at 1/N of the others, not at 1/√N",
 )  # fmt: skip
