@@ -7,7 +7,7 @@ import torch
 
 from minipeft.attach import attachments, trainable
 from minipeft.deltas import fold
-from minipeft.methods import PrefixTuning
+from minipeft.methods import PrefixTuning, PromptTuning
 from tests.models import BOS, DIM, HEADS, LAYERS, T, apart, close, count, make, rows, stirred
 
 
@@ -40,6 +40,14 @@ def test_a_prefix_from_words_is_having_read_them(bos, words):
     read = torch.tensor([words[i % len(words)] for i in range(3)])
     told = base(torch.cat([read.expand(3, -1), tokens], 1))[:, 3:]
     close(PrefixTuning(length=3, init=words).attach(base)(tokens), told)
+
+
+@pytest.mark.parametrize("bos", [None, BOS])
+def test_words_are_read_before_a_prompt_that_is_there_already(bos):
+    base, method = make(bos), PrefixTuning(length=3, init=(5, 9))
+    above, alone = method.attach(stirred(PromptTuning(length=2), base)).begin, method.attach(base).begin
+    close(above.P_K, alone.P_K)
+    close(above.P_V, alone.P_V)
 
 
 def test_zeros_are_not_the_base():
