@@ -275,12 +275,12 @@ def draw_p_tuning(ax, hue):
     box(ax, 0.5, 4.2, 9.8, 2.6, "LSTM, MLP", hue)
     arrows_up(ax, TEN[:3], 2.4, 1.8)
     template = [15.5 + 3.3 * i for i in range(7)]
-    for x, word in zip(template, ["h₁", "h₂", "x₁", "x₂", "h₃", "x₃", "x₄"], strict=True):
+    for x, word in zip(template, ["h₁", "h₂", "a", "h₃", "x₁", "x₂", "x₃"], strict=True):
         tokens(ax, [x], 9.6, [word], hue if word[0] == "h" else PALE)
     arrow(ax, (5.4, 6.8), (5.4, 10.8), (13.6, 10.8))
     box(ax, 13, 14, 25, 2.6, "layers")
     arrows_up(ax, template, 12, 2)
-    say(ax, 25.5, 7.6, "a template says where they stand")
+    say(ax, 25.5, 7.6, "the template: h₁ h₂ a h₃, a a real word")
     say(ax, 20, 1.2, "after training only h is stored", align="left")
 
 
