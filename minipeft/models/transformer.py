@@ -272,7 +272,7 @@ class Transformer(nn.Module):
         cache: what comes before, from `new_cache()`; the pass adds the tokens to it. None: the sequence begins here.
 
     Returns logits (B, T, V): whatever `embed` puts in front is carried through the blocks and cut off before the head.
-    Raises ValueError if tokens or mask have another shape or type, or the sequence is longer than the context.
+    Raises ValueError if tokens, mask or cache have another shape or type, or the sequence outgrows the context.
     """
 
     def __init__(self, config):
@@ -327,7 +327,7 @@ class Transformer(nn.Module):
             cache: False computes the whole sequence again at every step. The answer is the same, only slower.
 
         Raises ValueError, before any work, for a bidirectional model, an empty input, or one that would outgrow the
-        context; FloatingPointError if the model answers NaN.
+        context; FloatingPointError if the largest logit is not finite.
         """
         check_generation(self, tokens, new, mask, temperature, stop, cache)
         memory = self.new_cache() if cache else None
