@@ -21,6 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
+STARTUP = ROOT / "lessons" / "startup.py"  # what the kernel of a notebook runs first, if MINIPEFT_USE names a file
 GRADERS = ("nbgrader", "otter")  # each in a .venv-… of its own: together they would argue about Jupyter's versions
 # one thread: models this small are slower, and on a busy machine much slower, on several
 ENV = {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
@@ -80,6 +81,9 @@ def main(task="", *words):
     env = os.environ | ENV
     if task != "lab":
         env["MPLBACKEND"] = "Agg"
+    if used := env.get("MINIPEFT_USE"):  # relative to where one is; commands run here, kernels in the folder of lessons
+        env["MINIPEFT_USE"] = os.pathsep.join(str(Path(path).resolve()) for path in used.split(os.pathsep) if path)
+        env["PYTHONSTARTUP"] = str(STARTUP)
     for i, command in enumerate(TASKS[task]):
         more = words if i == len(TASKS[task]) - 1 else ()
         code = subprocess.call([python_of(VENV), *command, *more], cwd=ROOT, env=env)

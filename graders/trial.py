@@ -38,7 +38,7 @@ def edit(find, replace):
 RIGHT = [t.code for t in TASKS]
 CLASS = {  # student: solutions, or None for a notebook as it was handed out; do the tests stay? the marks
     "right": (RIGHT, True, 8),
-    "scale": (edit("self.scale * h", "h"), True, 5),  # of LoRALinear's 5: set-up and start
+    "scale": (edit("self.scale * self.B)", "self.B)"), True, 5),  # of LoRALinear's 5: set-up and start
     "loop": (edit("h = F.linear", "while True:\n            pass\n        h = F.linear"), True, 4),  # only set-up
     "empty": (None, True, 0),
     "tests": (None, False, 0),  # has put `pass` in place of every test

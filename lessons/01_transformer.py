@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from minipeft import Config, Mixture, Transformer, base, check, decode, encode, evaluate, fit, plots, recording, task
-from minipeft.models.transformer import Attention, Cache, attend
+from minipeft.models.transformer import Attention, attend
 from minipeft.tasks import BOS, EOS, HELD_OUT, OPERATIONS, SYNONYMS, TABLES, VOCABULARY
 
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer lines to measure on
@@ -88,7 +88,7 @@ weights = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
 print((weights @ V).round(2))  # softmax(QKᵀ/√d) V
 
 q, k, v = (torch.tensor(a)[None, None] for a in (Q, K, V))  # 1 row, 1 head
-y, by_torch = attend(q, k, v, visible=torch.tensor(triangle))
+y, by_torch = attend(q, k, v, mask=torch.tensor(triangle))
 assert np.allclose(weights @ V, y[0, 0]), "attend differs from four lines of numpy"
 assert np.allclose(by_torch[0, 0].sum(-1), 1), "weights must sum to 1"
 plots.attention(weights, ["token 0", "token 1", "token 2", "token 3"], title="4 tokens, one head")
@@ -97,8 +97,8 @@ plt.show()
 # %% [markdown]
 # *Figure: a 4 × 4 map of weights. A row reads, a column is read from. The upper triangle, the future, is grey.*
 #
-# The model runs H = 4 *heads* at once, each on 16 of the d = 64 numbers. First its source (`past` comes later), then
-# one line, step by step: B counts lines, T tokens.
+# The model runs H = 4 *heads* at once, each on 16 of the d = 64 numbers. First its source (`cache` comes later), then
+# one line, step by step: B counts lines, T tokens, S keys.
 
 # %%
 print(inspect.getsource(attend))
@@ -111,12 +111,12 @@ def show(name, tensor):
 
 tokens = encode("reverse next : cabbed =")[None]
 show("tokens (B, T)", tokens)
-positions, _ = model.embed.positions(tokens, 0, torch.ones_like(tokens, dtype=torch.bool), 0)
+positions = model.embed.positions(tokens, 0, model.new_cache())  # (1, T)
 x = model.embed.token(tokens) + model.embed.position(positions)
 show("embedded (B, T, d)", x)
 print([f"{decode(t[None])}@{p}" for t, p in zip(tokens[0], positions[0].tolist(), strict=True)])
 
-assert torch.equal(x, model.embed(tokens)[0]), "embed is token vector + position vector"
+assert torch.equal(x, model.embed(tokens)), "embed is token vector + position vector"
 
 # %% [markdown]
 # Each token becomes a vector: one for what it is plus one for where it stands. Counting starts at the colon, which
@@ -139,7 +139,7 @@ show("heads joined", joined)
 added = attn.o(joined)
 show("after o", added)
 
-assert torch.allclose(added, attn(h), atol=1e-5), "the module does the same"
+assert torch.allclose(added, attn(h, "causal"), atol=1e-5), "the module does the same"
 
 # %% [markdown]
 # `attn` does not replace x: its result is *added*. The vectors that run through the model, with something added at
@@ -152,11 +152,11 @@ wide = block.mlp.up(block.norm2(x1))
 show("mlp, wide (B, T, 4d)", wide)
 x2 = x1 + block.mlp.down(torch.nn.functional.gelu(wide))
 show("after block 0", x2)
-x3 = model.blocks[1](x2)
+x3 = model.blocks[1](x2, "causal")
 logits = model.head(model.norm(x3))
 show("logits (B, T, V)", logits)
 
-assert torch.allclose(x2, block(x), atol=1e-5)
+assert torch.allclose(x2, block(x, "causal"), atol=1e-5)
 assert torch.allclose(logits, model(tokens), atol=1e-4), "by hand and by the model: the same"
 likeliest = logits[0, -1].softmax(-1).topk(3)
 print([(decode(i[None]), round(p, 3)) for p, i in zip(likeliest.values.tolist(), likeliest.indices, strict=True)])
@@ -240,7 +240,7 @@ assert decode(whole[0]) == line + " ."
 
 # %% [markdown]
 # Every step computes all rows again, in vain: an old token cannot see the new one, so its keys and values stay. A
-# *cache* keeps them, and each step computes one row. That is `past` in `Attention.forward`. We count rows, here and
+# *cache* keeps them, and each step computes one row. That is `cache` in `Attention.forward`. We count rows, here and
 # in a larger, untrained model that is slow enough for the clock.
 
 
@@ -262,9 +262,9 @@ for m, new in ((model, 7), (large, 60 if FAST else 300)):
     assert torch.equal(cached, plain), "the cache must not change the answer"
     assert (few, many) == (10 + new - 1, sum(range(10, 10 + new)))
 
-memory = Cache(layers=2)
+memory = model.new_cache()
 model(tokens, cache=memory)
-print("keys that one layer keeps:", tuple(memory.layers[0].k.shape), "(B, H, T, d/H)")
+print("keys that one layer keeps:", tuple(memory.layers[0].k.shape), "(B, H, S, d/H)")
 
 # %% [markdown]
 # ## What the base can do, and what it cannot
@@ -346,7 +346,6 @@ plt.show()
 
 def passing(path):
     def hook(module, args, output):
-        output = output[0] if isinstance(output, tuple) else output  # embed also tells how many positions are taken
         print(f"   {path:<18} {type(module).__name__:<13} {tuple(args[0].shape)} → {tuple(output.shape)}")
 
     handle = model.get_submodule(path).register_forward_hook(hook)
@@ -355,15 +354,18 @@ def passing(path):
 
 
 doors = {"1  a weight": ("blocks.0.attn.q", "blocks.0.mlp.up"), "2  a sublayer": ("blocks.0.attn", "blocks.0.mlp")}
-for door, paths in (doors | {"3  the token stream": ("embed",)}).items():
+for door, paths in doors.items():
     print(door)
     for path in paths:
         passing(path)
+cache = model.begin(model.blocks)
+print(f"3  the beginning of a sequence\n   begin: a cache of {cache.length} keys, {len(cache.front)} vectors in front")
 
 # %% [markdown]
 # *Figure: the residual stream runs from embed to head; attn and mlp branch off and add to it. Numbers mark the doors.*
 #
-# LoRA (lesson 10) changes a weight, adapters change what is added, prompts put learned vectors before the text.
+# LoRA (lesson 10) changes a weight, adapters change what is added. `begin` makes an empty cache, which prompts and
+# prefixes fill.
 #
 # ## Break it on purpose
 #
@@ -371,8 +373,7 @@ for door, paths in (doors | {"3  the token stream": ("embed",)}).items():
 
 # %%
 broken = {name: copy.deepcopy(model) for name in ("as it is", "no causal triangle", "no 1/√d", "all at one position")}
-for block in broken["no causal triangle"].blocks:
-    block.attn.causal = False
+broken["no causal triangle"].config.causal = False
 for block in broken["no 1/√d"].blocks:
     block.attn.q.weight *= 4  # √16 = 4: scores as if nobody had divided
     block.attn.q.bias *= 4
@@ -396,7 +397,7 @@ assert results["all at one position"].accuracy < 0.05
 cheat = Transformer(Config(vocab=len(VOCABULARY), dim=64, layers=1, heads=2, ff=64, context=24, bos=BOS, causal=False))
 fit(cheat, Mixture(), steps=100, lr=1e-2, batch_size=16, device="cpu", progress=False)
 seen = evaluate(cheat, Mixture(), LINES)
-cheat.blocks[0].attn.causal = True  # as in real use: the future does not exist yet
+cheat.config.causal = True  # as in real use: the future does not exist yet
 honest = evaluate(cheat, Mixture(), LINES)
 print(f"100 steps, answer visible: {seen.token_accuracy:.3f} of the tokens, {seen.accuracy:.3f} of the lines right")
 print(f"and when it must predict:  {honest.token_accuracy:.3f} of the tokens, {honest.accuracy:.3f} of the lines right")
@@ -415,11 +416,11 @@ assert honest.accuracy < 0.05
 
 
 # %%
-def attend(q, k, v, visible=None):  # (B, H, T, d/H); visible (T, S)
+def attend(q, k, v, mask=None):  # q (B, H, T, d/H), k and v (B, H, S, d/H)
     scores = q @ k.transpose(-1, -2)
-    if visible is not None:
-        scores = scores.masked_fill(~visible, -torch.inf)
-    return scores.softmax(dim=-1) @ v, scores.softmax(dim=-1)
+    mask = torch.ones_like(scores[0, 0]).tril().bool() if isinstance(mask, str) else mask  # "causal"
+    weights = (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
+    return weights @ v, weights
 
 
 class MLP(torch.nn.Module):
@@ -427,12 +428,12 @@ class MLP(torch.nn.Module):
         raise NotImplementedError("your turn, 1 line")
 
 
-class Past:  # what a cache keeps of one layer
-    def extend(self, k, v):  # append to self.k and self.v along T, return both; at first they are None
-        raise NotImplementedError("your turn, 4 lines")
+class KVCache:  # what a cache keeps of one layer
+    def extend(self, k, v):  # return self.k and k, self.v and v, joined along S, and keep both unless self.fixed
+        raise NotImplementedError("your turn, 6 lines")
 
 
-for name, mine in {"attention": attend, "block": MLP, "cache": Past}.items():
+for name, mine in {"attention": attend, "block": MLP, "cache": KVCache}.items():
     check(name, mine)
 plt.show()  # what differs
 
@@ -451,9 +452,9 @@ plt.show()  # what differs
 #
 # ```python
 # print(decode(model.generate(encode("next please reverse : cabbed =")[None], 7)[0]))
-# kept = Cache(layers=2)
+# kept = model.new_cache()
 # model(encode(line)[None], cache=kept)
-# print(sum(past.k.numel() + past.v.numel() for past in kept.layers), "= 2 layers · (k, v) · 16 tokens · 64")
+# print(sum(layer.k.numel() + layer.v.numel() for layer in kept.layers), "= 2 layers · (k, v) · 16 tokens · 64")
 # copied = task("copy+plain", instructed=True)
 # print([[evaluate(mute(model, i, j), copied).accuracy for j in range(4)] for i in range(2)])
 # with recording(model) as layers:
@@ -472,7 +473,7 @@ plt.show()  # what differs
 #
 # - Attention mixes what tokens offer, the mlp works on each; both only *add* to the residual stream.
 # - The base has skills but must be told which; new tables it lacks.
-# - A method changes a weight, a sublayer or the token stream.
+# - A method changes a weight, a sublayer or how a sequence begins.
 #
 # Papers: Vaswani et al. 2017, arXiv:1706.03762; Radford et al. 2019 (GPT-2).
 

@@ -27,10 +27,11 @@ import numpy as np
 import torch
 
 from minipeft import Full, Mixture, base, check, costs, decode, deltas, encode, evaluate, fit, load, plots, save, task
-from minipeft.attach import detach, summary, trainable
+from minipeft.attach import detach, trainable
 from minipeft.classroom import checking, exercise
 from minipeft.comparison import learning_rate_of
 from minipeft.methods.full import copied
+from minipeft.views import summary
 
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
@@ -91,9 +92,9 @@ print("ΔW =", (W - start).round(2), sep="\n")
 # %% [markdown]
 # ## The source
 #
-# In this course a way of fine-tuning is a **method** that is *attached* to a model and *detached* again. `Full` puts a
-# trainable copy in the place of each weight and keeps the frozen original aside. That is a luxury: whoever trains in
-# place has no way back.
+# In this course a way of fine-tuning is a **method**. It changes no model: `attach` returns a **view**, a second model
+# around the same numbers, all frozen. In the view, `Full` replaces each weight by a trainable copy. The base stays.
+# That takes memory, but if you train in place, there is no way back.
 
 # %%
 print(inspect.getsource(copied))
@@ -176,19 +177,18 @@ for name, found in {"the base": [(base(), None)], **runs}.items():
 #
 # ## The way back
 #
-# Store the delta, detach: the base again. Not "about as good": the same bits. Load the delta, and the new task is
-# there.
+# We store the delta. `detach` returns the base: not "about as good", but the same bits. `load` returns a view that does
+# the new task.
 
 # %%
 folder = Path(tempfile.mkdtemp())
 for seed, (model, _) in enumerate(runs["tuned"]):
     size = save(model, folder / f"{seed}.safetensors")
-    detach(model)
-    assert deltas.fingerprint(model) == deltas.fingerprint(base())  # SHA-256 of all weights
-    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), base().parameters(), strict=True))
-    off = evaluate(model, old, LINES).accuracy
-    load(folder / f"{seed}.safetensors", model)
-    on = evaluate(model, new, LINES).accuracy
+    below = detach(model)
+    assert deltas.fingerprint(below) == deltas.fingerprint(base())  # SHA-256 of all weights
+    assert all(torch.equal(p, q) for p, q in zip(below.parameters(), base().parameters(), strict=True))
+    off = evaluate(below, old, LINES).accuracy
+    on = evaluate(load(folder / f"{seed}.safetensors", below), new, LINES).accuracy
     print(f"seed {seed}: detached, old tasks {off:.3f}; loaded again, new task {on:.2f}; the file: {size:,} bytes")
     assert off == before[0]
     assert on == learned["tuned"][seed]
@@ -316,9 +316,9 @@ asked = exercise.get("full")
 wrong = checking.broken(asked, next(m for m in asked.mistakes if m.id == "memory is shared"))
 model = wrong.Full().attach(base())
 fit(model, new, steps=5, lr=1e-2, batch_size=32, device="cpu", progress=False)
-detach(model)
-print("shared memory: the base after detaching:", f"{evaluate(model, old, LINES).accuracy:.2f} of the old lines")
-assert deltas.fingerprint(model) != deltas.fingerprint(base())
+below = detach(model)
+print("shared memory: the base after detaching:", f"{evaluate(below, old, LINES).accuracy:.2f} of the old lines")
+assert deltas.fingerprint(below) != deltas.fingerprint(base())
 for seed in SEEDS:
     score = evaluate(adapt(Full(), 0.3, SHORT, seed)[0], new, LINES // 2)
     print(f"too hot, seed {seed}: loss {score.loss:.2f}, new task {score.accuracy:.2f}")

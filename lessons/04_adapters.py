@@ -27,8 +27,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from minipeft import Houlsby, LoRA, ParallelAdapter, Pfeiffer, base, costs, deltas, evaluate, fit, plots, task
-from minipeft.attach import Wrapper, detach, merge, trainable
+from minipeft import Houlsby, LoRA, ParallelAdapter, Pfeiffer, base, costs, deltas, evaluate, fit, merge, plots, task
+from minipeft.attach import Wrapper, detach, trainable
 from minipeft.classroom import check
 from minipeft.comparison import learning_rate_of
 from minipeft.methods import adapter
@@ -214,7 +214,7 @@ assert not deltas.updates(pfeiffer)
 # ## Into the bottleneck
 #
 # We send 1,000 lines through and look at the vectors before ($h$), inside ($z$) and behind ($A(h)$). In how many
-# directions do they vary? SequentialAdapter, in 16 at most, for $U$ is 64 × 16.
+# directions do they vary? $A(h)$ does in 16 at most, for $U$ is 64 × 16.
 #
 # *Figure: the share of the variance that the first directions hold. Inside, fewer than 12 hold 90 %.*
 
@@ -284,7 +284,7 @@ for name, (low, _, _) in times.items():
 # Four in a hundred multiplications more, but the clock shows more than that: small products cost their start. On one
 # CPU thread nothing runs at the same time, so that the parallel adapter need not wait brings nothing here.
 #
-# LoRA merged is a plain model. Adapters refuse, and say why. `detach` takes them off.
+# LoRA merged is a plain model. Adapters refuse, and say why. `detach` returns the base.
 
 # %%
 for model in (houlsby, pfeiffer, parallel):
@@ -293,7 +293,7 @@ for model in (houlsby, pfeiffer, parallel):
         raise AssertionError("an adapter was merged")
     except TypeError as error:
         print(error)
-    assert deltas.fingerprint(detach(copy.deepcopy(model))) == deltas.fingerprint(base())
+    assert deltas.fingerprint(detach(model)) == deltas.fingerprint(base())
 assert work["LoRA merged"] == work["base"] < min(work[str(method)] for method in methods)
 
 # %% [markdown]

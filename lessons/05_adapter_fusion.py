@@ -28,8 +28,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from minipeft import AdapterFusion, Pfeiffer, base, bases, check, costs, deltas, evaluate, fit, load, plots, task
-from minipeft.attach import Wrapper, detach, merge, trainable
+from minipeft import AdapterFusion, Pfeiffer, base, bases, check, costs, deltas, evaluate, fit, load, merge, plots, task
+from minipeft.attach import Wrapper, detach, trainable
 from minipeft.comparison import learning_rate_of
 from minipeft.methods.adapter_fusion import Fusion, SequentialFusion, fusions
 from minipeft.tasks import LETTERS, Few, letters
@@ -56,15 +56,15 @@ assert evaluate(base(), goal, LINES).accuracy < 0.05
 # %% [markdown]
 # ## Phase 1: extract
 #
-# For each source alone: attach a Pfeiffer adapter (lesson 4), train it, take it off. Trained is the adapter, frozen the
-# base. What is kept is a **delta**: the adapter's numbers, apart from any model. Each seed trains its own three.
+# For each source alone we attach a Pfeiffer adapter (lesson 4). Only the adapter is trained; the base stays frozen. We
+# keep a **delta**: the adapter's numbers, apart from any model. Each seed trains its own three.
 
 
 # %%
 def extract(name, seed):
     torch.manual_seed(seed)
-    model, method = base(), Pfeiffer(size=16)
-    method.attach(model)
+    method = Pfeiffer(size=16)
+    model = method.attach(base())
     options = {"steps": SOURCE_STEPS, "lr": learning_rate_of(method), "batch_size": 32, "seed": seed}
     fit(model, task(name), **options, device="cpu", progress=False)
     return deltas.delta_of(model)
@@ -136,9 +136,9 @@ for thing in (Fusion.forward, SequentialFusion, AdapterFusion.regularizer):
 
 # %%
 def compose(adapters, seed):
-    method, model = AdapterFusion(adapters=len(adapters)), base()
+    method, start = AdapterFusion(adapters=len(adapters)), base()
     torch.manual_seed(seed)  # draws W_q and W_k
-    method.attach(model)
+    model = method.attach(start)
     method.fill(model, list(adapters.values()))  # copies the stored adapters in
     return model
 
@@ -215,8 +215,8 @@ assert FAST or all(f > w + 0.1 for f, w in zip(right["AdapterFusion"], right["wa
 #
 # ## Who listens to whom
 #
-# *Figure 1: seed 0. A column is a token of the line (x: the word, y: the answer), a row an adapter; the numbers are α
-# in percent, mean over 300 lines.*
+# *Figure 1: seed 0. A column is a token of the line (x: the word, y: the answer), a row an adapter; the numbers are α,
+# mean over 300 lines.*
 #
 # *Figure 2: mean over all tokens, a dot for each seed.*
 
@@ -387,7 +387,7 @@ for seed, model in zip(SEEDS, fused, strict=True):
         raise AssertionError("a fusion was merged")
     except TypeError as error:
         print(error)
-    assert deltas.fingerprint(detach(copy.deepcopy(model))) == deltas.fingerprint(base())
+    assert deltas.fingerprint(detach(model)) == deltas.fingerprint(base())
 
 # %% [markdown]
 # ## Break it

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from minipeft import Full, MultiTask, PromptTuning, base, check, decode, detach, encode, evaluate, fit, summary
+from minipeft import Full, MultiTask, PromptTuning, base, check, decode, detach, encode, evaluate, fit, load, summary
 
 from minipeft import costs, deltas, plots, task, trainable  # isort: skip
 from minipeft.attach import Wrapper
@@ -130,8 +130,8 @@ assert free < 0.1 * word
 #
 # *Figure: $n$ trained vectors, coloured, enter before the embedded tokens and are carried along.*
 #
-# The method is a **wrapper**, a module that stands before another, its `base`: here before `embed`. `start` is a
-# number only when tokens go on from a cache, which holds the prompt already.
+# The method is a **wrapper**, a module that stands in front of another, its `base`. Here that is `begin`, which makes
+# the empty cache of a new sequence. The vectors in `front` stand before the tokens.
 
 # %%
 plots.structure("PromptTuning")
@@ -158,7 +158,7 @@ assert torch.allclose(model(line), told, atol=1e-4)  # soft and hard, the same
 model(line).sum().backward()
 assert all(p.grad.abs().sum() > 0 for p in trainable(model).values())
 
-model.embed.P.data.zero_()
+model.begin.P.data.zero_()
 moved = (model(line) - base()(line)).abs().max().item()
 print(f"a prompt of zeros changes a logit by up to {moved:.1f}")
 assert moved > 0.1
@@ -178,8 +178,8 @@ def adapt(method, goal=blue, steps=STEPS, lr=None, seed=0, batch_size=32, path=N
     torch.manual_seed(seed)  # draws P
     model = method.attach(base())
     if slip:
-        model.embed.__class__ = slip  # another forward; for later
-    keep = path is not None and (lambda step: path.append(model.embed.P.detach().clone()))
+        model.embed = slip(model.embed)  # for later
+    keep = None if path is None else lambda step: path.append(model.begin.P.detach().clone())
     settings = {"steps": steps, "lr": lr or learning_rate_of(method), "batch_size": batch_size, "on_step": keep}
     history = fit(model, goal, seed=seed, device="cpu", progress=False, **settings)
     return model, history
@@ -204,15 +204,15 @@ assert min(scores) > ENOUGH
 
 # %%
 table = base().embed.token.weight
-plots.nearest_words(prompts[0].embed.P, table, VOCABULARY, best=2)
+plots.nearest_words(prompts[0].begin.P, table, VOCABULARY, best=2)
 plt.show()
 wanted = {"reverse": {"reverse", "backwards"}, "blue": {"blue", "azure"}}
 for seed, prompt in zip(SEEDS, prompts, strict=True):
-    likest = plots.nearest_tokens(prompt.embed.P.detach(), table, 1)
+    likest = plots.nearest_tokens(prompt.begin.P.detach(), table, 1)
     says = [VOCABULARY[token] for token in likest.indices[:, 0].tolist()]
     translated = PromptTuning(length=4, init=tuple(likest.indices[:, 0].tolist())).attach(base())
     score = evaluate(translated, blue).accuracy
-    length = (prompt.embed.P.norm(dim=1).mean() / table.norm(dim=1).mean()).item()
+    length = (prompt.begin.P.norm(dim=1).mean() / table.norm(dim=1).mean()).item()
     print(
         f"seed {seed}: {' '.join(says):38} as words: {score:.2f}   P is {length:.1f} times as long as a word's vector"
     )
@@ -247,7 +247,7 @@ def start(init, seed, lr, n=4, steps=30):
     torch.manual_seed(seed)
     model = PromptTuning(n, init="normal" if init == "N(0, 1)" else init).attach(base())
     if init == "N(0, 1)":
-        model.embed.P.data.normal_()
+        model.begin.P.data.normal_()
     history = fit(model, blue, steps=steps, lr=lr, batch_size=16, seed=seed, device="cpu", progress=False)
     return history, evaluate(model, blue, size=200).accuracy
 
@@ -335,17 +335,17 @@ assert max(fresh for _, fresh in few["Full"]) < 0.05
 #
 # ## Three tasks in one batch
 #
-# Prompts are rows: each line of a batch may carry its own. `MultiTask` holds them by name.
+# Each line of a batch may carry its own prompt. `MultiTask` holds views of one base by name.
 
 # %%
-several, goals = MultiTask(base()), {"one": blue, "two": task("sort+red"), "three": task("left+plus5")}
-for name, goal in goals.items():
-    model = prompts[0] if goal is blue else adapt(PromptTuning(length=4), goal, steps=40)[0]
-    several.add(name, deltas.delta_of(model))
+goals, model = {"one": blue, "two": task("sort+red"), "three": task("left+plus5")}, base()
+prompted = {name: adapt(PromptTuning(length=4), goal, steps=40)[0] for name, goal in goals.items() if goal is not blue}
+prompted["one"] = prompts[0]
+several = MultiTask({name: load(deltas.delta_of(one), model) for name, one in prompted.items()})
 
 passes = []
-several.model.blocks[0].register_forward_pre_hook(lambda block, args: passes.append(tuple(args[0].shape)))
 names = ["two", "one", "three", "one", "two", "three"]
+several.model(names).blocks[0].register_forward_pre_hook(lambda block, args: passes.append(tuple(args[0].shape)))
 lines = torch.stack([encode(f": {word} =") for word in ("cabbed", "minola", "hidden", "beckon", "finale", "gamble")])
 mixed = several(lines, names)
 print("passes through the first block:", passes, "(B, n+T, d)")
@@ -392,19 +392,20 @@ for method in (Full(), PromptTuning(length=4)):
 
 
 # %%
-class Behind(prompt_tuning.Prompt):
-    def forward(self, tokens, start=None, mask=None, front=None, skip=0):
-        x, taken = self.base(tokens, start, mask, front, skip)
-        return torch.cat([x, self.P.expand(len(tokens), -1, -1)], dim=1), taken + len(self.P)
+class Behind(Wrapper):  # in front of `embed`, which should put P before the tokens
+    def forward(self, tokens, cache):
+        P = cache.front.pop()
+        return torch.cat([self.base(tokens, cache), P.expand(len(tokens), -1, -1)], dim=1)
 
 
-class Prompt(prompt_tuning.Prompt):
-    def forward(self, tokens, start=None, mask=None, front=None, skip=0):
-        x, taken = self.base(tokens, start, mask, front, skip)
-        return torch.cat([x[:, : len(self.P)] + self.P, x[:, len(self.P) :]], dim=1), taken
+class Added(Wrapper):
+    def forward(self, tokens, cache):
+        P = cache.front.pop()
+        x = self.base(tokens, cache)
+        return torch.cat([x[:, : len(P)] + P, x[:, len(P) :]], dim=1)
 
 
-slips = {"behind": Behind, "added": Prompt}
+slips = {"behind": Behind, "added": Added}
 broken = {name: [adapt(PromptTuning(4), steps=30, seed=s, slip=slip) for s in SEEDS] for name, slip in slips.items()}
 shown = {"in front": [evaluate(model, blue, 200).accuracy for model in prompts]}
 shown |= {name: [evaluate(model, blue, 200).accuracy for model, _ in found] for name, found in broken.items()}
@@ -414,11 +415,20 @@ plots.bars(shown, colour=plots.HUES["PromptTuning"])
 plt.show()
 assert max(shown["behind"]) < 0.05
 assert max(shown["added"]) > 0.5
+
+
+class Prompt(prompt_tuning.Prompt):
+    def forward(self, blocks):
+        cache = self.base(blocks)
+        cache.front = [self.P]
+        return cache
+
+
 check("prompt_tuning", Prompt)
 
 # %% [markdown]
-# Behind, nothing: a causal model never looks there. Added, it is wrong and may train all the same; only the checker
-# tells.
+# Behind, nothing: a causal model never looks there. Added, it is wrong and may train all the same. This `Prompt` trains
+# like ours. Only the checker stacks two, and finds one lost.
 #
 # ## Your turn
 #
@@ -431,10 +441,7 @@ class Prompt(Wrapper):
     def __init__(self, base, P):  # (n, d)
         raise NotImplementedError("your turn, 2 lines")
 
-    def forward(self, tokens, start=None, mask=None, front=None, skip=0):  # (B, T)
-        raise NotImplementedError("your turn, 3 lines")
-
-    def before(self, front):  # None, (m, d) or (B, m, d)
+    def forward(self, blocks):  # self.base makes the cache of these blocks; P belongs into its list `front`
         raise NotImplementedError("your turn, 3 lines")
 
 
@@ -451,7 +458,7 @@ check("prompt_tuning", Prompt)
 #
 # 2\. 20 · 768 = 15,360, or 0.012 % of all.<br>
 # 3\. One name of the operation with one of the table.<br>
-# 4\. `model.embed.P.data = (table[words[0]] + table[words[1]])[None]` on a `PromptTuning(1)`: 0.00 before, above 0.8
+# 4\. `model.begin.P.data = (table[words[0]] + table[words[1]])[None]` on a `PromptTuning(1)`: 0.00 before, above 0.8
 # after 60 steps of `fit` at 0.03.<br>
 # 5\. It works, and says `left` and `right`: a blend of two skills makes a third.
 #

@@ -53,7 +53,7 @@ template = (ID["reverse"], BLANK)
 def filled(word, template=template):
     """A model whose template has a word's own vector in the blank, and nothing trained."""
     model = PTuning(length=1, template=template, encoder=None).attach(base())
-    model.embed.token.encoder.h.data.copy_(table[ID[word]])
+    model.begin.encoder.h.data.copy_(table[ID[word]])
     return model
 
 
@@ -102,14 +102,14 @@ assert together > 50 * apart
 plots.structure("PTuning")
 plt.show()
 print(inspect.getsource(LSTMEncoder))
-print(inspect.getsource(Template.begin))
-print(inspect.getsource(p_tuning.Virtual.forward))
+print(inspect.getsource(Template.forward))
 
 # %% [markdown]
 # ## Attach it
 #
-# `Template` writes the row with −1 for a blank before the tokens; `Virtual`, before the table of embeddings, puts an
-# $h$ wherever it finds −1. With an LSTM of width $w$ there are this many numbers to train:
+# `Template` stands in front of `begin`, like the prompt of lesson 6. It puts the anchors' embeddings in front of the
+# tokens, and an $h$ wherever the template has −1, a blank. With an LSTM of width $w$ there are this many numbers to
+# train:
 #
 # $$nd + 8w(d+w+2) + 8w(3w+2) + (4w^2+2w) + (2wd+d)$$
 
@@ -121,7 +121,7 @@ sizes = {name.split("encoder.")[1]: p.numel() for name, p in trainable(model).it
 parts = {part: sum(size for name, size in sizes.items() if name.startswith(part)) for part in ("E", "lstm", "mlp")}
 print(f"{sum(sizes.values()):,} trained:", parts)
 assert sum(sizes.values()) == n * d + 8 * w * (d + w + 2) + 8 * w * (3 * w + 2) + (4 * w * w + 2 * w) + 2 * w * d + d
-model.embed.token.encoder().sum().backward()
+model.begin.encoder().sum().backward()
 assert all(p.grad is not None for p in trainable(model).values())
 
 # %% [markdown]
@@ -138,7 +138,7 @@ def adapt(method, lr, seed=0, steps=STEPS, width=None):
     torch.manual_seed(seed)  # draws E and the network
     model = method.attach(base())
     if width:  # of the free vectors at the start, or of those that the encoder makes
-        encoder = model.embed.token.encoder
+        encoder = model.begin.encoder
         factor = width / encoder().std().item()
         for p in encoder.mlp[-1].parameters() if method.encoder else [encoder.h]:
             p.data.mul_(factor)
@@ -147,7 +147,7 @@ def adapt(method, lr, seed=0, steps=STEPS, width=None):
 
 
 def vectors(model):
-    return model.embed.token.encoder().detach()  # h (n, d)
+    return model.begin.encoder().detach()  # h (n, d)
 
 
 # %%
@@ -287,7 +287,7 @@ for seed, model in zip(SEEDS, tried[best["LSTM, narrow"]], strict=True):
     mean, score = vectors(model).mean(0, keepdim=True), {}
     for times in (1, 4):
         copies = PTuning(length=times, encoder=None).attach(base())
-        copies.embed.token.encoder.h.data = mean.repeat(times, 1)
+        copies.begin.encoder.h.data = mean.repeat(times, 1)
         score[times] = evaluate(copies, blue, 150).accuracy
     likest = plots.nearest_tokens(mean, table, 4)
     says = " ".join(
@@ -313,8 +313,8 @@ before, numbers = model(line).detach(), sum(p.numel() for p in trainable(model).
 with tempfile.TemporaryDirectory() as folder:
     size = save(model, f"{folder}/blue.safetensors")  # folds what it writes
     loaded = load(f"{folder}/blue.safetensors", base())
-E = model.embed.token.encoder.E.detach().clone()  # for later
-fold(model)
+E = model.begin.encoder.E.detach().clone()  # for later
+model = fold(model)
 left = sum(p.numel() for p in trainable(model).values())
 print(f"{numbers:,} numbers trained, {left} left; the file has {size:,} bytes")
 assert left == 4 * 64
@@ -354,40 +354,42 @@ assert costs.delta_bytes(models["with the encoder"]) == costs.delta_bytes(model)
 
 
 # %%
-class Virtual(p_tuning.Virtual):
+class Template(p_tuning.Template):
     def stored(self):
         return {"encoder.h": self.encoder.E}
 
 
 wrong = PTuning(length=4, encoder=None).attach(base())
-wrong.embed.token.encoder.h.data = E
+wrong.begin.encoder.h.data = E
 right_one, wrong_one = evaluate(loaded, blue, 300).accuracy, evaluate(wrong, blue, 300).accuracy
 print(f"lines right after loading: h stored {right_one:.2f}, E stored {wrong_one:.2f}\n")
 assert right_one > ENOUGH
 assert wrong_one < 0.05
-check("p_tuning", Virtual)  # in a notebook it also draws, as plt.show() does
+check("p_tuning", Template)  # in a notebook it also draws, as plt.show() does
 
 # %% [markdown]
 # ## Your turn
 #
-# 1. Write the heart of it: one line that says which tokens are virtual, one that puts $h$ there. The whole method:
-#    `python -m minipeft start p_tuning`.
+# 1. Write the heart of it: put the template, with $h$ at its virtual places, into the cache that a sequence begins
+#    with. The whole method: `python -m minipeft start p_tuning`.
 
 
 # %%
-class Virtual(Wrapper):
-    def __init__(self, base, encoder):
+class Template(Wrapper):
+    def __init__(self, base, encoder, virtual, anchors):  # virtual: (m,) booleans; anchors: (m, d)
         super().__init__(base)
         self.encoder = encoder
+        self.register_buffer("virtual", virtual, persistent=False)
+        self.register_buffer("anchors", anchors, persistent=False)
 
-    def forward(self, tokens):  # (B, T); -1 is virtual, all others are looked up in self.base
-        raise NotImplementedError("your turn, 5 lines")
+    def forward(self, blocks):  # the cache that self.base makes of the blocks, with the template (m, d) in its `front`
+        raise NotImplementedError("your turn, 4 lines")
 
     def stored(self):
         raise NotImplementedError("your turn, 1 line")
 
 
-check("p_tuning", Virtual)
+check("p_tuning", Template)
 
 # %% [markdown]
 # 2. How many numbers does the encoder `"mlp"` train here? Check with `trainable`.

@@ -17,6 +17,7 @@
 # 3. All of them are zero. Is that the base?
 
 # %%
+import copy
 import inspect
 import os
 
@@ -25,11 +26,11 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from minipeft import PrefixTuning, PromptTuning, base, check, costs, deltas, plots
-from minipeft.attach import Wrapper, detach, summary, trainable
+from minipeft import PrefixTuning, PromptTuning, base, check, costs, deltas, plots, summary
+from minipeft.attach import Wrapper, detach, trainable
 from minipeft.classroom import checking, exercise
 from minipeft.methods.prefix_tuning import MLPPrefix, Prefix
-from minipeft.models.transformer import Cache, recording
+from minipeft.models.transformer import recording
 from minipeft.tasks import Mixture, decode, encode, task
 from minipeft.training import evaluate, fit
 
@@ -61,10 +62,10 @@ assert evaluate(model, untold).accuracy < 0.05
 
 # %%
 words, line = encode("reverse blue"), encode(": cabbed =")
-cache = Cache(layers=2)
+cache = model.new_cache()
 with torch.no_grad():
     model(words[None], cache=cache)
-    kept = [(past.k, past.v) for past in cache.layers]
+    kept = [(layer.k, layer.v) for layer in cache.layers]
     from_memory = model(line[None], cache=cache)
     from_words = model(torch.cat([words, line])[None])[:, len(words) :]
 
@@ -133,7 +134,8 @@ assert P_Q.grad.norm() == 0 < min(P_K_.grad.norm(), P_V_.grad.norm())
 # *Figure: in each layer learned keys and values, coloured, stand beside computed ones, grey. Nothing leads from a
 # prefix to the next.*
 #
-# The layer is a **wrapper**: it stands in the place of the attention and keeps it as `base`. `past` is its memory.
+# The layer is a **wrapper** in front of `begin`, which makes the empty cache of a new sequence. It puts learned keys
+# and values into each layer.
 
 # %%
 plots.structure("PrefixTuning")
@@ -150,12 +152,13 @@ print(inspect.getsource(Prefix))
 # %%
 model = PrefixTuning(length=2, init=tuple(words.tolist())).attach(base())
 print(summary(model))
-assert list(trainable(model)) == [f"blocks.{i}.attn.{name}" for i in (0, 1) for name in ("P_K", "P_V")]
+shapes = {name: tuple(P.shape) for name, P in trainable(model).items()}
+assert shapes == {"begin.P_K": (2, 2, 64), "begin.P_V": (2, 2, 64)}  # (L, n, d)
 assert sum(p.numel() for p in trainable(model).values()) == 2 * 2 * 2 * 64  # 2·L·n·d
 
-for block, (k, v) in zip(model.blocks, kept, strict=True):
-    assert torch.allclose(block.attn.P_K, k[0].transpose(0, 1).flatten(1), atol=1e-5)  # heads side by side again
-    assert torch.allclose(block.attn.P_V, v[0].transpose(0, 1).flatten(1), atol=1e-5)
+for P_K, P_V, (k, v) in zip(model.begin.P_K, model.begin.P_V, kept, strict=True):
+    assert torch.allclose(P_K, k[0].transpose(0, 1).flatten(1), atol=1e-5)  # heads side by side again
+    assert torch.allclose(P_V, v[0].transpose(0, 1).flatten(1), atol=1e-5)
 assert torch.allclose(model(line[None]), from_words, atol=1e-4)
 print(decode(line), decode(model.generate(line[None], 7)[0]))
 assert torch.equal(model.generate(line[None], 7), model.generate(line[None], 7, cache=False))
@@ -228,12 +231,13 @@ plots.prefix_map(plots.prefixes(runs[0][0]), heads=4)
 plt.show()
 scores = [score for *_, score in runs]
 back = {"as trained": scores}
-for name, part in {"keys": "P_K", "values": "P_V", "layer 0": "blocks.0", "layer 1": "blocks.1"}.items():
+parts = {"keys": ("P_K", [0, 1]), "values": ("P_V", [0, 1]), "layer 0": ("P_K P_V", [0]), "layer 1": ("P_K P_V", [1])}
+for name, (which, layers) in parts.items():
     for seed, (trained, *_) in zip(SEEDS, runs, strict=True):
         torch.manual_seed(seed)
-        start, mixed = trainable(direct.attach(base())), direct.attach(base())
-        for where, P in trainable(mixed).items():
-            P.data.copy_(start[where] if part in where else trainable(trained)[where])
+        start, mixed = direct.attach(base()), copy.deepcopy(trained)
+        for P in which.split():
+            getattr(mixed.begin, P).data[layers] = getattr(start.begin, P).data[layers]
         back.setdefault(f"{name} back", []).append(evaluate(mixed, untold, size=200).accuracy)
 plots.bars(back, colour=plots.HUES["PrefixTuning"])
 plt.show()
@@ -327,10 +331,10 @@ L, n, d, w = 2, 4, 64, 64
 training = sum(P.numel() for P in trainable(model).values())
 assert training == n * d + d * w + w + L * (2 * d * w + 2 * d)  # P', W, b, and W_l, b_l for each layer
 batch = untold.batch(32, torch.Generator().manual_seed(0))
+small = deltas.fold(model)
 with torch.no_grad():
-    unfolded = model(batch.tokens)
-    folded = deltas.fold(model)(batch.tokens)
-stored = sum(P.numel() for P in trainable(model).values())
+    unfolded, folded = model(batch.tokens), small(batch.tokens)
+stored = sum(P.numel() for P in trainable(small).values())
 print(
     f"trained {training:,}, left over {stored:,}; largest difference of a logit {(unfolded - folded).abs().max():.1e}"
 )
@@ -368,49 +372,47 @@ assert 1 <= stored / guess < 1.5
 # %% [markdown]
 # ## Break it
 #
-# From the bank of mistakes: the prefix enters at *every* call, not only when a sequence begins. Training and scoring
-# read a line in one call, and notice nothing. Generation makes a call for each token, and adds the prefix each time.
-# The checker reads in pieces, and sees it.
+# From the bank of mistakes: the heads are cut out of the rows of $P_K$ and $P_V$, not out of their columns. All shapes
+# fit, so no error is raised. But the base cuts its own keys and values by columns. So a prefix made from words no
+# longer obeys, and a stored prefix is another one.
 
 # %%
 book = exercise.get("prefix_tuning")
-mistake = next(m for m in book.mistakes if m.id == "at every step")
+mistake = next(m for m in book.mistakes if m.id == "heads cut out of the rows")
 wrong = checking.broken(book, mistake)  # the method's file with this mistake in it
-lines = untold.batch(100, torch.Generator().manual_seed(5))
 
-
-def written(model):
-    made = model.generate(lines.tokens[:, :8], new=6)
-    return (made == lines.targets[:, 7:13]).all(1).float().mean().item()
-
-
+settings = {"length": 2, "init": tuple(words.tolist())}
+for method in (PrefixTuning, wrong.PrefixTuning):
+    score = evaluate(method(**settings).attach(base()), untold, 300).accuracy
+    print(f"made from words, {'right' if method is PrefixTuning else 'with the mistake'}: {score:.2f}")
+    assert (score > 0.95) == (method is PrefixTuning)
 for (good, *_), score in zip(runs, scores, strict=True):
     bad = wrong.PrefixTuning(length=4).attach(base())
     for P, Q in zip(trainable(bad).values(), trainable(good).values(), strict=True):
         P.data.copy_(Q)
-    print(f"scored {score:.2f}; written: right {written(good):.2f}, with the mistake {written(bad):.2f}")
-    assert evaluate(bad, untold, 300).accuracy == score
-    assert written(bad) < written(good) - 0.1
+    spoiled = evaluate(bad, untold, 300).accuracy
+    print(f"trained and stored, right: {score:.2f}; read with the mistake: {spoiled:.2f}")
+    assert spoiled < 0.1
 print(checking.diagnose("prefix_tuning", wrong.Prefix).text())  # what `check` says
 
 # %% [markdown]
 # ## Your turn
 #
-# 1. Write it: fill in `forward` until `check` is content. On a file of your own, with the network and the starts:
-#    `python -m minipeft start prefix_tuning`.
+# 1. Write it: fill in `forward` until `check` says *right so far*. On a file of your own, with the network and the
+#    starts: `python -m minipeft start prefix_tuning`.
 
 
 # %%
 class Prefix(Wrapper):
-    def __init__(self, base, P_K, P_V):  # (n, d)
+    def __init__(self, base, P_K, P_V):  # (L, n, d)
         super().__init__(base)
         self.P_K, self.P_V = torch.nn.Parameter(P_K), torch.nn.Parameter(P_V)
 
     def keys_values(self):
         return self.P_K, self.P_V
 
-    def forward(self, x, mask=None, past=None):  # (B, T, d)
-        raise NotImplementedError("your turn: cut into heads, extend the past once, call the base")
+    def forward(self, blocks):  # self.base makes the cache of these blocks; block.attn.split cuts into heads
+        raise NotImplementedError("your turn: extend each layer of the cache by its keys and values, 4 lines")
 
 
 check("prefix_tuning", Prefix)

@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from minipeft import PrefixTuning, PromptTuning, PTuningV2, base, check, deltas, plots
-from minipeft.attach import Wrapper, detach, summary, trainable
+from minipeft import PrefixTuning, PromptTuning, PTuningV2, base, check, deltas, plots, summary
+from minipeft.attach import Wrapper, detach, trainable
 from minipeft.classroom import checking, exercise
-from minipeft.methods.p_tuning_v2 import DeepPrompt, prefix_of
+from minipeft.methods.p_tuning_v2 import DeepPrompts
 from minipeft.models.transformer import recording
 from minipeft.tasks import VOCABULARY, Few, decode, encode, task
 from minipeft.training import evaluate, fit
@@ -106,32 +106,33 @@ assert abs(left - 0.5) < 0.05
 #
 # *Figure: each layer gets new rows, coloured; what it makes of them is dropped. The rows of the tokens, grey, go up.*
 #
-# The layer is a wrapper around a whole block. `keys_values` computes the prefix that it amounts to.
+# The code computes the prefix alone. `DeepPrompts` wraps `begin`, which makes the cache that a sequence begins with:
+# the keys and values of $P_l$ go into layer $l$.
 
 # %%
 plots.structure("PTuningV2")
 plt.show()
-print(inspect.getsource(DeepPrompt))
+print(inspect.getsource(DeepPrompts))
 
 # %% [markdown]
 # ## Attach it
 #
 # Promises: trained are $n \cdot d$ numbers for each of $L$ layers; all have a gradient; text is the same with and
-# without a cache; `detach` gives the base back. And one that our base adds, whose blocks begin with a norm: the length
-# of $P$ does not count.
+# without a cache; the base stays as it was. And one that our base adds, whose blocks begin with a norm: the length of
+# $P$ does not count.
 
 # %%
 line = encode(": cabbed =")[None]
 model = PTuningV2(length=4).attach(base())
 print(summary(model), *trainable(model))
-assert [tuple(P.shape) for P in trainable(model).values()] == [(4, 64), (4, 64)]
+P = model.begin.P
+assert P.shape == (2, 4, 64)
 before = model(line)
 before.logsumexp(-1).sum().backward()
-assert all(P.grad.abs().sum() > 0 for P in trainable(model).values())
+assert P.grad.any(-1).all()
 assert torch.equal(model.generate(line, 7), model.generate(line, 7, cache=False))
 
-for P in trainable(model).values():
-    P.data *= 10
+P.data *= 10
 moved = (model(line) - before).abs().max().item()
 print(f"P ten times as long: a logit moves by up to {moved:.3f}, of {before.abs().max():.0f}")
 assert moved < 0.01 * before.abs().max()
@@ -141,20 +142,29 @@ assert torch.equal(detach(model)(line), base()(line))
 # ## A ladder
 #
 # In a causal model prompt rows see no token. So what layer 1 receives from a shallow prompt depends on the prompt
-# alone: we can compute it, and write it down as a deep prompt. And a deep prompt as a prefix, with `prefix_of`. Each
+# alone: we can compute it, and write it down as a deep prompt. And a deep prompt as a prefix, with `keys_values`. Each
 # step must leave every logit as it is.
+
+
+# %%
+def as_prefix(deep):
+    """A prefix with the keys and values that the blocks make of a deep prompt."""
+    made = [deep.begin.keys_values(block, P) for block, P in zip(deep.blocks, deep.begin.P, strict=True)]
+    prefix = PrefixTuning(length=deep.begin.P.shape[1]).attach(detach(deep))
+    for free, tied in zip(trainable(prefix).values(), zip(*made, strict=True), strict=True):
+        free.data.copy_(torch.stack(tied))  # (L, n, d), keys and then values
+    return prefix
+
 
 # %%
 torch.manual_seed(0)
-shallow, deep, prefix = (R(length=3).attach(base()) for R in (PromptTuning, PTuningV2, PrefixTuning))
+shallow, deep = (method(length=3).attach(base()) for method in (PromptTuning, PTuningV2))
 with torch.no_grad():
-    rows = shallow.embed.P + base().embed.position.weight[0]  # before BOS all share position 0
-    for mine, block in zip(deep.blocks, base().blocks, strict=True):
-        mine.P.copy_(rows)
-        rows = block(rows[None])[0]  # what becomes of the rows, which the next layer sees
-    for path, (P_K, P_V) in prefix_of(deep).items():
-        prefix.get_submodule(path).P_K.copy_(P_K)
-        prefix.get_submodule(path).P_V.copy_(P_V)
+    rows = shallow.begin.P + base().embed.position.weight[0]  # before BOS all share position 0
+    for P, block in zip(deep.begin.P, base().blocks, strict=True):
+        P.copy_(rows)
+        rows = block(rows[None], "causal")[0]  # what becomes of the rows, which the next layer sees
+    prefix = as_prefix(deep)
     for name, other in {"shallow → deep": deep, "deep → prefix": prefix}.items():
         difference = (other(line) - shallow(line)).abs().max().item()
         print(f"{name:15} largest difference of a logit {difference:.1e}")
@@ -215,16 +225,14 @@ assert max(scores[prefix]) < 0.1
 # *Figure: lines right while training, one seed each, best rate. Both prompts arrive, the prefix does not.*
 #
 # Guess 1: the prompts. The prefix can do most and finds least. Is it the tie, or the start, or that it has two tokens
-# only? Untie: give a prefix four, 1,024 numbers, and start it *as* a deep prompt, with `prefix_of`.
+# only? Untie: give a prefix four, 1,024 numbers, and start it *as* a deep prompt, with `as_prefix`.
 
 
 # %%
 def untied(seed):
     torch.manual_seed(seed)
-    start, model = deep.attach(base()), PrefixTuning(length=4).attach(base())
-    for path, pair in prefix_of(start).items():
-        for name, P in zip(("P_K", "P_V"), pair, strict=True):
-            getattr(model.get_submodule(path), name).data.copy_(P)
+    start = deep.attach(base())
+    model = as_prefix(start)
     assert torch.allclose(model(line), start(line), atol=1e-4)
     return model
 
@@ -271,10 +279,10 @@ assert np.mean(deep_tight) < np.mean(shallow_tight) + 0.1
 # %%
 models = {method: runs[0][0] for method, runs in best.items()}
 assert not any(deltas.updates(m) for m in models.values())  # no weight moved: that strip would be all grey
-plots.nearest_words(models[deep].blocks[0].P, base().embed.token.weight, VOCABULARY)
+plots.nearest_words(models[deep].begin.P[0], base().embed.token.weight, VOCABULARY)
 plt.show()
 for trained, *_ in best[deep]:
-    likest = plots.nearest_tokens(trained.blocks[0].P.detach(), base().embed.token.weight, 1).indices[:, 0]
+    likest = plots.nearest_tokens(trained.begin.P[0].detach(), base().embed.token.weight, 1).indices[:, 0]
     said = {VOCABULARY[token] for token in likest}
     assert FAST or (said & {"reverse", "backwards"} and said & {"blue", "azure"})
 shares = {}
@@ -291,7 +299,7 @@ for i in (0, 1):
     for seed, (trained, *_) in zip(SEEDS, best[deep], strict=True):
         torch.manual_seed(seed)
         mixed = deep.attach(base())
-        mixed.blocks[1 - i].P.data.copy_(trained.blocks[1 - i].P)
+        mixed.begin.P.data[1 - i] = trained.begin.P[1 - i]
         back.setdefault(f"layer {i} back", []).append(evaluate(mixed, untold, 300).accuracy)
 plots.bars(back, colour=plots.HUES["PTuningV2"])
 plt.show()
@@ -332,23 +340,21 @@ assert max(shown[str(prefix)]) < 0.3
 # %% [markdown]
 # ## What it costs
 #
-# A deep prompt adds $n$ rows to every layer: $(n+T)/T$ times the work on $T$ tokens, as a shallow one. But once it is
-# trained its keys and values do not change. Compute them with `prefix_of`, and only $2nTd$ multiplications a layer are
-# left.
+# A shallow prompt sends $n$ rows through every layer: $(n+T)/T$ times the work on $T$ tokens. A deep one needs their
+# keys and values alone, $2nd^2$ multiplications a layer, and $2nTd$ to look at them. Once it is trained these do not
+# change. Compute them once, with `as_prefix`, and $2nTd$ are left.
 
 # %%
 L, n, d, T = 2, 16, 64, line.shape[1]
-deep16 = PTuningV2(length=n).attach(base())
-as_prefix = PrefixTuning(length=n).attach(base())
-for path, pair in prefix_of(deep16).items():
-    for name, P in zip(("P_K", "P_V"), pair, strict=True):
-        getattr(as_prefix.get_submodule(path), name).data.copy_(P)
+shallow16, deep16 = (method(length=n).attach(base()) for method in (PromptTuning, PTuningV2))
 work = {}
-for name, m in {"base": base(), "deep": deep16, "as a prefix": as_prefix}.items():
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), recording(m):  # attention written out
+for name, m in {"base": base(), "shallow": shallow16, "deep": deep16, "as a prefix": as_prefix(deep16)}.items():
+    with FlopCounterMode(display=False) as counter, recording(m):  # attention written out
         m(line)
     work[name] = counter.get_total_flops() / 2
-guess = {"base": 1, "deep": (n + T) / T, "as a prefix": 1 + L * 2 * n * T * d / work["base"]}
+looking = L * 2 * n * T * d / work["base"]
+guess = {"base": 1, "shallow": (n + T) / T, "deep": 1 + L * 2 * n * d * d / work["base"] + looking}
+guess["as a prefix"] = 1 + looking
 for name, found in work.items():
     ratio = found / work["base"]
     print(f"{name:12} work: predicted × {guess[name]:.2f}, measured × {ratio:.2f}, ratio {ratio / guess[name]:.2f}")
@@ -357,12 +363,12 @@ for name, found in work.items():
 # %% [markdown]
 # ## Break it
 #
-# From the bank of mistakes: the last $n$ rows are dropped, not the first. All shapes are right, nothing complains. But
-# the next layer gets the wrong rows.
+# From the bank of mistakes: `keys_values` returns the values before the keys. All shapes are right, nothing complains.
+# But the tokens compare their queries with values, and read keys.
 
 # %%
 book = exercise.get("p_tuning_v2")
-wrong = checking.broken(book, next(m for m in book.mistakes if m.id == "last rows dropped"))
+wrong = checking.broken(book, next(m for m in book.mistakes if m.id == "values before keys"))
 runs = [adapt(wrong.PTuningV2(length=4), 1e-1, seed) for seed in SEEDS[:2]]
 print("lines right with the mistake, by seed:", *(f"{score:.2f}" for *_, score in runs))
 assert max(score for *_, score in runs) < 0.05
@@ -370,7 +376,7 @@ assert all(history.loss[-1] < 0.7 * history.loss[0] for _, history, _ in runs)
 histories = {"with the mistake": runs[0][1], f"{deep}": best[deep][0][1]}
 plots.curves(histories, "loss")
 plt.show()
-print(checking.diagnose("p_tuning_v2", wrong.DeepPrompt).text())  # what `check` says
+print(checking.diagnose("p_tuning_v2", wrong.DeepPrompts).text())  # what `check` says
 
 # %% [markdown]
 # *Figure: loss while training, with the mistake and without. It falls, too, so a falling loss proves nothing.*
@@ -382,25 +388,25 @@ print(checking.diagnose("p_tuning_v2", wrong.DeepPrompt).text())  # what `check`
 
 
 # %%
-class DeepPrompt(Wrapper):
-    def __init__(self, base, P):  # (n, d)
+class DeepPrompts(Wrapper):
+    def __init__(self, base, P):  # (L, n, d)
         super().__init__(base)
         self.P = torch.nn.Parameter(P)
 
-    def forward(self, h, mask=None, past=None):  # (B, T, d)
-        raise NotImplementedError("your turn: P in front, a wider mask, once in a sequence")
+    def keys_values(self, block, P):  # (n, d)
+        raise NotImplementedError("your turn: what this block's k and v make of P, 2 lines")
 
-    def keys_values(self):  # (n, d) each
-        raise NotImplementedError("your turn, 2 lines")
+    def forward(self, blocks):  # self.base makes the cache of these blocks; block.attn.split cuts into heads
+        raise NotImplementedError("your turn: extend each layer of the cache by its keys and values, 4 lines")
 
 
-check("p_tuning_v2", DeepPrompt)
+check("p_tuning_v2", DeepPrompts)
 
 # %% [markdown]
 # 2. Count `PTuningV2(length=20)` and the same as a prefix, for BERT ($L = 12$, $d = 768$).
 # 3. Undo the ladder: can every prefix be written as a deep prompt?
 # 4. Give `PromptTuning(8)` and `PTuningV2(4)` 150 steps on `riffle+plain`.
-# 5. Hard: train a deep prompt on eight lines, untie it with `prefix_of`, train on. What of fresh lines?
+# 5. Hard: train a deep prompt on eight lines, untie it with `as_prefix`, train on. What of fresh lines?
 
 # %% [markdown]
 # <details><summary>Answers</summary>

@@ -17,7 +17,6 @@
 # 3. Trained freely, do weights change in few directions only?
 
 # %%
-import copy
 import inspect
 import os
 
@@ -28,9 +27,10 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from minipeft import Full, LoRA, Mixture, base, check, costs, decode, deltas, encode, evaluate, fit, plots, task
-from minipeft.attach import detach, merge, summary, trainable, unmerge
+from minipeft.attach import detach, trainable
 from minipeft.classroom import checking, exercise
 from minipeft.methods import lora
+from minipeft.views import merge, summary
 
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
@@ -120,9 +120,9 @@ print(inspect.getsource(lora.LoRALinear))
 # %% [markdown]
 # ## Attach it
 #
-# `attach` freezes the model and wraps the modules named in `targets`: `q` and `v`, query and value, as in the paper.
-# We check three promises: the outputs are the base's to the last bit, exactly the $A$ and $B$ are trained, and at
-# the start only $B$ has a gradient.
+# `attach` leaves the model alone and returns a **view**: new modules around the same frozen numbers, and a wrapper
+# around each module that `targets` names: `q` and `v`, as in the paper. Three promises: the outputs are the base's to
+# the last bit, only $A$ and $B$ are trained, at the start only $B$ has a gradient.
 
 # %%
 model = LoRA(rank=4, alpha=8, targets=("q", "v")).attach(base())
@@ -309,20 +309,21 @@ print(f"a random matrix:{'':42}", np.round((noise[:4].sum() / noise.sum()).item(
 # %% [markdown]
 # ## Merging
 #
-# $W + s\,BA$ is a matrix like $W$. `merge` writes it into a plain `nn.Linear`. `unmerge` undoes that exactly, because
-# $W$, $A$ and $B$ were kept aside. `detach` gives the base back, bit for bit.
+# $W + s\,BA$ is a matrix like $W$. `merge` writes it into a plain `nn.Linear`: the result is one more view, which holds
+# nothing of LoRA. Nothing has to be undone: the view with $A$ and $B$ is as it was, and `detach` returns the base,
+# which nobody changed.
 
 # %%
 with torch.no_grad():
     apart = model(batch.tokens)
-    merged = merge(copy.deepcopy(model))
+    merged = merge(model)
     difference = (merged(batch.tokens) - apart).abs().max().item()
     print(f"largest difference of a logit: {difference:.1e}, of {apart.abs().max():.0f}")
     assert difference < 1e-5 * max(1, apart.abs().max().item())
     assert type(merged.blocks[0].attn.q) is torch.nn.Linear
     assert [type(m) for m in merged.modules()] == [type(m) for m in base().modules()]
-    assert torch.equal(unmerge(copy.deepcopy(merged))(batch.tokens), apart)
-    assert deltas.fingerprint(detach(copy.deepcopy(model))) == deltas.fingerprint(base())
+    assert torch.equal(model(batch.tokens), apart)
+    assert deltas.fingerprint(detach(model)) == deltas.fingerprint(base())
 
 # %% [markdown]
 # ## What it costs: time
@@ -333,7 +334,7 @@ with torch.no_grad():
 
 # %%
 everywhere = LoRA(targets=("q", "k", "v", "o", "up", "down")).attach(base())
-models = {"base": base(), "merged": merge(copy.deepcopy(everywhere)), "unmerged": everywhere}
+models = {"base": base(), "merged": merge(everywhere), "unmerged": everywhere}
 times = costs.latency(models, untold.batch(1, torch.Generator().manual_seed(0)), repeats=50 if FAST else 200)
 work = {}
 for name, (low, median, high) in times.items():
@@ -409,7 +410,7 @@ for seed, (name, (good, _)) in zip(SEEDS, runs.items(), strict=True):
 class LoRALinear(lora.LoRALinear):
     def forward(self, x):  # (..., in)
         h = F.linear(self.dropout(x), self.A)  # (..., r)
-        return self.base(x) + F.linear(self.scale * h, self.B)  # (..., out)
+        return self.base(x) + F.linear(h, self.scale * self.B)  # (..., out)
 
     def delta(self):
         return self.B @ self.A  # (out, in)
@@ -448,7 +449,7 @@ plt.show()  # what differs
 # from peft import LoraConfig, get_peft_model
 #
 # config = LoraConfig(r=4, lora_alpha=8, target_modules=["q", "v"])
-# model = get_peft_model(base(), config)  # changes the model it is given, as ours does
+# model = get_peft_model(base(), config)  # changes the model it is given; ours makes a view
 # model.print_trainable_parameters()
 # ...  # train as usual
 # model = model.merge_and_unload()  # plain nn.Linear again

@@ -153,7 +153,7 @@ for t in range(60):
         p.grad = torch.zeros_like(p)
     layer.lam.grad = torch.tensor(now, dtype=torch.float32)  # λ = 1, so that |λ·gradient| is `now`
     with torch.no_grad():
-        layer.weigh(β, β)
+        layer.update_importance(β, β)
     if t in (0, 1, 2, 3, 58, 59):
         print(
             f"step {t:2}:  I = {now}   Ī = {mean.round(2)}   Ū = {unrest.round(2)}   Ī·Ū = {(mean * unrest).round(2)}"
@@ -253,11 +253,9 @@ def imitate(method, lr, seed):
     (lines, wanted), student = pool[seed], base()
     whole = F.mse_loss(student(lines[:300]), wanted[:300]).detach()
     torch.manual_seed(seed)
-    parameters = list(trainable(method.attach(student)).values())
-    optimizer, draw = (
-        torch.optim.AdamW(parameters, lr, (0.9, 0.98), weight_decay=0),
-        torch.Generator().manual_seed(seed),
-    )
+    student, draw = method.attach(student), torch.Generator().manual_seed(seed)
+    parameters = list(trainable(student).values())
+    optimizer = torch.optim.AdamW(parameters, lr, (0.9, 0.98), weight_decay=0)
     for step in range(STEPS):
         optimizer.param_groups[0]["lr"] = lr * schedule(step, STEPS, STEPS // 10)
         some = torch.randint(300, len(lines), (16,), generator=draw)
@@ -369,7 +367,7 @@ for name, by_rate in stored["natural"].items():
     losses = {lr: by_rate[lr]["loss"] for lr in sorted(by_rate, key=float)}
     print(f"{name:17} loss by rate:", *(f"{lr}: {loss:.3f}" for lr, loss in losses.items()), sep="   ")
 order = ["LoRA, spread", "AdaLoRA, start=1", "AdaLoRA, start=8", "LoRA, ranks of AdaLoRA, start=8"]
-order += ["AdaLoRA, start=2", "LoRA, ranks of AdaLoRA, start=2"]
+order += ["AdaLoRA, initial_rank=2", "LoRA, ranks of AdaLoRA, initial_rank=2"]
 right = {name: [run["accuracy"] for run in stored["runs"][name].values()] for name in order}
 plots.bars(right, plots.new(6.5, 2.5), colour=plots.HUES["AdaLoRA"])
 plt.show()
@@ -395,7 +393,7 @@ batch = task("reverse+violet").batch(64, torch.Generator().manual_seed(0))
 for name in ("LoRA, spread", "AdaLoRA"):
     m = TUNED_METHODS[name].attach(base())
     n, expected, real = sum(p.numel() for p in trainable(m).values()), costs.predict(m), costs.measure(m, batch)
-    notes = [t for layer in layers(m).values() for kind in (layer.mean, layer.spread) for t in kind.values()]
+    notes = [t for one in layers(m).values() for kind in (one.sensitivity, one.uncertainty) for t in kind.values()]
     guess = expected.gradients + expected.optimizer + 4 * 2 * n * (name == "AdaLoRA")
     found = real.gradients + real.optimizer + sum(4 * t.numel() for t in notes)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -455,7 +453,7 @@ print("\n", checking.diagnose("adalora", mistaken("no smoothing").AdaLoRALinear)
 
 # %%
 class AdaLoRALinear(WeightWrapper):
-    def scores(self):  # S (r,), from self.mean and self.spread: dictionaries with P (out, r), lam (r,), Q (r, in)
+    def scores(self):  # S (r,), from self.sensitivity and self.uncertainty, {"P": (out, r), "lam": (r,), "Q": (r, in)}
         raise NotImplementedError("your turn, 2 lines")
 
 
@@ -503,7 +501,7 @@ check("adalora", AdaLoRALinear, allocate)
 # from peft import AdaLoraConfig, get_peft_model
 #
 # config = AdaLoraConfig(
-#     init_r=8, target_r=1, lora_alpha=8,  # our start and rank; here ΔW is multiplied by α/r of the start
+#     init_r=8, target_r=1, lora_alpha=8,  # our initial_rank and rank; here ΔW is multiplied by α/r of the start
 #     target_modules=["q", "k", "v", "o", "up", "down"],
 #     total_step=150, tinit=15, tfinal=45, deltaT=10, orth_reg_weight=0.1,  # total_step is a must
 # )

@@ -31,7 +31,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from minipeft import base, bases, check, costs, decode, deltas, evaluate, fit, load, merge, plots, task, training
-from minipeft.attach import flat, trainable
+from minipeft.attach import detach, trainable
 from minipeft.classroom import checking, exercise
 from minipeft.methods import IA3, DoRA, Full, LoRA, PiSSA, VeRA, dora, ia3, pissa, vera
 
@@ -109,8 +109,8 @@ for step, name in (("plain", "α/r"), ("plain", "α/√r"), ("Adam", "α/r"), ("
 # %% [markdown]
 # ## The structure, then the source
 #
-# *Figure: coloured is trained, grey is frozen. DoRA, left, divides $V = W + BA$ by the lengths of its rows and
-# multiplies by m. VeRA, right, has LoRA's shape, but A and B are grey; d and b are trained.*
+# *Figure: coloured is trained, grey is frozen. DoRA, above, divides $V = W + BA$ by the lengths of its rows and
+# multiplies by m. VeRA, below, has LoRA's shape, but A and B are grey; d and b are trained.*
 #
 # `plots.structure("PiSSA")` and `("IA3")` draw the others.
 
@@ -122,7 +122,7 @@ for name, ax in zip(("DoRA", "VeRA"), axes, strict=True):
 plt.show()
 
 # %%
-parts = [LoRA.scale, LoRA.groups, dora.DoRALinear.adapted, vera.VeRALinear.forward, pissa.split]
+parts = [LoRA.scale, LoRA.groups, dora.DoRALinear.g, dora.DoRALinear.forward, vera.VeRALinear.forward, pissa.split]
 for part in (*parts, pissa.PiSSALinear.forward, ia3.IA3Output.forward, ia3.IA3Input.forward):
     print(f"# {part.__qualname__}", inspect.getsource(part), sep="\n")
 assert LoRA(rank=4, rslora=True).scale(4) == LoRA(rank=4, alpha=16).scale(4)  # at one rank, just another α
@@ -136,11 +136,11 @@ assert LoRA(rank=4, rslora=True).scale(4) == LoRA(rank=4, alpha=16).scale(4)  # 
 # Width $d=64$, MLP $f=256$, two layers; all but IA³ sit on q and v. Who has no gradient in the first step?
 
 # %%
-RECIPES = [LoRA(rank=4), LoRA(rank=4, lr_ratio=16.0), DoRA(rank=4), VeRA(rank=64), PiSSA(rank=4), IA3()]
+METHODS = [LoRA(rank=4), LoRA(rank=4, lr_ratio=16.0), DoRA(rank=4), VeRA(rank=64), PiSSA(rank=4), IA3()]
 d, f, r, many = 64, 256, 4, 64
 counts = [4 * r * (d + d), 4 * r * (d + d), 4 * (r * (d + d) + d), 4 * (many + d), 4 * r * (d + d), 2 * (d + d + f)]
 batch = untold.batch(32, torch.Generator().manual_seed(0))
-for method, count in zip(RECIPES, counts, strict=True):
+for method, count in zip(METHODS, counts, strict=True):
     torch.manual_seed(0)
     model = method.attach(base())
     logits = model(batch.tokens)
@@ -164,7 +164,7 @@ for method, count in zip(RECIPES, counts, strict=True):
 stored = json.loads((bases.FOLDER.parent / "benchmarks" / "variants.json").read_text())
 losses = {name: {float(rate): run["loss"] for rate, run in by_rate.items()} for name, by_rate in stored.items()}
 best = {name: min(by_rate, key=by_rate.get) for name, by_rate in losses.items()}
-plots.learning_rates({str(method): losses[str(method)] for method in RECIPES}, plots.new(6.4, 2.4))
+plots.learning_rates({str(method): losses[str(method)] for method in METHODS}, plots.new(6.4, 2.4))
 plt.show()
 for name in ("LoRA(rank=4)", "LoRA(rank=32)", "LoRA(rank=32, rslora=True)"):
     print(f"{name:26} best rate {best[name]:g}, there a loss of {losses[name][best[name]]:.4f}")
@@ -192,12 +192,12 @@ def adapt(method, lr, seed, steps=STEPS, **settings):
     return model, fit(model, untold, steps=steps, lr=lr, **options)
 
 
-runs = {str(method): [adapt(method, best[str(method)], seed) for seed in SEEDS] for method in RECIPES}
+runs = {str(method): [adapt(method, best[str(method)], seed) for seed in SEEDS] for method in METHODS}
 right = {name: [evaluate(model, untold, LINES).accuracy for model, _ in found] for name, found in runs.items()}
 plots.bars(right)
 plt.show()
 if not FAST:
-    assert all(min(right[str(method)]) > 0.7 for method in RECIPES if not isinstance(method, VeRA | IA3))
+    assert all(min(right[str(method)]) > 0.7 for method in METHODS if not isinstance(method, VeRA | IA3))
     assert min(right["IA3(outputs=('k', 'v'))"]) > 0.3
     assert max(right["VeRA(rank=64)"]) < min(right["LoRA(rank=4)"]) - 0.1
 
@@ -335,8 +335,8 @@ assert strange.loss > own.loss + 2
 #
 # ## Merging, and the price of not merging
 #
-# Every $W'$ is a matrix, so all can be merged. Unmerged they multiply more. Predict, for $T$ tokens and each of four
-# weights: LoRA $2Trd$; VeRA $2T\cdot 64\,d$; DoRA $rd^2$, however short the line.
+# Every $W'$ is a matrix: all can be merged. Unmerged they multiply more. Predict, for $T$ tokens and each of four
+# weights: LoRA $2Trd$; DoRA $rd^2$ more, however short the line; VeRA $2T\cdot 64\,d$.
 
 
 # %%
@@ -347,10 +347,10 @@ def multiplications(model):
 
 
 T, plain = lines.shape[1], multiplications(base())
-extra = [2 * T * r * d, 2 * T * r * d, r * d * d, 2 * T * many * d, 2 * T * r * d, 0]
+extra = [2 * T * r * d, 2 * T * r * d, 2 * T * r * d + r * d * d, 2 * T * many * d, 2 * T * r * d, 0]
 for (name, model), more in zip(trained.items(), extra, strict=True):
     guess, found = plain + 4 * more, multiplications(model)
-    merged = merge(copy.deepcopy(model))
+    merged = merge(model)
     with torch.no_grad():
         apart = (merged(batch.tokens) - model(batch.tokens)).abs().max() / model(batch.tokens).abs().max()
     print(
@@ -359,7 +359,7 @@ for (name, model), more in zip(trained.items(), extra, strict=True):
     assert guess == found
     assert multiplications(merged) == plain
     assert apart < 1e-4
-    assert deltas.fingerprint(model) == deltas.fingerprint(base())  # W itself was never touched
+    assert deltas.fingerprint(detach(model)) == deltas.fingerprint(base())  # W itself was never touched
 
 # %% [markdown]
 # Merged, all cost what the base costs.
@@ -399,9 +399,8 @@ print(checking.diagnose("dora", mistaken("dora", "length of W alone").DoRALinear
 
 # %%
 class DoRALinear(dora.DoRALinear):
-    def adapted(self):
-        V = flat(self.base).weight + self.scale * self.B @ self.A  # (out, in)
-        return V  # your turn: divide each row by its length (`dora.decompose`), a constant, and multiply it by m
+    def g(self):
+        return torch.ones_like(self.m)  # your turn: m over the lengths of the rows of `self.V()` (`dora.lengths`)
 
 
 check("dora", DoRALinear)

@@ -109,10 +109,9 @@ found = {name: [learn(name, seed) for seed in SEEDS] for name in PLAN}
 
 # %%
 def right(delta, *goals):
-    """Shares of lines right with a delta on the model; then it is taken off again."""
-    deltas.load(delta, model)
-    shares = [evaluate(model, goal, LINES).accuracy for goal in goals]
-    detach(model)
+    """Shares of lines right with a delta."""
+    adapted = deltas.load(delta, model)  # a view; the base stays as it is
+    shares = [evaluate(adapted, goal, LINES).accuracy for goal in goals]
     return shares if len(goals) > 1 else shares[0]
 
 
@@ -122,9 +121,8 @@ for name, (goal, places) in PLAN.items():
     assert FAST or min(shares) > 0.95
 axes = plots.new(7, 4.6, rows=2)
 for name, ax in zip(("reverse", "blue"), axes, strict=True):
-    deltas.load(found[name][0], model)
-    plots.what_moved(model, deltas.updates(model), ax).set_title(name, loc="left", pad=16)
-    detach(model)
+    adapted = deltas.load(found[name][0], model)
+    plots.what_moved(adapted, deltas.updates(adapted), ax).set_title(name, loc="left", pad=16)
 plt.show()
 
 # %% [markdown]
@@ -136,7 +134,7 @@ plt.show()
 # A delta file holds the trained numbers, the method, and the **fingerprint** of the base: a hash of all its weights.
 
 # %%
-print(inspect.getsource(deltas.fingerprint))
+print(inspect.getsource(deltas.fingerprint), inspect.getsource(deltas.add_tensors), sep="\n")
 folder = Path(tempfile.mkdtemp())
 whole = 4 * sum(p.numel() for p in model.parameters())
 for name in ("reverse", "blue", "left"):
@@ -160,9 +158,7 @@ assert (copy + 100 * small) / copy < 1.1
 # %%
 line = encode(": cabbed =")[None]
 for name in ("reverse", "blue", "left"):
-    deltas.load(folder / name, model)
-    print(f"{name:8}: cabbed = {decode(model.generate(line, new=6)[0])}")
-    detach(model)
+    print(f"{name:8}: cabbed = {decode(deltas.load(folder / name, model).generate(line, new=6)[0])}")
 assert deltas.fingerprint(model) == mark
 
 stranger = base()
@@ -179,29 +175,24 @@ else:
 # %% [markdown]
 # ## Four tasks in one batch
 #
-# `MultiTask` gives each row its own delta: W works once for all; beside it stand small products, padded with zeros.
+# A loaded delta is a view of the base: four tasks, four views. `MultiTask` gives each row its own: W works once; beside
+# it stand small products, padded with zeros. The fourth is a prompt: the words `sort red` (lesson 6).
 #
-# A fourth task, untrained: a prompt that *is* the words `sort red` (lesson 6).
-#
-# *Figure: white is given; colours tell the delta; grey is the base.* Then: each row against its delta alone.
+# *Figure: white is given; colours tell the delta; grey is the base.*
 
 # %%
-print(inspect.getsource(mixing.LoRARows))
+print(inspect.getsource(mixing.RowsLinear))
 
 
 def serve(seed):
-    """All deltas of a seed, and a MultiTask that has them by name."""
-    own = {name: found[name][seed] for name in ("reverse", "blue", "left")}
-    own["sort red"] = deltas.delta_of(PromptTuning(length=2, init=tuple(encode("sort red").tolist())).attach(base()))
-    several = MultiTask(base())
-    for name, delta in own.items():
-        deltas.load(delta, several.model)
-        several.keep(name)  # takes it off, and keeps it under a name; `add(name, path)` reads a file
-    return own, several
+    """A MultiTask with a view for each delta of a seed, and one for the prompt."""
+    views = {name: deltas.load(found[name][seed], model) for name in ("reverse", "blue", "left")}
+    views["sort red"] = PromptTuning(length=2, init=tuple(encode("sort red").tolist())).attach(model)
+    return MultiTask(views)
 
 
 # %%
-own, several = serve(0)
+several = serve(0)
 names = ["reverse", "blue", None, "sort red", "left", "blue", "sort red", "reverse"]
 tokens = torch.stack([encode(f": {word} =") for word in ["cabbed"] * 5 + ["minola"] * 3])
 answers = several.generate(tokens, names, new=6)
@@ -213,13 +204,13 @@ assert torch.equal(answers[6], base().generate(encode("sort red : minola =")[Non
 
 # %%
 for seed in SEEDS:
-    own, several = serve(seed)
-    names = [*own, None] * 3
+    several = serve(seed)
+    names = [*several.views, None] * 3
     tokens = both.batch(15, torch.Generator().manual_seed(seed)).tokens[:, :8]  # up to the equals sign
     with torch.no_grad():
         logits, letters, worst = several(tokens, names), several.generate(tokens, names, new=6), 0.0
         for i, name in enumerate(names):
-            alone = deltas.load(own[name], base()) if name else base()
+            alone = several.views[name] if name else model
             wanted = alone(tokens[i : i + 1])[0]
             worst = max(worst, ((logits[i] - wanted).abs().max() / wanted.abs().max()).item())
             assert torch.equal(letters[i], alone.generate(tokens[i : i + 1], new=6)[0])
@@ -227,7 +218,7 @@ for seed in SEEDS:
     assert worst < 1e-5
 
 # %% [markdown]
-# The same, up to rounding. And the cost? The rows of three LoRAs and of the bare base share a pass.
+# The same, up to rounding. And the cost? The rows of three LoRAs and of the bare base share a pass in this code.
 #
 # Predicted multiplications: those of the base for 12 rows, and $r(\text{in}+\text{out})$ more a token for *every* place
 # that *any* row has, because missing pairs are padded.
@@ -238,7 +229,7 @@ tokens = both.batch(12, torch.Generator().manual_seed(0)).tokens[:, :8]
 ways = {
     "one mixed batch": lambda: several(tokens, names),
     "a batch for each": lambda: [several(tokens[i::4], names[i::4]) for i in range(4)],
-    "bare base, 12 rows": lambda: several.model(tokens),
+    "bare base, 12 rows": lambda: model(tokens),
 }
 passes, clock, work = {}, {name: [] for name in ways}, {}
 for _ in range(10 if FAST else 30):
@@ -251,11 +242,11 @@ for _ in range(10 if FAST else 30):
 # %%
 for name, way in ways.items():
     counted = []
-    hook = several.model.blocks[0].register_forward_pre_hook(lambda module, inputs, seen=counted: seen.append(1))
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(lambda m, _, seen=counted: seen.append(type(m)))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         way()
     hook.remove()
-    passes[name], work[name] = len(counted), counter.get_total_flops() // 2
+    passes[name], work[name] = counted.count(type(model)), counter.get_total_flops() // 2
     print(f"{name:19} passes {passes[name]}   multiplications {work[name]:,}   {np.median(clock[name]):.1f} ms")
 pair = {ATTENTION: 4 * 4 * (64 + 64), MLP: 2 * 4 * (64 + 256)}  # places · r · (in + out), in each of 2 blocks
 extra = {"one mixed batch": 12 * 8 * 2 * (pair[ATTENTION] + pair[MLP])}  # rows · tokens · blocks · …
@@ -271,7 +262,7 @@ assert FAST or times["bare base, 12 rows"] < times["one mixed batch"] < times["a
 
 # %% [markdown]
 # Question 2: one pass, for LoRA. It multiplies little more than the bare base; stacking the pairs takes time, but less
-# than four passes. Prompts of one length share a pass, too; other methods need one for each delta.
+# than four passes. IA³, prompts and prefixes of any length share it, too; other methods need a pass for each delta.
 #
 # ## Calculate: a sum
 #
@@ -455,10 +446,8 @@ if not FAST:
         assert max(rows[1][0], rows[2][0], rows[2][1]) < 0.05  # all that came before is gone
     assert np.min(mixed) > 0.7
     assert np.min([rows[2] for rows in owned]) > 0.95
-before = one.head.weight.clone()
-detach(one)
-assert deltas.fingerprint(one) == deltas.fingerprint(model) == mark  # after all that: the base, bit for bit
-assert not torch.equal(one.head.weight, before)
+assert deltas.fingerprint(detach(one)) == deltas.fingerprint(model) == mark  # after all that: the base, bit for bit
+assert not torch.equal(one.head.weight, detach(one).head.weight)
 print("the base, after all of this:", deltas.fingerprint(model)[:12], "   at the beginning:", mark[:12])
 
 # %% [markdown]
@@ -476,7 +465,7 @@ wrong = checking.broken(
 )
 for seed in SEEDS:
     slip = wrong.LoRA(rank=4, targets=ATTENTION).attach(base())
-    deltas.put(slip, found["reverse"][seed].tensors, "the delta")
+    slip.load_state_dict(deltas.load(found["reverse"][seed], model).state_dict())
     attached = evaluate(slip, reverse, LINES).accuracy
     calculated = evaluate(merge(slip), reverse, LINES).accuracy
     print(f"seed {seed}: attached {attached:.2f} right, as a ΔW in the weights {calculated:.2f}")
@@ -505,7 +494,7 @@ plt.show()
 #
 # <details><summary>Answers</summary>
 #
-# 1: 16; 32,768 bytes. 2: 4.
+# 1: 16; 32,768 bytes. 2: 2.
 #
 # 4: 0.12, 0.00, 0.04: each ΔW is longer.
 #

@@ -11,7 +11,6 @@ plain = merge(adapted)                          # holds nothing of the method
 from minipeft.attach import detach, trainable
 from minipeft.bases import base
 from minipeft.classroom import check, expect, use
-from minipeft.classroom.using import from_environment
 from minipeft.deltas import DeltaError, fold, load, read, save
 from minipeft.methods import (
     IA3,
@@ -43,7 +42,6 @@ __all__ = [
     "IA3", "METHODS", "AdaLoRA", "AdapterFusion", "BitFit", "Config", "DeltaError", "DoRA", "Full", "Houlsby", "LoRA",
     "Mixture", "MultiTask", "PTuning", "PTuningV2", "ParallelAdapter", "Pfeiffer", "PiSSA", "PrefixTuning",
     "PromptTuning", "QLoRA", "Task", "Transformer", "VeRA", "base", "check", "decode", "detach", "encode", "evaluate",
-    "expect", "fit", "fold", "load", "merge", "move", "read", "recording", "save", "summary", "task", "trainable", "use",
+    "expect", "fit", "fold", "load", "merge", "move", "read", "recording", "save", "summary", "task", "trainable",
+    "use",
 ]  # fmt: skip
-
-from_environment()  # MINIPEFT_USE=work/lora.py: minipeft runs on a student's file

@@ -5,9 +5,9 @@ the method's layers in front of what they change. So nothing ever has to be undo
 
     adapted = LoRA(rank=4).attach(model)    `model` is as it was, whatever becomes of `adapted`
     detach(adapted)                         is `model` itself
-    merge(adapted)                          is one more view, of plain modules (in `views`)
+    merge(adapted)                          makes one more view, of plain modules: see views.py
 
-Attaching to a view stacks: its methods are then frozen too. Where the layers go is found by name in `targets`.
+Attaching to a view stacks: the earlier methods are frozen too. targets.py finds by name where the layers go.
 Move a model to its device and type before you attach to it; `views.move` moves a view with its base, `adapted.to`
 alone makes a copy of every number.
 """
@@ -22,7 +22,7 @@ from minipeft.settings import Settings
 
 
 class Wrapper(nn.Module):
-    """A module that stands in front of a frozen one, `base`, and answers for it: `wrapper.heads` is `base.heads`.
+    """A module that wraps a frozen one, `base`, and answers for it: `wrapper.heads` is `base.heads`.
 
     A method's layer derives from it, adds parameters under new names, and writes its equation in `forward`.
     """
@@ -36,10 +36,10 @@ class Wrapper(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             base = super().__getattr__("base")
-            return getattr(base if name in ("weight", "bias") else bottom(base), name)
+            return getattr(base if name in ("weight", "bias") else bottom(base), name)  # a wrapper's weight is adapted
 
     def stored(self):
-        """What a delta keeps of this layer, {name: tensor}."""
+        """What the adapter checkpoint (the "delta" file) stores of this layer, {name: tensor}."""
         return {name: t for name, t in self.state_dict(keep_vars=True).items() if not name.startswith("base.")}
 
     def merged(self):
@@ -80,7 +80,7 @@ def bottom(module):
 
 
 def flat(module):
-    """The module, or, where it is a wrapper or stored in another form, a plain one that computes the same."""
+    """The module itself, or a plain one that computes the same if it is a wrapper or quantized."""
     return module.merged() if hasattr(module, "merged") else module
 
 
@@ -89,14 +89,14 @@ def frozen(tensor):
 
 
 def view(model, own=()):
-    """New modules around the same numbers: parameters are frozen and shared (but for `own`), buffers are copied."""
+    """New modules with frozen parameters that share the model's memory; those in `own`, and buffers, are cloned."""
     check_forwards(model)
     own = {id(p) for p in own}
     copies = {id(p): frozen(p.clone() if id(p) in own else p) for p in model.parameters()}
     for module in model.modules():
         loose = [*module._buffers.values(), *vars(module).values()]
         copies |= {id(t): t.detach().clone() for t in loose if isinstance(t, Tensor)}
-    return copy.deepcopy(model, copies)
+    return copy.deepcopy(model, copies)  # the memo, {id: copy}: deepcopy takes these instead of copying
 
 
 @dataclass
@@ -129,7 +129,7 @@ class Method(Settings):
         adapted._attachment = Attachment(self, model)
         adapted._attachment.shared = list(zip(adapted.parameters(), model.parameters(), strict=True))
         self.insert(adapted)
-        if callable(getattr(self, "targets", None)):  # as data: the whole names of the places that it chose
+        if callable(getattr(self, "targets", None)):  # a function cannot be stored: the names that it chose can
             chosen = tuple("." + path for path in adapted._attachment.layers)
             adapted._attachment.method = replace(self, targets=chosen)
         return adapted
@@ -150,12 +150,12 @@ class Method(Settings):
         """Called after each step, of `steps` in all, of the optimizer; the gradients are still there."""
 
     def folded(self):
-        """The method of what is left after training, without the parts that only training needs."""
+        """This method as it is stored after training, without the parts that only training needs."""
         return self
 
 
 def swap(model, path, new):
-    """Let `new`, a module or a weight, stand at the dotted name `path` of a view."""
+    """Put `new`, a module or a weight, at the dotted name `path` of a view."""
     parent, name = place(model, path)
     model._attachment.layers[path] = new
     if isinstance(new, nn.Parameter):
@@ -165,7 +165,7 @@ def swap(model, path, new):
 
 
 def put(model, old, new):
-    """Let the module `new` stand wherever `old` stands: a module may have several names."""
+    """Put the module `new` wherever `old` is: a module may have several names."""
     for module, name in [(m, name) for m in model.modules() for name, child in m._modules.items() if child is old]:
         setattr(module, name, new)
 

@@ -5,9 +5,13 @@ from types import FunctionType
 
 from torch import nn
 
+from minipeft.arguments import got
+
 
 def unwrapped(model):
-    """The model itself, out of torch.compile, DataParallel or DistributedDataParallel."""
+    """The model itself, out of torch.compile, DataParallel or DistributedDataParallel. TypeError if it is no model."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a model is wanted here, a torch.nn.Module such as base(), got {got(model)}")
     while True:
         if "_orig_mod" in model._modules:
             model = model._orig_mod

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from minipeft import comparison, deltas
 from minipeft.attach import attachments, detach
 from minipeft.bases import base
-from minipeft.classroom import commands
+from minipeft.classroom import commands, use
 from minipeft.costs import delta_bytes
 from minipeft.files import SIGNED, is_sweep, place, rescue, write_atomically
 from minipeft.methods import METHODS, AdapterFusion, PrefixTuning, PromptTuning, PTuning, PTuningV2, parse
@@ -64,6 +64,14 @@ for command in (commands.start, commands.check, commands.grade):
 console = Console(markup=False, emoji=False)  # what looks like markup in a name or a note is shown as it is
 complaints = Console(stderr=True, markup=False, emoji=False)
 torch.set_num_threads(1)  # models this small are slower on several threads, and much slower on a busy machine
+
+
+@app.callback()
+def begin(context: typer.Context):
+    """MINIPEFT_USE=work/lora.py: what trains or answers runs on a student's file."""
+    if context.invoked_subcommand not in ("start", "check", "grade"):
+        use()
+
 
 TASK_HELP = (
     "An operation and a table: reverse+blue (a pair the base never saw together), reverse+red (one it knows), "

@@ -80,6 +80,9 @@ TUNED_METHODS = (  # the learning rates are those of benchmarks/learning_rates.j
 )
 
 
+FIRST = []  # functions that each worker process calls before its first job
+
+
 def learning_rate_of(method):
     """The learning rate that the sweep found for this method, or for another configuration of it; else 0.01."""
     same = [c.lr for c in TUNED_METHODS if c.method == method]
@@ -123,7 +126,7 @@ def parallel(function, jobs, workers=1, progress=True, on_done=None):
 
         if workers <= 1:
             return [done(job, function(*job)) for job in jobs]
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=begin, initargs=(tuple(FIRST),))
         try:
             futures = {pool.submit(function, *job): job for job in jobs}
             for future in as_completed(futures):
@@ -131,6 +134,13 @@ def parallel(function, jobs, workers=1, progress=True, on_done=None):
             return [future.result() for future in futures]
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def begin(first):
+    """What a worker process does before its first job."""
+    torch.set_num_threads(1)
+    for function in first:
+        function()
 
 
 def cores():

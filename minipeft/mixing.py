@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minipeft.arguments import got
 from minipeft.attach import Wrapper, attachments, detach, place, view
 from minipeft.methods.ia3 import IA3Input, IA3Output
 from minipeft.methods.lora import LoRALinear
@@ -87,8 +88,10 @@ class MultiTask:
     """Named views of one base, {name: view}, for batches whose rows name theirs. At least one; see also `add`."""
 
     def __init__(self, views):
-        if not views:
-            raise ValueError('there are no views: give at least one, as in MultiTask({"blue": load(path, model)})')
+        if not isinstance(views, dict) or not views:
+            raise ValueError(
+                f'MultiTask takes named views, {{"blue": load(path, model)}}, at least one, got {got(views)}'
+            )
         self.views, self.batch, self.shared = {}, SimpleNamespace(), None
         for name, one in views.items():
             self.add(name, one)

@@ -45,5 +45,5 @@ def layers_of(model):
 
 def summary(model):
     """One line: `trainable: 512 of 110,908 (0.46 %)`, in parameters, of those that the base has."""
-    new, base = (sum(p.numel() for p in ps) for ps in (trainable(model).values(), detach(model).parameters()))
+    base, new = (sum(p.numel() for p in ps) for ps in (detach(model).parameters(), trainable(model).values()))
     return f"trainable: {new:,} of {base:,} ({100 * new / base:.2f} %)"

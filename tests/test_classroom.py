@@ -2,24 +2,39 @@
 
 import ast
 import json
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
+from nbclient import NotebookClient
 from torch import nn
 from typer.testing import CliRunner
 
 import minipeft
+from minipeft import comparison
 from minipeft.attach import WeightWrapper
-from minipeft.classroom import catalogue, check, checking, comparing, desk, exercise, expect, observing, source, using
+from minipeft.classroom import (
+    catalogue,
+    check,
+    checking,
+    comparing,
+    desk,
+    exercise,
+    expect,
+    models,
+    observing,
+    source,
+    using,
+)
 from minipeft.classroom.exercise import Exercise, edited
 from minipeft.cli import app
 from minipeft.methods import bitfit
 from minipeft.methods import lora as own
+from minipeft.models import transformer
 
 LORA = exercise.get("lora")
 NO_SCALE = edited(LORA.plain(), LORA.mistakes[0].edits)
@@ -203,7 +218,11 @@ def test_an_error_names_the_students_line():
 
 def test_attributes_may_have_other_names_where_a_class_is_consistent():
     first, rest = LORA.plain().split("class LoRAEmbedding")
-    for old, new in (("self.scale, ", "self.s, "), ("self.scale * h", "self.s * h"), ("n self.scale *", "n self.s *")):
+    for old, new in (
+        ("self.scale, ", "self.s, "),
+        ("self.scale * self.B)", "self.s * self.B)"),
+        ("n self.scale *", "n self.s *"),
+    ):
         assert old in first
         first = first.replace(old, new)
     assert judged(first + "class LoRAEmbedding" + rest).passed
@@ -483,14 +502,72 @@ def test_what_is_not_written_stays_the_projects_own_and_what_is_wrong_is_not_use
     assert own.LoRA.scale is before
 
 
-def test_the_environment_says_which_file_to_run_on(tmp_path):
+@pytest.mark.parametrize("name", ["attention", "block", "positions", "cache"])
+def test_the_transformer_itself_runs_on_the_students_file(name, tmp_path):
+    path, tokens, mask = tmp_path / f"{name}.py", *models.rows("left")
+    path.write_text(exercise.get(name).plain(), encoding="utf-8")
+    made = models.model()
+    before = made(tokens, mask)
+    using.use(path)
+    body = next(f for f in exercise.get(name).holes if "." in f)
+    owner, method = body.split(".")
+    assert str(path) in getattr(getattr(transformer, owner), method).__code__.co_filename
+    assert torch.equal(made(tokens, mask), before)
+
+
+WHERE = "print(minipeft.methods.lora.LoRALinear.delta.__code__.co_filename)"
+
+
+def where(tuned):
+    """The file that LoRA's code is from; run by a worker."""
+    return own.LoRALinear.delta.__code__.co_filename
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A student's file that is right, and named by MINIPEFT_USE."""
     path = tmp_path / "lora.py"
-    path.write_text(LORA.plain())
-    code = "import minipeft, inspect; print(inspect.getsourcefile(minipeft.methods.lora.LoRALinear.delta))"
-    env = os.environ | {"MINIPEFT_USE": str(path)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert str(path) in done.stdout
-    assert done.stderr.startswith("minipeft now runs on your")
+    path.write_text(LORA.plain(), encoding="utf-8")
+    monkeypatch.setenv("MINIPEFT_USE", str(path))
+    return path
+
+
+def test_an_import_runs_nobodys_file_and_use_asks_for_the_one_that_the_environment_names(mine):
+    def run(code):
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    imported, used = run(f"import minipeft; {WHERE}"), run(f"import minipeft; minipeft.use(); {WHERE}")
+    assert str(mine) not in imported.stdout
+    assert not imported.stderr
+    assert str(mine) in used.stdout
+    assert used.stderr.startswith("minipeft now runs on your")
+
+
+def test_commands_that_run_a_method_run_it_on_the_students_file(mine, tmp_path):
+    for words in (["start"], ["check", mine]):
+        command(*words)
+        assert str(mine) not in where(None), words
+    command("inspect", tmp_path / "none.safetensors")
+    assert str(mine) in where(None)
+    using.use(None)
+    mine.write_text(NO_SCALE)
+    with pytest.raises(ValueError, match="cannot be used yet"):
+        CliRunner().invoke(app, ["compare"], catch_exceptions=False)
+
+
+def test_worker_processes_run_on_the_students_file(mine):
+    jobs = [(comparison.TunedMethod(own.LoRA(rank=rank), 1e-2),) for rank in (1, 2)]
+    using.use(mine)
+    assert all(str(mine) in file for file in comparison.parallel(where, jobs, workers=2, progress=False))
+    using.use(None)
+    assert not comparison.FIRST
+
+
+def test_the_kernel_of_a_notebook_runs_on_the_students_file(mine, monkeypatch):
+    monkeypatch.setenv("PYTHONSTARTUP", str(exercise.HOUSE.parent / "lessons" / "startup.py"))  # as run.py does
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(f"import minipeft\n{WHERE}")])
+    NotebookClient(book, kernel_name="python3").execute()
+    assert str(mine) in book.cells[0].outputs[0].text
 
 
 def test_a_check_takes_a_moment():

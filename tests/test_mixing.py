@@ -301,8 +301,9 @@ def test_what_is_no_view_of_the_base_is_told():
         several.add("path", "delta.safetensors")
     with pytest.raises(ValueError, match="'other' is a view of another model"):
         several.add("other", LoRA().attach(other))
-    with pytest.raises(ValueError, match="there are no views"):
-        MultiTask({})
+    for wrong in ({}, [several.views["LoRA"]], several.base, several.views["LoRA"]):
+        with pytest.raises(ValueError, match="MultiTask takes named views"):
+            MultiTask(wrong)
 
 
 def test_training_mode_is_told():

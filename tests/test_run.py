@@ -45,7 +45,7 @@ INSTALL = ["venv", "-m pip install -q -r requirements.txt", "-m pip install -q -
 
 def test_the_first_time_it_installs_and_then_it_remembers(run):
     assert run.main("test", "-k", "lora") == 0
-    assert run.called == [*INSTALL, "-m pytest -k lora"]
+    assert run.called == [*INSTALL, "-m pytest -n auto -k lora"]
     assert run.main("demo") == 0
     assert run.called[4:] == ["-m minipeft compare"]
 
@@ -56,7 +56,7 @@ def test_what_changed_is_installed_again_into_the_same_folder(run):
     (run.ROOT / "requirements.txt").write_text("numpy")
     del run.called[:]
     run.main("test")
-    assert run.called == [*INSTALL[1:], "-m pytest"]
+    assert run.called == [*INSTALL[1:], "-m pytest -n auto"]
     assert (run.VENV / "mine").exists()
 
 
@@ -72,7 +72,7 @@ def test_an_interrupted_installation_starts_again(run, monkeypatch):
     monkeypatch.setattr(run.subprocess, "check_call", good)
     del run.called[:]
     run.main("test")
-    assert run.called == [*INSTALL[1:], "-m pytest"]
+    assert run.called == [*INSTALL[1:], "-m pytest -n auto"]
 
 
 def test_another_python_gets_a_new_venv(run, monkeypatch):
@@ -81,18 +81,34 @@ def test_another_python_gets_a_new_venv(run, monkeypatch):
     (run.ROOT / "pyproject.toml").write_text("changed")
     del run.called[:]
     run.main("test")
-    assert run.called == [*INSTALL, "-m pytest"]
+    assert run.called == [*INSTALL, "-m pytest -n auto"]
 
 
 def test_parity_adds_the_reference_libraries(run):
     run.main("parity")
     assert "-m pip install -q -r requirements-parity.txt" in run.called
-    assert run.called[-1] == "-m pytest tests/parity"
+    assert run.called[-1] == "-m pytest -n auto tests/parity"
 
 
 def test_a_task_that_fails_is_reported(run, monkeypatch):
     monkeypatch.setattr(run.subprocess, "call", lambda *a, **k: 3)
     assert run.main("style") == 3
+
+
+def test_a_file_of_ones_own_is_found_from_the_folder_of_the_lessons_and_by_a_kernel(run, monkeypatch, tmp_path):
+    def environment(*words):
+        seen = []
+        monkeypatch.setattr(run.subprocess, "call", lambda *a, **settings: seen.append(settings["env"]) or 0)
+        run.main(*words)
+        return seen[0]
+
+    monkeypatch.delenv("PYTHONSTARTUP", raising=False)
+    assert "PYTHONSTARTUP" not in environment("lab")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINIPEFT_USE", "lora.py")
+    made = environment("lab")
+    assert made["MINIPEFT_USE"] == str(tmp_path.resolve() / "lora.py")
+    assert made["PYTHONSTARTUP"] == str(run.STARTUP)
 
 
 def test_every_task_is_explained_and_an_unknown_one_gets_the_list(run, capsys):

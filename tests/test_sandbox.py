@@ -173,7 +173,7 @@ torch.equal = torch.allclose = lambda *a, **k: True"""
 
 
 def test_patching_the_checker_changes_nothing_here():
-    text = doing(PATCH).replace("self.scale * h, self.B)  # (..., out)", "h, self.B)")
+    text = doing(PATCH).replace("F.linear(h, self.scale * self.B)", "F.linear(h, self.B)")
     report, _ = looked_at(text)
     assert not report.passed
     assert "0.33 times the expected one" in report.finding.symptom

@@ -95,6 +95,8 @@ def test_the_more_specific_name_wins_in_rank_pattern():
     view = LoRA(rank=1, targets=("q", "v"), rank_pattern=ranks).attach(make())
     assert [len(layer.A) for path, layer in layers_of(view) if path.endswith("q")] == [5, 6, 3]
     assert {len(layer.A) for path, layer in layers_of(view) if path.endswith("v")} == {1}
+    view = LoRA(rank=1, targets=("q", "v"), layers=(0,), rank_pattern={"q": 3}).attach(make())
+    assert [len(layer.A) for _, layer in layers_of(view)] == [3, 1]
     with pytest.raises(ValueError, match=r"rank_pattern names inner\.q, which targets does not"):
         LoRA(targets=("seq",), rank_pattern={"q": 2}).attach(Net())
 

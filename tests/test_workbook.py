@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from minipeft.attach import attachments, merge, trainable
+from minipeft.attach import attachments, trainable
 from minipeft.bases import base
 from minipeft.classroom import checking, exercise, observing, source, workbook
 from minipeft.classroom.bank import find_the_mistake as bank
@@ -14,6 +14,7 @@ from minipeft.costs import delta_bytes, measure
 from minipeft.methods import LoRA
 from minipeft.methods.qlora import QuantizedLinear, measured_bits
 from minipeft.tasks import task
+from minipeft.views import merge
 
 n, into, out, r, alpha = 7, 5, 3, 2, 3.0
 
@@ -89,7 +90,9 @@ def test_measuring_leaves_no_trace_on_the_model_that_is_shared():
     first = [workbook.measured(method, **shape) for method in ("Houlsby(size=8)", "LoRA()", "Full()")]
     workbook.counted.cache_clear()
     assert [workbook.measured(method, **shape) for method in ("Full()", "LoRA()", "Houlsby(size=8)")] == first[::-1]
-    assert not attachments(workbook.transformer(tuple(shape.items())))
+    model = workbook.transformer(tuple(shape.items()))
+    assert not attachments(model)
+    assert trainable(model).keys() == dict(model.named_parameters()).keys()
 
 
 def test_measuring_draws_no_random_numbers():
@@ -104,14 +107,14 @@ def test_measuring_draws_no_random_numbers():
 def test_memory_is_that_of_the_shipped_base_and_of_a_real_step():
     model = base()
     assert sum(p.numel() for p in model.parameters()) == predict_memory.BASE
-    LoRA(rank=4).attach(model)
-    assert sum(p.numel() for p in trainable(model).values()) == predict_memory.LEARNED
-    real = measure(model, task("reverse+blue").batch(2, torch.Generator().manual_seed(0)))
+    adapted = LoRA(rank=4).attach(model)
+    assert sum(p.numel() for p in trainable(adapted).values()) == predict_memory.LEARNED
+    real = measure(adapted, task("reverse+blue").batch(2, torch.Generator().manual_seed(0)))
     assert real.weights == predict_memory.LORA_WEIGHTS
     assert real.gradients == predict_memory.LORA_GRADIENTS
     assert real.optimizer == predict_memory.LORA_OPTIMIZER
-    assert delta_bytes(model) == predict_memory.DELTA
-    assert sum(4 * p.numel() for p in merge(model).parameters()) == predict_memory.MERGED
+    assert delta_bytes(adapted) == predict_memory.DELTA
+    assert sum(4 * p.numel() for p in merge(adapted).parameters()) == predict_memory.MERGED
 
 
 def test_bits_are_what_a_large_layer_stores():
@@ -157,7 +160,7 @@ def test_a_wrong_letter_does_not_tell_the_right_one():
     x = exercise.get("find_the_mistake")
     text = source.emptied(x.plain(), x.holes).replace("FIRST = ...", 'FIRST = "c"')
     said = checking.judge(x, text, observing.Subject(x, text)).text()
-    assert "FIRST is another one" in said
+    assert "FIRST has another answer" in said
     assert "does not hold" in said
     assert "can never learn" not in said
     text = text.replace('FIRST = "c"', "FIRST = 3")

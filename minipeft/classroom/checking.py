@@ -18,6 +18,7 @@ import numpy as np
 
 import minipeft.classroom.exercise as shelf
 import minipeft.classroom.source as source
+from minipeft.arguments import got
 from minipeft.classroom.comparing import difference, differing, drawable, same
 from minipeft.classroom.observing import Handed, Subject, observe
 
@@ -270,6 +271,10 @@ def check(name, *given, house=None, hints=None):
         name: of the exercise, followed by your classes and functions; or the path of a file or notebook alone.
         hints: how much to tell, 1 to 4; by default all, or what MINIPEFT_HINTS says.
     """
+    if not isinstance(name, str | Path):
+        raise ValueError(f"check takes the name of the exercise first, check('lora', LoRALinear), got {got(name)}")
+    if not given and name in shelf.exercises():
+        raise ValueError(f"what shall be checked? Write check({name!r}, YourClass), or the path of your file alone")
     if not given:
         name, given = exercise_of(Path(name)), (name,)
     report = diagnose(name, *given, house=house)

@@ -61,6 +61,7 @@ def look(observation, impl):
 def failure(error, impl=None):
     try:
         said = str(error).strip().partition("\n")[0]
+        said = "a function calls itself without end" if isinstance(error, RecursionError) else said
     except Exception:
         said = ""
     text = f"{type(error).__name__}: {said}"

@@ -72,7 +72,7 @@ class Child:
         self.job = name, text, seed
 
     def __enter__(self):
-        self.place = Path(tempfile.mkdtemp(prefix="minipeft-"))
+        self.place = Path(tempfile.mkdtemp(prefix=f"minipeft-{os.getpid()}-"))
         (self.place / "home").mkdir()
         self.heard = (self.place / "output.txt").open("w+b")
         self.line, theirs = self.context.Pipe()
@@ -139,8 +139,8 @@ class Child:
 
 @contextlib.contextmanager
 def quiet_start():
-    """Children that are not forked start without the program that started them, and without MINIPEFT_USE."""
-    main, used = sys.modules["__main__"], os.environ.pop("MINIPEFT_USE", None)
+    """Children that are not forked start without the program that started them."""
+    main = sys.modules["__main__"]
     kept = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
     try:
         for name in kept:
@@ -151,8 +151,6 @@ def quiet_start():
     finally:
         for name, value in kept.items():
             setattr(main, name, value)
-        if used is not None:
-            os.environ["MINIPEFT_USE"] = used
 
 
 # -- in the child ------------------------------------------------------------------------------------------------------

@@ -1,20 +1,22 @@
 """The student's file drives the course: `use("work/lora.py")` lets minipeft itself run on it, once it passes its check.
 
+`import minipeft` runs nobody's file; the commands and `use()` ask for those that MINIPEFT_USE names.
+
 The bodies that an exercise asks for are exchanged in the project's own classes and functions, so every figure, lesson
 and command runs on them, whatever they have imported already. `use(None)` gives the project's own back.
 """
 
 import importlib
-import multiprocessing
 import os
 import sys
 import types
+from functools import partial
 from pathlib import Path
 
-import minipeft.classroom.checking as checking
 import minipeft.classroom.desk as desk
 import minipeft.classroom.exercise as shelf
 import minipeft.classroom.source as source
+from minipeft import comparison
 
 originals = []  # (owner, name, what stood there), to be put back in reverse
 
@@ -22,13 +24,19 @@ originals = []  # (owner, name, what stood there), to be put back in reverse
 def use(*paths):
     """Let minipeft run on the bodies in these files. What is not written yet stays the project's.
 
+    paths: of files; without any, those in the environment variable MINIPEFT_USE, separated as in PATH. None alone gives
+    the project's own bodies back.
+
     Raises ValueError, and changes nothing, if a body is wrong or the file follows a teacher's own rules.
     """
     if paths == (None,):
         return give_back()
-    reports = [ready(Path(path)) for path in paths]
+    paths = paths or [path for path in os.environ.get("MINIPEFT_USE", "").split(os.pathsep) if path]
+    paths = [Path(path) for path in paths]
+    reports = [ready(path) for path in paths]
     for path, report in zip(paths, reports, strict=True):
-        names = put(report.exercise, Path(path))
+        names = put(report.exercise.name, path)
+        comparison.FIRST.append(partial(put, report.exercise.name, path))
         left = [name for name in report.holes if name not in names]
         print(
             f"minipeft now runs on your {', '.join(names)} from {path}"
@@ -49,9 +57,9 @@ def ready(path):
     return report
 
 
-def put(exercise, path):
+def put(name, path):
     """Exchange functions of the exercise's module for those that are written in a file. Returns their names."""
-    text = source.text_of(path)
+    exercise, text = shelf.get(name), source.text_of(path)
     tree = source.parsed(text)
     names = source.written(tree, exercise.holes)
     module = importlib.import_module("minipeft." + exercise.of.removesuffix(".py").replace("/", "."))
@@ -99,19 +107,7 @@ def exchange_attribute(function, name, value):
 
 
 def give_back():
+    comparison.FIRST.clear()
     while originals:
         owner, name, thing = originals.pop()
         delattr(owner, name) if thing is NOTHING else setattr(owner, name, thing)
-
-
-def from_environment():
-    """MINIPEFT_USE holds paths, parted as in PATH. Called on import; ends the program if a file is wrong."""
-    paths = [Path(path) for path in os.environ.get("MINIPEFT_USE", "").split(os.pathsep) if path]
-    try:
-        if multiprocessing.parent_process() is None:
-            use(*paths)
-        else:  # a worker: its parent has checked them
-            for path in paths:
-                put(shelf.get(checking.exercise_of(path)), path)
-    except (ValueError, OSError) as error:
-        sys.exit(f"MINIPEFT_USE: {error}")

@@ -4,14 +4,14 @@ The change that a task needs in a weight has low rank. So W stays frozen, and a 
 
     y = W x + b + s·B A x        A (r, in), B (out, r), s = α/r; rsLoRA: s = α/√r
 
-A starts random, B at zero: the model starts as the base. At the first step only B has a gradient (∂A has a factor B).
+A starts random, B at zero, so the model starts as the base, and at first only B has a gradient (∂A has a factor B).
 Trainable parameters: r·(in + out) for each matrix. Merging gives W + s·BA: then inference costs exactly the base;
 unmerged it costs two thin products per layer. Dropout acts on the input of A and never on the frozen path.
 
 Sources: 1) Hu et al. 2021, arXiv:2106.09685. 2) rsLoRA: Kalajdzievski 2023, arXiv:2312.03732.
          3) LoRA+: Hayou, Ghosh, Yu 2024, arXiv:2402.12354.
 Paper and library: the paper draws A from a Gaussian; loralib and peft, and this file, from U(−1/√in, 1/√in).
-For an embedding they start A at zero and B random, and so does this file. For a convolution this file and peft take A
+For an embedding all three start A at zero and B random. For a convolution this file and peft take A
 as the convolution (r, in, k, k) and B as 1×1; loralib's factors are shaped differently and cannot be exchanged. peft
 forgets the base's dilation and padding mode there; here A has them.
 """
@@ -51,10 +51,10 @@ class LoRA(Method):
     """Low-rank updates beside frozen weights.
 
     Args:
-        rank, alpha: r and α. The update is scaled by α/r, so the best learning rates of small ranks lie close.
+        rank, alpha: r and α. The update is scaled by α/r, so one learning rate suits several small ranks.
         targets: names of modules (Linear, Embedding, Conv2d) or weights, or "all-linear"; see `targets.match`.
         dropout: on the input of A, while training; Linear and Conv2d only.
-        rank_pattern: other ranks for some of the targets, {"v": 8}; of several names the more specific one counts.
+        rank_pattern: other ranks for some of the targets, {"v": 8}; if two names fit, the one with more dots counts.
         rslora: scale by α/√r, which keeps large ranks from being damped.
         lr_ratio: LoRA+: B learns this many times faster than A; the paper proposes 16.
         layers: indices of the Transformer layers to adapt, (0, 2); None for all.
@@ -74,7 +74,7 @@ class LoRA(Method):
     KINDS = nn.Linear, nn.Embedding, nn.Conv2d, nn.Parameter
 
     def insert(self, model):
-        wanted = {path for path, *_ in match(model, self.targets, self.layers)}
+        wanted = {path for path, *_ in match(model, self.targets)}
         ranks = dict.fromkeys(wanted, self.rank)
         for name, rank in sorted(self.rank_pattern.items(), key=lambda item: item[0].count(".")):
             paths = {path for path, *_ in match(model, (name,))}
@@ -142,7 +142,7 @@ class LoRAConv2d(WeightWrapper):
 
 
 class LoRAWeight(nn.Module):
-    """W ↦ W + s·BA for any weight of any module: an LSTM's `weight_ih_l0` (4h, in), say."""
+    """W + s·BA for a weight of any module, an LSTM's `weight_ih_l0` (4h, in), say; see `targets.reweight`."""
 
     def __init__(self, weight, rank, scale):
         super().__init__()

@@ -128,13 +128,20 @@ class PTuning(Method):
 
     def insert(self, model):
         table = embeddings(model)
-        vocab, dim = table.shape
-        template = torch.tensor((VIRTUAL,) * self.length if self.template is None else self.template).to(table.device)
-        if (beyond := template[template >= vocab]).numel():
-            raise ValueError(f"the template holds {int(beyond[0])}, but the vocabulary has the tokens 0 to {vocab - 1}")
-        encoder = ENCODERS[self.encoder](self.length, dim, self.width).to(table)
-        virtual, anchors = template == VIRTUAL, table[template.clamp(min=0)].detach()
+        encoder = ENCODERS[self.encoder](self.length, table.shape[1], self.width).to(table)
+        virtual, anchors = self.places(table)
         wrap(model, (".begin",), lambda begin, path: Template(begin, encoder, virtual, anchors), nn.Module)
+
+    def places(self, table):
+        """Which of the template's m places are virtual, (m,), and what stands at the others, (m, d).
+
+        table: (V, d), the embeddings of the tokens. Raises ValueError for an anchor that is none of them.
+        """
+        template = (VIRTUAL,) * self.length if self.template is None else self.template
+        if beyond := [token for token in template if token >= len(table)]:
+            raise ValueError(f"the template holds {beyond[0]}, but the vocabulary has the tokens 0 to {len(table) - 1}")
+        template = torch.tensor(template, device=table.device)
+        return template == VIRTUAL, table[template.clamp(min=0)].detach()
 
     def folded(self):
         """The same method for what is left after training."""

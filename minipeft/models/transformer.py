@@ -1,12 +1,12 @@
 """The frozen base, all of it: a Transformer written by hand, to be read from leaf to root.
 
-It knows nothing about fine-tuning, but it has three doors where a method can step in:
+It knows nothing about fine-tuning and freezes nothing, but it has three doors where a method can step in:
   a weight             every projection is a `nn.Linear` of its own: q k v o, up down
   a sublayer           `attn` and `mlp` return what is about to be added to the residual stream
-  the beginning        `begin` makes the cache that a sequence begins with: an empty one
+  the beginning        `begin` makes the empty cache of a new sequence; a method may fill it (a prefix, a prompt)
 
 One set of blocks serves a causal decoder (GPT-2: pre-norm) and a bidirectional encoder (BERT: post-norm).
-Letters at the margin: B rows, T tokens, n vectors in front of them, S keys, d width, H heads, V vocabulary.
+Letters in shape comments: B rows, T tokens, n vectors before the tokens, S keys, d width, H heads, V vocabulary.
 
 Sources: 1) Vaswani et al. 2017, arXiv:1706.03762. 2) GPT-2: Radford et al. 2019.
          3) BERT: Devlin et al. 2018, arXiv:1810.04805.
@@ -34,7 +34,7 @@ class KVCache:
         self.fixed = False
 
     def extend(self, k, v):
-        """The keys and values that are here, followed by k and v. Unless it is `fixed`, the cache keeps them all."""
+        """The keys and values that are stored, followed by k and v; unless it is `fixed`, the cache stores them all."""
         if self.k is not None:
             before = (x.expand(*k.shape[:-2], -1, -1) for x in (self.k, self.v))
             k, v = (torch.cat(pair, dim=-2) for pair in zip(before, (k, v), strict=True))
@@ -44,11 +44,11 @@ class KVCache:
 
 
 class Cache:
-    """What comes before the next tokens: what the model has read, and what a method has learned to put in front.
+    """What comes before the next tokens: what the model has read, and what a method has learned to put there.
 
     layers: a `KVCache` for each layer.
-    front: vectors (n, d) or (B, n, d) to be put before the next tokens; `embed` takes them out.
-    mask: (B, S+n) booleans for the S keys of a layer and the n vectors in `front`, False at padding; None: all real.
+    front: a list of vectors, (n, d) or (B, n, d) each, to put before the next tokens; `embed` empties it.
+    mask: (B, S+n) booleans for the S keys of a layer and the n vectors in `front`, False at padding; None: no padding.
     offset: the last position that EmbedFromBOS has given, (B or 1, 1).
     """
 
@@ -72,7 +72,7 @@ class Cache:
 
 
 def attention_mask(T, S, causal, mask=None, device=None):
-    """Which of S keys each of T tokens, the last ones, may see.
+    """Which of S keys each of T tokens may see; the last T keys are the tokens' own.
 
     mask: (B, S) booleans, False at padding. Padding sees itself: a softmax over nothing would be NaN.
 
@@ -205,7 +205,7 @@ class Embed(nn.Module):
         new = n + tokens.shape[1]
         if cache.mask is None:
             return torch.arange(cache.length, cache.length + new, device=tokens.device)[None]
-        return (cache.mask.cumsum(1) - 1).clamp(min=0)[:, -new:]  # -1: padding before all else
+        return (cache.mask.cumsum(1) - 1).clamp(min=0)[:, -new:]  # padding before the first real key: -1, made 0
 
 
 class EmbedFromBOS(Embed):
@@ -291,9 +291,9 @@ class Transformer(nn.Module):
                 nn.init.normal_(p, std=self.std(name))
 
     def std(self, name):
-        """How wide the weight of this name starts: 1/√(2d).
+        """The standard deviation of this weight at the start: 1/√(2d).
 
-        A sublayer's last weight, which adds to the residual stream, starts at 1/√N of that, N sublayers in all.
+        A sublayer's last weight adds to the residual stream: it is divided by √N as well, for N sublayers in all.
         """
         adds = name.endswith(("attn.o.weight", "mlp.down.weight"))
         return (2 * self.config.dim) ** -0.5 * ((2 * self.config.layers) ** -0.5 if adds else 1)

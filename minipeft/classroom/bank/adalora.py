@@ -37,7 +37,7 @@ def layer(impl, rank=2):
 def two(impl, **settings):
     """Two layers of different width, with P, λ and Q far from their start, and their method."""
     net = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
-    method = impl.AdaLoRA(**{"rank": 1, "start": 3, "gamma": 0.7, "targets": ("0", "1"), **settings})
+    method = impl.AdaLoRA(**{"rank": 1, "initial_rank": 3, "gamma": 0.7, "targets": ("0", "1"), **settings})
     return fill(method.attach(net), "trainable"), method
 
 
@@ -51,8 +51,8 @@ def step(module, t):
 def scored(made, scores):
     """Ī·Ū of each λ as given, nothing for P and Q."""
     zeros = {"P": torch.zeros_like(made.P), "Q": torch.zeros_like(made.Q)}
-    made.mean = {"lam": torch.tensor(scores), **zeros}
-    made.spread = {"lam": torch.ones(len(scores)), **zeros}
+    made.sensitivity = {"lam": torch.tensor(scores), **zeros}
+    made.uncertainty = {"lam": torch.ones(len(scores)), **zeros}
     return made
 
 
@@ -75,14 +75,14 @@ def start(impl):
     return impl.AdaLoRALinear(base, 2)(numbers("x", (4, 5))) - base(numbers("x", (4, 5)))
 
 
-@exercise.observe("start", "How wide P, λ and Q are at the start, in units of 0.02, is not right.")
+@exercise.observe("start", "P, λ or Q does not start with the expected width; the numbers are in units of 0.02.")
 def width_of_the_start(impl):
     made = impl.AdaLoRALinear(linear(100, 60), 16)
     size = {name: float(p.detach().pow(2).mean().sqrt()) for name, p in attach.trainable(made).items()}
     return {name: round(4 * std / 0.02) / 4 for name, std in size.items()}
 
 
-@exercise.observe("start", "The loss should reach λ in the first step, and P and Q not yet.")
+@exercise.observe("start", "In the first step the loss should have a gradient for λ, and not yet for P and Q.")
 def where_the_first_gradient_goes(impl):
     made = impl.AdaLoRALinear(linear(), 2)
     made(numbers("x", (4, 5))).pow(2).sum().backward()
@@ -90,11 +90,16 @@ def where_the_first_gradient_goes(impl):
 
 
 @exercise.observe(
-    "start", "Before the first step all triplets are kept, nothing is known of them, and `history` says so."
+    "start", "Before the first step all triplets should be kept, nothing be known of them, and `history` say so."
 )
 def what_training_starts_from(impl):
     made = impl.AdaLoRALinear(linear(), 2)
-    return {"kept": made.kept, "history": made.history, "mean": made.mean, "spread": made.spread}
+    return {
+        "kept": made.kept,
+        "history": made.history,
+        "sensitivity": made.sensitivity,
+        "uncertainty": made.uncertainty,
+    }
 
 
 @exercise.observe("forward", "The shape of the output is not right.")
@@ -131,7 +136,7 @@ def delta(impl):
     return layer(impl).delta()
 
 
-@exercise.observe("merge", "Merged, the layer should answer as before.")
+@exercise.observe("merge", "The merged layer should answer as the layer did.")
 def merged(impl):
     made, x = layer(impl), numbers("x", (4, 5))
     return made.merged()(x) - made(x)
@@ -155,31 +160,29 @@ def gradients_of_the_penalty(impl):
     return {name: p.grad for name, p in attach.trainable(net).items()}
 
 
-@exercise.observe("regularizer", "With mean_norm=True the penalty is γ times the mean of the norms.")
+@exercise.observe("regularizer", "With mean_norm=True the penalty should be γ times the mean of the norms.")
 def penalty_of_the_library(impl):
     net, method = two(impl, mean_norm=True)
     return float(method.regularizer(net))
 
 
-@exercise.observe(
-    "importance", "After one step, with β₁ = β₂ = 0, Ī is the sensitivity I of each number. Yours is not."
-)
+@exercise.observe("importance", "After one step with β₁ = β₂ = 0, Ī should be the sensitivity I of each number.")
 def sensitivity(impl):
     made = layer(impl)
     step(made, 1)
     with torch.no_grad():
         made.update_importance(0.0, 0.0)
-    return made.mean
+    return made.sensitivity
 
 
 @exercise.observe("importance", "After three steps the smoothed sensitivity Ī is not the expected one.")
 def smoothed(impl):
-    return weighed(impl).mean
+    return weighed(impl).sensitivity
 
 
 @exercise.observe("importance", "After three steps the uncertainty Ū is not the expected one.")
 def uncertainty(impl):
-    return weighed(impl).spread
+    return weighed(impl).uncertainty
 
 
 def weighed(impl):
@@ -194,17 +197,23 @@ def weighed(impl):
 @exercise.observe("importance", "The scores S of the triplets do not follow from Ī and Ū as they should.")
 def scores(impl):
     made = layer(impl)
-    made.mean = {name: numbers(f"mean of {name}", getattr(made, name).shape).abs() for name in ("P", "lam", "Q")}
-    made.spread = {name: numbers(f"spread of {name}", getattr(made, name).shape).abs() for name in ("P", "lam", "Q")}
+    made.sensitivity = {
+        name: numbers(f"sensitivity of {name}", getattr(made, name).shape).abs() for name in ("P", "lam", "Q")
+    }
+    made.uncertainty = {
+        name: numbers(f"uncertainty of {name}", getattr(made, name).shape).abs() for name in ("P", "lam", "Q")
+    }
     return made.scores()
 
 
-@exercise.observe("importance", "What λ, P and Q each bring into the score of a triplet is not right.")
+@exercise.observe("importance", "λ, P or Q does not add to the score of a triplet what it should.")
 def what_a_score_is_made_of(impl):
     made, found = layer(impl), {}
     for one in ("lam", "P", "Q"):
-        made.mean = {name: torch.full_like(getattr(made, name), 2.0 * (name == one)) for name in ("P", "lam", "Q")}
-        made.spread = {name: torch.full_like(getattr(made, name), 0.5) for name in ("P", "lam", "Q")}
+        made.sensitivity = {
+            name: torch.full_like(getattr(made, name), 2.0 * (name == one)) for name in ("P", "lam", "Q")
+        }
+        made.uncertainty = {name: torch.full_like(getattr(made, name), 0.5) for name in ("P", "lam", "Q")}
         found[f"{one} alone"] = made.scores()
     return found
 
@@ -221,7 +230,9 @@ def fall_of_the_budget(impl):
     return {f"b({t}) of 100 steps": method.budget(t, 100, 12) for t in (13, 20, 29, 37, 52)}
 
 
-@exercise.observe("budget", "The end of the budget, where rank·matrices is no whole number or less than one.")
+@exercise.observe(
+    "budget", "The budget does not end where it should when rank·matrices is no whole number or less than one."
+)
 def small_budgets(impl):
     return {
         f"rank={r} on 5 matrices": impl.AdaLoRA(rank=r, initial_rank=6).budget(100, 100, 5) for r in (1.25, 1.35, 0.01)
@@ -229,7 +240,7 @@ def small_budgets(impl):
 
 
 @exercise.observe(
-    "allocation", "λ after an allocation: those that are not among the best of all matrices should be zero."
+    "allocation", "After an allocation, every λ that is not among the best of all matrices should be zero."
 )
 def masked(impl):
     first, second = allocated(impl, (0.1, 0.9, 0.8), (0.7, 0.95))
@@ -242,7 +253,9 @@ def directions_are_left_alone(impl):
     return {"P": made.P - before.P, "Q": made.Q - before.Q}
 
 
-@exercise.observe("allocation", "Each layer should be told what is kept of it, and its history grow by one entry.")
+@exercise.observe(
+    "allocation", "Each layer should be told what is kept of it, and its history should grow by one entry."
+)
 def choice_is_told(impl):
     first, second = allocated(impl, (0.1, 0.9, 0.8), (0.7, 0.95))
     return {
@@ -278,7 +291,7 @@ def masked_ones_come_back(impl):
 
 @exercise.observe("allocation", "The λ that are left while a small model is trained are not the expected ones.")
 def ranks_in_training(impl):
-    net, method = two(impl, rank=1, start=3, warmup=0.2, final=0.2, every=2)
+    net, method = two(impl, rank=1, initial_rank=3, warmup=0.2, final=0.2, interval=2)
     left = {}
     for t in range(1, 6):  # allocations after steps 2 and 4; then the choice is final
         step(net, t)
@@ -292,7 +305,7 @@ exercise.mistake(
     (("(rank, into).normal_(std=0.02))\n        self.begin()", "(rank, into).normal_(std=0.02))"),),
     "`begin` is not called, so the layer has no Ī, no Ū and nothing that is kept",
     "what does `update_importance` find the first time it is called?",
-    "The class text says what `begin` makes; somebody has to call it when a layer is new.",
+    "The class text says what `begin` makes; it has to be called when a layer is new.",
 )
 exercise.mistake(
     "λ is no parameter",
@@ -494,7 +507,7 @@ exercise.mistake(
     (("beta2 * self.uncertainty[name] + (1 - beta2) *", "beta1 * self.uncertainty[name] + (1 - beta1) *"),),
     "Ū is smoothed with β₁ instead of β₂",
     "which of the two settings belongs to Ū?",
-    "They have the same default, so this only shows when somebody changes one.",
+    "They have the same default, so this only shows when one of them is changed.",
 )
 exercise.mistake(
     "the old mean",
@@ -602,7 +615,7 @@ exercise.mistake(
     "one matrix",
     (("full, target = self.initial_rank * matrices, max(1, round(self.rank * matrices))", "full, target = self.initial_rank, max(1, round(self.rank))"),),
     "the budget is that of one matrix",
-    "whose triplets does b(t) count?",
+    "the triplets of how many matrices does b(t) count?",
     "All matrices draw from one pot.",
 )  # fmt: skip
 exercise.mistake(
@@ -675,7 +688,7 @@ exercise.mistake(
     (("        layer.kept = mine\n", ""),),
     "λ is masked, but `kept` stays as it was, so the last steps undo the choice",
     "what does `after_step` look at once the choice is final?",
-    "The optimizer moves λ after every step; somebody has to remember what is masked.",
+    "The optimizer moves λ after every step, so what is masked has to be remembered.",
 )
 exercise.mistake(
     "nothing is masked",

@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from minipeft import attach
+from minipeft import attach, deltas
 from minipeft.classroom.exercise import Exercise
 from minipeft.classroom.models import fill, numbers
 
@@ -42,9 +42,9 @@ class Sublayer(nn.Module):
         super().__init__()
         self.W = nn.Parameter(numbers(name, (WIDTH, WIDTH)), requires_grad=False)
 
-    def forward(self, x, mask=None, past=None):
+    def forward(self, x, mask=None, cache=None):
         y = x @ self.W
-        for given in (mask, past):
+        for given in (mask, cache):
             y = y if given is None else y + given
         return y
 
@@ -102,21 +102,23 @@ def norm():
     return fill(nn.LayerNorm(WIDTH), scale=1.0).requires_grad_(False)
 
 
-def whole(method, pre_norm=True, layers=1):
+def whole(method, model=None):
     """What a model trains, what its adapters answer by themselves, and what it puts out."""
-    made = fill(method.attach(Stack(pre_norm, layers)), "trainable")
+    made = fill(method.attach(model or Stack()), "trainable")
     places = {name: shape(p) for name, p in attach.trainable(made).items()}
     each = [m.adapter(x()) for m in made.modules() if isinstance(m, attach.Wrapper)]
     return {"trained": places, "an adapter alone": each, "output": made(x())}
 
 
-@exercise.observe("bottleneck", "An adapter is two linear layers, D (d to m) and U (m to d), each with its bias.")
+@exercise.observe(
+    "bottleneck", "An adapter should be two linear layers, D (d to m) and U (m to d), each with its bias."
+)
 def parameters_of_an_adapter(impl):
     return {name: shape(p) for name, p in impl.Bottleneck(torch.ones(6), 2, nn.GELU()).named_parameters()}
 
 
 @exercise.observe(
-    "bottleneck", "The weights start neither as wide nor cut off as the text says, or the biases not at zero."
+    "bottleneck", "The weights do not start as wide or are not cut off as the docstring says, or a bias is not zero."
 )
 def start_of_an_adapter(impl):
     made = impl.Bottleneck(torch.ones(60), 20, nn.GELU())
@@ -144,18 +146,20 @@ def answer_with_another_act(impl):
     return adapter(impl, nn.Tanh)(x())
 
 
-@exercise.observe("behind a sublayer", "Behind should put out f + A(f), f being what the frozen module puts out.")
+@exercise.observe("behind a sublayer", "The layer should put out f + A(f), where f is what the frozen module puts out.")
 def behind(impl):
     return impl.SequentialAdapter(Sublayer(), adapter(impl))(x())
 
 
-@exercise.observe("behind a sublayer", "What else the frozen module is given, a mask or a cache, has to reach it.")
+@exercise.observe("behind a sublayer", "A mask or a cache that the layer is given has to reach the frozen module.")
 def the_other_arguments(impl):
     made = impl.SequentialAdapter(Sublayer(), adapter(impl))
-    return made(x(), numbers("mask", (3, 1)), numbers("past", (3, WIDTH)))
+    return made(x(), numbers("mask", (3, 1)), numbers("cache", (3, WIDTH)))
 
 
-@exercise.observe("behind a sublayer", "The start should be near the base: what comes out may hardly move.")
+@exercise.observe(
+    "behind a sublayer", "The start should be near the base: the output may hardly differ from the base's."
+)
 def near_the_base(impl):
     moved = impl.SequentialAdapter(Sublayer(), impl.Bottleneck(torch.ones(WIDTH), SIZE, nn.GELU()))(x()) - Sublayer()(
         x()
@@ -210,7 +214,8 @@ def start_beside(impl):
 
 
 @exercise.observe(
-    "beside the MLP", "D, U or a bias has another start: one of the four is random, with a width of 1/√d."
+    "beside the MLP",
+    "D, U or a bias does not start as it should: just one of the four is random, with a width of 1/√d.",
 )
 def width_of_the_start_beside(impl):
     made = impl.ParallelAdapterLayer(Sublayer(), impl.Bottleneck(torch.ones(225), 8, nn.ReLU()), 3.0)
@@ -225,7 +230,7 @@ def where_the_first_gradient_goes(impl):
     return {name: p.grad is not None and bool(p.grad.abs().max() > 0) for name, p in made.adapter.named_parameters()}
 
 
-@exercise.observe("beside the MLP", "What Beside adds to F(x) is not s·A(x).")
+@exercise.observe("beside the MLP", "What the layer adds to F(x) is not s·A(x).")
 def what_is_added_beside(impl):
     return fill(beside(impl), "trainable")(x()) - Sublayer()(x())
 
@@ -235,18 +240,18 @@ def parallel_adapters(impl):
     return whole(impl.ParallelAdapter(SIZE, 2.5))
 
 
-@exercise.observe("Houlsby", "In a pre-norm block Houlsby trains two adapters: x + f + A(f), φ = GELU.")
+@exercise.observe("Houlsby", "In a pre-norm block Houlsby should train two adapters: x + f + A(f), φ = GELU.")
 def Houlsby_in_a_pre_norm_block(impl):
     return whole(impl.Houlsby(SIZE, norms=False))
 
 
-@exercise.observe("Houlsby", "In a post-norm block Houlsby trains two adapters: LN(x + f + A(f)), φ = GELU.")
+@exercise.observe("Houlsby", "In a post-norm block Houlsby should train two adapters: LN(x + f + A(f)), φ = GELU.")
 def Houlsby_in_a_post_norm_block(impl):
-    return whole(impl.Houlsby(SIZE, norms=False), pre_norm=False)
+    return whole(impl.Houlsby(SIZE, norms=False), Stack(pre_norm=False))
 
 
 @exercise.observe(
-    "Houlsby", "All LayerNorms learn, on from the base's values; and detached, the model is its base again."
+    "Houlsby", "All LayerNorms should learn, starting from the base's values; the base itself should stay as it is."
 )
 def norms_that_learn(impl):
     made = Stack()
@@ -255,22 +260,33 @@ def norms_that_learn(impl):
     start = {name: p - base[name] for name, p in learned.items()}
     for p in learned.values():
         p.data += 1
-    after = {name: p - base[name] if name in base else p for name, p in attach.detach(made).named_parameters()}
-    return {"change before training": start, "change of the base, detached after training": after}
+    after = {name: p - base[name] for name, p in made.named_parameters()}
+    return {"change before training": start, "change of the base after training": after}
+
+
+@exercise.observe("Houlsby", "What a delta would keep of Houlsby is not what was trained.")
+def what_is_stored(impl):
+    return {name: shape(p) for name, p in deltas.trained(impl.Houlsby(SIZE).attach(Stack())).items()}
 
 
 @exercise.observe(
-    "Pfeiffer", "In pre-norm blocks Pfeiffer trains an adapter around each: y + A(y), y its output, φ = ReLU."
+    "Pfeiffer", "In pre-norm blocks Pfeiffer should train an adapter around each: y + A(y), y its output, φ = ReLU."
 )
 def Pfeiffer_in_pre_norm_blocks(impl):
-    return whole(impl.Pfeiffer(SIZE), layers=2)
+    return whole(impl.Pfeiffer(SIZE), Stack(layers=2))
 
 
 @exercise.observe(
-    "Pfeiffer", "In a post-norm block Pfeiffer trains one adapter at the last norm: LN(s + A(LN(s))), s = x + f."
+    "Pfeiffer", "In a post-norm block Pfeiffer should train one adapter at the last norm: LN(s + A(LN(s))), s = x + f."
 )
 def Pfeiffer_in_a_post_norm_block(impl):
-    return whole(impl.Pfeiffer(SIZE), pre_norm=False)
+    return whole(impl.Pfeiffer(SIZE), Stack(pre_norm=False))
+
+
+@exercise.observe("Pfeiffer", "On a view that has adapters already, Pfeiffer should add to what they answer.")
+def Pfeiffer_on_Pfeiffer(impl):
+    below = fill(impl.Pfeiffer(SIZE).attach(Stack()), "trainable", 0.3)
+    return whole(impl.Pfeiffer(SIZE), below)["output"]
 
 
 INIT = """        for layer in (self.D, self.U):
@@ -342,7 +358,7 @@ exercise.mistake(
      (ANSWER, "        z = self.act(self.U(h))\n        return self.D(z)")),
     "D and U have each other's names",
     "which of the two goes down, to the narrow middle?",
-    "It computes the same, but whoever reads your weights finds the wrong shapes: D is (m, d), U is (d, m).",
+    "It computes the same, but the stored weights have the wrong shapes: D is (m, d), U is (d, m).",
 )  # fmt: skip
 exercise.mistake(
     "type of its own",
@@ -382,7 +398,7 @@ exercise.mistake(
 exercise.mistake(
     "skip counted twice",
     ((ANSWER, "        return h + self.U(self.act(self.D(h)))"),),
-    "the bottleneck adds its own input, which whoever calls it adds again",
+    "the bottleneck adds its own input, which the layer around it adds again",
     "how often does f stand in the sum when U is zero?",
     "In this file A is the correction alone; the skip round it is written once, where the adapter is placed.",
     "adapter-hub/adapters#95, about which of two equal tensors is the residual",
@@ -405,7 +421,7 @@ exercise.mistake(
     "skip from the input",
     ((BEHIND, "        f = self.base(x, *rest)\n        return x + f + self.adapter(f)"),),
     "x is added here, and the block adds it again",
-    "who adds x, the sublayer or the block around it?",
+    "which module adds x, the sublayer or the block around it?",
     "A sublayer returns only what is about to be added to the residual stream.",
 )
 exercise.mistake(
@@ -567,9 +583,9 @@ exercise.mistake(
             'setattr(block, path.split(".")[-1], SequentialAdapter(module, Bottleneck(block.norm2.weight, self.size, nn.GELU())))',
         ),
     ),
-    "the adapters are put in place past `swap`, so nobody can take them off again",
-    "how does `detach` know what stood here before?",
-    "`swap` keeps a list of what it replaced; whatever goes in another way stays in the model for good.",
+    "the adapters are put in place without `swap`, so no delta will hold them",
+    "how does `save` know which modules of a view are the method's?",
+    "`swap` notes what it puts in and where; a module that goes in another way is not saved.",
 )
 exercise.mistake(
     "norms frozen",
@@ -584,7 +600,7 @@ exercise.mistake(
     ((NORMS, "for path, weight in layer_norms(model):"),),
     "the LayerNorms learn although norms=False",
     "what does the setting `norms` change in your code?",
-    "The library keeps the norms frozen; norms=False is there for whoever wants that.",
+    "The library keeps the norms frozen; norms=False does the same here.",
 )
 exercise.mistake(
     "norms of the blocks only",
@@ -597,8 +613,8 @@ exercise.mistake(
     "norms of the base",
     ((COPY, "weight.requires_grad_(True)"),),
     "the base's own LayerNorms are trained",
-    "what is left of the base after training and `detach`?",
-    "The base must come back bit for bit: something of your own has to learn in its place, with memory of its own.",
+    "what does the base answer after a step of training?",
+    "A view shares its numbers with the base, so what learns needs memory of its own.",
 )
 exercise.mistake(
     "fresh norms",
@@ -627,7 +643,7 @@ exercise.mistake(
 )  # fmt: skip
 exercise.mistake(
     "place of Houlsby",
-    ((END, "end = path"), (LAYER, "layer = Behind\n")),
+    ((END, "end = path"), (LAYER, "layer = SequentialAdapter\n")),
     "the adapter of Pfeiffer reads f, as Houlsby's does",
     "what does A read in the second line of the table: f, or the sum with x?",
     "It reads what the block would have put out, so it stands where that is known.",
@@ -635,11 +651,23 @@ exercise.mistake(
 )
 exercise.mistake(
     "one place for both kinds of block",
-    ((END, 'end = path.removesuffix(".mlp")'), (LAYER, "layer = Behind\n")),
+    ((END, 'end = path.removesuffix(".mlp")'), (LAYER, "layer = SequentialAdapter\n")),
     "a post-norm block is treated like a pre-norm one",
     "what is the last thing that a post-norm block does?",
     "Where the norm comes last, the answer of the adapter has to go through it.",
     "adapter-hub/adapters#59, about the place in a pre-norm model",
+)
+exercise.mistake(
+    "adapters below are lost",
+    (
+        (
+            RELU + "(getattr(*place(model, end)), adapter))",
+            RELU + "(block if block.pre_norm else block.norm2, adapter))",
+        ),
+    ),
+    "where an adapter stands in front of the block already, it is thrown out",
+    "what stands at the place `end` in a view that has adapters already: the block, or a wrapper in front of it?",
+    "`sublayers` gives the block at the bottom; the new layer goes in front of whatever stands at that name.",
 )
 exercise.mistake(
     "GELU in Pfeiffer",
@@ -706,9 +734,9 @@ exercise.right(
     "two cases",
     ((END, 'last = path.rpartition(".")[0]'),
      (LAYER, "\n"),
-     (RELU + "(model.get_submodule(end), adapter))", """            A = Bottleneck(block.norm2.weight, self.size, nn.ReLU())
+     (RELU + "(getattr(*place(model, end)), adapter))", """            A = Bottleneck(block.norm2.weight, self.size, nn.ReLU())
             if block.pre_norm:
-                swap(model, last, SequentialAdapter(block, A))
+                swap(model, last, SequentialAdapter(getattr(*place(model, last)), A))
             else:
                 swap(model, f"{last}.norm2", SequentialAdapterInNorm(block.norm2, A))""")),
 )  # fmt: skip

@@ -64,21 +64,21 @@ def by_themselves(made, h):
 
 def attached(impl, pre_norm=True, weight=0.01):
     """The method, and a model with its fusions filled."""
-    method, made = impl.AdapterFusion(N, SIZE, weight), Stack(pre_norm)
-    fill(method.attach(made), "trainable", 1.0)
+    method = impl.AdapterFusion(N, SIZE, weight)
+    made = fill(method.attach(Stack(pre_norm)), "trainable", 1.0)
     for layer in impl.fusions(made).values():
         put_in(layer)
     return method, made
 
 
 @exercise.observe(
-    "set-up", "Trained are W_q and W_k with a bias each, and W_v: 3d² + 2d numbers, and not the adapters."
+    "set-up", "The layer should train W_q and W_k with a bias each and W_v, 3d² + 2d numbers, and not the adapters."
 )
 def what_is_trained(impl):
     return {name: shape(p) for name, p in attach.trainable(impl.Fusion(torch.ones(6), 4, 2)).items()}
 
 
-@exercise.observe("set-up", "The adapters belong to what is saved, each as a buffer with the adapters first.")
+@exercise.observe("set-up", "The adapters should be saved, in buffers whose first dimension counts the adapters.")
 def what_is_saved(impl):
     return {name: shape(t) for name, t in impl.Fusion(torch.ones(6), 4, 2).state_dict().items()}
 
@@ -89,7 +89,7 @@ def type_of_everything(impl):
     return {name: str(t.dtype) for name, t in made.state_dict().items()}
 
 
-@exercise.observe("start", "W_v should start so that what the adapters say passes unchanged.")
+@exercise.observe("start", "W_v should start as a matrix that lets what the adapters say pass unchanged.")
 def start_of_the_values(impl):
     return {name: p for name, p in impl.Fusion(torch.ones(6), 4, 2).named_parameters() if name.startswith("value")}
 
@@ -116,7 +116,7 @@ def sums_of_the_weights(impl):
     return None if α is None else α.sum(-1) - 1
 
 
-@exercise.observe("attention", "The α are not softmax over the adapters of q·k.")
+@exercise.observe("attention", "The α are not the softmax of q·k over the adapters.")
 def weights_of_the_adapters(impl):
     return kept(impl)
 
@@ -127,7 +127,7 @@ def a_token_alone(impl):
     return made(x()[:1, :1]) - made(x())[:1, :1]
 
 
-@exercise.observe("attention", "With a single adapter α is 1, and o is W_v z.")
+@exercise.observe("attention", "With a single adapter α should be 1, and o should be W_v z.")
 def a_single_adapter(impl):
     return fusion(impl, adapters=1)(x())
 
@@ -150,14 +150,16 @@ def the_kept_weights(impl):
     return {"weights.requires_grad": None if α is None else α.requires_grad}
 
 
-@exercise.observe("behind a block", "Behind should put out s + o, s being what the block puts out, and o read s.")
+@exercise.observe(
+    "behind a block", "The layer should put out s + o, where s is what the block puts out, and o reads s."
+)
 def behind(impl):
     return impl.SequentialFusion(Sublayer(), fusion(impl))(x())
 
 
-@exercise.observe("behind a block", "What else the block is given, a mask or a cache, has to reach it.")
+@exercise.observe("behind a block", "A mask or a cache that the layer is given has to reach the block.")
 def the_other_arguments(impl):
-    return impl.SequentialFusion(Sublayer(), fusion(impl))(x(), numbers("mask", (5, 1)), numbers("past", (5, WIDTH)))
+    return impl.SequentialFusion(Sublayer(), fusion(impl))(x(), numbers("mask", (5, 1)), numbers("cache", (5, WIDTH)))
 
 
 @exercise.observe("behind a block", "The gradient has to flow back through the block, to what learns below.")
@@ -167,7 +169,7 @@ def gradient_below(impl):
     return below.grad
 
 
-@exercise.observe("behind a norm", "SequentialFusionInNorm should put out LN(s + o), and o read LN(s).")
+@exercise.observe("behind a norm", "The layer should put out LN(s + o), where o reads LN(s).")
 def behind_a_norm(impl):
     return impl.SequentialFusionInNorm(norm(), fusion(impl))(x())
 
@@ -192,9 +194,10 @@ def in_a_model(impl):
 
 @exercise.observe("regularizer", "The penalty λ‖I − W_v‖², over all layers, is not the expected one.")
 def regularizer(impl):
-    method, made = impl.AdapterFusion(N, SIZE, 0.3), Stack(layers=2)
-    start = method.regularizer(method.attach(made))
-    return {"at the start": float(start), "later": float(method.regularizer(fill(made, "trainable", 1.0)))}
+    method = impl.AdapterFusion(N, SIZE, 0.3)
+    made = method.attach(Stack(layers=2))
+    start = float(method.regularizer(made))
+    return {"at the start": start, "later": float(method.regularizer(fill(made, "trainable", 1.0)))}
 
 
 @exercise.observe("regularizer", "The gradient of the penalty with respect to W_v is not the expected one.")
@@ -228,7 +231,7 @@ exercise.mistake(
 exercise.mistake(
     "adapters not registered",
     ((BUFFER, "            setattr(self, name, torch.zeros(adapters, *shape))\n"),),
-    "the adapters are plain tensors, which nobody saves or moves",
+    "the adapters are plain tensors, which are neither saved nor moved",
     "what does the `state_dict` of your fusion list?",
     "A tensor that belongs to a module without being trained is registered as a buffer.",
 )
@@ -330,7 +333,7 @@ exercise.mistake(
     "query from the adapters",
     ((QKV, "q, k, v = self.query(z.mean(-2)), self.key(z), self.value(z)"),),
     "the query reads the adapters' answers instead of h",
-    "who asks in this attention, and who answers?",
+    "what makes the query in this attention, and what makes the keys?",
     "The token asks, with what the residual stream holds at its place.",
 )
 exercise.mistake(
@@ -358,7 +361,7 @@ exercise.mistake(
 exercise.mistake(
     "residual inside",
     ((OUT, 'return h + torch.einsum("...n,...nd->...d", α, v)'),),
-    "the fusion adds h to its answer, which whoever calls it adds again",
+    "the fusion adds h to its answer, which the layer around it adds again",
     "how often is the residual stream in the sum when no adapter says anything?",
     "o is the mixture alone; the sum with s is written once, where the fusion is placed.",
 )
@@ -367,7 +370,7 @@ exercise.mistake(
     (("        " + KEEP + "\n", ""),),
     "the α are not kept",
     "where can one look up which adapter a token has asked?",
-    "`weights` holds the α of the last pass, for whoever wants to see them.",
+    "`weights` holds the α of the last pass, to be looked at.",
     "adapter-hub/adapters#83 and #56, about how to get at these α",
 )
 exercise.mistake(

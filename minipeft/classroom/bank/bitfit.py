@@ -5,7 +5,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from minipeft import attach
+from minipeft import attach, targets
 from minipeft.classroom.exercise import Exercise
 from minipeft.classroom.models import fill, model, numbers
 
@@ -41,7 +41,7 @@ def traps():
 
 
 def weights(made):
-    return [place for place in attach.sites(made) if isinstance(getattr(*place[1:]), nn.Parameter)]
+    return [place for place in targets.sites(made) if isinstance(getattr(*place[1:]), nn.Parameter)]
 
 
 def two():
@@ -58,14 +58,17 @@ def which(paths):
 
 
 @exercise.observe(
-    "what is a bias", "Most layers have a `weight` and a `bias`: which is which, for γ and β of a norm too?"
+    "what is a bias",
+    "Of the `weight` and the `bias` of a layer, or of γ and β of a norm, the wrong one is taken for a bias.",
 )
 def of_usual_layers(impl):
     layers = nn.Linear(3, 4), nn.Conv2d(1, 2, 3), nn.LayerNorm(4)
     return {type(layer).__name__: told(impl, layer, "weight", "bias") for layer in layers}
 
 
-@exercise.observe("what is a bias", "Parameters whose names only contain the word are no biases, vectors or not.")
+@exercise.observe(
+    "what is a bias", "A parameter whose name only contains the word is not a bias, whether it is a vector or not."
+)
 def names_that_contain_it(impl):
     made = nn.Module()
     for name in ("bias_gain", "unbias", "debiased", "gain"):
@@ -85,7 +88,7 @@ def of_a_cell(impl):
 
 @exercise.observe(
     "what is a bias",
-    "MultiheadAttention keeps the biases of q, k and v in one; what else has `bias` in its name is none.",
+    "MultiheadAttention keeps the biases of q, k and v in one parameter; `bias_k` and `bias_v` are not biases.",
 )
 def of_an_attention(impl):
     return told(
@@ -107,7 +110,7 @@ def names_that_look_alike(impl):
     return {path: bool(impl.inside(path, ["blocks.1"])) for path in paths}
 
 
-@exercise.observe("inside", "Of several places one is enough, and of none there is nothing inside.")
+@exercise.observe("inside", "A path has to be inside of one of several places; without any place nothing is inside.")
 def several_places(impl):
     return [bool(impl.inside("norm.bias", places)) for places in (["up", "norm"], ["norm", "up"], ["up", "head"], [])]
 
@@ -117,17 +120,17 @@ def the_whole_model(impl):
     return [bool(impl.inside(path, [""])) for path in ("norm.bias", "blocks.0.attn.q.bias")]
 
 
-@exercise.observe("chosen", "All biases of a model, and nothing else, are the paths to choose.")
+@exercise.observe("chosen", "`chosen` should give the paths of all biases of a model, and nothing else.")
 def all_biases(impl):
     return which(impl.chosen(traps(), [""], []))
 
 
-@exercise.observe("chosen", "With places given, only the biases inside of them are trained.")
+@exercise.observe("chosen", "With places given, only the biases inside of them should be trained.")
 def biases_of_some_places(impl):
     return which(impl.chosen(traps(), ["norm", "blocks.1", "up.bias"], []))
 
 
-@exercise.observe("chosen", "A new head is trained whole: all of its weights, beside the biases elsewhere.")
+@exercise.observe("chosen", "A new head should be trained whole: all of its weights, beside the biases elsewhere.")
 def with_a_head(impl):
     return which(impl.chosen(traps(), ["norm"], ["head"]))
 
@@ -139,13 +142,13 @@ def what_is_copied(impl):
     return {path: [isinstance(p, nn.Parameter), p.requires_grad, list(p.shape)] for path, p in found.items()}
 
 
-@exercise.observe("copies", "A copy should begin as what stands there.")
+@exercise.observe("copies", "A copy should begin with the numbers of the original.")
 def where_copies_begin(impl):
     made = two()
     return [impl.copies(weights(made), {"0.bias", "2.bias"})[path] for path in ("0.bias", "2.bias")]
 
 
-@exercise.observe("copies", "When a copy is trained, the original has to stay where it is.")
+@exercise.observe("copies", "When a copy is trained, the original should keep its numbers.")
 def originals_are_left_alone(impl):
     made, before = two(), two()
     with torch.no_grad():
@@ -154,7 +157,7 @@ def originals_are_left_alone(impl):
     return {name: p - q for (name, p), q in zip(made.named_parameters(), before.parameters(), strict=True)}
 
 
-@exercise.observe("copies", "The original stays frozen; what is trained is the copy.")
+@exercise.observe("copies", "The original should stay frozen; only the copy is trained.")
 def originals_stay_frozen(impl):
     made = two().requires_grad_(False)
     impl.copies(weights(made), {"0.bias", "1.bias"})
@@ -189,18 +192,18 @@ def start(impl):
     return impl.BitFit().attach(made)(x) - before
 
 
-@exercise.observe("in a model", "After training, `detach` should give the base back.")
-def after_detaching(impl):
+@exercise.observe("in a model", "Whatever the view has learned, the base should answer as before.")
+def the_base_afterwards(impl):
     made, x = two(), numbers("x", (2, 3))
     before = made(x)
     fill(impl.BitFit().attach(made), "trainable", 2.0)
-    return attach.detach(made)(x) - before
+    return made(x) - before
 
 
 def per_parameter(impl, setting):
     """{name: the setting in each of the groups that hold this parameter}"""
-    method, made = impl.BitFit(), two()
-    method.attach(made)
+    method = impl.BitFit()
+    made = method.attach(two())
     found, names = {}, {p: name for name, p in made.named_parameters()}
     for group in method.groups(made, 0.5):
         for p in group["params"]:
@@ -208,7 +211,7 @@ def per_parameter(impl, setting):
     return found
 
 
-@exercise.observe("the optimizer", "Weight decay should be set to nothing for what BitFit trains.")
+@exercise.observe("the optimizer", "Weight decay should be set to zero for what BitFit trains.")
 def decay(impl):
     return per_parameter(impl, "weight_decay")
 
@@ -325,7 +328,7 @@ exercise.mistake(
     "head forgotten",
     (("    return biases | {path for path, *_ in weights if inside(path, head)}", "    return biases"),),
     "the head stays frozen though it is asked for",
-    "a new head has random weights: who is to train them?",
+    "a new head has random weights: are they trained?",
     "The paper trains the biases and the task's head.",
 )
 exercise.mistake(
@@ -367,9 +370,9 @@ exercise.mistake(
 exercise.mistake(
     "originals trained",
     (("new[p] = nn.Parameter(p.detach().clone())", "new[p] = p.requires_grad_(True)"),),
-    "the originals themselves are trained, so that the base is lost",
-    "what can `detach` put back after training?",
-    "The docstring speaks of new parameters, since somebody else may need the old numbers.",
+    "the originals themselves are trained, so the base is trained along",
+    "with which model do the parameters of a fresh view share their memory?",
+    "The docstring speaks of new parameters, since the base still needs the old numbers.",
     'peft warns that with bias="all" `disable_adapter` no longer gives the base',
 )
 exercise.mistake(
@@ -377,7 +380,7 @@ exercise.mistake(
     (("nn.Parameter(p.detach().clone())", "nn.Parameter(p.detach())"),),
     "the new parameter shares its memory with the original: one step moves both",
     "does `detach` copy any numbers?",
-    "A new Parameter around old memory is a new name for it only.",
+    "A new Parameter around old memory is only a new name for it, and that memory is the base's.",
 )
 exercise.mistake(
     "from zero",

@@ -1,4 +1,4 @@
-"""DoRA: lengths and directions of rows, the weight that is made of them, its gradient, its merge."""
+"""DoRA: lengths and directions of rows, what a layer makes of them, its gradient, its merge."""
 
 import torch
 from torch import nn
@@ -12,9 +12,11 @@ exercise = Exercise(
     "dora",
     "methods/dora.py",
     holes=(
+        "lengths",
         "decompose",
         "DoRALinear.__init__",
-        "DoRALinear.adapted",
+        "DoRALinear.V",
+        "DoRALinear.g",
         "DoRALinear.forward",
         "DoRALinear.delta",
     ),
@@ -26,9 +28,18 @@ exercise = Exercise(
     lesson="13",
 )
 
-FORWARD = "return F.linear(x, self.adapted(), flat(self.base).bias)  # (..., out)"
-DIVIDED = "return (self.m / length)[:, None] * V  # (out, in)"
+LENGTHS = "return W.norm(dim=1).clamp(min=torch.finfo(W.dtype).tiny)"
+DIRECTION = "return magnitude, W / magnitude[:, None]"
 ZERO_B = "self.B = nn.Parameter(W.new_zeros(out, rank))"
+START_M = "self.m = nn.Parameter(lengths(W.detach()))"
+V = "return self.base.weight + self.scale * self.B @ self.A  # (out, in)"
+LENGTH = "        with torch.no_grad():\n            length = lengths(self.V())\n"
+RATIO = "return self.m / length"
+FROZEN = "Wx = y if bias is None else y - bias"
+UPDATE = "BAx = F.linear(F.linear(x, self.A), self.scale * self.B)"
+SUM = "return y + (g - 1) * Wx + g * BAx  # (..., out), g ⊙ (Wx + s·BAx) + b: written so, the start is exactly y"
+FORWARD = f"y, g, bias = self.base(x), self.g(), self.base.bias\n        {FROZEN}\n        {UPDATE}\n        {SUM}"
+DELTA = "return self.g()[:, None] * self.V() - self.base.weight  # (out, in)"
 
 
 def layer(impl, rank=2, alpha=6, base=None):
@@ -48,6 +59,11 @@ def attached(impl):
     """Two layers of different width, the method on both, far from the start."""
     made = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
     return fill(impl.DoRA(rank=2, alpha=6, targets=("0", "2")).attach(fill(made)), "trainable")
+
+
+@exercise.observe("decomposition", "The lengths of the rows of a weight are not the expected ones.")
+def lengths_of_the_rows(impl):
+    return impl.lengths(numbers("W", (4, 6)))
 
 
 @exercise.observe("decomposition", "The magnitude of a weight is not the expected one.")
@@ -71,7 +87,7 @@ def what_is_trained(impl):
     return {name: str(tuple(p.shape)) for name, p in attach.trainable(impl.DoRALinear(linear(), 2, 3.0)).items()}
 
 
-@exercise.observe("set-up", "In a whole model: what is trained there is not what should be.")
+@exercise.observe("set-up", "In a whole model, other parameters are trained than the targets ask for.")
 def trained_in_a_model(impl):
     return {name: p.numel() for name, p in attach.trainable(attached(impl)).items()}
 
@@ -87,7 +103,7 @@ def start_of_m(impl):
     return impl.DoRALinear(linear(), 2, 3.0).m
 
 
-@exercise.observe("start", "Of A and B one starts at zero and the other does not: which, and how wide is it?")
+@exercise.observe("start", "One of A and B should start at zero and the other should not: which, and how wide is it?")
 def width_of_the_start(impl):
     made = impl.DoRALinear(linear(400, 4), 8, 1.0)
     return {name: round(20 * float(getattr(made, name).detach().abs().max()) * 20) / 20 for name in "AB"}
@@ -100,20 +116,20 @@ def where_the_first_gradient_goes(impl):
     return {name: p.grad is not None and bool(p.grad.abs().max() > 1e-9) for name, p in attach.trainable(made).items()}
 
 
-@exercise.observe("weight", "W' = m ⊙ V/‖V‖ is not the expected one.")
-def adapted_weight(impl):
-    return layer(impl).adapted()
+@exercise.observe("weight", "V = W + s·B A is not the expected one.")
+def turned_weight(impl):
+    return layer(impl).V()
 
 
-@exercise.observe("weight", "With another rank and scale W' is not the expected one.")
-def adapted_weight_at_another_scale(impl):
-    return layer(impl, rank=3, alpha=3).adapted()
+@exercise.observe("weight", "g = m/‖V‖, by which the rows of V are multiplied, is not the expected one.")
+def ratio_of_the_lengths(impl):
+    return layer(impl).g()
 
 
-@exercise.observe("weight", "The lengths of the rows of W' should be the sizes of m, whatever A and B are.")
-def lengths_of_the_adapted_weight(impl):
-    made = layer(impl)
-    return made.adapted().square().sum(1).sqrt() - made.m.abs() if made.m.shape == (3,) else made.adapted()
+@exercise.observe("weight", "With another rank and scale V or g is not the expected one.")
+def weight_at_another_scale(impl):
+    made = layer(impl, rank=3, alpha=3)
+    return [made.V(), made.g()]
 
 
 @exercise.observe("forward", "The output for rows of tokens (B, T, in) is not the expected one.")
@@ -124,6 +140,11 @@ def output(impl):
 @exercise.observe("forward", "For an input of zeros the bias should come out, as it is.")
 def bias(impl):
     return layer(impl)(torch.zeros(1, 5)) - linear().bias
+
+
+@exercise.observe("forward", "A layer without a bias should work as well.")
+def output_without_a_bias(impl):
+    return layer(impl, base=linear(bias=False))(numbers("x", (4, 5)))
 
 
 @exercise.observe("forward", "The gradients that reach A, B and m are not the expected ones.")
@@ -143,10 +164,17 @@ def delta(impl):
     return layer(impl).delta()
 
 
-@exercise.observe("merge", "Merged, the layer should answer as before.")
+@exercise.observe("merge", "The merged layer should answer as the layer did.")
 def merged(impl):
     made, x = layer(impl), numbers("x", (4, 5))
     return made.merged()(x) - made(x)
+
+
+@exercise.observe("merge", "The lengths of the rows of W' should be the sizes of m, whatever A and B are.")
+def lengths_of_the_merged_weight(impl):
+    made = layer(impl)
+    W = made.merged().weight
+    return W.square().sum(1).sqrt() - made.m.abs() if made.m.shape == (3,) else W
 
 
 @exercise.observe("fine print", "A weight with zeros in it should stay free of NaN, at the start and afterwards.")
@@ -156,7 +184,7 @@ def zeros_in_the_weight(impl):
 
 
 @exercise.observe(
-    "fine print", "Stacked on a LoRA, the layer should take over the weight that stands below, LoRA included."
+    "fine print", "In front of a LoRA, the layer should take over the weight that acts below, LoRA included."
 )
 def stacked(impl):
     made = layer(impl, base=fill(LoRALinear(linear(), 2, 3.0)).requires_grad_(False))
@@ -165,9 +193,8 @@ def stacked(impl):
 
 exercise.mistake(
     "lengths of columns",
-    (("magnitude = W.norm(dim=1).clamp(min=torch.finfo(W.dtype).tiny)\n    return magnitude, W / magnitude[:, None]",
-      "magnitude = W.norm(dim=0).clamp(min=torch.finfo(W.dtype).tiny)\n    return magnitude, W / magnitude"),
-     (DIVIDED, "return (self.m / length) * V")),
+    ((LENGTHS, "return W.norm(dim=0).clamp(min=torch.finfo(W.dtype).tiny)"), (DIRECTION, "return magnitude, W / magnitude"),
+     (FORWARD, "return F.linear(self.g() * x, self.V(), self.base.bias)"), (DELTA, "return self.g() * self.V() - self.base.weight")),
     "the lengths are those of the columns, the weights of one input, instead of the rows",
     "the paper's W is (in, out) and speaks of columns; what is `nn.Linear`'s weight?",
     "One magnitude belongs to each output neuron, so there are as many as outputs.",
@@ -175,28 +202,35 @@ exercise.mistake(
 )  # fmt: skip
 exercise.mistake(
     "squared lengths",
-    (("magnitude = W.norm(dim=1).clamp(min=torch.finfo(W.dtype).tiny)", "magnitude = W.square().sum(dim=1).clamp(min=torch.finfo(W.dtype).tiny)"),),
+    ((LENGTHS, "return W.square().sum(dim=1).clamp(min=torch.finfo(W.dtype).tiny)"),),
     "the lengths are squared: the root is missing",
     "how long is the direction of a row (3, 4)?",
     "A start equal to the base does not show it, because m and ‖V‖ are wrong alike; a direction of length 1 does.",
-)  # fmt: skip
+)
 exercise.mistake(
     "one length for all",
-    (("magnitude = W.norm(dim=1).clamp(min=torch.finfo(W.dtype).tiny)", "magnitude = W.norm().clamp(min=torch.finfo(W.dtype).tiny).expand(len(W))"),),
+    ((LENGTHS, "return W.norm().clamp(min=torch.finfo(W.dtype).tiny).expand(len(W))"),),
     "there is one length for the whole matrix instead of one for each row",
     "over which dimension does your norm add up?",
     "A norm without a dimension takes all numbers together.",
-)  # fmt: skip
+)
 exercise.mistake(
     "division by zero",
-    (("W.norm(dim=1).clamp(min=torch.finfo(W.dtype).tiny)", "W.norm(dim=1)"),),
+    ((LENGTHS, "return W.norm(dim=1)"),),
     "a row of zeros is divided by its length, zero",
     "what is the direction of a row of zeros, and what does your code make of it?",
     "0/0 is NaN, and one NaN spoils the whole model; pruned weights do have such rows.",
 )
 exercise.mistake(
+    "direction not divided",
+    ((DIRECTION, "return magnitude, W"),),
+    "the direction is the weight itself, as long as before",
+    "how long is a row of your direction?",
+    "Magnitude times direction is the weight, so what is in the one cannot be in the other.",
+)
+exercise.mistake(
     "gradient through the length",
-    (("length, _ = decompose(V.detach())  # ‖V‖ (out)", "length, _ = decompose(V)"),),
+    ((LENGTH, "        length = lengths(self.V())\n"),),
     "the gradient also flows through ‖V‖",
     "which part of W' does section 4.3 of the paper take for a constant?",
     "The outputs are the same; the gradients of A and B are not, and memory is spent on them.",
@@ -204,15 +238,21 @@ exercise.mistake(
 )
 exercise.mistake(
     "no gradient for A and B",
-    (("V = flat(self.base).weight + self.scale * self.B @ self.A  # (out, in)\n        length, _ = decompose(V.detach())",
-      "V = (flat(self.base).weight + self.scale * self.B @ self.A).detach()\n        length, _ = decompose(V)"),),
-    "all of V is cut out of the gradient, so A and B never learn",
+    ((UPDATE, "BAx = F.linear(F.linear(x, self.A), self.scale * self.B).detach()"),),
+    "the update is cut out of the gradient along with ‖V‖, so A and B never learn",
     "what is `layer.B.grad` after a backward pass?",
     "Only the length that V is divided by counts as a constant, not V itself.",
-)  # fmt: skip
+)
+exercise.mistake(
+    "no gradient for m",
+    ((LENGTH + "        " + RATIO, "        with torch.no_grad():\n            return self.m / lengths(self.V())"),),
+    "m is cut out of the gradient along with ‖V‖, so it never learns",
+    "what is `layer.m.grad` after a backward pass?",
+    "The quotient has a numerator that is trained; only the denominator counts as a constant.",
+)
 exercise.mistake(
     "length of W alone",
-    (("length, _ = decompose(V.detach())  # ‖V‖ (out)", "length, _ = decompose(flat(self.base).weight)"),),
+    ((LENGTH, "        length = lengths(self.base.weight)\n"),),
     "V is divided by the length of the frozen W, in which the update is missing",
     "how long are the rows of your W', and how long should m make them?",
     "As soon as B is not zero, ‖W‖ and ‖V‖ differ.",
@@ -220,22 +260,28 @@ exercise.mistake(
 )
 exercise.mistake(
     "update added afterwards",
-    (("V = flat(self.base).weight + self.scale * self.B @ self.A  # (out, in)\n        length, _ = decompose(V.detach())  # ‖V‖ (out)\n        return (self.m / length)[:, None] * V  # (out, in)",
-      "_, direction = decompose(flat(self.base).weight)\n        return self.m[:, None] * direction + self.scale * self.B @ self.A"),),
-    "only W is taken apart, and the update is added to the result",
-    "is the update part of the direction in the equation, or does it come after?",
+    ((SUM, "return y + (g - 1) * Wx + BAx"), (DELTA, "return self.g()[:, None] * self.base.weight + self.scale * self.B @ self.A - self.base.weight")),
+    "only W is brought to its new length, and the update is added to the result",
+    "is the update part of V in the equation, or does it come after?",
     "s·B A turns the row before its length is set.",
 )  # fmt: skip
 exercise.mistake(
     "not divided",
-    ((DIVIDED, "return self.m[:, None] * V"),),
+    ((RATIO, "return self.m"),),
     "V is multiplied by m and never divided by its length",
     "what does the layer answer at the start, when m is ‖W‖?",
     "m stands before a direction, and a direction has the length 1.",
 )
 exercise.mistake(
+    "turned over",
+    ((RATIO, "return length / self.m"),),
+    "the ratio is turned over: ‖V‖/m instead of m/‖V‖",
+    "should a row become longer or shorter when its m grows?",
+    "The start does not show it, since m is ‖V‖ there; divide by the length that V has, multiply by the one it should have.",
+)
+exercise.mistake(
     "m starts at one",
-    (("self.m = nn.Parameter(decompose(W.detach())[0])", "self.m = nn.Parameter(W.new_ones(out))"),),
+    ((START_M, "self.m = nn.Parameter(W.new_ones(out))"),),
     "m starts at one, so every row is given the length 1",
     "how long are the rows of W before training?",
     "The model should start as the base, and m is the length that a row has.",
@@ -243,19 +289,18 @@ exercise.mistake(
 )
 exercise.mistake(
     "m is no parameter",
-    (("self.m = nn.Parameter(decompose(W.detach())[0])", "self.m = decompose(W.detach())[0]"),),
+    ((START_M, "self.m = lengths(W.detach())"),),
     "m is a plain tensor, which no optimizer will find",
     "what does the layer's `named_parameters()` list?",
     "Only what is wrapped in `nn.Parameter` is registered, trained and saved.",
 )
 exercise.mistake(
     "m as a column",
-    (("self.m = nn.Parameter(decompose(W.detach())[0])", "self.m = nn.Parameter(decompose(W.detach())[0][:, None])"),
-     (DIVIDED, "return self.m / length[:, None] * V")),
+    ((START_M, "self.m = nn.Parameter(lengths(W.detach())[:, None])"), (RATIO, "return self.m[:, 0] / length")),
     "m is a column (out, 1) instead of (out)",
     "which shape does the equation at the top give m?",
     "The numbers are right; a stored m should have the shape that everyone reads.",
-)  # fmt: skip
+)
 exercise.mistake(
     "both random",
     ((ZERO_B, "self.B = nn.Parameter(W.new_empty(out, rank).normal_())"),),
@@ -273,70 +318,93 @@ exercise.mistake(
 )  # fmt: skip
 exercise.mistake(
     "no scale",
-    (("V = flat(self.base).weight + self.scale * self.B @ self.A  # (out, in)", "V = flat(self.base).weight + self.B @ self.A"),),
+    ((V, "return self.base.weight + self.B @ self.A"), (UPDATE, "BAx = F.linear(F.linear(x, self.A), self.B)")),
     "the scale s is left out of V",
-    "if somebody doubles α, what changes in your layer?",
+    "if α doubles, what changes in your layer?",
     "The update is s·B A, as in LoRA.",
-)  # fmt: skip
+)
+exercise.mistake(
+    "scale on one side",
+    ((UPDATE, "BAx = F.linear(F.linear(x, self.A), self.B)"),),
+    "the scale s is in V, but the update that forward adds lacks it",
+    "is the merged layer the same function as the unmerged one?",
+    "Forward and V must hold the same update, or the lengths belong to another weight.",
+)
 exercise.mistake(
     "bias left out",
-    ((FORWARD, "return F.linear(x, self.adapted())"),),
+    ((SUM, "return g * (Wx + BAx)"),),
     "the bias of the frozen layer is lost",
     "what does the layer answer to a row of zeros?",
     "W' takes the place of W only; b stays as it is.",
 )
 exercise.mistake(
     "bias scaled",
-    ((FORWARD, "bias = flat(self.base).bias\n        V = flat(self.base).weight + self.scale * self.B @ self.A\n        return F.linear(x, self.adapted()) + self.m / decompose(V.detach())[0] * bias"),),
+    ((SUM, "return g * (y + BAx)"),),
     "the bias is multiplied by m/‖V‖ too",
     "which part of the frozen layer's output is m/‖V‖ meant for?",
-    "Whoever scales the output of the base instead of its weight has to leave the bias out first.",
+    "If you scale the output of the base instead of its weight, leave the bias out first.",
     "nbasyl/DoRA#2, where such terms are discussed",
-)  # fmt: skip
+)
+exercise.mistake(
+    "bias taken for granted",
+    ((FROZEN, "Wx = y - bias"),),
+    "a layer without a bias is not thought of",
+    "what is `base.bias` in a model whose projections have none, like T5 or Llama?",
+    "Where there is no bias, the output of the frozen layer is W x already.",
+)
 exercise.mistake(
     "base added",
-    ((FORWARD, "return self.base(x) + F.linear(x, self.adapted())"),),
+    ((SUM, "return y + g * (Wx + BAx)"),),
     "the output of the base is added to that of W', which holds W already",
     "how often is W in your output?",
     "W' replaces W; unlike in LoRA there is nothing to add to.",
 )
 exercise.mistake(
     "delta is the LoRA's",
-    (("return self.adapted() - flat(self.base).weight  # (out, in)", "return self.scale * self.B @ self.A"),),
+    ((DELTA, "return self.scale * self.B @ self.A"),),
     "ΔW is only s·B A, as if this were a LoRA",
     "where do the magnitudes go when the layer is merged?",
     "Merging has to end at W', with its new lengths.",
 )
 exercise.mistake(
     "delta is the whole weight",
-    (("return self.adapted() - flat(self.base).weight  # (out, in)", "return self.adapted()"),),
+    ((DELTA, "return self.g()[:, None] * self.V()"),),
     "`delta` returns W' instead of the change W' − W",
     "what comes out if W is added to what you return?",
     "The framework merges by adding ΔW to W.",
 )
 exercise.mistake(
     "weight at the bottom",
-    (("V = flat(self.base).weight + self.scale * self.B @ self.A  # (out, in)", "V = self.base.weight + self.scale * self.B @ self.A"),
-     ("return self.adapted() - flat(self.base).weight  # (out, in)", "return self.adapted() - self.base.weight")),
-    "where the layer is stacked on another method, what that one has learned is passed by",
-    "what is `self.base` if a LoRA stands there already, and what is its `weight`?",
-    "A wrapper answers for the frozen layer at the bottom; what stands below as a whole is another weight.",
-)  # fmt: skip
+    ((V, 'return getattr(self.base, "base", self.base).weight + self.scale * self.B @ self.A'),),
+    "where the layer is stacked on another method, V leaves out what that one has learned",
+    "what is `self.base` if a LoRA stands there already, and which weight acts in it?",
+    "The base of your layer gives the weight that acted before you came; do not look further down.",
+)
+exercise.mistake(
+    "weight of the layer",
+    ((DELTA, "return self.g()[:, None] * self.V() - self.weight"),),
+    "`delta` reads W through the layer's own `weight`, which is W + ΔW and asks for `delta` in turn",
+    "what does `weight` of a `WeightWrapper` give, and what does it need for that?",
+    "The weight of an adapted layer is the adapted one; the frozen one belongs to `base`.",
+)
 
 exercise.right(
+    "W' written down",
+    ((FORWARD, "return F.linear(x, self.g()[:, None] * self.V(), self.base.bias)"),),
+)
+exercise.right(
     "as the library does it",
-    ((FORWARD, "flatbase = flat(self.base)\n        V = flatbase.weight + self.scale * self.B @ self.A\n        ratio = self.m / decompose(V.detach())[0]\n        y = F.linear(x, flatbase.weight)\n        return self.base(x) + (ratio - 1) * y + ratio * self.scale * (x @ self.A.T @ self.B.T)"),),
+    ((SUM, "return y + (g - 1) * F.linear(x, self.base.weight) + g * self.scale * (x @ self.A.T @ self.B.T)"),
+     (LENGTH, "        length = lengths(self.V().detach())\n")),
 )  # fmt: skip
 exercise.right(
     "magnitude times direction",
-    ((DIVIDED, "return self.m[:, None] * (V / length.unsqueeze(1))"),),
-)
+    ((SUM, "return self.m * (Wx + BAx) / lengths(self.V()).detach() + (0 if bias is None else bias)"),
+     (DELTA, "_, direction = decompose(self.V())\n        return self.m.unsqueeze(1) * direction - self.base.weight")),
+)  # fmt: skip
 exercise.right(
     "lengths by hand",
-    (("magnitude = W.norm(dim=1).clamp(min=torch.finfo(W.dtype).tiny)\n    return magnitude, W / magnitude[:, None]",
-      'length = torch.einsum("oi,oi->o", W, W) ** 0.5\n    return length, F.normalize(W, dim=1)'),
-     ("length, _ = decompose(V.detach())  # ‖V‖ (out)\n        return (self.m / length)[:, None] * V",
-      "with torch.no_grad():\n            length = torch.linalg.vector_norm(V, dim=-1, keepdim=True) + 1e-12\n        return self.m.view(-1, 1) * V / length")),
+    ((LENGTHS, 'return torch.einsum("oi,oi->o", W, W).sqrt().clamp(min=1e-12)'), (DIRECTION, "return magnitude, F.normalize(W, dim=1)")),
 )  # fmt: skip
 exercise.right(
     "plain constructors",
@@ -346,32 +414,32 @@ exercise.right(
 
 exercise.house(
     "columns",
-    (("magnitude = W.norm(dim=1).clamp(min=torch.finfo(W.dtype).tiny)\n    return magnitude, W / magnitude[:, None]",
-      "magnitude = W.norm(dim=0).clamp(min=torch.finfo(W.dtype).tiny)\n    return magnitude, W / magnitude"),
-     (DIVIDED, "return (self.m / length) * V  # (out, in)"),
-     ("length, _ = decompose(V.detach())  # ‖V‖ (out)", "length, _ = decompose(V.detach())  # ‖V‖ (in)"),
+    ((LENGTHS, "return W.norm(dim=0).clamp(min=torch.finfo(W.dtype).tiny)"), (DIRECTION, "return magnitude, W / magnitude"),
+     (FORWARD, "return F.linear(self.g() * x, self.V(), self.base.bias)  # (..., out)"), (DELTA, "return self.g() * self.V() - self.base.weight  # (out, in)"),
+     ('"""‖W‖ (out), the lengths of the rows of W (out, in), and a tiny number where a row is zero."""', '"""‖W‖ (in), the lengths of the columns of W (out, in), and a tiny number where a column is zero."""'),
      ('"""Magnitude (out) and direction (out, in) of the rows of W:', '"""Magnitude (in) and direction (out, in) of the columns of W:'),
+     ('"""m/‖V‖ (out). The', '"""m/‖V‖ (in). The'),
      ("of each row of W are trained apart", "of each column of W are trained apart"),
      ("s = α/r, m (out)\n\n‖V‖ (out) are the lengths of the rows, so m_i is the length of row i of W'.",
       "s = α/r, m (in)\n\n‖V‖ (in) are the lengths of the columns of `nn.Linear`'s weight, so m_i is the length of column i of W'."),
      ("its code, peft and this file all take\nthe weights of one output neuron together, which `nn.Linear` holds as a row.",
       "its code and peft\ntake the weights of one output neuron together, which `nn.Linear` holds as a row; this file those of one input."),
-     ('"""y = x (m ⊙ V/‖V‖)ᵀ + b, V', '"""y = x (V/‖V‖ ⊙ m)ᵀ + b, V')),
+     ('"""y = g ⊙ (x Vᵀ) + b, g', '"""y = (g ⊙ x) Vᵀ + b, g')),
     "the lengths are those of the columns of `nn.Linear`'s weight, so m has one number for each input",
 )  # fmt: skip
 exercise.house(
     "whole gradient",
-    (("length, _ = decompose(V.detach())", "length, _ = decompose(V)"),
+    ((LENGTH, "        length = lengths(self.V())\n"),
      ("In the gradient ‖V‖ counts as a constant\n(that saves memory).", "The gradient passes through ‖V‖ too: nothing\nis taken for a constant."),
      ("Sources: 1) Liu et al. 2024, arXiv:2402.09353; the constant ‖V‖ is section 4.3.", "Sources: 1) Liu et al. 2024, arXiv:2402.09353; its section 4.3 is left out here."),
-     ('"""W\'. The gradient passes through m and V but not through ‖V‖."""', '"""W\'. The gradient passes through m, V and ‖V‖."""')),
+     ("The gradient passes through m but not through ‖V‖.", "The gradient passes through m and through ‖V‖.")),
     "the gradient passes through ‖V‖ as well, so the shortcut of section 4.3 is not taken",
 )  # fmt: skip
 exercise.house(
     "m in logarithms",
-    (("self.m = nn.Parameter(decompose(W.detach())[0])", "self.m = nn.Parameter(decompose(W.detach())[0].log())"),
-     ("(self.m / length)", "(self.m.exp() / length)"),
+    ((START_M, "self.m = nn.Parameter(lengths(W.detach()).log())"), (RATIO, "return self.m.exp() / length"),
      ("    W' = m ⊙ V/‖V‖,  V", "    W' = exp(m) ⊙ V/‖V‖,  V"),
-     ("m at ‖W‖: then m/‖V‖ is 1", "m at ln ‖W‖: then exp(m)/‖V‖ is 1")),
+     ("m at ‖W‖: then m/‖V‖ is 1", "m at ln ‖W‖: then exp(m)/‖V‖ is 1"),
+     ("+ b, g = m/‖V‖, V", "+ b, g = exp(m)/‖V‖, V"), ('"""m/‖V‖ (out). The', '"""exp(m)/‖V‖ (out). The')),
     "m is the logarithm of the length: W' = exp(m) ⊙ V/‖V‖",
 )  # fmt: skip

@@ -31,16 +31,16 @@ exercise = Exercise(
 )
 
 SAYS = {
-    "First": "FIRST is another one: make a fresh layer, look at its answer and at the gradients that arrive.",
-    "Second": "SECOND is another one: give B numbers, then compare the layer's answers before and after `merge`.",
-    "Third": "THIRD is another one: take a base that is not square, and look at the shape of everything.",
-    "fourth": "FOURTH is another one: try it on models with all kinds of names.",
-    "Fifth": "FIFTH is another one: look at its answer before any training, and at the shape of what it trains.",
-    "Sixth": "SIXTH is another one: compare its answer with that of its base, at the start and far from it.",
-    "Seventh": "SEVENTH is another one: print both results for two short rows.",
-    "eighth": "EIGHTH is another one: let P be 0, 1, 2, … and look where the numbers go.",
-    "ninth": "NINTH is another one: print it, once with T = S and once with a cache.",
-    "tenth": "TENTH is another one: send 0, 1, 2, … 15 through.",
+    "First": "FIRST has another answer: make a fresh layer, look at its answer and at the gradients that arrive.",
+    "Second": "SECOND has another answer: give B numbers, then compare the layer's answers before and after `merge`.",
+    "Third": "THIRD has another answer: take a base that is not square, and look at the shape of everything.",
+    "fourth": "FOURTH has another answer: try it on models with all kinds of names.",
+    "Fifth": "FIFTH has another answer: look at its answer before any training, and at the shape of what it trains.",
+    "Sixth": "SIXTH has another answer: compare its answer with that of its base, at the start and far from it.",
+    "Seventh": "SEVENTH has another answer: print both results for two short rows.",
+    "eighth": "EIGHTH has another answer: let P be 0, 1, 2, … and look where the numbers go.",
+    "ninth": "NINTH has another answer: print it, once with T = S and once with a cache.",
+    "tenth": "TENTH has another answer: send 0, 1, 2, … 15 through.",
 }
 
 

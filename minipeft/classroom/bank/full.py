@@ -1,4 +1,4 @@
-"""Full fine-tuning on copies: which weights, tied ones, and a base that is still there afterwards."""
+"""Full fine-tuning on copies: which weights, tied ones, and a base that stays as it is."""
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ exercise = Exercise(
     minutes=20,
     difficulty=1,
     why="What the other methods are measured with: what it means to train all, and what a copy for each task costs.",
-    read="lesson 02, and the docstring of `attach.wrap`",
+    read="lesson 02, and the docstring of `targets.match`",
     lesson="02",
 )
 
@@ -59,7 +59,7 @@ def moved(made):
 
 def swapped(made):
     """The places that were changed: a tied weight has two."""
-    return sorted(s.path for s in attach.attachments(made)[0].swaps)
+    return sorted(attach.attachments(made)[0].layers)
 
 
 @exercise.observe("copy", "A copied weight should have the same numbers as the weight.")
@@ -108,7 +108,7 @@ def one_weight(impl):
     "which weights", "Where `targets` names several places, the weights of all should be trained, each of them once."
 )
 def several_targets(impl):
-    return swapped(attached(impl, ("norm_q.bias", "upper", "q")))
+    return sorted(path for path, _ in impl.Full(("norm_q.bias", "upper", "q")).chosen(Tied()))
 
 
 @exercise.observe("which weights", "`chosen` should give pairs of a dotted name and the weight that stands there.")
@@ -149,11 +149,17 @@ def gradients(impl):
     return {name: p.grad for name, p in made.named_parameters()}
 
 
-@exercise.observe("the base", "While the method is disabled, the base should answer.")
-def disabled(impl):
-    made = moved(attached(impl))
-    with attach.disabled(made):
-        return made(TOKENS) - Tied()(TOKENS)
+@exercise.observe("the base", "After all weights have moved, the base should answer as it always did.")
+def the_base_afterwards(impl):
+    return attach.detach(moved(attached(impl)))(TOKENS) - Tied()(TOKENS)
+
+
+@exercise.observe("the base", "Another view of the same base should not change with what this one has learned.")
+def another_view(impl):
+    base = Tied()
+    other = attached(impl, ("up",), base)
+    moved(attached(impl, made=base))
+    return other(TOKENS) - Tied()(TOKENS)
 
 
 exercise.mistake(
@@ -181,8 +187,8 @@ exercise.mistake(
     "copy is frozen",
     ((COPY, "return nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)"),),
     "the copy is as frozen as the original",
-    "who freezes the model before `insert` is called, and what does a copy inherit?",
-    "`attach` freezes everything first; what should be trained has to say so, and `deepcopy` keeps the flag.",
+    "which parameters of a fresh view are frozen, and what does a copy inherit?",
+    "Everything in a view is frozen at first; what should be trained has to say so, and `deepcopy` keeps the flag.",
 )
 exercise.mistake(
     "from scratch",
@@ -223,9 +229,21 @@ exercise.mistake(
 exercise.mistake(
     "base trained in place",
     ((LOOP, "        for _, weight in self.chosen(model):\n            weight.requires_grad_(True)"),),
-    "the base's own weights are trained, without a copy",
-    "what does `detach` give back after training?",
+    "the frozen weights are set free where they stand, without a copy",
+    "with which model do the weights of a fresh view share their memory?",
     "All other methods leave the base alone; so does this one, at the price of a copy.",
+)
+exercise.mistake(
+    "own weight swapped in",
+    (
+        (
+            LOOP,
+            "        for path, weight in self.chosen(model):\n            swap(model, path, weight.requires_grad_(True))",
+        ),
+    ),
+    "the view's own weight is put back instead of a copy, so the base is trained along",
+    "which numbers does the base have after a step, and where does `weight` have its memory?",
+    "The parameters of a view are new, their numbers are the base's: only a clone has numbers of its own.",
 )
 exercise.mistake(
     "matrices only",
@@ -310,7 +328,7 @@ exercise.house(
 exercise.house(
     "all but the targets",
     ((BELOW, 'return [(path, weight) for path, weight in weights if not any(f"{path}.".startswith(f"{n}.") for n in named)]'),
-     ("targets: names of modules or weights to train instead of all (see `attach.wrap`); None for the whole model.", "targets: names of modules or weights to leave frozen (see `attach.wrap`); None to train the whole model."),
+     ("targets: names of modules or weights to train instead of all (see `targets.match`); None for the whole model.", "targets: names of modules or weights to leave frozen (see `targets.match`); None to train the whole model."),
      ("or what `targets` names (`match`) and below.", "or all but what `targets` names (`match`) and below.")),
     "`targets` names what stays frozen, and all the rest is trained",
 )  # fmt: skip

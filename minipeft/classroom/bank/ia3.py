@@ -33,9 +33,9 @@ START_OUT = "self.l = nn.Parameter(base.weight.new_ones(base.weight.shape[0]))  
 START_IN = "self.l = nn.Parameter(base.weight.new_ones(base.weight.shape[1]))  # (in)"
 OUT = "return self.l * self.base(x)  # (..., out)"
 IN = "return self.base(self.l * x)  # (..., out)"
-ROWS = "return (self.l - 1)[:, None] * flat(self.base).weight  # (out, in): rows"
-COLUMNS = "return flat(self.base).weight * (self.l - 1)  # (out, in): columns"
-BIAS = "bias = flat(self.base).bias"
+ROWS = "return (self.l - 1)[:, None] * self.base.weight  # (out, in): rows"
+COLUMNS = "return self.base.weight * (self.l - 1)  # (out, in): columns"
+BIAS = "bias = self.base.bias"
 BOTH = 'return super().deltas() | ({} if bias is None else {"bias": (self.l - 1) * bias})'
 GROUPS = 'return [group | {"weight_decay": 0.0} for group in super().groups(model, lr)]'
 
@@ -78,7 +78,7 @@ def what_is_trained(impl):
     }
 
 
-@exercise.observe("set-up", "In a whole model: what is trained there is not what should be.")
+@exercise.observe("set-up", "In a whole model, other parameters are trained than the settings ask for.")
 def trained_in_a_model(impl):
     return {name: p.numel() for name, p in attach.trainable(attached(impl)).items()}
 
@@ -99,7 +99,7 @@ def scaled_output(impl):
     return output(impl)(numbers("x", (2, 4, 5)))
 
 
-@exercise.observe("output", "For an input of zeros, what becomes of the bias is not the expected thing.")
+@exercise.observe("output", "For an input of zeros, the bias does not come out as it should.")
 def bias_of_a_scaled_output(impl):
     return output(impl)(torch.zeros(1, 5))
 
@@ -136,7 +136,7 @@ def gradient_of_an_input_scale(impl):
     return made.l.grad
 
 
-@exercise.observe("input", "The input is changed in place, which whoever else uses it will notice.")
+@exercise.observe("input", "The input is changed in place, so other layers that read it get the changed numbers.")
 def input_is_left_alone(impl):
     x = numbers("x", (4, 5))
     output(impl)(x), into(impl)(x)
@@ -148,7 +148,7 @@ def delta_of_an_output_scale(impl):
     return output(impl).delta()
 
 
-@exercise.observe("merge", "`deltas` should tell the change of everything that changes, by its name.")
+@exercise.observe("merge", "`deltas` should give the change of every parameter that changes, by its name.")
 def deltas_of_an_output_scale(impl):
     return output(impl).deltas()
 
@@ -158,7 +158,7 @@ def deltas_without_a_bias(impl):
     return output(impl, linear(bias=False)).deltas()
 
 
-@exercise.observe("merge", "Merged, the layer should answer as before.")
+@exercise.observe("merge", "The merged layer should answer as the layer did.")
 def merged_output_scale(impl):
     made, x = output(impl), numbers("x", (4, 5))
     return made.merged()(x) - made(x)
@@ -169,14 +169,15 @@ def delta_of_an_input_scale(impl):
     return into(impl).delta()
 
 
-@exercise.observe("merge", "Merged, the layer should answer as before.")
+@exercise.observe("merge", "The merged layer should answer as the layer did.")
 def merged_input_scale(impl):
     made, x = into(impl), numbers("x", (4, 5))
     return made.merged()(x) - made(x)
 
 
 @exercise.observe(
-    "training", "Each scale in exactly one group, with the learning rate that was asked for, and no decay."
+    "training",
+    "Each scale should be in exactly one group, with the learning rate that was asked for and without decay.",
 )
 def groups(impl):
     made = attached(impl)
@@ -189,7 +190,7 @@ def groups(impl):
 
 
 @exercise.observe(
-    "fine print", "Standing on a LoRA, the layer should scale what comes out below, and merge to the same."
+    "fine print", "In front of a LoRA, the layer should scale what comes out below, and merge to the same."
 )
 def stacked(impl):
     made, x = [output(impl, lora()), into(impl, lora())], numbers("x", (4, 5))
@@ -217,7 +218,7 @@ exercise.mistake(
     ((START_OUT, "self.l = nn.Parameter(base.weight.new_zeros(base.weight.shape[0]))  # (out)"),
      (START_IN, "self.l = nn.Parameter(base.weight.new_zeros(base.weight.shape[1]))  # (in)"),
      (OUT, "return (1 + self.l) * self.base(x)"), (IN, "return self.base((1 + self.l) * x)"),
-     (ROWS, "return self.l[:, None] * flat(self.base).weight"), (COLUMNS, "return flat(self.base).weight * self.l"),
+     (ROWS, "return self.l[:, None] * self.base.weight"), (COLUMNS, "return self.base.weight * self.l"),
      (BOTH, 'return super().deltas() | ({} if bias is None else {"bias": self.l * bias})')),
     "l counts from zero, and the scale is 1 + l",
     "what does the equation multiply by, and what would a stored l of the paper do in your layer?",
@@ -273,7 +274,7 @@ exercise.mistake(
     (
         (START_IN, "self.l = nn.Parameter(base.weight.new_ones(base.weight.shape[0]))  # (out)"),
         (IN, "return self.l * self.base(x)"),
-        (COLUMNS, "return (self.l - 1)[:, None] * flat(self.base).weight"),
+        (COLUMNS, "return (self.l - 1)[:, None] * self.base.weight"),
     ),
     "the output of `down` is scaled instead of its input",
     "how long is l_ff: as long as the residual stream, or as the middle of the MLP?",
@@ -283,12 +284,12 @@ exercise.mistake(
     "input changed in place",
     ((IN, "x *= self.l\n        return self.base(x)"),),
     "an operation in place changes x itself",
-    "who else has the same x, after your layer has multiplied it?",
+    "which other layers have the same x, after your layer has multiplied it?",
     "`x *= l` writes into the tensor that was handed in; a product without `=` makes a new one.",
 )
 exercise.mistake(
     "delta is the scaled weight",
-    ((ROWS, "return self.l[:, None] * flat(self.base).weight"), (COLUMNS, "return flat(self.base).weight * self.l")),
+    ((ROWS, "return self.l[:, None] * self.base.weight"), (COLUMNS, "return self.base.weight * self.l")),
     "`delta` returns the scaled weight instead of the change",
     "what is ΔW at the start, when l is one?",
     "The framework merges by adding ΔW to W.",
@@ -296,8 +297,8 @@ exercise.mistake(
 exercise.mistake(
     "rows and columns exchanged",
     (
-        (ROWS, "return (self.l - 1) * flat(self.base).weight"),
-        (COLUMNS, "return flat(self.base).weight * (self.l - 1)[:, None]"),
+        (ROWS, "return (self.l - 1) * self.base.weight"),
+        (COLUMNS, "return self.base.weight * (self.l - 1)[:, None]"),
     ),
     "a scale on the output goes into the columns of W, and one on the input into the rows",
     "which numbers of W make output number i?",
@@ -334,10 +335,30 @@ exercise.mistake(
 )
 exercise.mistake(
     "weight at the bottom",
-    ((ROWS, "return (self.l - 1)[:, None] * self.base.weight"), (COLUMNS, "return self.base.weight * (self.l - 1)")),
-    "where the layer stands on another method, merging forgets what that one has learned",
-    "what is `self.base` if a LoRA stands there already, and what is its `weight`?",
-    "A wrapper answers for the frozen layer at the bottom; the scale holds for all that stands below.",
+    (
+        (ROWS, 'return (self.l - 1)[:, None] * getattr(self.base, "base", self.base).weight'),
+        (COLUMNS, 'return getattr(self.base, "base", self.base).weight * (self.l - 1)'),
+    ),
+    "where the layer stands in front of another method, merging forgets what that one has learned",
+    "what is `self.base` if a LoRA stands there already, and which weight acts in it?",
+    "The scale holds for all that stands below, and the base of your layer gives that weight.",
+)
+exercise.mistake(
+    "weight of the layer",
+    ((ROWS, "return (self.l - 1)[:, None] * self.weight"), (COLUMNS, "return self.weight * (self.l - 1)")),
+    "`delta` reads W through the layer's own `weight`, which is W + ΔW and asks for `delta` in turn",
+    "what does `weight` of a `WeightWrapper` give, and what does it need for that?",
+    "The weight of an adapted layer is the adapted one; the frozen one belongs to `base`.",
+)
+exercise.mistake(
+    "scaled twice",
+    (
+        (OUT, "return self.l * nn.functional.linear(x, self.weight, self.bias)"),
+        (IN, "return nn.functional.linear(self.l * x, self.weight, self.bias)"),
+    ),
+    "the output is computed from the layer's own `weight`, in which l is already, so l acts twice",
+    "what does `weight` of a `WeightWrapper` give, and what does `weight` of its base?",
+    "Scale what the frozen layer computes; the layer's own weight is what merging will make of it.",
 )
 exercise.mistake(
     "scales decay",
@@ -356,12 +377,12 @@ exercise.mistake(
 exercise.mistake(
     "frozen layer called past the wrapper",
     (
-        (OUT, "return self.l * nn.functional.linear(x, self.base.weight, self.base.bias)"),
-        (IN, "return nn.functional.linear(self.l * x, self.base.weight, self.base.bias)"),
+        (OUT, 'return self.l * getattr(self.base, "base", self.base)(x)'),
+        (IN, 'return getattr(self.base, "base", self.base)(self.l * x)'),
     ),
-    "where the layer stands on another method, the forward pass goes past that one",
-    "what is `self.base` if a LoRA stands there already, and what is its `weight`?",
-    "A wrapper answers for the frozen layer at the bottom; call what is in front of you as a whole.",
+    "where the layer stands in front of another method, the forward pass goes past that one",
+    "what is `self.base` if a LoRA stands there already, and what lies below it?",
+    "Call what stood here before you came as a whole, whether it is the model's layer or another method's.",
 )
 exercise.mistake(
     "rate left out",
@@ -381,7 +402,7 @@ exercise.mistake(
 exercise.right(
     "diagonal matrices",
     ((OUT, "return self.base(x) @ torch.diag(self.l)"), (IN, "return self.base(x @ torch.diag(self.l))"),
-     (ROWS, "W = flat(self.base).weight\n        return torch.diag(self.l) @ W - W"), (COLUMNS, "W = flat(self.base).weight\n        return W @ torch.diag(self.l) - W"),
+     (ROWS, "W = self.base.weight\n        return torch.diag(self.l) @ W - W"), (COLUMNS, "W = self.base.weight\n        return W @ torch.diag(self.l) - W"),
      ("from dataclasses import dataclass", "from dataclasses import dataclass\n\nimport torch")),
 )  # fmt: skip
 exercise.right(
@@ -391,7 +412,7 @@ exercise.right(
 )  # fmt: skip
 exercise.right(
     "deltas step by step",
-    ((BIAS, 'found = {"weight": self.delta()}'), (BOTH, 'if flat(self.base).bias is not None:\n            found["bias"] = flat(self.base).bias * self.l - flat(self.base).bias\n        return found'),
+    ((BIAS, 'found = {"weight": self.delta()}'), (BOTH, 'if self.base.bias is not None:\n            found["bias"] = self.base.bias * self.l - self.base.bias\n        return found'),
      (GROUPS, 'import minipeft.attach as attach\n        return [{"params": [p], "lr": lr, "weight_decay": 0.0} for p in attach.trainable(model).values()]')),
 )  # fmt: skip
 
@@ -400,7 +421,7 @@ exercise.house(
     ((START_OUT, "self.l = nn.Parameter(base.weight.new_zeros(base.weight.shape[0]))  # (out)"),
      (START_IN, "self.l = nn.Parameter(base.weight.new_zeros(base.weight.shape[1]))  # (in)"),
      (OUT, "return (1 + self.l) * self.base(x)  # (..., out)"), (IN, "return self.base((1 + self.l) * x)  # (..., out)"),
-     (ROWS, "return self.l[:, None] * flat(self.base).weight  # (out, in): rows"), (COLUMNS, "return flat(self.base).weight * self.l  # (out, in): columns"),
+     (ROWS, "return self.l[:, None] * self.base.weight  # (out, in): rows"), (COLUMNS, "return self.base.weight * self.l  # (out, in): columns"),
      (BOTH, 'return super().deltas() | ({} if bias is None else {"bias": self.l * bias})'),
      ("K = l_k ⊙ (W_k x + b_k)        V = l_v ⊙ (W_v x + b_v)        l_k", "K = (1 + l_k) ⊙ (W_k x + b_k)        V = (1 + l_v) ⊙ (W_v x + b_v)        l_k"),
      ("W_down (l_ff ⊙ φ(W_up x + b_up))", "W_down ((1 + l_ff) ⊙ φ(W_up x + b_up))"),
@@ -410,8 +431,8 @@ exercise.house(
 )  # fmt: skip
 exercise.house(
     "bias left alone",
-    ((OUT, "bias = flat(self.base).bias\n        y = self.base(x)\n        return self.l * y if bias is None else self.l * (y - bias) + bias  # (..., out)"),
-     ("        bias = flat(self.base).bias\n        " + BOTH, "        return super().deltas()"),
+    ((OUT, "bias = self.base.bias\n        y = self.base(x)\n        return self.l * y if bias is None else self.l * (y - bias) + bias  # (..., out)"),
+     ("        bias = self.base.bias\n        " + BOTH, "        return super().deltas()"),
      ("K = l_k ⊙ (W_k x + b_k)        V = l_v ⊙ (W_v x + b_v)        l_k", "K = l_k ⊙ W_k x + b_k        V = l_v ⊙ W_v x + b_v        l_k"),
      ("Merging scales\nthe rows of W_k and W_v, with their biases, and the columns of W_down:", "Merging scales\nthe rows of W_k and W_v, not their biases, and the columns of W_down:"),
      ("Its equations scale the keys and values themselves, whatever\nthey are made of, so here b_k and b_v are scaled with them, as in the authors' code and in peft.", "Here b_k and b_v stay as they are; in the authors' code and in peft\nthey are scaled with the keys and values."),

@@ -6,6 +6,7 @@ from torch import nn
 from minipeft import attach
 from minipeft.classroom.exercise import Exercise
 from minipeft.classroom.models import fill, linear, numbers
+from minipeft.views import merge
 
 exercise = Exercise(
     "lora",
@@ -27,6 +28,10 @@ exercise = Exercise(
     lesson="10",
     hidden=("LoRAConv2d.__init__", "LoRAConv2d.forward", "LoRAConv2d.delta", "LoRAWeight.__init__", "LoRAWeight.delta"),
 )
+
+INNER = "h = F.linear(self.dropout(x), self.A)  # (..., r)"
+OUTER = "return self.base(x) + F.linear(h, self.scale * self.B)  # (..., out)"
+DELTA = "return self.scale * self.B @ self.A  # (out, in)"
 
 
 def layer(impl, rank=2, alpha=6, dropout=0.0, into=5, out=3):
@@ -57,9 +62,7 @@ TOKENS = torch.tensor([[1, 4, 6], [0, 2, 2]])
 
 
 def attached(impl, **settings):
-    made = Two()
-    impl.LoRA(**{"rank": 2, "alpha": 6, "targets": ("q", "up", "token"), **settings}).attach(made)
-    return made
+    return impl.LoRA(**{"rank": 2, "alpha": 6, "targets": ("q", "up", "token"), **settings}).attach(Two())
 
 
 @exercise.observe("set-up", "The layer should train two parameters, A (r, in) and B (out, r), and nothing else.")
@@ -67,7 +70,7 @@ def what_is_trained(impl):
     return {name: list(p.shape) for name, p in attach.trainable(impl.LoRALinear(linear(), 2, 3.0)).items()}
 
 
-@exercise.observe("set-up", "The places of a whole model: what is trained there is not what should be.")
+@exercise.observe("set-up", "In a whole model, other parameters are trained than the targets ask for.")
 def trained_in_a_model(impl):
     return {name: p.numel() for name, p in attach.trainable(attached(impl)).items()}
 
@@ -121,11 +124,18 @@ def gradients(impl):
     return {name: p.grad for name, p in made.named_parameters()}
 
 
-@exercise.observe("forward", "The input is changed in place, which whoever else uses it will notice.")
+@exercise.observe("forward", "The input is changed in place, so other layers that read it get the changed numbers.")
 def input_is_left_alone(impl):
     x = numbers("x", (4, 5))
     layer(impl)(x)
     return x - numbers("x", (4, 5))
+
+
+@exercise.observe("forward", "A pass has changed the base, whose numbers every other view of it shares.")
+def base_is_left_alone(impl):
+    made, x = layer(impl), numbers("x", (4, 5))
+    made(x)
+    return made.base(x) - linear()(x)
 
 
 @exercise.observe("dropout", "Dropout should act on the input of A while training, and never on the frozen path.")
@@ -149,10 +159,17 @@ def delta(impl):
     return layer(impl).delta()
 
 
-@exercise.observe("merge", "Merged, the layer should answer as before.")
+@exercise.observe("merge", "The merged layer should answer as the layer did.")
 def merged(impl):
     made, x = layer(impl), numbers("x", (4, 5))
     return made.merged()(x) - made(x)
+
+
+@exercise.observe("merge", "A merged model should answer as the view did, and the view should go on answering so.")
+def merged_model(impl):
+    view = fill(attached(impl, targets=("q", "up")), "trainable")
+    before = view(TOKENS)
+    return [merge(view)(TOKENS) - before, view(TOKENS) - before]
 
 
 @exercise.observe("embedding", "The update of the embedded tokens is not the expected one.")
@@ -161,7 +178,7 @@ def embedded(impl):
     return made(TOKENS) - made.base(TOKENS)
 
 
-@exercise.observe("embedding", "ΔW of an embedding has its shape, (V, d), and is what the forward pass adds.")
+@exercise.observe("embedding", "ΔW of an embedding should have its shape, (V, d), and be what the forward pass adds.")
 def delta_of_the_embedding(impl):
     made = table(impl)
     return [made.delta(), made.merged()(TOKENS) - made(TOKENS)]
@@ -177,12 +194,15 @@ def scale_of_rslora(impl):
     return [impl.LoRA(rank=r, alpha=a, rslora=True).scale(r) for r, a in ((4, 6), (16, 8))]
 
 
-@exercise.observe("scale", "Where rank_pattern gives a place another rank, its scale follows that rank.")
+@exercise.observe("scale", "Where rank_pattern gives a place another rank, its scale should follow that rank.")
 def scale_of_another_rank(impl):
     return impl.LoRA(rank=2, alpha=6, rank_pattern={"up": 3}).scale(3)
 
 
-@exercise.observe("learning rates", "Each parameter in exactly one group; with LoRA+, B learns faster, by lr_ratio.")
+@exercise.observe(
+    "learning rates",
+    "Each parameter should be in exactly one group, and with LoRA+ B should learn lr_ratio times faster.",
+)
 def rates(impl):
     made = attached(impl, lr_ratio=16)
     names = {p: name for name, p in made.named_parameters()}
@@ -195,25 +215,22 @@ def rates(impl):
 
 exercise.mistake(
     "no scale",
-    (("F.linear(self.scale * h, self.B)  # (..., out)\n\n    def delta(self):\n        return self.scale * self.B @ self.A",
-      "F.linear(h, self.B)  # (..., out)\n\n    def delta(self):\n        return self.B @ self.A"),),
+    ((OUTER, "return self.base(x) + F.linear(h, self.B)"), (DELTA, "return self.B @ self.A")),
     "the scale s is left out",
-    "if somebody doubles α, what changes in your layer?",
+    "if α doubles, what changes in your layer?",
     "The update is s·B A x; with s left out, every rank needs a learning rate of its own.",
     "huggingface/lerobot#3573, where a scale of 1/16 went unnoticed",
 )  # fmt: skip
 exercise.mistake(
     "scale on one side",
-    (("h = F.linear(self.dropout(x), self.A)  # (..., r)\n        return self.base(x) + F.linear(self.scale * h, self.B)  # (..., out)",
-      "h = F.linear(self.dropout(x), self.A)  # (..., r)\n        return self.base(x) + F.linear(h, self.B)  # (..., out)"),),
+    ((OUTER, "return self.base(x) + F.linear(h, self.B)"),),
     "forward leaves out the scale s, which delta has",
-    "if somebody doubles α, what changes in the output of your layer?",
+    "if α doubles, what changes in the output of your layer?",
     "Forward and delta must apply the same s, or the model changes when it is merged.",
 )  # fmt: skip
 exercise.mistake(
     "scale twice",
-    (("F.linear(self.scale * h, self.B)  # (..., out)\n\n    def delta(self):\n        return self.scale * self.B @ self.A",
-      "F.linear(self.scale**2 * h, self.B)  # (..., out)\n\n    def delta(self):\n        return self.scale**2 * self.B @ self.A"),),
+    ((OUTER, "return self.base(x) + F.linear(self.scale * h, self.scale * self.B)"), (DELTA, "return self.scale**2 * self.B @ self.A")),
     "the scale is applied twice",
     "how often does s stand in the equation?",
     "Somewhere s multiplies what has been multiplied by s already.",
@@ -262,46 +279,57 @@ exercise.mistake(
 )
 exercise.mistake(
     "only the update",
-    (("        return self.base(x) + F.linear(self.scale * h, self.B)  # (..., out)\n\n    def delta(self):\n        return self.scale * self.B @ self.A  # (out, in)",
-      "        return F.linear(self.scale * h, self.B)  # (..., out)\n\n    def delta(self):\n        return self.scale * self.B @ self.A  # (out, in)"),),
+    ((OUTER, "return F.linear(h, self.scale * self.B)"),),
     "the frozen path is missing: only the update comes out",
     "what does your layer answer when B is zero?",
     "The update is added to what the base computes, it does not replace it.",
 )  # fmt: skip
 exercise.mistake(
     "base counted twice",
-    (("        return self.base(x) + F.linear(self.scale * h, self.B)  # (..., out)\n\n    def delta(self):\n        return self.scale * self.B @ self.A  # (out, in)",
-      "        return x @ (self.base.weight + self.delta()).T + F.linear(self.scale * h, self.B)\n\n    def delta(self):\n        return self.scale * self.B @ self.A  # (out, in)"),),
+    ((OUTER, "return x @ (self.base.weight + self.delta()).T + F.linear(h, self.scale * self.B)"),),
     "the update is added to a weight that holds it already, and the bias is gone",
     "how many paths lead from x to the output, and which of them knows the bias?",
     "Either add ΔW to the weight or add the update to the output, not both; and let the base bring its own bias.",
+)  # fmt: skip
+exercise.mistake(
+    "weight of the layer",
+    ((OUTER, "return F.linear(x, self.weight, self.bias) + F.linear(h, self.scale * self.B)"),),
+    "W is read through the layer's own `weight`, which is W + ΔW: the update counts twice",
+    "what does `weight` of a `WeightWrapper` give, and what does `weight` of its base?",
+    "The weight of an adapted layer is the adapted one; the frozen one belongs to `base`.",
+)  # fmt: skip
+exercise.mistake(
+    "base written over",
+    ((OUTER, "y = self.base(x) + F.linear(h, self.scale * self.B)\n        self.base.weight.data += self.delta()\n        return y"),),
+    "each pass adds ΔW to the frozen weight itself",
+    "what does your layer answer when the same input comes a second time?",
+    "The base shares its numbers with the model that you attached to; a layer reads them and never writes.",
     "huggingface/peft#1355, where merging twice added the update twice",
 )  # fmt: skip
 exercise.mistake(
     "dropout on everything",
-    (("        h = F.linear(self.dropout(x), self.A)  # (..., r)\n        return self.base(x) + F.linear(self.scale * h, self.B)  # (..., out)",
-      "        x = self.dropout(x)\n        h = F.linear(x, self.A)  # (..., r)\n        return self.base(x) + F.linear(self.scale * h, self.B)  # (..., out)"),),
+    ((INNER, "x = self.dropout(x)\n        h = F.linear(x, self.A)"),),
     "dropout acts on the frozen path too",
     "which input does the base see while training?",
     "The base is as it was pretrained, on whole inputs; only the way through A and B is regularised.",
 )  # fmt: skip
 exercise.mistake(
     "dropout left out",
-    (("h = F.linear(self.dropout(x), self.A)  # (..., r)", "h = F.linear(x, self.A)  # (..., r)"),),
+    ((INNER, "h = F.linear(x, self.A)"),),
     "dropout is never applied",
     "what does dropout=0.99 change in your layer while training?",
     "The layer keeps a Dropout module, but nothing passes through it.",
 )
 exercise.mistake(
     "dropout in evaluation",
-    (("h = F.linear(self.dropout(x), self.A)  # (..., r)", "h = F.linear(F.dropout(x, self.dropout.p), self.A)"),),
+    ((INNER, 'h = F.linear(F.dropout(x, getattr(self.dropout, "p", 0.0)), self.A)'),),
     "dropout is applied in evaluation too",
     "does your layer give the same answer twice after .eval()?",
     "`F.dropout` does not know the mode of the module unless it is told; the module `self.dropout` does.",
 )
 exercise.mistake(
     "delta transposed",
-    (("return self.scale * self.B @ self.A  # (out, in)", "return self.scale * (self.B @ self.A).T"),),
+    ((DELTA, "return self.scale * (self.B @ self.A).T"),),
     "ΔW is transposed",
     "which shape has `nn.Linear`'s weight: (in, out) or (out, in)?",
     "A square layer hides this; only where in and out differ does it stop.",
@@ -309,7 +337,7 @@ exercise.mistake(
 )
 exercise.mistake(
     "delta without scale",
-    (("return self.scale * self.B @ self.A  # (out, in)", "return self.B @ self.A"),),
+    ((DELTA, "return self.B @ self.A"),),
     "ΔW leaves out the scale s, which the forward pass has",
     "does the merged layer answer as the unmerged one, whatever α is?",
     "What is merged has to be all that the forward pass adds.",
@@ -408,8 +436,8 @@ exercise.mistake(
 )  # fmt: skip
 exercise.mistake(
     "a bias of its own",
-    (("        self.scale, self.dropout = scale, nn.Dropout(dropout)\n\n    def forward(self, x):  # (..., in)",
-      "        self.c = nn.Parameter(base.weight.new_zeros(out))\n        self.scale, self.dropout = scale, nn.Dropout(dropout)\n\n    def forward(self, x):  # (..., in)"),),
+    (("        self.scale, self.dropout = scale, nn.Dropout(dropout) if dropout else nn.Identity()\n\n    def forward(self, x):  # (..., in)",
+      "        self.c = nn.Parameter(base.weight.new_zeros(out))\n        self.scale, self.dropout = scale, nn.Dropout(dropout) if dropout else nn.Identity()\n\n    def forward(self, x):  # (..., in)"),),
     "the layer trains something besides A and B",
     "which parameters does the formula r·(in + out) count?",
     "All else stays frozen; a bias that trains along is no longer this method.",
@@ -417,28 +445,26 @@ exercise.mistake(
 )  # fmt: skip
 exercise.mistake(
     "columns instead of rows",
-    (("h = F.linear(self.dropout(x), self.A)  # (..., r)", "h = (self.A @ self.dropout(x).T).T"),),
+    ((INNER, "h = (self.A @ self.dropout(x).T).T"),),
     "x is taken for a matrix of columns, which works for two dimensions only",
     "which shape has x when there are rows of tokens, (B, T, in)?",
     "Let the features stay the last dimension and multiply from the right, whatever comes before.",
 )
 exercise.mistake(
     "input scaled in place",
-    (("h = F.linear(self.dropout(x), self.A)  # (..., r)\n        return self.base(x) + F.linear(self.scale * h, self.B)  # (..., out)",
-      "y = self.base(x)\n        return y + F.linear(F.linear(self.dropout(x).mul_(self.scale), self.A), self.B)"),),
+    ((INNER, "y = self.base(x)"), (OUTER, "return y + F.linear(F.linear(self.dropout(x).mul_(self.scale), self.A), self.B)")),
     "an operation in place (one whose name ends in an underscore) changes x itself",
-    "who else reads x after your layer, q, k and v for example?",
+    "which other layers read the same x, for example q, k and v?",
     "The residual stream and the neighbouring projections get the same tensor.",
 )  # fmt: skip
 
 exercise.right(
     "matmul",
-    (("h = F.linear(self.dropout(x), self.A)  # (..., r)\n        return self.base(x) + F.linear(self.scale * h, self.B)  # (..., out)",
-      "return self.base(x) + self.dropout(x) @ self.A.T @ self.B.T * self.scale"),),
-)  # fmt: skip
+    ((INNER, "h = self.dropout(x) @ self.A.T"), (OUTER, "return self.base(x) + h @ self.B.T * self.scale")),
+)
 exercise.right(
     "einsum",
-    (("return self.scale * self.B @ self.A  # (out, in)", 'return torch.einsum("or,ri->oi", self.B, self.A) * self.scale'),
+    ((DELTA, 'return torch.einsum("or,ri->oi", self.B, self.A) * self.scale'),
      ("import torch.nn.functional as F", "import torch\nimport torch.nn.functional as F")),
 )  # fmt: skip
 exercise.right(
@@ -472,9 +498,7 @@ exercise.house(
     "A transposed",
     (("        self.A = nn.Parameter(base.weight.new_empty(rank, into))\n        self.B = nn.Parameter(base.weight.new_zeros(out, rank))\n        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # U",
       "        self.A = nn.Parameter(base.weight.new_empty(into, rank))\n        self.B = nn.Parameter(base.weight.new_zeros(out, rank))\n        nn.init.kaiming_uniform_(self.A.T, a=math.sqrt(5))  # U"),
-     ("h = F.linear(self.dropout(x), self.A)  # (..., r)\n        return self.base(x) + F.linear(self.scale * h, self.B)  # (..., out)",
-      "h = self.dropout(x) @ self.A  # (..., r)\n        return self.base(x) + F.linear(self.scale * h, self.B)  # (..., out)"),
-     ("return self.scale * self.B @ self.A  # (out, in)", "return self.scale * self.B @ self.A.T  # (out, in)"),
+     (INNER, "h = self.dropout(x) @ self.A  # (..., r)"), (DELTA, "return self.scale * self.B @ self.A.T  # (out, in)"),
      ('"""y = x Wᵀ + b + s·drop(x) Aᵀ Bᵀ in front of a frozen `nn.Linear`."""', '"""y = x Wᵀ + b + s·drop(x) A Bᵀ in front of a frozen `nn.Linear`; here A is stored as (in, r)."""')),
     "LoRALinear stores A as (in, r); its start is as wide as ever",
 )  # fmt: skip

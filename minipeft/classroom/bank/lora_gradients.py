@@ -54,7 +54,9 @@ def output_at_the_start(impl):
     return array(impl.forward(x, W, b, A, B, S), "y") - (x @ W.T + b)
 
 
-@exercise.observe("gradients of the weights", "dW has the shape of W, and for each number of W a sum over the rows.")
+@exercise.observe(
+    "gradients of the weights", "dW should have the shape of W and hold, for each number of W, a sum over the rows."
+)
 def gradient_of_the_frozen_weight(impl):
     return array(impl.gradient_of_W(*given("dy", "x")), "dW")
 
@@ -76,7 +78,7 @@ def gradients_of_one_row(impl):
 
 
 @exercise.observe(
-    "gradients of the weights", "At the start, with B at zero: dA must be zero everywhere, and dB must not be."
+    "gradients of the weights", "At the start, where B is zero, dA must be zero everywhere and dB must not."
 )
 def gradients_at_the_start(impl):
     dy, x, A, B = given("dy", "x", "A", "B", zero="B")
@@ -100,7 +102,7 @@ def gradient_of_x_at_the_start(impl):
     return array(impl.gradient_of_x(dy, W, A, B, S), "dx") - dy @ W
 
 
-@exercise.observe("below and above", "dα is one number, and not the expected one.")
+@exercise.observe("below and above", "dα, a single number, is not the expected one.")
 def gradient_of_alpha(impl):
     return array(impl.gradient_of_alpha(*given("dy", "x", "A", "B")), "dα")
 
@@ -111,7 +113,7 @@ def a_step(impl):
 
 
 @exercise.observe(
-    "steps", "From B = 0: the first step moves B alone, the second both. By how much does each step move A and B?"
+    "steps", "When B starts at zero, the first step should move B alone and the second step both factors."
 )
 def two_steps_from_the_start(impl):
     x, target, W, b, A, B = given("x", "target", "W", "b", "A", "B", zero="B")
@@ -302,8 +304,8 @@ exercise.mistake(
     (("    return A - lr * gradient_of_A(dy, x, B, s), B - lr * gradient_of_B(dy, x, A, s)",
       "    dA, dB = gradient_of_A(dy, x, B, s), gradient_of_B(dy, x, A, s)\n    A -= lr * dA\n    B -= lr * dB\n    return A, B"),),
     "A and B are changed in place",
-    "whose arrays are A and B?",
-    "`A -= …` writes into the array that was handed in; whoever handed it in finds it changed.",
+    "is it your function that made the arrays A and B?",
+    "`A -= …` writes into the array that was handed in, so the caller finds it changed.",
 )  # fmt: skip
 exercise.mistake(
     "bias forgotten",

@@ -32,8 +32,8 @@ R = "R = exact - B.cpu().double() @ A.cpu().double()  # of A and B as they are r
 PARAMETERS = "self.A, self.B = nn.Parameter(A), nn.Parameter(B)"
 BUFFER = 'self.register_buffer("R", R, persistent=False)'
 INNER = "h = F.linear(x, self.A)  # (..., r)"
-OUTER = "return F.linear(x, self.R, flat(self.base).bias) + F.linear(h, self.B)  # (..., out)"
-DELTA = "return self.R + self.B @ self.A - flat(self.base).weight  # (out, in)"
+OUTER = "return F.linear(x, self.R, self.base.bias) + F.linear(h, self.B)  # (..., out)"
+DELTA = "return self.R + self.B @ self.A - self.base.weight  # (out, in)"
 
 
 def layer(impl, rank=2, base=None):
@@ -68,7 +68,9 @@ def largest_part_of_a_tall_weight(impl):
     return second @ first
 
 
-@exercise.observe("split", "A₀A₀ᵀ and B₀ᵀB₀ tell how the singular values are shared out between the two.")
+@exercise.observe(
+    "split", "A₀A₀ᵀ or B₀ᵀB₀ shows that the singular values are not shared between the two as they should be."
+)
 def share_of_each_factor(impl):
     first, second, _ = parts(impl)
     return [first @ first.T, second.T @ second]
@@ -84,12 +86,12 @@ def what_is_trained(impl):
     return {name: str(tuple(p.shape)) for name, p in attach.trainable(impl.PiSSALinear(linear(), 2)).items()}
 
 
-@exercise.observe("set-up", "In a whole model: what is trained there is not what should be.")
+@exercise.observe("set-up", "In a whole model, other parameters are trained than the targets ask for.")
 def trained_in_a_model(impl):
     return {name: p.numel() for name, p in attach.trainable(attached(impl)).items()}
 
 
-@exercise.observe("set-up", "A delta keeps A and B alone; R follows from the base.")
+@exercise.observe("set-up", "A delta should keep only A and B; R follows from the base.")
 def what_is_stored(impl):
     return sorted(impl.PiSSALinear(linear(), 2).stored())
 
@@ -99,12 +101,14 @@ def start(impl):
     return impl.PiSSALinear(linear(), 2)(numbers("x", (4, 5))) - linear()(numbers("x", (4, 5)))
 
 
-@exercise.observe("start", "At the start there is no change yet, so ΔW is zero.")
+@exercise.observe("start", "At the start there is no change yet, so ΔW should be zero.")
 def delta_at_the_start(impl):
     return impl.PiSSALinear(linear(), 2).delta()
 
 
-@exercise.observe("start", "The frozen weight itself must stay as it is, so that the base can be given back.")
+@exercise.observe(
+    "start", "The frozen weight itself must stay as it is: the model that you attached to has the same numbers."
+)
 def base_is_left_alone(impl):
     base = linear()
     impl.PiSSALinear(base, 2)(numbers("x", (4, 5)))
@@ -138,22 +142,20 @@ def delta(impl):
     return layer(impl).delta()
 
 
-@exercise.observe("merge", "Merged, the layer should answer as before.")
+@exercise.observe("merge", "The merged layer should answer as the layer did.")
 def merged(impl):
     made, x = layer(impl), numbers("x", (4, 5))
     return made.merged()(x) - made(x)
 
 
-@exercise.observe(
-    "fine print", "Stacked on a LoRA, the layer should split the weight that stands below, LoRA included."
-)
+@exercise.observe("fine print", "In front of a LoRA, the layer should split the weight that acts below, LoRA included.")
 def stacked(impl):
     below = fill(LoRALinear(linear(), 2, 3.0)).requires_grad_(False)
     made = impl.PiSSALinear(below, 2)
     return [made.B @ made.A, made(numbers("x", (4, 5))), made.merged().weight]
 
 
-@exercise.observe("fine print", "Moved to another type, the layer should take R along.")
+@exercise.observe("fine print", "A layer that is moved to another type should take R along.")
 def moved(impl):
     return str(layer(impl).float()(numbers("x", (4, 5)).float()).dtype)
 
@@ -241,14 +243,14 @@ exercise.mistake(
 )
 exercise.mistake(
     "rest computed anew",
-    ((OUTER, "return F.linear(x, flat(self.base).weight - self.B @ self.A, flat(self.base).bias) + F.linear(h, self.B)"),),
+    ((OUTER, "return F.linear(x, self.base.weight - self.B @ self.A, self.base.bias) + F.linear(h, self.B)"),),
     "R is computed from the present A and B, so nothing that they learn has an effect",
     "what happens to your output when A changes?",
     "R is fixed at the start; W − B A, computed anew, takes away what is added.",
 )  # fmt: skip
 exercise.mistake(
     "only the product",
-    ((OUTER, "return F.linear(h, self.B, flat(self.base).bias)"),),
+    ((OUTER, "return F.linear(h, self.B, self.base.bias)"),),
     "the rest R is missing in the output",
     "what does the layer answer at the start, with the smaller singular values gone?",
     "The frozen part belongs to the output too.",
@@ -276,11 +278,11 @@ exercise.mistake(
 )
 exercise.mistake(
     "base overwritten",
-    ((BUFFER, BUFFER + "\n        flat(self.base).weight.data.copy_(R)"),
+    ((BUFFER, BUFFER + "\n        self.base.weight.data.copy_(R)"),
      (OUTER, "return self.base(x) + F.linear(h, self.B)"), (DELTA, "return self.B @ self.A")),
     "the frozen weight itself is overwritten by R",
-    "what is left on the model when the method is taken off again?",
-    "The library does so; here the base has to be given back bit for bit.",
+    "what does the model answer to which you attached the method?",
+    "The library does so; here a view shares its frozen numbers with the base, and the base must not change.",
     "huggingface/transformers#34468, and the review of huggingface/peft#1626",
 )  # fmt: skip
 exercise.mistake(
@@ -292,7 +294,7 @@ exercise.mistake(
 )
 exercise.mistake(
     "bias twice",
-    ((OUTER, "return F.linear(x, self.R, flat(self.base).bias) + F.linear(h, self.B, flat(self.base).bias)"),),
+    ((OUTER, "return F.linear(x, self.R, self.base.bias) + F.linear(h, self.B, self.base.bias)"),),
     "the bias is added on both paths",
     "what does the layer answer to a row of zeros?",
     "Two paths meet in the output, and b comes with one of them.",
@@ -315,12 +317,19 @@ exercise.mistake(
 exercise.mistake(
     "weight at the bottom",
     (
-        ("A, B, R = split(flat(self.base).weight, rank)", "A, B, R = split(self.base.weight, rank)"),
-        (DELTA, "return self.R + self.B @ self.A - self.base.weight"),
+        ("A, B, R = split(self.base.weight, rank)", "A, B, R = split(bottom(self.base).weight, rank)"),
+        (DELTA, "return self.R + self.B @ self.A - bottom(self.base).weight"),
     ),
-    "where the layer is stacked on another method, what that one has learned is passed by",
-    "what is `self.base` if a LoRA stands there already, and what is its `weight`?",
-    "A wrapper answers for the frozen layer at the bottom; what stands below as a whole is another weight.",
+    "where the layer is stacked on another method, what that one has learned is left out",
+    "what is `self.base` if a LoRA stands there already, and what lies at its bottom?",
+    "The weight to be split is the one that acted before you came; the base of a wrapper gives it.",
+)
+exercise.mistake(
+    "weight of the layer",
+    ((DELTA, "return self.R + self.B @ self.A - self.weight"),),
+    "`delta` reads W through the layer's own `weight`, which is W + ΔW and asks for `delta` in turn",
+    "what does `weight` of a `WeightWrapper` give, and what does it need for that?",
+    "The weight of an adapted layer is the adapted one; the frozen one belongs to `base`.",
 )
 exercise.mistake(
     "split in its own type",
@@ -345,12 +354,12 @@ exercise.mistake(
 exercise.right(
     "diagonal matrices",
     ((A, "A = (torch.diag(root) @ Vt[:rank]).to(W)"), (B, "B = (U[:, :rank] @ torch.diag(root)).to(W)"),
-     (OUTER, "return x @ self.R.T + h @ self.B.T + flat(self.base).bias")),
+     (OUTER, "return x @ self.R.T + h @ self.B.T + self.base.bias")),
 )  # fmt: skip
 exercise.right(
     "the rest from the smaller values",
     ((R, "R = U[:, rank:] @ torch.diag(S[rank:]) @ Vt[rank:]"),
-     (DELTA, "return self.B @ self.A + (self.R - flat(self.base).weight)")),
+     (DELTA, "return self.B @ self.A + (self.R - self.base.weight)")),
 )  # fmt: skip
 exercise.right(
     "other signs",
@@ -358,7 +367,7 @@ exercise.right(
 )
 exercise.right(
     "one product",
-    (("        " + INNER + "\n        " + OUTER, "        return F.linear(x, torch.add(self.R, self.B @ self.A), flat(self.base).bias)"),
+    (("        " + INNER + "\n        " + OUTER, "        return F.linear(x, torch.add(self.R, self.B @ self.A), self.base.bias)"),
      (BUFFER, 'self.register_buffer("R", R.clone(), False)')),
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Positions: where a token stands, with padding on either side, a cache, virtual tokens; and the vectors made of it."""
+"""Positions: where a token stands with padding, after a cache, behind vectors in front; and the vectors made of it."""
 
 import torch
 from torch import nn
@@ -20,12 +20,14 @@ exercise = Exercise(
 
 D = 6
 TOKENS = torch.tensor([[7, BOS, 5, 6, 4], [BOS, 9, 3, BOS, 2], [3, 8, 6, BOS, 10]])
-SEEN = {
-    None: torch.ones(1, 5).bool(),
+REAL = {
     "left": torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [0, 1, 1, 1, 1]]).bool(),
     "right": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0]]).bool(),
     "gap": torch.tensor([[1, 0, 1, 1, 1], [1, 1, 0, 1, 1], [1, 1, 1, 0, 1]]).bool(),
 }
+EARLIER = torch.tensor(
+    [[1, 1, 1], [0, 0, 1], [0, 1, 1]]
+).bool()  # three tokens that were read before, some of them padding
 
 
 def embed(impl, bos=None, norm=None):
@@ -38,22 +40,40 @@ def embed(impl, bos=None, norm=None):
     return known[bos, norm]
 
 
-def at(impl, bos=None, start=0, pad=None, n=0, skip=0):
-    """The positions of virtual tokens and of real ones, row by row; where padding stands does not matter."""
-    positions, _ = embed(impl, bos).positions(TOKENS, start, SEEN[pad], n, skip)
-    there = torch.cat([torch.ones(3, n, dtype=torch.bool), SEEN[pad].expand(3, -1)], 1)
-    return [row[real].tolist() for row, real in zip(positions.expand(3, -1), there, strict=True)]
+def before(impl, keys=0, pad=None, front=(), earlier=None, offset=0):
+    """A cache that has been told of the tokens already.
+
+    keys: how many keys it holds, with `earlier` as their mask. pad: which of TOKENS are padding, a key of REAL.
+    """
+    cache = impl.Cache(1)
+    if keys:
+        cache.layers[0].k = cache.layers[0].v = numbers("cached", (3, 2, keys, 3))
+    cache.front, cache.offset = [*front], offset
+    if pad or earlier is not None:
+        n = sum(P.shape[-2] for P in front)
+        known = torch.ones(3, keys, dtype=torch.bool) if earlier is None else earlier
+        real = REAL[pad] if pad else torch.ones_like(TOKENS, dtype=torch.bool)
+        cache.mask = torch.cat([known, torch.ones(3, n, dtype=torch.bool), real], dim=1)
+    return cache
 
 
-def taken(impl, bos=None, start=0, pad=None, n=0, skip=0, tokens=TOKENS, seen=None):
-    """How many are taken then, a number for each row."""
-    seen = SEEN[pad][:, : tokens.shape[1]] if seen is None else seen
-    _, count = embed(impl, bos).positions(tokens, start, seen, n, skip)
-    return torch.as_tensor(count).expand(3, 1)[:, 0].tolist()
+def at(impl, bos=None, n=0, pad=None, **settings):
+    """The positions of n vectors in front and of the real tokens, row by row; those of padding do not matter."""
+    cache = before(impl, pad=pad, front=[numbers("front", (n, D))] * bool(n), **settings)
+    positions = embed(impl, bos).positions(TOKENS, n, cache).expand(3, -1)
+    real = REAL[pad] if pad else torch.ones_like(TOKENS, dtype=torch.bool)
+    real = torch.cat([torch.ones(3, n, dtype=torch.bool), real], dim=1)
+    return [row[there].tolist() for row, there in zip(positions, real, strict=True)]
 
 
-STARTS = torch.tensor([[4], [0], [2]])
-NOTHING = torch.tensor([[True, True], [False, False], [False, True]])  # a first piece that is padding alone in a row
+def offset(impl, tokens=TOKENS, n=0, **settings):
+    """What the cache keeps for the next tokens, a number for each row."""
+    cache = before(impl, **settings)
+    embed(impl, BOS).positions(tokens, n, cache)
+    return torch.as_tensor(cache.offset).expand(3, 1)[:, 0].tolist()
+
+
+OFFSETS = torch.tensor([[4], [0], [2]])
 
 
 @exercise.observe("absolute", "Without padding, the tokens of a row do not stand where they should.")
@@ -61,48 +81,31 @@ def positions_of_a_plain_row(impl):
     return at(impl)
 
 
-@exercise.observe("absolute", "Where tokens continue what a cache holds, they do not stand where they should.")
-def positions_after_a_start(impl):
-    return [at(impl, start=3), at(impl, start=STARTS)]
+@exercise.observe("absolute", "Tokens that come after cached keys do not stand where they should.")
+def positions_after_cached_keys(impl):
+    return at(impl, keys=3)
 
 
-@exercise.observe("absolute", "In a padded row the tokens should stand where they would stand alone.")
+@exercise.observe("absolute", "In a padded row, the tokens should stand where they would stand alone.")
 def positions_in_padded_rows(impl):
     return [at(impl, pad=pad) for pad in ("left", "right", "gap")]
 
 
-@exercise.observe("absolute", "A position is no row of the table: all have to be 0 or more, those of padding too.")
+@exercise.observe(
+    "absolute", "Where some of the cached keys are padding, the next tokens do not stand where they should."
+)
+def positions_after_cached_padding(impl):
+    return [at(impl, keys=3, earlier=EARLIER), at(impl, keys=3, earlier=EARLIER, pad="gap")]
+
+
+@exercise.observe("absolute", "The table has no row for a negative position; padding needs one of 0 or more, too.")
 def negative_positions(impl):
-    return int((embed(impl).positions(TOKENS, 0, SEEN["left"], 0)[0] < 0).sum())
+    return int((embed(impl).positions(TOKENS, 0, before(impl, pad="left")) < 0).sum())
 
 
-@exercise.observe("absolute", "With n virtual tokens in front, they or the tokens do not stand where they should.")
-def positions_with_virtual_tokens(impl):
-    return [at(impl, n=2), at(impl, n=2, pad="left")]
-
-
-@exercise.observe(
-    "absolute", "Virtual tokens that are only in the layers, `skip`, take positions as well: the first ones."
-)
-def positions_with_skip(impl):
-    return [at(impl, skip=2), at(impl, n=1, skip=3, pad="right")]
-
-
-@exercise.observe("absolute", "How many positions are taken afterwards is not right.")
-def taken_by_a_plain_row(impl):
-    return [taken(impl), taken(impl, start=3), taken(impl, n=2), taken(impl, n=1, skip=3)]
-
-
-@exercise.observe(
-    "absolute", "In padded rows, how many positions are taken afterwards is not right, and each row has its own number."
-)
-def taken_by_padded_rows(impl):
-    return [taken(impl, pad=pad) for pad in ("left", "right", "gap")] + [taken(impl, start=STARTS, pad="left")]
-
-
-@exercise.observe("absolute", "A piece that is padding alone should take nothing.")
-def taken_by_padding_alone(impl):
-    return taken(impl, tokens=TOKENS[:, :2], seen=NOTHING)
+@exercise.observe("absolute", "With n vectors in front, they or the tokens do not stand where they should.")
+def positions_with_vectors_in_front(impl):
+    return [at(impl, n=2), at(impl, n=2, pad="left"), at(impl, n=2, keys=3)]
 
 
 @exercise.observe("from BOS", "Counted from BOS, the tokens do not stand where they should.")
@@ -111,419 +114,425 @@ def positions_from_bos(impl):
 
 
 @exercise.observe("from BOS", "What continues after a BOS that was read before does not stand where it should.")
-def positions_from_bos_after_a_start(impl):
-    return [at(impl, BOS, start=3), at(impl, BOS, start=STARTS)]
+def positions_from_bos_after_an_offset(impl):
+    return [at(impl, BOS, offset=3, keys=3), at(impl, BOS, offset=OFFSETS, keys=3)]
 
 
 @exercise.observe("from BOS", "Counted from BOS, padding spoils the count: it takes no position, and it is never BOS.")
 def positions_from_bos_in_padded_rows(impl):
-    return [at(impl, BOS, pad=pad) for pad in ("left", "right", "gap")]
+    padded = [at(impl, BOS, pad=pad) for pad in ("left", "right", "gap")]
+    return [*padded, at(impl, BOS, pad="left", keys=3, earlier=EARLIER)]
 
 
-@exercise.observe("from BOS", "Virtual tokens are preamble: they share its position, and the tokens do not move.")
-def positions_from_bos_with_virtual_tokens(impl):
-    return [at(impl, BOS, n=2), at(impl, BOS, n=1, skip=3)]
+@exercise.observe("from BOS", "Vectors in front and keys alone, as of a prefix, should not move what follows BOS.")
+def positions_from_bos_with_vectors_and_keys(impl):
+    return [at(impl, BOS, n=2), at(impl, BOS, keys=3), at(impl, BOS, n=2, pad="left")]
 
 
-@exercise.observe("from BOS", "How many positions are taken afterwards, counted from BOS, is not right.")
-def taken_from_bos(impl):
-    pads = [taken(impl, BOS, pad=pad) for pad in (None, "left", "right")]
-    return [
-        *pads,
-        taken(impl, BOS, start=STARTS),
-        taken(impl, BOS, n=2, skip=1),
-        taken(impl, BOS, tokens=TOKENS[:, :2]),
-    ]
+@exercise.observe("from BOS", "What the cache keeps as `offset`, for the tokens that come next, is not right.")
+def offset_that_is_kept(impl):
+    pads = [offset(impl, pad=pad) for pad in (None, "left", "right")]
+    return [*pads, offset(impl, offset=OFFSETS), offset(impl, n=2), offset(impl, tokens=TOKENS[:, :1])]
 
 
-@exercise.observe("vectors", "A token's vector should be what it is plus where it stands; yours is another one.")
+@exercise.observe("vectors", "A token's vector should be the sum of two: what it is, and where it stands.")
 def vectors(impl):
-    return embed(impl)(TOKENS)[0]
+    return embed(impl)(TOKENS)
 
 
 @exercise.observe("vectors", "With a norm (BERT has one here), the vectors are not the expected ones.")
 def vectors_with_a_norm(impl):
-    return embed(impl, norm=True)(TOKENS)[0]
+    return embed(impl, norm=True)(TOKENS)
 
 
 @exercise.observe("vectors", "The real tokens of padded rows do not get the vectors they should.")
 def vectors_of_padded_rows(impl):
-    return [embed(impl, bos)(TOKENS, None, SEEN["left"])[0][SEEN["left"]] for bos in (None, BOS)]
+    return [embed(impl, bos)(TOKENS, before(impl, pad="left"))[REAL["left"]] for bos in (None, BOS)]
 
 
-@exercise.observe("vectors", "A padded row should get what it would get alone.")
+@exercise.observe("vectors", "A padded row should get the same vectors as the row alone.")
 def a_row_in_the_batch_and_alone(impl):
     made = embed(impl)
-    return made(TOKENS, mask=SEEN["left"])[0][1, 2:] - made(TOKENS[1:2, 2:])[0][0]
+    return made(TOKENS, before(impl, pad="left"))[1, 2:] - made(TOKENS[1:2, 2:])[0]
 
 
 @exercise.observe("vectors", "Tokens that continue what was read before do not get the vectors they should.")
-def vectors_after_a_start(impl):
-    return [embed(impl)(TOKENS, STARTS)[0], embed(impl, BOS)(TOKENS, STARTS)[0]]
+def vectors_after_a_cache(impl):
+    return [embed(impl)(TOKENS, before(impl, keys=3)), embed(impl, BOS)(TOKENS, before(impl, offset=OFFSETS))]
 
 
-@exercise.observe("vectors", "The second value, how many positions are taken, is not right.")
-def what_comes_with_the_vectors(impl):
-    return [torch.as_tensor(embed(impl)(TOKENS, 3, mask)[1]).expand(3, 1) for mask in (None, SEEN["left"])]
-
-
-@exercise.observe("virtual tokens", "With virtual tokens there should be n + T vectors in each row.")
+@exercise.observe("in front", "With n vectors in front there should be n + T vectors in each row.")
 def shape_with_a_front(impl):
-    return list(embed(impl)(TOKENS, front=numbers("front", (2, D)))[0].shape)
+    return list(embed(impl)(TOKENS, before(impl, front=[numbers("front", (2, D))])).shape)
 
 
-@exercise.observe("virtual tokens", "The virtual tokens and the tokens after them do not get the vectors they should.")
+@exercise.observe("in front", "The vectors in front, or the tokens behind them, are not what they should be.")
 def vectors_with_a_front(impl):
-    front = numbers("front", (2, D))
-    return [embed(impl)(TOKENS, front=front)[0], embed(impl, BOS)(TOKENS, front=front)[0]]
+    front = [numbers("front", (2, D))]
+    return [embed(impl, bos)(TOKENS, before(impl, front=front)) for bos in (None, BOS)]
 
 
-@exercise.observe(
-    "virtual tokens", "Where each row brings virtual tokens of its own, (B, n, d), rows get those of others."
-)
+@exercise.observe("in front", "Two prompts should stand one behind the other, in the order of the list.")
+def two_fronts(impl):
+    return embed(impl)(TOKENS, before(impl, front=[numbers("front", (2, D)), numbers("other", (1, D))]))
+
+
+@exercise.observe("in front", "Where each row brings vectors of its own, (B, n, d), some rows get those of others.")
 def a_front_for_each_row(impl):
-    return embed(impl)(TOKENS, front=numbers("fronts", (3, 2, D)))[0]
+    return embed(impl)(TOKENS, before(impl, front=[numbers("fronts", (3, 2, D))]))
 
 
-@exercise.observe("virtual tokens", "`skip` virtual tokens have no vector here, but the tokens stand behind them.")
-def vectors_with_skip(impl):
-    return embed(impl)(TOKENS, skip=3)[0]
+@exercise.observe("in front", "A norm should be applied to the vectors in front too.")
+def a_front_with_a_norm(impl):
+    return embed(impl, norm=True)(TOKENS, before(impl, front=[numbers("front", (2, D))]))
 
 
-@exercise.observe(
-    "virtual tokens", "The gradient that reaches the virtual tokens, a soft prompt, is not the expected one."
-)
+@exercise.observe("in front", "Once they are put before the tokens, the vectors should be taken out of the cache.")
+def what_is_left_in_front(impl):
+    cache = before(impl, front=[numbers("front", (2, D))])
+    embed(impl)(TOKENS, cache)
+    return len(cache.front)
+
+
+@exercise.observe("in front", "The gradient that reaches the vectors in front, a soft prompt, is not the expected one.")
 def gradient_of_the_front(impl):
     front = numbers("front", (2, D)).requires_grad_()
-    (embed(impl)(TOKENS, front=front)[0] * numbers("to", (3, 7, D))).sum().backward()
+    (embed(impl)(TOKENS, before(impl, front=[front])) * numbers("to", (3, 7, D))).sum().backward()
     return front.grad
 
 
-X = "        x = self.token(tokens)  # (B, T, d)\n"
-FRONT = "            x = torch.cat([front.expand(len(tokens), -1, -1), x], dim=1)  # (B, n+T, d)\n"
-VISIBLE = "visible = torch.ones_like(tokens[:1], dtype=torch.bool) if mask is None else mask"
-ASKED = "self.positions(tokens, 0 if start is None else start, visible, n, skip)"
-OUT = "        return self.norm(x + self.position(positions)), taken\n"
-TAKEN = "        taken = start + skip + F.pad(visible, (n, 0), value=True).cumsum(1)\n"
-BACK = "        return (taken - 1).clamp(min=0), taken[:, -1:]\n"
-BEGUN = "        begun = (((tokens == self.bos) & visible).cumsum(1) + start) > 0\n"
-COUNT = "        positions = F.pad(start + (begun & visible).cumsum(1), (n, 0))\n"
-BACK_BOS = "        return positions, positions[:, -1:]\n"
+LENGTH = "        n = sum(P.shape[-2] for P in cache.front)\n        positions ="
+ASKED = "positions = self.positions(tokens, n, cache)  # (B or 1, n+T)\n"
+FRONT = "        front = [P.expand(len(tokens), -1, -1) for P in cache.front]\n"
+X = "        x = torch.cat([*front, self.token(tokens)], dim=1)  # (B, n+T, d)\n"
+TAKEN = "        cache.front = []\n"
+OUT = "        return self.norm(x + self.position(positions))\n"
+NEW = "        new = n + tokens.shape[1]\n"
+ALL = "        if cache.mask is None:\n            return torch.arange(cache.length, cache.length + new, device=tokens.device)[None]\n"
+COUNTED = "        return (cache.mask.cumsum(1) - 1).clamp(min=0)[:, -new:]  # padding before the first real key: -1, made 0\n"
+BEGUN = "        begun = ((tokens == self.bos) & real).cumsum(1) + cache.offset > 0\n"
+COUNT = "        positions = F.pad(cache.offset + (begun & real).cumsum(1), (n, 0))\n"
+KEPT = "        cache.offset = positions[:, -1:]\n        return positions\n"
 
 exercise.mistake(
     "padding takes positions",
-    (
-        (
-            TAKEN,
-            "        taken = start + skip + torch.arange(1, n + tokens.shape[1] + 1)[None].expand(len(visible), -1)\n",
-        ),
-    ),
+    ((ALL, ALL.replace("cache.mask is None", "True")), (COUNTED, "")),
     "positions are counted through, padding included",
     "where does the first word of a row stand if there are two tokens of padding on its left?",
-    "GPT-2 has learned that a text begins at position 0. Count what is visible, not what is there.",
+    "GPT-2 has learned that a text begins at position 0. Count the tokens that are visible, not all that are there.",
     "huggingface/transformers#3021 and #21080, ndif-team/nnsight#673",
 )
 exercise.mistake(
     "always 0, 1, 2",
-    ((TAKEN, "        taken = torch.arange(1, n + tokens.shape[1] + 1)[None]\n"),),
+    ((ALL, "        if True:\n            return torch.arange(new)[None]\n"), (COUNTED, "")),
     "positions are 0, 1, 2, …, whatever came before and whatever is padding",
-    "which of the arguments of `positions` have you used?",
-    "Each of them moves a token in some case: a cache, a padded row, a prefix.",
+    "which of the arguments of `positions` did you use?",
+    "The cache tells two things that move a token: how many keys came before it, and what is padding.",
     "huggingface/transformers#21080",
 )
 exercise.mistake(
-    "start left out",
-    ((TAKEN, "        taken = skip + F.pad(visible, (n, 0), value=True).cumsum(1)\n"),),
-    "the positions that are taken already are not counted: each piece begins at 0",
+    "cached keys not counted",
+    ((ALL, ALL.replace("cache.length, cache.length + new", "new")),),
+    "the cached keys are not counted, so each piece begins at 0",
     "with a cache the second piece is one token long; where does it stand?",
-    "`start` says how many came before.",
+    "The cache knows how many keys came before.",
     "huggingface/transformers#15751",
 )
 exercise.mistake(
-    "begins at 1",
-    ((BACK, "        return taken, taken[:, -1:]\n"),),
-    "the first token stands at position 1, not 0",
-    "if three tokens are taken, what is the position of the third?",
-    "A position is one less than the count of tokens up to it.",
-    "huggingface/transformers#11242, where it is RoBERTa's own way",
+    "count of the new tokens alone",
+    ((COUNTED, "        return (cache.mask[:, -new:].cumsum(1) - 1).clamp(min=0)\n"),),
+    "with a mask, only the new tokens are counted, so a padded row starts again at 0 with each piece",
+    "how many visible keys come before the first of the new tokens?",
+    "Count over the whole mask first and take the part of the new tokens afterwards.",
 )
 exercise.mistake(
-    "last position instead of count",
-    ((BACK, "        return (taken - 1).clamp(min=0), (taken - 1)[:, -1:]\n"),),
-    "what is returned as taken is the last position, one too few",
-    "after positions 0, 1 and 2, how many are taken?",
-    "The next piece would put its first token where the last one stands.",
+    "cached padding counted",
+    ((COUNTED, "        return cache.length + (cache.mask[:, -new:].cumsum(1) - 1).clamp(min=0)\n"),),
+    "padding among the cached keys takes positions",
+    "if three keys are cached and two of them are padding, where does the next token stand?",
+    "Padding takes no position, no matter in which piece it was read.",
 )
+exercise.mistake(
+    "begins at 1",
+    ((ALL, ALL.replace("cache.length, cache.length + new", "cache.length + 1, cache.length + new + 1")),
+     (COUNTED, "        return cache.mask.cumsum(1)[:, -new:]\n")),
+    "the first token stands at position 1, not 0",
+    "how many visible keys come before the first token?",
+    "A position is one less than the number of tokens up to and including this one.",
+    "huggingface/transformers#11242, where it is RoBERTa's own way",
+)  # fmt: skip
 exercise.mistake(
     "one count for all rows",
-    ((BACK, "        return (taken - 1).clamp(min=0), taken[:, -1:].max()[None, None]\n"),),
-    "all rows get the count of the longest one",
-    "do rows of different length continue at the same position?",
-    "Each row has its own count of real tokens, (B, 1).",
+    ((COUNTED, COUNTED.replace("[:, -new:]", ".amax(0, keepdim=True)[:, -new:]")),),
+    "all rows get the positions of the longest one",
+    "do the tokens of a short row, padded on the left, stand as far on as those of a long one?",
+    "Each row has its own count of real tokens, so the result is (B, n+T).",
     "unslothai/unsloth#3795 and #4078",
 )
 exercise.mistake(
-    "padding counted at the end",
-    ((BACK, "        return (taken - 1).clamp(min=0), (0 * taken + start + skip + n + tokens.shape[1])[:, -1:]\n"),),
-    "taken counts the padding: it goes by the length of the row",
-    "how many positions does a row of three tokens take if it is padded to five?",
-    "Padding takes no position, so nor does it count afterwards.",
-)
-exercise.mistake(
-    "count from a cut position",
-    ((BACK, "        positions = (taken - 1).clamp(min=0)\n        return positions, positions[:, -1:] + 1\n"),),
-    "where nothing but padding has come, one position counts as taken",
-    "what does cutting at 0 do to a count of 0?",
-    "The position of padding is cut off at 0, the count must not be.",
-)
-exercise.mistake(
     "negative positions",
-    ((BACK, "        return taken - 1, taken[:, -1:]\n"),),
+    ((COUNTED, COUNTED.replace(".clamp(min=0)", "")),),
     "padding on the left gets position −1",
     "how many real tokens are there up to a token of padding on the left?",
     "Nobody looks at padding, but a table has no row −1.",
     "huggingface/transformers#3021, where −1 is set to 0 afterwards",
 )
 exercise.mistake(
-    "virtual tokens not counted",
-    ((TAKEN, "        taken = start + skip + F.pad(visible.cumsum(1), (n, 0))\n"),),
-    "virtual tokens take no position: the tokens begin at 0",
-    "what does the class say about virtual tokens and the first positions?",
-    "They stand in front of the text, so the text moves back by n.",
-)
+    "vectors in front not counted",
+    ((ALL, "        if cache.mask is None:\n            return F.pad(torch.arange(cache.length, cache.length + tokens.shape[1]), (n, 0))[None]\n"),),
+    "the vectors in front take no position, so the tokens begin at 0",
+    "where would the first token stand if the n vectors were words?",
+    "The vectors stand in front of the text, so the text moves back by n.",
+)  # fmt: skip
 exercise.mistake(
-    "virtual tokens counted at the end",
-    ((TAKEN, "        taken = start + skip + F.pad(visible, (0, n), value=True).cumsum(1)\n"),),
-    "the places of the virtual tokens are counted behind the tokens",
-    "at which end of the row do virtual tokens stand?",
-    "With padding the two ends differ. The order is: what was before, virtual tokens, tokens.",
-)
-exercise.mistake(
-    "skip left out",
-    ((TAKEN, "        taken = start + F.pad(visible, (n, 0), value=True).cumsum(1)\n"),),
-    "`skip` is not counted",
-    "where does the text begin if five virtual tokens stand before it in every layer, but not here?",
-    "A learned prefix has no vector in the stream, yet it takes the first positions.",
-    "huggingface/peft#869",
+    "vectors in front shifted only with padding",
+    ((COUNTED, "        return F.pad((cache.mask[:, -tokens.shape[1] :].cumsum(1) - 1).clamp(min=0), (n, 0))\n"),),
+    "with a mask, what stands in front of the tokens is not counted",
+    "which columns of the mask belong to the new tokens, and which come before them?",
+    "The mask covers the cached keys and the vectors in front as well; all of them come before the tokens.",
 )
 exercise.mistake(
     "BOS at 0",
-    ((COUNT, "        positions = F.pad((start + (begun & visible).cumsum(1) - 1).clamp(min=0), (n, 0))\n"),),
+    ((COUNT, "        positions = F.pad((cache.offset + (begun & real).cumsum(1) - 1).clamp(min=0), (n, 0))\n"),),
     "BOS stands at 0, where the preamble stands",
-    "which position has BOS, according to the class?",
-    "Position 0 is for all that comes before BOS.",
+    "which position does BOS have, according to the class?",
+    "Position 0 is for everything that comes before BOS.",
 )
 exercise.mistake(
     "preamble counted",
-    ((COUNT, "        positions = F.pad(start + visible.cumsum(1).expand(begun.shape), (n, 0))\n"),),
+    ((COUNT, "        positions = F.pad(cache.offset + real.cumsum(1), (n, 0))\n"),),
     "the count begins at the first token, not at BOS",
-    "what do all members of the preamble share?",
-    "Count tokens of which it can be said: BOS has come.",
+    "which position do all members of the preamble share?",
+    "Count only the tokens that come after BOS, and BOS itself.",
 )
 exercise.mistake(
     "BOS forgotten in the next piece",
-    ((BEGUN, "        begun = ((tokens == self.bos) & visible).cumsum(1) > 0\n"),),
+    ((BEGUN, "        begun = ((tokens == self.bos) & real).cumsum(1) > 0\n"),),
     "a piece without BOS counts as preamble, even if BOS came in an earlier piece",
     "with a cache, the next piece is one token; does it hold a BOS?",
-    "`start` tells more than where to go on: above 0 it says that the count has begun.",
+    "The offset tells more than where to go on: above 0, it says that the count has begun.",
 )
 exercise.mistake(
     "padding that looks like BOS",
-    ((BEGUN, "        begun = ((tokens == self.bos).cumsum(1) + start) > 0\n"),),
-    "padding that happens to have the number of BOS starts the count",
-    "which number does padding have?",
-    "Padding may hold any token; only what is visible can be BOS.",
+    ((BEGUN, "        begun = (tokens == self.bos).cumsum(1) + cache.offset > 0\n"),),
+    "padding that happens to be the token BOS starts the count",
+    "which token stands at a place of padding?",
+    "Padding may hold any token; only a real token can be BOS.",
 )
 exercise.mistake(
     "padding counted after BOS",
-    ((COUNT, "        positions = F.pad(start + begun.cumsum(1), (n, 0))\n"),),
-    "after BOS padding is counted too",
+    ((COUNT, "        positions = F.pad(cache.offset + begun.cumsum(1), (n, 0))\n"),),
+    "after BOS, padding is counted too",
     "does padding take a position?",
-    "Two things must hold for a token to be counted.",
+    "Two conditions must hold for a token to be counted.",
 )
 exercise.mistake(
-    "BOS itself is counted",
-    ((COUNT, "        positions = F.pad(start + ((tokens == self.bos) & visible).cumsum(1), (n, 0))\n"),),
-    "it is the BOS tokens that are counted, so all tokens after one share a position",
-    "what does a running sum of `tokens == bos` look like behind BOS?",
-    "That sum says whether the count has begun; then a second sum counts.",
+    "only BOS counted",
+    ((COUNT, "        positions = F.pad(cache.offset + ((tokens == self.bos) & real).cumsum(1), (n, 0))\n"),),
+    "only the BOS tokens are counted, so all tokens after one share a position",
+    "what does a running sum of `tokens == bos` look like after BOS?",
+    "That sum says whether the count has begun; a second sum does the counting.",
 )
 exercise.mistake(
-    "BOS moved by virtual tokens",
-    ((COUNT, "        positions = F.pad(start + n + (begun & visible).cumsum(1), (n, 0))\n"),),
-    "virtual tokens move BOS and what follows",
+    "BOS moved by vectors in front",
+    ((COUNT, "        positions = F.pad(n + cache.offset + (begun & real).cumsum(1), (n, 0))\n"),),
+    "vectors in front move BOS and what follows",
     "would an instruction of n words before BOS move it?",
-    "Counted from BOS, it does not matter how much stands before; that is the point of it.",
+    "When positions are counted from BOS, it does not matter how much stands before it.",
 )
 exercise.mistake(
-    "BOS moved by skip",
-    ((COUNT, "        positions = F.pad(start + skip + (begun & visible).cumsum(1), (n, 0))\n"),),
-    "`skip` moves BOS and what follows",
-    "would an instruction of that many words before BOS move it?",
-    "Counted from BOS, it does not matter how much stands before, here or in the layers.",
+    "BOS moved by cached keys",
+    ((COUNT, "        positions = F.pad(cache.length + (begun & real).cumsum(1), (n, 0))\n"),),
+    "the number of cached keys is taken for the offset, so a prefix or a preamble moves what follows",
+    "if the cache holds the keys of a prefix only, where does BOS stand?",
+    "Keys count only from BOS on; the cache keeps that count apart, as `offset`.",
 )
 exercise.mistake(
-    "start not added after BOS",
-    ((COUNT, "        positions = F.pad((begun & visible).cumsum(1), (n, 0))\n"),),
+    "offset not added",
+    ((COUNT, "        positions = F.pad((begun & real).cumsum(1), (n, 0))\n"),),
     "after an earlier piece, the count starts again at 1",
-    "after three positions are taken, where does the next token stand?",
-    "`start` says how many came before.",
+    "if the last token stood at 3, where does the next one stand?",
+    "The cache keeps the last position as `offset`.",
 )
 exercise.mistake(
-    "length taken, from BOS",
-    ((BACK_BOS, "        return positions, (0 * positions + start + tokens.shape[1])[:, -1:]\n"),),
-    "counted from BOS, taken goes by the length of the piece, preamble and padding included",
-    "how many positions does a piece take that is preamble alone?",
-    "What counts as taken are the tokens that have been counted.",
+    "offset not kept",
+    ((KEPT, "        return positions\n"),),
+    "the cache is not told the last position",
+    "how will the next piece know where to go on?",
+    "`offset` is for you to write as well as to read.",
+)
+exercise.mistake(
+    "offset by length",
+    ((KEPT, "        cache.offset = cache.offset + tokens.shape[1]\n        return positions\n"),),
+    "the offset grows by the length of the piece, preamble and padding included",
+    "what is the last position in a piece that is preamble alone?",
+    "The offset is a position: the last one that was given, row by row.",
+)
+exercise.mistake(
+    "largest offset for all rows",
+    ((KEPT, "        cache.offset = int(positions.max())\n        return positions\n"),),
+    "all rows get the offset of the longest one",
+    "do rows of different length continue at the same position?",
+    "Each row has an offset of its own, (B, 1).",
 )
 exercise.mistake(
     "tokens only",
-    ((OUT, "        return self.norm(x), taken\n"),),
+    ((OUT, "        return self.norm(x)\n"),),
     "the vectors do not tell where a token stands",
     "can attention tell `dog bites man` from `man bites dog` in your model?",
     "Attention reads a set; the order has to be in the vectors.",
 )
 exercise.mistake(
     "scaled tokens",
-    ((X, "        x = self.token(tokens) * self.token.embedding_dim**0.5\n"),),
+    ((X, X.replace("self.token(tokens)", "self.token(tokens) * self.token.embedding_dim**0.5")),),
     "the token vectors are multiplied by √d, as in the first Transformer",
     "does the docstring, or GPT-2, ask for a scale here?",
     "Vaswani et al. share this table with the head and scale it; GPT-2 and BERT do not.",
 )
 exercise.mistake(
     "norm left out",
-    ((OUT, "        return x + self.position(positions), taken\n"),),
+    ((OUT, "        return x + self.position(positions)\n"),),
     "the norm of the embedding is not used",
     "what is `self.norm` in a BERT?",
-    "In a GPT-2 it does nothing, so only another base shows it.",
+    "In GPT-2 it does nothing, so only another model shows that it is missing.",
 )
 exercise.mistake(
     "norm before the position",
-    ((OUT, "        return self.norm(x) + self.position(positions), taken\n"),),
+    ((OUT, "        return self.norm(x) + self.position(positions)\n"),),
     "the norm is applied before the position is added",
-    "which sum does BERT norm?",
-    "First all parts are added, then comes the norm.",
+    "which sum does BERT normalize?",
+    "All parts are added first; the norm comes last.",
 )
 exercise.mistake(
-    "taken not returned",
-    ((OUT, "        return self.norm(x + self.position(positions))\n"),),
-    "only the vectors are returned, not how many positions are taken",
-    "how will the next piece know where to go on?",
-    "See what the docstring says about the two things that are returned.",
+    "front never read",
+    ((LENGTH, "        n = 0\n        positions ="), (X, "        x = self.token(tokens)\n")),
+    "the vectors that belong in front are left out",
+    "how many vectors should each row have if n stand in front of T tokens?",
+    "Whatever a method has put into `cache.front` belongs before the tokens.",
 )
 exercise.mistake(
     "front behind",
-    ((FRONT, "            x = torch.cat([x, front.expand(len(tokens), -1, -1)], dim=1)  # (B, n+T, d)\n"),),
-    "the virtual tokens stand behind the tokens",
-    "in a causal model, who can read what stands at the end?",
-    "Every token should be able to read the prompt, so it comes first.",
+    ((X, X.replace("[*front, self.token(tokens)]", "[self.token(tokens), *front]")),),
+    "the vectors that belong in front stand behind the tokens",
+    "in a causal model, which tokens can read what stands at the end?",
+    "Every token should be able to read the prompt, so the prompt comes first.",
 )
 exercise.mistake(
+    "fronts in the wrong order",
+    ((FRONT, FRONT.replace("cache.front]", "reversed(cache.front)]")),),
+    "of two prompts, the second stands before the first",
+    "in which order are two vectors of the list to be read?",
+    "A prompt that is attached later appends its vectors: they come after those that are there.",
+)
+exercise.mistake(
+    "last front only",
+    ((FRONT, "        front = [P.expand(len(tokens), -1, -1) for P in cache.front[-1:]]\n"),
+     (LENGTH, "        n = sum(P.shape[-2] for P in cache.front[-1:])\n        positions =")),
+    "of several prompts, only the last one stands in front",
+    "what if two methods each put vectors there?",
+    "`front` is a list, and everything in it goes before the tokens.",
+)  # fmt: skip
+exercise.mistake(
     "front without positions",
-    ((OUT, "        x = torch.cat([x[:, :n], x[:, n:] + self.position(positions)[:, n:]], dim=1)\n        return self.norm(x), taken\n"),),
-    "virtual tokens get no position vector",
-    "which positions do virtual tokens take?",
+    ((OUT, "        x = torch.cat([x[:, :n], x[:, n:] + self.position(positions)[:, n:]], dim=1)\n        return self.norm(x)\n"),),
+    "the vectors in front get no position vector",
+    "which positions do the vectors in front take?",
     "Once they stand in the stream they are treated as tokens: what they are, plus where they stand.",
 )  # fmt: skip
 exercise.mistake(
-    "front of the first row",
+    "front without norm",
     (
         (
-            FRONT,
-            "            x = torch.cat([front.reshape(-1, n, x.shape[-1])[:1].expand(len(tokens), -1, -1), x], dim=1)\n",
+            OUT,
+            "        x = x + self.position(positions)\n        return torch.cat([x[:, :n], self.norm(x[:, n:])], dim=1)\n",
         ),
     ),
-    "all rows get the virtual tokens of the first",
-    "which shapes may `front` have?",
-    "One prompt for all is (n, d), one for each row is (B, n, d).",
+    "the norm leaves out the vectors in front",
+    "what does the first layer of a BERT expect of every vector it reads?",
+    "Once they stand in the stream, the vectors in front are treated as tokens.",
+)
+exercise.mistake(
+    "front of the first row",
+    ((FRONT, "        front = [P.reshape(-1, *P.shape[-2:])[:1].expand(len(tokens), -1, -1) for P in cache.front]\n"),),
+    "all rows get the vectors of the first row",
+    "which shapes may the vectors in `front` have?",
+    "One prompt for all rows is (n, d); one for each row is (B, n, d).",
 )
 exercise.mistake(
     "front without gradient",
-    ((FRONT, FRONT.replace("front.expand", "front.detach().expand")),),
-    "the virtual tokens are cut off from the gradient",
-    "who is to be trained if there are virtual tokens?",
-    "`detach`, `.data` and `torch.tensor(...)` make copies of which the parameter knows nothing.",
+    ((FRONT, FRONT.replace("P.expand", "P.detach().expand")),),
+    "the vectors in front are cut off from the gradient",
+    "what is to be trained in prompt tuning?",
+    "`detach`, `.data` and `torch.tensor(...)` make copies that the parameter knows nothing of.",
 )
 exercise.mistake(
-    "mask not handed on",
-    ((VISIBLE, "visible = torch.ones_like(tokens, dtype=torch.bool)"),),
-    "forward does not hand the mask on to the positions",
-    "how do the positions learn where there is padding?",
-    "The count is right if it is told what is visible.",
+    "front left in the cache",
+    ((TAKEN, ""),),
+    "the vectors stay in the cache, so the next piece puts them in front again",
+    "what does the next piece of the sequence find in `cache.front`?",
+    "A sequence begins only once. The docstring says what becomes of the vectors.",
 )
 exercise.mistake(
-    "start not handed on",
-    ((ASKED, "self.positions(tokens, 0, visible, n, skip)"),),
-    "forward does not hand `start` on to the positions",
-    "how do the positions learn what a cache holds?",
-    "None means the beginning; anything else is how many are taken.",
+    "positions without the cache",
+    ((ASKED, "positions = self.positions(tokens, n, Cache(1))  # (B or 1, n+T)\n"),),
+    "forward does not pass the cache on to the positions",
+    "how do the positions learn about padding and about what came before?",
+    "The count is right if it is told what is in the cache.",
 )
-exercise.mistake(
-    "skip not handed on",
-    ((ASKED, "self.positions(tokens, 0 if start is None else start, visible, n)"),),
-    "forward does not hand `skip` on to the positions",
-    "how do the positions learn about virtual tokens that have no vector here?",
-    "The last argument of `positions` has a default, so nothing complains.",
-)
-
 exercise.right(
-    "concatenating instead of padding",
-    ((TAKEN, "        there = torch.cat([visible.new_ones(len(visible), n), visible], dim=1).long()\n        taken = start + skip + there.cumsum(dim=-1)\n"),
-     (BACK, "        return (taken - 1).masked_fill(there == 0, 1), taken[:, -1:]\n")),
+    "always a mask",
+    ((ALL, ""), (COUNTED, "        mask = torch.ones(1, cache.length + new) if cache.mask is None else cache.mask\n        real = mask.long()\n        return ((real.cumsum(dim=-1) - 1) * real)[:, -new:]\n")),
 )  # fmt: skip
 exercise.right(
-    "sum for what is taken",
-    ((TAKEN, "        real = visible.expand(len(tokens), -1).long()\n        place = torch.cat([torch.arange(n).expand(len(tokens), -1), n + (real.cumsum(1) - 1) * real], 1)\n"),
-     (BACK, "        return start + skip + place, start + skip + n + real.sum(1, keepdim=True)\n")),
+    "what came before, and then the new ones",
+    ((COUNTED, "        old, here = cache.mask[:, :-new], cache.mask[:, -new:]\n        return (old.sum(1, keepdim=True) + here.cumsum(1) - 1).clamp(min=0)\n"),
+     (NEW, "        new = len(tokens[0]) + n\n")),
 )  # fmt: skip
 exercise.right(
     "row by row from BOS",
-    ((BEGUN + COUNT + BACK_BOS, """        starts = torch.as_tensor(start).expand(len(tokens), 1)[:, 0].tolist()
+    ((BEGUN + COUNT + KEPT, """        counts = torch.as_tensor(cache.offset).expand(len(tokens), 1)[:, 0].tolist()
         rows = []
-        for row, seen, count in zip(tokens.tolist(), visible.expand(tokens.shape).tolist(), starts):
+        for row, seen, count in zip(tokens.tolist(), real.tolist(), counts):
             places = [0] * n
-            for token, real in zip(row, seen):
-                if real and (count or token == self.bos):
+            for token, there in zip(row, seen):
+                if there and (count or token == self.bos):
                     count += 1
                 places.append(count)
             rows.append(places)
-        positions = torch.tensor(rows)
-        return positions, positions[:, -1:]
+        cache.offset = torch.tensor(rows)[:, -1:]
+        return torch.tensor(rows)
 """),),
 )  # fmt: skip
 exercise.right(
     "cummax",
-    (
-        (
-            BEGUN,
-            "        found = ((tokens == self.bos) & visible).long().cummax(1).values.bool()\n        begun = found | torch.as_tensor(start > 0)\n",
-        ),
-    ),
-)
+    ((BEGUN, "        found = ((tokens == self.bos) & real).long().cummax(1).values.bool()\n        begun = found | torch.as_tensor(cache.offset > 0)\n"),),
+)  # fmt: skip
 exercise.right(
-    "embedding both, adding parts",
-    ((X, "        x = nn.functional.embedding(tokens, self.token.weight)\n"),
-     (FRONT, "            front = front if front.ndim == 3 else front[None].repeat(len(tokens), 1, 1)\n            x = torch.hstack([front, x])\n"),
-     (VISIBLE, "visible = torch.ones(tokens.shape, dtype=torch.bool) if mask is None else mask"),
-     (OUT, "        return self.norm(self.position.weight[positions] + x), taken\n")),
+    "parts put together one after the other",
+    ((FRONT + X, "        x = nn.functional.embedding(tokens, self.token.weight)\n        for P in reversed(cache.front):\n            x = torch.hstack([P if P.ndim == 3 else P[None].repeat(len(tokens), 1, 1), x])\n"),
+     (TAKEN, "        cache.front.clear()\n"),
+     (OUT, "        return self.norm(self.position.weight[positions] + x)\n")),
 )  # fmt: skip
 
 exercise.house(
     "padding takes a position",
-    ((TAKEN, "        taken = start + skip + torch.ones_like(F.pad(visible, (n, 0))).cumsum(1)\n"),
-     ("padding\n    takes none, so a padded row gets what it would get alone.", "padding\n    takes one like any token.")),
-    "padding takes a position like any token, where they are absolute",
+    ((ALL, ALL.replace("cache.mask is None", "True")), (COUNTED, ""),
+     ("a token's position is the number of visible keys before it. So what", "a token's position is the number of keys before it. So what"),
+     ("takes the first positions; padding takes none.", "takes the first positions; here padding takes one as well.")),
+    "where positions are absolute, padding takes a position like any token",
 )  # fmt: skip
 exercise.house(
     "two are reserved",
-    ((BACK, "        return (taken - 1).clamp(min=0) + 2, taken[:, -1:]\n"),
-     ("Positions are absolute, as in GPT-2 and BERT: virtual", "Positions are absolute and begin at 2, as in RoBERTa (what is taken is counted as ever): virtual")),
-    "absolute positions begin at 2, and how many are taken is counted as before",
+    ((ALL, ALL.replace("cache.length, cache.length + new", "cache.length + 2, cache.length + new + 2")),
+     (COUNTED, "        return (cache.mask.cumsum(1) - 1).clamp(min=0)[:, -new:] + 2\n"),
+     ("as in GPT-2 and BERT: a token's position is the number of visible keys before it. So what", "and begin at 2, as in RoBERTa: a token's position is 2 more than the number of visible keys before it. So what")),
+    "absolute positions begin at 2",
 )  # fmt: skip
 exercise.house(
     "BOS at 0",
-    ((COUNT, "        count = start + (begun & visible).cumsum(1)\n        positions = F.pad((count - 1).clamp(min=0), (n, 0))\n"),
-     (BACK_BOS, "        return positions, count[:, -1:]\n"),
-     ("Counts positions from the token BOS, which has position 1.", "Counts positions from the token BOS, which has position 0; taken is how many tokens have been counted.")),
-    "BOS has position 0, like what stands before it",
+    ((COUNT, "        count = cache.offset + (begun & real).cumsum(1)\n        positions = F.pad((count - 1).clamp(min=0), (n, 0))\n"),
+     (KEPT, "        cache.offset = count[:, -1:]\n        return positions\n"),
+     ("offset: the last position that EmbedFromBOS has given, (B or 1, 1).", "offset: how many tokens EmbedFromBOS has counted, (B or 1, 1)."),
+     ("Counts positions from the token BOS, which has position 1.", "Counts positions from the token BOS, which has position 0. `cache.offset` is the number of tokens counted.")),
+    "BOS has position 0, like what stands before it, and the offset is the number of tokens counted",
 )  # fmt: skip

@@ -1,12 +1,12 @@
-"""Prefix tuning: keys and values in the past, the positions they take, their start, the network that makes them."""
+"""Prefix tuning: keys and values that a sequence begins with, their start, the network that makes them."""
 
 import torch
 
 import minipeft.classroom.models as models
 from minipeft import attach
 from minipeft.classroom.exercise import Exercise
-from minipeft.classroom.models import BOS, VOCAB, fill, fresh, numbers, rows
-from minipeft.models.transformer import Attention, Embed, EmbedFromBOS, Past
+from minipeft.classroom.models import BOS, Learned, fill, loss, numbers, rows
+from minipeft.models.transformer import Begin, recording
 
 exercise = Exercise(
     "prefix_tuning",
@@ -16,190 +16,206 @@ exercise = Exercise(
         "Prefix.forward",
         "Prefix.stored",
         "MLPPrefix.keys_values",
-        "Trunk.forward",
-        "AfterPrefix.forward",
-        "activations",
-        "PrefixTuning.start",
+        "read",
+        "PrefixTuning.free",
     ),
     title="Prefix tuning: keys and values that were learned instead of computed",
     minutes=50,
     difficulty=2,
     why="What a Transformer remembers of what it has read, and that this memory can be trained like any weight.",
-    read="Li & Liang 2021, arXiv:2101.00190, sections 4.2 and 4.3; the cache: `Past` in minipeft/models/transformer.py",
+    read="Li & Liang 2021, arXiv:2101.00190, sections 4.2 and 4.3; the cache: `KVCache` and `Cache` in minipeft/models/transformer.py",
     lesson="08",
 )
 
-N, DIM, WIDTH = 4, 6, 5  # n differs from d/H = 3, from the 2 heads, the 3 rows and their 5 tokens
-PATHS = ["blocks.0.attn", "blocks.1.attn"]
+N, DIM, WIDTH = 4, 6, 5  # n differs from d/H = 3, from the 2 heads, the 2 layers, the 3 rows and their 5 tokens
+WORDS = (5, 9, 4)
 
 
-def attention(heads=2, causal=True):
-    return fresh(Attention, DIM, heads, causal).requires_grad_(False)
-
-
-def prefix(impl, base, length=N, name="P"):
-    return impl.Prefix(base, numbers(f"{name}_K", (length, DIM)), numbers(f"{name}_V", (length, DIM)))
-
-
-def inputs():
-    return numbers("x", (3, 5, DIM))
+def prefix(impl, base=None, length=N, layers=2, name="P"):
+    shape = layers, length, DIM
+    return impl.Prefix(base or Begin(), numbers(f"{name}_K", shape), numbers(f"{name}_V", shape))
 
 
 def network(impl, length=N):
-    """The prefix of one layer, made by a network of width 5."""
-    return fill(impl.MLPPrefix(attention(), impl.Trunk(length, DIM, WIDTH), DIM, WIDTH), "trainable")
+    """The prefix of two layers, made by a network of width 5."""
+    return fill(impl.MLPPrefix(Begin(), length, 2, DIM, WIDTH), "trainable")
 
 
-def embed(impl, kind=Embed, *bos):
-    return impl.AfterPrefix(fresh(kind, VOCAB, DIM, 16, *bos), N)
+def tuned(impl, bos=None, layers=2, heads=2, causal=True, **settings):
+    """A whole model with a prefix, whose numbers are none of those that training starts from."""
+    settings = {"length": N, **settings}
+    return fill(
+        impl.PrefixTuning(**settings).attach(models.model(bos, causal, layers=layers, heads=heads)), "trainable"
+    )
 
 
-def named(start):
-    """The start of every layer, {place: numbers}."""
-    return {f"{path}, {which}": P for path, pair in start.items() for which, P in zip("KV", pair, strict=True)}
+def held(begin, heads=2):
+    """The keys and values that each layer holds at the beginning, as they are for one row."""
+    cache = begin(models.model(heads=heads).requires_grad_(False).blocks)
+    return [[x[0] if x.ndim == 4 else x for x in (layer.k, layer.v)] for layer in cache.layers]  # (H, n, d/H)
+
+
+def started(impl, base=None, **settings):
+    """P_K and P_V of every layer, as they start."""
+    adapted = impl.PrefixTuning(**settings).attach(base or models.model())
+    P_K, P_V = adapted.begin.keys_values()
+    return {f"P_{w} of layer {i}": P[i] for w, P in (("K", P_K), ("V", P_V)) for i in range(len(P))}
 
 
 def shapes(tensors):
     return {name: str(tuple(p.shape)) for name, p in tensors.items()}
 
 
-@exercise.observe("parameters", "The layer should train P_K (n, d) and P_V (n, d), and nothing else.")
+@exercise.observe("parameters", "What is trained should be P_K (L, n, d) and P_V (L, n, d), and nothing else.")
 def what_is_trained(impl):
-    return shapes(attach.trainable(prefix(impl, attention())))
+    return shapes(attach.trainable(tuned(impl)))
 
 
-@exercise.observe("parameters", "A whole model: what is trained there should be a P_K and a P_V in every layer.")
-def trained_in_a_model(impl):
-    return shapes(attach.trainable(impl.PrefixTuning(length=N).attach(models.model())))
+@exercise.observe("parameters", "P_K and P_V should begin with the numbers that the layer is given.")
+def where_they_begin(impl):
+    made = prefix(impl)
+    return [made.P_K, made.P_V]
 
 
-@exercise.observe("start", "The prefix should start from normal numbers of standard deviation 1.")
+@exercise.observe("start", "The prefix should start from normal numbers with a standard deviation of 1.")
 def size_of_the_start(impl):
-    start = impl.PrefixTuning(length=1000).start(models.model(), PATHS)
-    return {place: round(float(P.detach().std()), 1) for place, P in named(start).items()}
+    return {place: round(float(P.detach().std()), 1) for place, P in started(impl, length=1000).items()}
 
 
 @exercise.observe("start", "Each P_K and P_V of each layer should start from numbers of its own.")
 def who_shares_numbers(impl):
-    start = impl.PrefixTuning(length=N).start(models.model(), PATHS)
-    (K, V), (other, _) = (start[path] for path in PATHS)
-    return {"keys are the values": torch.equal(K, V), "layer 1 has those of layer 2": torch.equal(K, other)}
+    (K, V), (other, _) = held(impl.PrefixTuning(length=N).attach(models.model()).begin)
+    return {"keys are the values": torch.equal(K, V), "layer 1 has those of layer 0": torch.equal(K, other)}
 
 
 @exercise.observe("start", "Started from words, a prefix is not the keys and values that the model computes from them.")
 def start_from_words(impl):
-    return named(impl.PrefixTuning(length=3, init=(5, 9, 4)).start(models.model(), PATHS))
-
-
-@exercise.observe("start", "Fewer words than n should be repeated from the first on, more should be cut.")
-def words_that_are_repeated_or_cut(impl):
-    made = models.model(layers=1)
-    return [
-        impl.PrefixTuning(length=n, init=init).start(made, PATHS[:1])[PATHS[0]]
-        for n, init in ((5, (5, 9)), (2, (5, 9, 4)))
-    ]
-
-
-class Fronted(Embed):
-    """With two vectors in front, as prompt tuning has them."""
-
-    def forward(self, tokens, start=None, mask=None, front=None, skip=0):
-        return super().forward(tokens, start, mask, numbers("front", (2, DIM)), skip)
-
-
-@exercise.observe("start", "On a model that has a prompt in front, the prefix should come from the rows of the words.")
-def words_behind_a_prompt(impl):
-    made = models.model(layers=1)
-    made.embed = fresh(Fronted, VOCAB, DIM, 16)
-    return list(impl.activations(made, PATHS[:1], torch.tensor([5, 9, 4]))[PATHS[0]])
-
-
-@exercise.observe("attention", "With a single head, the output is not softmax(q [P_K ; K]ᵀ/√d) [P_V ; V].")
-def one_head(impl):
-    return prefix(impl, attention(heads=1))(inputs(), None, Past())
+    return started(impl, length=3, init=WORDS)
 
 
 @exercise.observe(
-    "attention", "The share of attention that falls on the prefix, head by head, is not the expected one."
+    "start", "Fewer words than n should be repeated from the first on; of more, the first n should be taken."
 )
-def attention_on_the_prefix(impl):
-    base = attention()
-    base.recording = True
-    prefix(impl, base)(inputs(), None, Past())
-    return base.weights[..., :N]
+def words_repeated_or_cut(impl):
+    return [started(impl, models.model(layers=1), length=n, init=words) for n, words in ((5, (5, 9)), (2, WORDS))]
 
 
-@exercise.observe("attention", "With several heads the output is not the expected one.")
-def several_heads(impl):
-    return [prefix(impl, attention(causal=causal))(inputs(), None, Past()) for causal in (True, False)]
+class Fronted(Learned):
+    """With two vectors in front as well, as prompt tuning has them."""
+
+    def forward(self, blocks):
+        cache = super().forward(blocks)
+        cache.front.append(numbers("front", (2, DIM)))
+        return cache
 
 
-@exercise.observe("attention", "In a batch with padding the real tokens do not get what they should.")
-def padded(impl):
-    masks = [rows(side)[1] for side in ("left", "right")]
-    return [prefix(impl, attention())(inputs(), mask, Past())[mask] for mask in masks]
+@exercise.observe(
+    "start", "On a model that begins with a prompt and a prefix, the words should be read after the prefix."
+)
+def words_after_what_was_learned(impl):
+    made = models.model()
+    made.begin = Fronted()
+    return list(impl.read(made, torch.tensor(WORDS)))
 
 
-@exercise.observe("attention", "The gradients that reach the prefix are not the expected ones.")
-def gradients(impl):
-    made = prefix(impl, attention())
-    made(inputs(), None, Past()).pow(2).sum().backward()
-    return {name: p.grad for name, p in made.named_parameters() if not name.startswith("base.")}
+@exercise.observe("start", "Reading the words should leave no graph behind: the prefix is a start, not a function.")
+def graph_behind_the_words(impl):
+    return [P.requires_grad for P in impl.read(models.model(), torch.tensor(WORDS))]
 
 
-@exercise.observe("attention", "The same input, read once more from the beginning, should give the same output.")
-def the_same_twice(impl):
-    made = prefix(impl, attention())
-    return made(inputs(), None, Past()) - made(inputs(), None, Past())
+@exercise.observe("cache", "Each layer should begin with its own P_K and P_V, split into heads.")
+def what_each_layer_begins_with(impl):
+    return held(prefix(impl))
 
 
-@exercise.observe("attention", "Where another prefix is in the past already, this one should come in addition.")
+@exercise.observe("cache", "With a single head, each layer should begin with P_K and P_V as they are.")
+def with_one_head(impl):
+    return held(prefix(impl), heads=1)
+
+
+@exercise.observe("cache", "On a model that has a prefix already, the new keys and values should follow the old ones.")
 def a_prefix_on_a_prefix(impl):
-    return prefix(impl, prefix(impl, attention()), 2, "outer")(inputs(), None, Past())
+    return [held(prefix(impl, Learned())), held(prefix(impl, prefix(impl), 2, name="second"))]
+
+
+@exercise.observe("cache", "Besides keys and values, the cache should be as the layer below makes it.")
+def what_else_the_cache_holds(impl):
+    cache = prefix(impl, Fronted())(models.model().blocks)
+    return {"in front": list(cache.front), "mask": cache.mask, "offset": cache.offset}
+
+
+@exercise.observe("cache", "Each sequence should begin in the same way, however many came before.")
+@torch.no_grad()
+def a_second_sequence(impl):
+    made, (tokens, _) = tuned(impl), rows()
+    made.generate(tokens, 2)
+    first = made(tokens)
+    return {"difference": made(tokens) - first, "keys": made.begin(made.blocks).length}
+
+
+@exercise.observe("model", "The logits of a causal model with a prefix are not the expected ones.")
+def logits(impl):
+    return tuned(impl)(rows()[0])
+
+
+@exercise.observe("model", "The logits of a bidirectional model with a prefix are not the expected ones.")
+def logits_of_an_encoder(impl):
+    return tuned(impl, causal=False)(rows()[0])
 
 
 @exercise.observe(
-    "generation", "Read 3 tokens, one more and one more, the past or the outputs are not the expected ones."
+    "model", "Where positions are counted from BOS, a prefix should not move the tokens; the logits differ."
 )
+def logits_from_BOS(impl):
+    return tuned(impl, BOS)(rows()[0])
+
+
+@exercise.observe("model", "The share of attention that falls on the prefix, head by head, is not the expected one.")
+def attention_on_the_prefix(impl):
+    made = tuned(impl)
+    with recording(made) as layers:
+        made(rows()[0])
+    return [layer.weights[..., :N] for layer in layers]
+
+
+@exercise.observe("model", "A padded row should get the logits that it gets alone.")
+@torch.no_grad()
+def padded_rows(impl):
+    made, found = tuned(impl), {}
+    for side in ("left", "right"):
+        tokens, mask = rows(side)
+        alone = [made(row[real][None])[0] for row, real in zip(tokens, mask, strict=True)]
+        found[f"padding on the {side}"] = made(tokens, mask)[mask] - torch.cat(alone)
+    return found
+
+
+@exercise.observe("model", "The gradients that reach the prefix are not the expected ones.")
+def gradients(impl):
+    made = tuned(impl)
+    loss(made, *rows("right")).backward()
+    return models.gradients(made)
+
+
+@exercise.observe("model", "Read 3 tokens, one more and one more, the cache or the logits are not the expected ones.")
+@torch.no_grad()
 def piece_by_piece(impl):
-    made, past, sizes, outputs = prefix(impl, attention()), Past(), [], []
-    for x in inputs().split([3, 1, 1], dim=1):
-        outputs.append(made(x, None, past))
-        sizes.append(0 if past.k is None else past.k.shape[2])
-    difference = torch.cat(outputs, dim=1) - made(inputs(), None, Past())
-    return {"keys in the past": ", ".join(map(str, sizes)), "difference to reading all at once": difference}
+    made, (tokens, _) = tuned(impl), rows()
+    cache, sizes, outputs = made.new_cache(), [], []
+    for piece in tokens.split([3, 1, 1], dim=1):
+        outputs.append(made(piece, cache=cache))
+        sizes.append(cache.length)
+    return {"keys in the cache": sizes, "difference to reading all at once": torch.cat(outputs, dim=1) - made(tokens)}
 
 
-@exercise.observe(
-    "positions", "At the beginning of a sequence the positions of the real tokens are not the expected ones."
-)
-def positions(impl):
-    return [out for side in (None, "left") for out in embed(impl)(rows(side)[0], None, rows(side)[1])]
+@exercise.observe("model", "A causal model with a prefix from words should answer as if it had read these words.")
+@torch.no_grad()
+def as_if_it_had_read_them(impl):
+    made, (tokens, _) = models.model(), rows()
+    told = made(torch.cat([torch.tensor(WORDS).expand(3, -1), tokens], 1))[:, 3:]
+    return impl.PrefixTuning(length=3, init=WORDS).attach(made)(tokens) - told
 
 
-@exercise.observe("positions", "Later in a sequence (start is given) the positions are not the expected ones.")
-def positions_of_later_tokens(impl):
-    tokens = rows()[0][:, :2]
-    return [*embed(impl)(tokens, 7), *embed(impl)(tokens, torch.tensor([[7], [5], [6]]))]
-
-
-@exercise.observe("positions", "Where positions are counted from BOS, what stands before it should share position 0.")
-def positions_from_BOS(impl):
-    return list(embed(impl, EmbedFromBOS, BOS)(torch.tensor([[5, 9, BOS, 4, 7]])))
-
-
-@exercise.observe("positions", "With virtual tokens of another method, in front or skipped, the vectors differ.")
-def beside_another_method(impl):
-    tokens = rows()[0]
-    return [*embed(impl)(tokens, None, None, None, 2), *embed(impl)(tokens, None, None, numbers("front", (2, DIM)))]
-
-
-@exercise.observe("network", "What the layers share, tanh(W P' + b), is not the expected one.")
-def trunk(impl):
-    return fill(impl.Trunk(N, DIM, WIDTH))()
-
-
-@exercise.observe("network", "The network of a layer should give P_K and P_V, (n, d) each.")
+@exercise.observe("network", "The network should give P_K and P_V of all layers, (L, n, d) each.")
 def shapes_from_the_network(impl):
     return [str(tuple(P.shape)) for P in network(impl).keys_values()]
 
@@ -211,34 +227,33 @@ def keys_and_values_from_the_network(impl):
 
 @exercise.observe("network", "The gradients that reach the network are not the expected ones.")
 def gradients_of_the_network(impl):
-    made = network(impl)
-    made(inputs(), None, Past()).pow(2).sum().backward()
+    made = tuned(impl, mlp=WIDTH)
+    loss(made, rows()[0]).backward()
     return models.gradients(made)
 
 
-@exercise.observe("network", "Stored is P_K and P_V alone, also where a network makes them.")
+@exercise.observe("network", "What is stored should be P_K and P_V alone, also where a network makes them.")
 def stored(impl):
-    return {"direct": dict(prefix(impl, attention()).stored()), "network": dict(network(impl).stored())}
-
-
-@exercise.observe("start", "A causal model with a prefix from words should answer as if it had read these words.")
-@torch.no_grad()
-def as_if_it_had_read_them(impl):
-    made, (tokens, _) = models.model(layers=1), rows()
-    told = made(torch.cat([torch.tensor([5, 9, 4]).expand(3, -1), tokens], 1))[:, 3:]
-    return impl.PrefixTuning(length=3, init=(5, 9, 4)).attach(made)(tokens) - told
+    return {"direct": dict(prefix(impl).stored()), "network": dict(network(impl).stored())}
 
 
 # -- mistakes ---------------------------------------------------------------------------------------------------------
 
 INIT = "self.P_K, self.P_V = nn.Parameter(P_K), nn.Parameter(P_V)"
-BEGUN = "        if not past.begun:\n"
-HEADS = "(P.unflatten(1, (self.heads, -1)).transpose(0, 1) for P in self.keys_values())  # (H, n, d/H)"
-EXTEND = "past.extend(*(P.expand(len(x), -1, -1, -1) for P in heads))  # (B, H, n, d/H)\n        return self.base(x, mask, past)"
-SKIP = "return self.base(tokens, start, mask, front, skip + self.length if start is None else skip)"
-NORMAL = 'return {path: tuple(table.new_empty(shape).normal_() for _ in ("P_K", "P_V")) for path in paths}'
-WORDS = "[self.init[i % len(self.init)] for i in range(self.length)]"
-FOUND = 'found = outputs(model, [f"{path}.{name}" for path in paths for name in "kv"], tokens[None])\n    return {path: tuple(found[f"{path}.{name}"][0, -len(tokens) :] for name in "kv") for path in paths}'
+CACHE = "        cache = self.base(blocks)\n        for layer, block, K, V in"
+EACH = "        for layer, block, K, V in zip(cache.layers, blocks, *self.keys_values(), strict=True):\n"
+EXTEND = "            layer.extend(block.attn.split(K), block.attn.split(V))  # (H, n, d/H)\n"
+BACK = EXTEND + "        return cache\n"
+STORED = 'return dict(zip(("P_K", "P_V"), self.keys_values(), strict=True))'
+HIDDEN = "h = torch.tanh(self.W(self.P))  # (n, w)"
+HALVES = "return torch.stack([W_l(h) for W_l in self.out]).chunk(2, dim=-1)  # (L, n, 2d) → twice (L, n, d)"
+BEGIN = "    cache = model.new_cache()\n"
+NO_FRONT = "    cache.front = []  # the vectors of a prompt come after the prefix\n"
+LEFT = "left = [[x[0, :, -len(words) :] for x in (layer.k, layer.v)] for layer in cache.layers]  # (H, n, d/H)"
+JOINED = "return [torch.stack([x.transpose(0, 1).flatten(1) for x in parts]) for parts in zip(*left, strict=True)]"
+READ = "return Prefix(begin, *read(model, repeated(self.init, self.length, len(table)).to(table.device)))"
+SHAPE = "        shape = self.length, table.shape[1]\n"
+NORMAL = 'start = [[table.new_empty(shape).normal_() for _ in ("P_K", "P_V")] for _ in model.blocks]'
 
 exercise.mistake(
     "plain tensors",
@@ -251,292 +266,309 @@ exercise.mistake(
     "one parameter for both",
     ((INIT, "self.P_K = self.P_V = nn.Parameter(P_K)"),),
     "keys and values are one and the same parameter",
-    "a key decides who looks, a value what is seen: why should they be the same numbers?",
+    "a key decides which queries look, a value what they see: why should they be the same numbers?",
     "There are 2·n·d parameters in a layer, and the second tensor that the layer is given has not been used.",
 )
 exercise.mistake(
-    "heads by view",
-    ((HEADS, "(P.reshape(self.heads, len(P), -1) for P in self.keys_values())"),),
+    "values given to keys",
+    ((INIT, "self.P_K, self.P_V = nn.Parameter(P_V), nn.Parameter(P_K)"),),
+    "P_K gets the numbers meant for P_V, and P_V those for P_K",
+    "in which order does the constructor take the two tensors?",
+    "Training would not notice. A prefix that starts from real keys and values would.",
+)
+exercise.mistake(
+    "heads cut out of the rows",
+    ((EXTEND, "            layer.extend(*(P.reshape(block.attn.heads, len(P), -1) for P in (K, V)))\n"),),
     "the heads are cut out of the rows, not out of the width",
-    "which numbers of P_K belong to head 1: the first rows, or the first columns of every row?",
-    "A reshape keeps the order in memory, so tokens and heads get mixed; first split the width, then move that axis. With one head it makes no difference.",
+    "which numbers of P_K belong to head 0: the first rows, or the first columns of every row?",
+    "A reshape keeps the order in memory, so tokens and heads get mixed. With one head it makes no difference. The attention has a method that splits.",
     "jsbaan/transformer-from-scratch#6, a reshape without the permute; huggingface/peft#919 is about the order of a prefix's axes",
 )
 exercise.mistake(
+    "not split into heads",
+    ((EXTEND, "            layer.extend(K, V)\n"),),
+    "the keys go into the cache as (n, d), not split into heads",
+    "which shapes does `KVCache` say its keys have?",
+    "Each head compares its own d/H numbers, and the cache holds the keys of each head apart.",
+)
+exercise.mistake(
+    "transposition missing",
+    ((EXTEND, "            layer.extend(*(P.unflatten(-1, (block.attn.heads, -1)) for P in (K, V)))\n"),),
+    "the width is split into heads, but the heads are not moved in front of the tokens",
+    "which dimension of (n, H, d/H) does the cache take for the tokens?",
+    "The cache holds (H, n, d/H): the last dimension but one counts the keys.",
+)
+exercise.mistake(
     "keys and values exchanged",
-    ((EXTEND, "K, V = (P.expand(len(x), -1, -1, -1) for P in heads)\n            past.extend(V, K)\n        return self.base(x, mask, past)"),),
+    ((EXTEND, "            layer.extend(block.attn.split(V), block.attn.split(K))\n"),),
     "P_V is used as keys and P_K as values",
-    "in which order does the past take keys and values?",
+    "in which order does the cache take keys and values?",
     "Training would not notice, but whatever starts from real keys and values, or reads a stored prefix, will.",
+)
+exercise.mistake(
+    "values for both",
+    ((EXTEND, "            layer.extend(block.attn.split(V), block.attn.split(V))\n"),),
+    "P_V is used both as keys and as values",
+    "which gradient does P_K have after `backward()`?",
+    "What is compared with the queries and what is passed on are two tensors.",
+)
+exercise.mistake(
+    "a cache of its own",
+    ((CACHE, CACHE.replace("cache = self.base(blocks)", "from minipeft.models.transformer import Cache\n\n        cache = Cache(len(blocks))")),),
+    "the layer makes an empty cache itself, so whatever another method begins with is lost",
+    "what does `self.base` return, and which module may stand behind that name in a stack of methods?",
+    "A layer in front of another module asks that module first, and changes what it answers.",
 )  # fmt: skip
 exercise.mistake(
-    "at every step",
-    ((BEGUN, "        if True:\n"),),
-    "the prefix enters at every call, also in the middle of a sequence",
-    "while generating, how often does the layer run, and what does its past hold after ten tokens?",
-    "The past keeps the prefix; it has to enter once, when the sequence begins.",
+    "cache overwritten",
+    ((EXTEND, "            layer.k, layer.v = block.attn.split(K), block.attn.split(V)\n"),),
+    "keys and values that are in a layer's cache already are replaced",
+    "what becomes of the keys of a prefix that the model had before yours?",
+    "Append to the cache, do not replace what it holds.",
 )
 exercise.mistake(
-    "asks for an empty past",
-    ((BEGUN, "        if past.k is None:\n"),),
-    "of two prefixes on one layer only the outer one enters",
-    "keys are in the past before any token was read: has the sequence begun?",
-    "An empty past and a sequence that has not begun are two things. There is a flag for the second, and only the attention, which reads the tokens, sets it.",
+    "in front of the old ones",
+    ((EXTEND, "            old = layer.k, layer.v\n            layer.k, layer.v = block.attn.split(K), block.attn.split(V)\n            if old[0] is not None:\n                layer.extend(*old)\n"),),
+    "the new keys and values stand before those of the prefix that was there",
+    "which of two prefixes did the model have first?",
+    "What the model begins with already comes first. Absolute positions and whatever was computed from the old prefix rely on it.",
+)  # fmt: skip
+exercise.mistake(
+    "first layer for all",
+    ((EXTEND, "            K, V = (P[0] for P in self.keys_values())\n" + EXTEND),),
+    "every layer gets the keys and values of the first",
+    "which gradient do P_K and P_V of layer 1 have?",
+    "Keys of one layer mean nothing in another: take those of each layer.",
 )
 exercise.mistake(
-    "past overwritten",
-    (
-        (
-            EXTEND,
-            "past.k, past.v = (P.expand(len(x), -1, -1, -1) for P in heads)\n        return self.base(x, mask, past)",
-        ),
-    ),
-    "of two prefixes on one layer only the inner one enters",
-    "what becomes of keys that were in the past already, because another prefix stands in front of yours?",
-    "Append to the past, do not replace it.",
-)
-exercise.mistake(
-    "for one row only",
-    ((EXTEND, "past.extend(*(P[None] for P in heads))\n        return self.base(x, mask, past)"),),
-    "the prefix has one row, the batch has several",
-    "which shapes meet where the past appends keys, (1, H, n, d/H) and which other?",
-    "Concatenation does not broadcast: give each row of the batch the same prefix (without copying, a view will do).",
-)
+    "only the first layer",
+    ((EACH, EACH.replace("cache.layers, blocks, *self.keys_values(), strict=True", "cache.layers[:1], blocks, *self.keys_values()")),),
+    "only the first layer gets a prefix",
+    "which gradient do P_K and P_V of layer 1 have?",
+    "A prompt enters below the first layer; a prefix enters every layer.",
+)  # fmt: skip
 exercise.mistake(
     "detached",
-    ((EXTEND, "past.extend(*(P.detach().expand(len(x), -1, -1, -1) for P in heads))\n        return self.base(x, mask, past)"),),
+    ((EXTEND, "            layer.extend(block.attn.split(K.detach()), block.attn.split(V.detach()))\n"),),
     "the prefix is cut off from its gradient",
     "what is `P_K.grad` after a backward pass?",
-    "A cache is usually filled without gradients; this one is what is trained, so the way back must stay open.",
-)  # fmt: skip
+    "A cache is usually filled without gradients. This one is trained, so the path back must stay open.",
+)
 exercise.mistake(
     "projected once more",
-    ((HEADS, "(W(P).unflatten(1, (self.heads, -1)).transpose(0, 1) for W, P in zip((self.k, self.v), self.keys_values(), strict=True))"),),
+    ((EXTEND, "            layer.extend(block.attn.split(block.attn.k(K)), block.attn.split(block.attn.v(V)))\n"),),
     "P_K and P_V pass through W_k and W_v again",
     "is P_K an input of the layer, or already what W_k would have computed?",
-    "The prefix stands beside the computed keys and values; vectors that the layer still projects are another method (deep prompts, P-tuning v2).",
-)  # fmt: skip
-exercise.mistake(
-    "hidden by the mask",
-    ((EXTEND, "past.extend(*(P.expand(len(x), -1, -1, -1) for P in heads))\n            mask = mask if mask is None else nn.functional.pad(mask, (len(self.keys_values()[0]), 0), value=False)\n        return self.base(x, mask, past)"),),
-    "the mask is extended by False, so padded batches do not see the prefix",
-    "what does True mean in this mask, and is a key of the prefix padding?",
-    "The prefix is as visible as any real token; and see what `Attention.visible` does with a mask that is shorter than the keys.",
-    "QwenLM/ParScale#11, where the prefix was masked with zeros; zai-org/ChatGLM3#359, a mask that was not extended",
-)  # fmt: skip
-exercise.mistake(
-    "mask lost",
-    ((EXTEND, EXTEND.replace("self.base(x, mask, past)", "self.base(x, past=past)")),),
-    "the mask does not reach the base, so padding is read like words",
-    "which arguments arrive at your `forward`, and which of them does the base get?",
-    "A layer that stands in front of another passes on whatever it does not change.",
+    "The prefix stands beside the computed keys and values. Vectors that the layer still projects are another method, P-tuning v2.",
 )
 exercise.mistake(
-    "past lost",
-    ((EXTEND, EXTEND.replace("self.base(x, mask, past)", "self.base(x, mask)")),),
-    "the base does not get the past in which the prefix was put",
-    "how do the keys that you have prepared reach the attention?",
-    "The past is the only way in: what holds the prefix has to be handed to the base.",
+    "vectors in front too",
+    ((BACK, EXTEND + "        cache.front.append(self.keys_values()[0][0])\n        return cache\n"),),
+    "P_K of the first layer also stands before the embedded tokens",
+    "how many vectors run through the blocks for a row of T tokens?",
+    "A prefix has no vectors in the residual stream: it is there as keys and values only.",
 )
 exercise.mistake(
-    "past kept",
-    ((EXTEND, "if not hasattr(self, \"kept\"):\n                past.extend(*(P.expand(len(x), -1, -1, -1) for P in heads))\n                self.kept = past\n            past.k, past.v = self.kept.k, self.kept.v\n        return self.base(x, mask, past)"),),
-    "a past of an earlier sequence is kept and used again, with the tokens that were appended to it",
-    "your layer reads two different texts one after the other: what does the second know of the first?",
-    "The past belongs to one sequence. Only P_K and P_V outlive it; build the rest anew each time, or it is stale after a step of training too.",
+    "offset moved",
+    ((BACK, EXTEND + "        cache.offset = cache.offset + K.shape[-2]\n        return cache\n"),),
+    "the layer moves the positions by n, which the embedding does already where it should",
+    "which module decides where a token stands?",
+    "A method never sets a position. Where positions are counted from BOS, an offset above 0 says that BOS has come.",
+)
+exercise.mistake(
+    "cache kept",
+    ((CACHE, '        if hasattr(self, "kept"):\n            return self.kept\n        cache = self.kept = self.base(blocks)\n        for layer, block, K, V in'),),
+    "the cache of an earlier sequence is used again, with the tokens that were added to it",
+    "your model reads two different texts one after the other: what does the second know of the first?",
+    "A cache belongs to one sequence. Only P_K and P_V outlive it; after a step of training, a kept cache is stale too.",
 )  # fmt: skip
+exercise.mistake(
+    "cache not returned",
+    ((BACK, EXTEND),),
+    "the layer returns nothing",
+    "what does a function return that has no `return`?",
+    "The model reads what `begin` returns; changing the cache on the way is not enough.",
+)
 exercise.mistake(
     "network stored",
-    (('return dict(zip(("P_K", "P_V"), self.keys_values(), strict=True))', "return super().stored()"),),
+    ((STORED, "return super().stored()"),),
     "the network is stored, not the prefix that it makes",
-    "what does inference need: the network, or the 2·n·d numbers that come out of it?",
-    "After training the network is folded away: the same P_K and P_V come out whatever the input, so keep these.",
+    "what does inference need: the network, or the 2·L·n·d numbers that it makes?",
+    "After training the network is folded away: it gives the same P_K and P_V whatever the input, so keep these.",
 )
 exercise.mistake(
     "values first",
-    (("return self.out(self.trunk()).chunk(2, dim=-1)", "return self.out(self.trunk()).chunk(2, dim=-1)[::-1]"),),
+    ((HALVES, HALVES.replace(".chunk(2, dim=-1)", ".chunk(2, dim=-1)[::-1]")),),
     "the first half of what the network gives is taken for the values",
     "in which order do P_K and P_V stand in the equation of the network?",
     "Both orders train equally well, but stored prefixes and the library have the keys first.",
 )
 exercise.mistake(
-    "halves of the rows",
-    (("return self.out(self.trunk()).chunk(2, dim=-1)", "return self.out(self.trunk()).chunk(2)"),),
-    "what the network gives is cut in two along its rows",
+    "halves of the layers",
+    ((HALVES, HALVES.replace(".chunk(2, dim=-1)", ".chunk(2)")),),
+    "what the network gives is cut in two along its first dimension, the layers",
     "along which dimension does `chunk` cut if it is not told?",
-    "There are n rows of 2d numbers; each half has all n rows.",
+    "Each layer has n rows of 2d numbers; each half has all layers and all n rows.",
 )
 exercise.mistake(
     "halves by view",
-    (("return self.out(self.trunk()).chunk(2, dim=-1)", "return self.out(self.trunk()).view(2, len(self.trunk.P), -1)"),),
+    ((HALVES, "return torch.stack([W_l(h).view(2, len(h), -1) for W_l in self.out], 1)"),),
     "what the network gives is reshaped to (2, n, d), which does not cut its width in two",
     "each virtual token has one row of 2d numbers: where in the row is its key, and where its value?",
     "A view keeps the order in memory, so half of the tokens would become keys and the other half values.",
-)  # fmt: skip
+)
+exercise.mistake(
+    "one output for all layers",
+    ((HALVES, HALVES.replace("W_l(h) for W_l in self.out", "self.out[0](h) for _ in self.out")),),
+    "all layers use the W_l of the first",
+    "which weights of the network never get a gradient?",
+    "The layers share the first half of the network only. Each has a W_l of its own.",
+)
 exercise.mistake(
     "no tanh",
-    (("return torch.tanh(self.W(self.P))", "return self.W(self.P)"),),
+    ((HIDDEN, "h = self.W(self.P)"),),
     "the network lacks its tanh",
     "what is a linear map of a linear map?",
-    "Without a nonlinearity between them the two layers are one matrix.",
+    "Without a nonlinearity between them, the two layers are one matrix.",
 )
 exercise.mistake(
     "tanh too early",
-    (("return torch.tanh(self.W(self.P))", "return self.W(torch.tanh(self.P))"),),
+    ((HIDDEN, "h = self.W(torch.tanh(self.P))"),),
     "the tanh is applied to P', before W",
     "which is the innermost bracket of W_l tanh(W P' + b) + b_l?",
-    "Between W and W_l there is no nonlinearity now, so the two are one matrix.",
+    "There is no nonlinearity between W and W_l now, so the two are one matrix.",
 )
 exercise.mistake(
     "ReLU",
-    (("return torch.tanh(self.W(self.P))", "return torch.relu(self.W(self.P))"),),
-    "the network has another nonlinearity than tanh",
+    ((HIDDEN, "h = torch.relu(self.W(self.P))"),),
+    "the network has a ReLU instead of its tanh",
     "which values can tanh give that yours cannot?",
-    "Any nonlinearity would do something; the paper's, and the library's, is tanh, and a stored network expects it.",
-)
-exercise.mistake(
-    "positions as without",
-    ((SKIP, "return self.base(tokens, start, mask, front, skip)"),),
-    "the real tokens stand at 0, 1, …, as if there were no prefix",
-    "if the prefix had been read as n tokens, where would the first real one stand?",
-    "A prefix takes the place of n tokens. Training would get by, but a cache counts on, and libraries start at n.",
-    "XiangLi1999/PrefixTuning#40",
-)
-exercise.mistake(
-    "positions pushed at every step",
-    ((SKIP, "return self.base(tokens, start, mask, front, skip + self.length)"),),
-    "the positions move on by n at every call, also in the middle of a sequence",
-    "what does `start` hold when a second piece of the sequence comes?",
-    "Once the sequence has begun, the positions of the prefix are among those that are taken already.",
-)
-exercise.mistake(
-    "start for skip",
-    ((SKIP, "return self.base(tokens, self.length if start is None else start, mask, front, skip)"),),
-    "the prefix is told to `embed` as tokens that were read, not as virtual ones",
-    "what does an embedding that counts from BOS conclude from a `start` above 0?",
-    "Absolute positions come out the same. But `start` says that the sequence has begun, and a prefix stands before its beginning.",
-)
-exercise.mistake(
-    "skip forgotten",
-    ((SKIP, "return self.base(tokens, start, mask, front, self.length if start is None else 0)"),),
-    "virtual tokens of other methods are no longer counted",
-    "what if a second prefix wants n positions too?",
-    "What is handed in as `skip` counts besides your own.",
-)
-exercise.mistake(
-    "front forgotten",
-    ((SKIP, "return self.base(tokens, start, mask, skip=skip + self.length if start is None else skip)"),),
-    "vectors that another method puts in front are not handed on",
-    "which arguments arrive at your `forward`, and which of them reach the base?",
-    "A wrapper passes on whatever it does not change.",
+    "Any nonlinearity would do something. The paper's, and the library's, is tanh, and a stored network expects it.",
 )
 exercise.mistake(
     "zeros",
-    ((NORMAL, 'return {path: tuple(table.new_zeros(shape) for _ in ("P_K", "P_V")) for path in paths}'),),
+    ((NORMAL, NORMAL.replace("new_empty(shape).normal_()", "new_zeros(shape)")),),
     "the prefix starts at zero",
     "which share of the softmax does a key get that scores 0?",
-    "Zeros are not the base: n of the attended keys then hold nothing. And all n start alike, so they have the same gradient and stay alike.",
+    "Zeros are not the base: n of the attended keys then hold nothing. All n start alike, too, so they get the same gradient and stay alike.",
     "the documentation of huggingface/peft calls zeros a no-op",
 )
 exercise.mistake(
-    "width of a weight",
-    ((NORMAL, 'return {path: tuple(table.new_empty(shape).normal_(std=0.02) for _ in ("P_K", "P_V")) for path in paths}'),),
+    "as small as weights",
+    ((NORMAL, NORMAL.replace("normal_()", "normal_(std=0.02)")),),
     "the prefix starts as small as weights do, not like N(0, 1)",
     "how large are the keys that W_k computes, and how large are yours?",
     "Keys and values are not weights but activations; the text of the file tells how they start.",
-)  # fmt: skip
+)
 exercise.mistake(
-    "one prefix for all layers",
-    ((NORMAL, "pair = tuple(table.new_empty(shape).normal_() for _ in range(2))\n            return dict.fromkeys(paths, pair)"),),
-    "one pair is drawn and every layer gets it",
-    "how many tensors do 2·L·n·d numbers make?",
-    "Keys of one layer mean nothing in another; and tensors that share memory are changed together.",
-)  # fmt: skip
+    "one start for all layers",
+    ((NORMAL, 'start = [[table.new_empty(shape).normal_() for _ in ("P_K", "P_V")]] * len(model.blocks)'),),
+    "one pair is drawn, and every layer starts from it",
+    "how many numbers are drawn, and how many are there in P_K and P_V?",
+    "Each layer has keys and values of its own from the start.",
+)
 exercise.mistake(
     "one draw for keys and values",
-    ((NORMAL, "return {path: (table.new_empty(shape).normal_(),) * 2 for path in paths}"),),
-    "P_K and P_V of a layer start as the same tensor",
+    ((NORMAL, "start = [[table.new_empty(shape).normal_()] * 2 for _ in model.blocks]"),),
+    "P_K and P_V of a layer start from the same numbers",
     "how often do you draw for one layer?",
-    "Two names for one tensor share its memory: a step on the keys would change the values.",
+    "A key decides which queries look, a value what they see. There is no reason for them to start alike.",
 )
 exercise.mistake(
     "words not repeated",
-    ((WORDS, "list(self.init[: self.length])"),),
-    "fewer words than n give a prefix that is shorter than n",
-    "which shape has your prefix for two words and n = 5?",
-    "The length is n whatever the words; begin again with the first word when they run out.",
+    ((READ, "return Prefix(begin, *read(model, torch.tensor(self.init).to(table.device)))"),),
+    "the prefix is as long as the words are many, whatever the length",
+    "which shape does your prefix have for two words and n = 5?",
+    "n decides. `repeated`, which the file imports, says the words over and over and stops at n.",
 )
 exercise.mistake(
-    "values as keys",
-    ((FOUND, FOUND.replace(' :] for name in "kv"', ' :] for name in "vk"')),),
-    "the keys that the model computed are taken for values, and the other way round",
-    "which of `k` and `v` belongs to P_K?",
-    "Name by name: what `k` computes stands where keys stand.",
-)
-exercise.mistake(
-    "output of the attention",
-    ((FOUND, "found = outputs(model, paths, tokens[None])\n    return {path: (found[path][0, -len(tokens) :],) * 2 for path in paths}"),),
-    "the output of the attention is taken, not its keys and values",
-    "what of a token do later tokens see in this layer?",
-    "What comes out of the attention is mixed already. The projections inside it are modules with names of their own.",
+    "embeddings of the words",
+    ((READ, "words = table[repeated(self.init, self.length, len(table))].detach()\n            both = [torch.stack([words] * len(model.blocks)) for _ in range(2)]\n            return Prefix(begin, *both)"),),
+    "the prefix starts from the embeddings of the words, not from the keys and values that the model makes of them",
+    "what does a later token see of a word in layer 1: its embedding, or something computed from it?",
+    "The embedding is what a prompt starts from. Let the model read the words and take what it leaves in the cache.",
 )  # fmt: skip
 exercise.mistake(
-    "first rows",
-    ((FOUND, FOUND.replace("[0, -len(tokens) :]", "[0, : len(tokens)]")),),
-    "the first n rows are taken, also where a prompt stands there",
-    "if the model carries a prompt already, which row belongs to your first word?",
-    "Count from the end: the tokens are the last thing in the sequence.",
+    "values as keys",
+    ((LEFT, LEFT.replace("(layer.k, layer.v)", "(layer.v, layer.k)")),),
+    "the keys that the model computed are taken for values, and the other way round",
+    "in which order are keys and values expected?",
+    "First the keys, then the values, as everywhere.",
+)
+exercise.mistake(
+    "first keys",
+    ((LEFT, LEFT.replace("[0, :, -len(words) :]", "[0, :, : len(words)]")),),
+    "the first n keys of the cache are taken, also where those of another prefix stand there",
+    "if the model has a prefix already, which key belongs to your first word?",
+    "Count from the end: the words are the last that was read.",
+)
+exercise.mistake(
+    "prompt read with the words",
+    ((NO_FRONT, ""),),
+    "the vectors of a prompt that the model has stand before the words while they are read",
+    "a prefix is in every layer before anything is read: where do the vectors of a prompt stand then?",
+    "In the finished model the prompt comes after the prefix, so it must not be read before the words.",
+)
+exercise.mistake(
+    "read from nothing",
+    ((BEGIN, "    from minipeft.models.transformer import Cache\n\n    cache = Cache(len(model.blocks))\n"),),
+    "the words are read with an empty cache, as if the model had no other prefix",
+    "which keys come before your words if the model has a prefix already?",
+    "The words are read at the place where they will stand: after what the sequence begins with.",
+)
+exercise.mistake(
+    "heads joined without a transpose",
+    ((JOINED, JOINED.replace("x.transpose(0, 1).flatten(1)", "x.reshape(len(words), -1)")),),
+    "the heads are joined without moving the tokens back in front of them",
+    "in (H, n, d/H), do the numbers of one word lie side by side?",
+    "The shape comes out right, but a row gets one head's numbers of several words.",
+)
+exercise.mistake(
+    "reading with a graph",
+    (("@torch.no_grad()\ndef read", "def read"),),
+    "the words are read with gradients, and their graph hangs on the start of the prefix",
+    "what are the gradients of this reading needed for?",
+    "What is read once, as a start, needs no way back.",
 )
 
 # -- right variants ---------------------------------------------------------------------------------------------------
 
 exercise.right(
     "reshape and permute",
-    ((HEADS, "[P[None].repeat(len(x), 1, 1).reshape(len(x), len(P), self.heads, -1).permute(0, 2, 1, 3) for P in self.keys_values()]"),
-     (EXTEND, "past.extend(heads[0], heads[1])\n        return self.base(x, mask=mask, past=past)")),
+    ((EXTEND, "            H = block.attn.heads\n            layer.extend(*(P[None].reshape(1, len(P), H, -1).permute(0, 2, 1, 3) for P in (K, V)))\n"),),
 )  # fmt: skip
 exercise.right(
     "heads cut out by hand",
-    ((HEADS, "[torch.stack(P.chunk(self.heads, dim=1)) for P in self.keys_values()]"),
-     (EXTEND, "K, V = (torch.stack([P] * len(x)) for P in heads)\n            past.extend(k=K, v=V)\n        return self.base(x, mask, past)")),
-)  # fmt: skip
-exercise.right(
-    "the mask extended",
-    ((EXTEND, "K, V = (P.expand(len(x), -1, -1, -1) for P in heads)\n            past.extend(K, V)\n            mask = mask if mask is None else nn.functional.pad(mask, (K.shape[2], 0), value=True)\n        return self.base(x, mask, past)"),),
+    ((EACH + EXTEND, "        P_K, P_V = self.keys_values()\n        for i in range(len(blocks)):\n            K, V = (torch.stack(P[i].chunk(blocks[i].attn.heads, dim=1)) for P in (P_K, P_V))\n            cache.layers[i].extend(k=K, v=V)\n"),),
 )  # fmt: skip
 exercise.right(
     "parameters made anew",
     ((INIT, "self.P_K = nn.Parameter(P_K.detach().clone())\n        self.P_V = nn.Parameter(P_V.detach().clone())"),
-     ('return dict(zip(("P_K", "P_V"), self.keys_values(), strict=True))', 'P_K, P_V = self.keys_values()\n        return {"P_K": P_K.detach(), "P_V": P_V.detach()}')),
+     (STORED, 'P_K, P_V = self.keys_values()\n        return {"P_K": P_K.detach(), "P_V": P_V.detach()}')),
 )  # fmt: skip
 exercise.right(
     "the network by matmul",
-    (("return torch.tanh(self.W(self.P))", "z = 2 * (self.P @ self.W.weight.T + self.W.bias)\n        return (z.exp() - 1) / (z.exp() + 1)"),
-     ("return self.out(self.trunk()).chunk(2, dim=-1)", "both = self.out(self.trunk())\n        d = both.shape[1] // 2\n        return both[:, :d], both[:, d:]")),
+    ((HIDDEN, "z = 2 * (self.P @ self.W.weight.T + self.W.bias)\n        h = (z.exp() - 1) / (z.exp() + 1)"),
+     (HALVES, "both = torch.stack([h @ W_l.weight.T + W_l.bias for W_l in self.out])\n        d = both.shape[-1] // 2\n        return both[..., :d], both[..., d:]")),
 )  # fmt: skip
 exercise.right(
-    "positions step by step",
-    ((SKIP, "if start is None:\n            skip += self.length\n        return self.base(tokens, start=start, mask=mask, front=front, skip=skip)"),),
-)  # fmt: skip
-exercise.right(
-    "hooks by hand",
-    ((FOUND, """kept, hooks = {}, []
-    for path in paths:
-        layer = model.get_submodule(path)
+    "hooks instead of the cache",
+    ((BEGIN + NO_FRONT + "    model(words[None], cache=cache)\n    " + LEFT + "\n    " + JOINED, """    kept, hooks, cache = {}, [], model.new_cache()
+    cache.front.clear()
+    for i, block in enumerate(model.blocks):
         for name in ("k", "v"):
-            def keep(module, args, out, key=(path, name)):
-                kept[key] = out
-            hooks.append(getattr(layer, name).register_forward_hook(keep))
-    with torch.no_grad():
-        model(tokens.unsqueeze(0))
+            def keep(module, args, out, key=(name, i)):
+                kept[key] = out[0]
+            hooks.append(getattr(block.attn, name).register_forward_hook(keep))
+    model(words.unsqueeze(0), cache=cache)
     for hook in hooks:
         hook.remove()
-    return {path: [kept[path, name].squeeze(0)[-tokens.numel():] for name in ("k", "v")] for path in paths}"""),),
+    return [torch.stack([kept[name, i] for i in range(len(model.blocks))]) for name in ("k", "v")]"""),),
 )  # fmt: skip
 exercise.right(
-    "loops",
-    ((NORMAL, "start = {}\n            for path in paths:\n                start[path] = [torch.randn(shape), torch.randn(*shape)]\n            return start"),
-     (WORDS, "(list(self.init) * self.length)[: self.length]")),
+    "drawn at once",
+    ((SHAPE + "        " + NORMAL + "\n        return Prefix(begin, *map(torch.stack, zip(*start, strict=True)))\n",
+      "        P_K, P_V = torch.randn(2, len(model.blocks), self.length, table.shape[1]).to(table)\n        return Prefix(begin, P_K, P_V)\n"),),
 )  # fmt: skip
 
 # -- house rules ------------------------------------------------------------------------------------------------------
@@ -546,23 +578,22 @@ exercise.house(
     ((INIT, "self.P_K, self.P_V = nn.Parameter(P_K, requires_grad=False), nn.Parameter(P_V)"),
      ("A prefix is a key/value cache that was learned.", "Here only P_V is learned: P_K stays frozen where it starts, a parameter without gradient.\nA prefix is a key/value cache."),
      ("Trainable parameters: 2·L·n·d.", "Trainable parameters: L·n·d."),
-     ("in front of a frozen `attn`, with `self.heads` heads.", "in front of a frozen `attn`, with `self.heads` heads; P_K is frozen too.")),
+     ("before the first token. Both are (L, n, d).", "before the first token. Both are (L, n, d); P_K is frozen.")),
     "only P_V is trained, and P_K is a frozen parameter (a network, where there is one, still makes both)",
 )  # fmt: skip
 exercise.house(
     "one for all layers",
-    ((INIT, "self.P_K, self.P_V = (P if isinstance(P, nn.Parameter) else nn.Parameter(P) for P in (P_K, P_V))"),
-     (NORMAL, "pair = tuple(nn.Parameter(table.new_empty(shape).normal_()) for _ in range(2))\n            return dict.fromkeys(paths, pair)"),
+    ((EACH, "        pairs = (P.expand(len(blocks), -1, -1) for P in self.keys_values())\n        for layer, block, K, V in zip(cache.layers, blocks, *pairs, strict=True):\n"),
+     (NORMAL, NORMAL.replace("for _ in model.blocks]", "for _ in model.blocks[:1]]")),
      ("P_K, P_V (n, d) for each of L layers, split into heads", "P_K, P_V (n, d), the same for all L layers, split into heads"),
      ("Trainable parameters: 2·L·n·d.", "Trainable parameters: 2·n·d, where it does not start from words."),
-     ('in front of a frozen `attn`, with `self.heads` heads.', "in front of a frozen `attn`, with `self.heads` heads.\n\n    What is a parameter already, because layers share it, is kept as it is.\n"),
-     ("of the attention at a path starts from, as `init` says.", "of the attention at a path starts from, as `init` says.\n\n        With \"normal\" it is one pair, made a parameter here, that all layers share.\n        ")),
-    "with init=\"normal\" all layers share one P_K and one P_V: `start` makes them parameters, and `Prefix` keeps what is a parameter already",
+     ("before the first token. Both are (L, n, d).", "before the first token. Both are (L, n, d), or (1, n, d) if\n    all layers share them."),
+     ('init: "normal", N(0, 1), or a tuple', 'init: "normal", N(0, 1), one pair (1, n, d) for all layers, or a tuple')),
+    'with init="normal" all layers share one P_K and one P_V, (1, n, d)',
 )  # fmt: skip
 exercise.house(
-    "no positions",
-    ((SKIP, "return self.base(tokens, start, mask, front, skip)"),
-     ('"""In front of a frozen `embed`: where positions are absolute, n of them are taken by the prefix.', '"""In front of a frozen `embed`: here the prefix takes no positions, so the real tokens stand where they always do.'),
-     ("With absolute positions the real tokens stand at n, n+1, …, as if the prefix had been read.", "In the library the real tokens stand at n, n+1, …, as if the prefix had been read; here at 0, 1, …")),
-    "the prefix takes no positions: the real tokens stand at 0, 1, … as without it",
+    "scale of the embeddings",
+    ((NORMAL, NORMAL.replace("normal_()", "normal_(std=float(table.std()))")),
+     ('init: "normal", N(0, 1), or a tuple', 'init: "normal", with the standard deviation of the embeddings, or a tuple')),
+    "keys and values start with the standard deviation of the embeddings, not with 1",
 )  # fmt: skip

@@ -1,35 +1,50 @@
-"""Prompt tuning: where P stands, when it is there, and where its vectors come from."""
+"""Prompt tuning: what the sequence begins with, what of it is trained, and where its vectors come from."""
 
 import torch
 
 from minipeft import attach
 from minipeft.classroom.exercise import Exercise
-from minipeft.classroom.models import VOCAB, fill, model, numbers, rows
+from minipeft.classroom.models import BOS, Learned, fill, loss, model, numbers, rows
 from minipeft.classroom.models import gradients as gradients_of
-from minipeft.models.transformer import Cache, Embed
+from minipeft.models.transformer import Begin
 
 exercise = Exercise(
     "prompt_tuning",
     "methods/prompt_tuning.py",
-    holes=("Prompt.__init__", "Prompt.forward", "Prompt.before", "vectors", "repeated"),
+    holes=("Prompt.__init__", "Prompt.forward", "vectors"),
     title="Prompt tuning: free vectors in front of the input",
     minutes=25,
     difficulty=1,
     why="Why an instruction need not be words, what a virtual token costs, and why the first numbers in it matter so much.",
-    read="Lester, Al-Rfou, Constant 2021, arXiv:2104.08691, sections 2 and 3.2",
+    read="Lester, Al-Rfou, Constant 2021, arXiv:2104.08691, sections 2 and 3.2; what a sequence begins with: `Cache` in minipeft/models/transformer.py",
     lesson="06",
 )
 
 N, DIM = 3, 6
+WORDS = (5, 9, 4)
 
 
-def embed():
-    return fill(Embed(VOCAB, DIM, 16)).requires_grad_(False)
+def prompt(impl, base=None, n=N, name="P"):
+    """A Prompt of n vectors in front of `begin`, or of another method's layer there."""
+    return impl.Prompt(base or Begin(), numbers(name, (n, DIM)))
 
 
-def prompt(impl, n=N):
-    """A Prompt of n vectors in front of an embedding with positions."""
-    return impl.Prompt(embed(), numbers("P", (n, DIM)))
+def blocks():
+    return model(layers=1).requires_grad_(False).blocks
+
+
+def front(cache):
+    """What stands in front, one entry after the other; (1, n, d) is as good as (n, d)."""
+    return [P[0] if P.ndim == 3 and len(P) == 1 else P for P in cache.front]
+
+
+def base(bos=None):
+    return model(bos, layers=1)
+
+
+def tuned(impl, bos=None, n=N, **settings):
+    """A whole model with a prompt, whose numbers are none of those that training starts from."""
+    return fill(impl.PromptTuning(length=n, **settings).attach(base(bos)), "trainable")
 
 
 def table(size=100):
@@ -40,9 +55,9 @@ def rounded(number, step):
     return round(float(number) / step) * step
 
 
-@exercise.observe("set-up", "One parameter is trained, P (n, d), and nothing else.")
+@exercise.observe("set-up", "One parameter should be trained, P (n, d), and nothing else.")
 def what_is_trained(impl):
-    return {name: list(p.shape) for name, p in attach.trainable(prompt(impl)).items()}
+    return {name: list(p.shape) for name, p in attach.trainable(tuned(impl)).items()}
 
 
 @exercise.observe("set-up", "P should begin with the vectors that it is given.")
@@ -50,111 +65,107 @@ def where_P_begins(impl):
     return prompt(impl).P
 
 
-@exercise.observe("set-up", "When P moves, the embedding table of the base should stay where it is.")
+@exercise.observe("beginning", "The sequence should begin with one entry in front: P, as it is.")
+def what_stands_in_front(impl):
+    return front(prompt(impl)(blocks()))
+
+
+@exercise.observe(
+    "beginning", "With two prompts, one attached to the other, both should stand in front, in that order."
+)
+def two_prompts(impl):
+    return front(prompt(impl, prompt(impl), 2, "second")(blocks()))
+
+
+@exercise.observe(
+    "beginning", "Besides the vectors in front, the cache should be as it was: no keys, no mask, no offset."
+)
+def what_else_the_cache_holds(impl):
+    cache = prompt(impl)(blocks())
+    return {"keys": cache.length, "mask": cache.mask, "offset": cache.offset}
+
+
+@exercise.observe(
+    "beginning", "On a model that has a learned prefix already, its keys and values should stay in the cache."
+)
+def a_prompt_on_a_prefix(impl):
+    layer = prompt(impl, Learned())(blocks()).layers[0]
+    return [layer.k, layer.v]
+
+
+@exercise.observe("beginning", "Each sequence should begin in the same way, with one P, however many came before.")
+def a_second_sequence(impl):
+    made = tuned(impl)
+    made(rows()[0])
+    return front(made.begin(made.blocks))
+
+
+@exercise.observe("model", "There should be logits for the tokens alone, as the base gives them.")
+def shape(impl):
+    return list(tuned(impl)(rows()[0]).shape)
+
+
+@exercise.observe("model", "With a prompt, the logits are not the expected ones.")
+def logits(impl):
+    return tuned(impl)(rows()[0])
+
+
+@exercise.observe("model", "Where positions are counted from BOS, the logits with a prompt are not the expected ones.")
+def logits_from_BOS(impl):
+    return tuned(impl, BOS)(rows()[0])
+
+
+@exercise.observe("model", "A prompt that holds the embeddings of words should have exactly the effect of those words.")
+@torch.no_grad()
+def told_in_words(impl):
+    tokens, plain = rows()[0], base()
+    told = plain(torch.cat([torch.tensor(WORDS).expand(len(tokens), -1), tokens], 1))[:, N:]
+    return impl.PromptTuning(length=N, init=WORDS).attach(plain)(tokens) - told
+
+
+@exercise.observe("model", "The gradients, which should reach P and nothing else, are not the expected ones.")
+def gradients(impl):
+    made = tuned(impl)
+    loss(made, rows()[0]).backward()
+    return gradients_of(made)
+
+
+@exercise.observe("model", "A padded row should get the logits that it gets alone: padding takes no position.")
+@torch.no_grad()
+def padded_rows(impl):
+    made, found = tuned(impl), {}
+    for side in ("left", "right"):
+        tokens, mask = rows(side)
+        alone = [made(row[real][None])[0] for row, real in zip(tokens, mask, strict=True)]
+        found[f"padding on the {side}"] = made(tokens, mask)[mask] - torch.cat(alone)
+    return found
+
+
+@exercise.observe("model", "Read in two steps with a cache, a row should get the logits that it gets in one.")
+@torch.no_grad()
+def two_steps(impl):
+    made, (tokens, _) = tuned(impl), rows()
+    cache = made.new_cache()
+    return torch.cat([made(tokens[:, :3], cache=cache), made(tokens[:, 3:], cache=cache)], 1) - made(tokens)
+
+
+@exercise.observe("start", "When P moves, the embedding table of the base should stay where it is.")
 def the_table_is_left_alone(impl):
     words = table()
-    made = impl.Prompt(embed(), impl.vectors(words, N, "vocabulary"))
+    made = impl.Prompt(Begin(), impl.vectors(words, N, "vocabulary"))
     with torch.no_grad():
         made.P.add_(1)
     return words - table()
 
 
-@exercise.observe("forward", "The vectors that go into the first layer should be n + T for each row.")
-def shape(impl):
-    return list(prompt(impl)(rows()[0])[0].shape)
-
-
-@exercise.observe("forward", "The first n vectors of each row should be P, each with its position.")
-def what_stands_first(impl):
-    return prompt(impl)(rows()[0])[0][:, :N]
-
-
-@exercise.observe("forward", "Behind P come the embedded tokens, at the positions that follow.")
-def the_tokens_behind_it(impl):
-    return prompt(impl)(rows()[0])[0][:, N:]
-
-
-@exercise.observe(
-    "forward", "Virtual tokens and tokens each take one position; the second result tells how many are taken."
-)
-def positions_taken(impl):
-    return prompt(impl)(rows()[0])[1]
-
-
-@exercise.observe("forward", "A prompt that holds the embeddings of words should work exactly as those words do.")
-def told_in_words(impl):
-    words, (tokens, _), base = (5, 9, 4), rows(), embed()
-    told = base(torch.cat([torch.tensor(words).expand(len(tokens), -1), tokens], 1))[0]
-    return impl.Prompt(base, impl.vectors(base.token.weight, N, words))(tokens)[0] - told
-
-
-@exercise.observe("forward", "The gradients, which should reach P and nothing else, are not the expected ones.")
-def gradients(impl):
-    made = prompt(impl)
-    made(rows()[0])[0].pow(3).sum().backward()
-    return gradients_of(made)
-
-
-@exercise.observe("padding", "A padded row should get the vectors that it gets alone: padding takes no position.")
-def padded_rows(impl):
-    made, found = prompt(impl), {}
-    for side in ("left", "right"):
-        tokens, mask = rows(side)
-        x = made(tokens, None, mask)[0][:, -tokens.shape[1] :]
-        alone = [made(row[real][None])[0][0, -int(real.sum()) :] for row, real in zip(tokens, mask, strict=True)]
-        found[f"padding on the {side}"] = x[mask] - torch.cat(alone)
-    return found
-
-
-@exercise.observe("padding", "In a padded row, P and the real tokens take positions, and nothing else does.")
-def positions_taken_in_padded_rows(impl):
-    tokens, mask = rows("left")
-    return prompt(impl)(tokens, None, mask)[1]
-
-
-@exercise.observe("cache", "A token that goes on from a cache is embedded alone, at the position that it is told.")
-def one_more_token(impl):
-    return list(prompt(impl)(rows()[0][:, :1], 8))
-
-
-@exercise.observe("cache", "Padded rows go on from different positions: `start` is then a tensor (B, 1).")
-def one_more_token_in_each_row(impl):
-    return list(prompt(impl)(rows()[0][:, :1], torch.tensor([[8], [6], [7]])))
-
-
-@exercise.observe("cache", "In two steps with the cache the answer should be what it is in one.")
-def two_steps(impl):
-    made, (tokens, _), cache = impl.PromptTuning(length=N, init=(5, 9, 4)).attach(model(layers=1)), rows(), Cache(1)
-    parts = [made(tokens[:, :3], cache=cache), made(tokens[:, 3:], cache=cache)]
-    return torch.cat(parts, 1) - made(tokens)
-
-
-@exercise.observe(
-    "other methods", "Where another method brings vectors (m, d), they stand behind P and before the tokens."
-)
-def with_vectors_of_another(impl):
-    return prompt(impl)(rows()[0], front=numbers("front", (2, DIM)))[0]
-
-
-@exercise.observe(
-    "other methods",
-    "The vectors of another method may differ from row to row, (B, m, d): P stands before them in each.",
-)
-def with_vectors_of_another_for_each_row(impl):
-    return prompt(impl)(rows()[0], front=numbers("front", (3, 2, DIM)))[0]
-
-
-@exercise.observe(
-    "other methods", "Virtual tokens that are in the layers only take positions too: `skip` tells how many."
-)
-def skipped_positions(impl):
-    return list(prompt(impl)(rows()[0], skip=2))
-
-
-@exercise.observe("start", '"normal": P should be spread around zero as widely as the numbers of the table are.')
+@exercise.observe("start", '"normal": P should have mean 0 and the standard deviation of the numbers in the table.')
 def start_normal(impl):
-    P, spread = impl.vectors(table(), 400, "normal"), float(table().std())
-    return {"shape": list(P.shape), "spread": rounded(P.std() / spread, 0.2), "mean": rounded(P.mean() / spread, 0.5)}
+    P, std = impl.vectors(table(), 400, "normal"), float(table().std())
+    return {
+        "shape": list(P.shape),
+        "standard deviation, in that of the table": rounded(P.std() / std, 0.2),
+        "mean, in the same unit": rounded(P.mean() / std, 0.5),
+    }
 
 
 @exercise.observe("start", '"uniform": P should lie evenly between the two bounds.')
@@ -181,271 +192,229 @@ def start_words(impl):
     return impl.vectors(table(), 2, (7, 3))
 
 
-@exercise.observe("start", "Too few words for n vectors are said over and over.")
-def words_repeated(impl):
-    return [[int(t) for t in impl.repeated(words, n)] for words, n in (((7, 3), 5), ((4,), 3))]
+@exercise.observe(
+    "start", "With fewer words than n, the words should be repeated; of more, the first n should be taken."
+)
+def words_repeated_or_cut(impl):
+    return [impl.vectors(table(), n, words) for words, n in (((7, 3), 5), ((4,), 3), ((7, 3, 5, 2), 3))]
 
 
-@exercise.observe("start", "Of too many words the first n are taken.")
-def words_cut(impl):
-    return [int(t) for t in impl.repeated((7, 3, 5, 2), 3)]
-
-
-PASSED = "            return self.base(tokens, start, mask, front, skip)\n        return self.base(tokens, start, mask, self.before(front), skip)  # (B, n+T, d)"
+INIT = "self.P = nn.Parameter(P)  # (n, d)"
+CACHE = "        cache = self.base(blocks)\n        cache.front.append"
+FRONT = "        cache.front.append(self.P)\n"
+BACK = FRONT + "        return cache\n"
+NORMAL = "normal_(std=float(table.std()))"
+UNIFORM = "uniform_(-0.5, 0.5)"
+DRAWN = "torch.randint(vocab, (length,))"
+TOLD = "else repeated(init, length, vocab)"
+LOOKED_UP = "return table[tokens.to(table.device)].detach().clone()"
 
 exercise.mistake(
     "P is a buffer",
-    (("self.P = nn.Parameter(P)", 'self.register_buffer("P", P)'),),
+    ((INIT, 'self.register_buffer("P", P)'),),
     "P is a plain tensor or a buffer, which no optimizer will find",
     "what does the layer's `named_parameters()` list?",
     "A buffer is saved and moved with the model, but only what is wrapped in `nn.Parameter` is trained.",
 )
 exercise.mistake(
-    "base is trained too",
-    (
-        (
-            "        super().__init__(base)\n        self.P",
-            "        super().__init__(base.requires_grad_(True))\n        self.P",
-        ),
-    ),
-    "the embedding table of the base is trained along",
-    "how many numbers is training allowed to change: n·d, or n·d and the whole table?",
-    "What makes a prompt small and the base shareable is that the table stays frozen.",
-)
-exercise.mistake(
     "P drawn anew",
-    (("self.P = nn.Parameter(P)", "self.P = nn.Parameter(torch.randn_like(P))"),),
+    ((INIT, "self.P = nn.Parameter(torch.randn_like(P))"),),
     "P is drawn anew, so the start that was chosen is lost",
     "what is the second argument of the constructor for?",
     "Where P starts is decided in `vectors`; the layer only keeps what it is given.",
 )
 exercise.mistake(
     "P starts at zero",
-    (("self.P = nn.Parameter(P)", "self.P = nn.Parameter(torch.zeros_like(P))"),),
+    ((INIT, "self.P = nn.Parameter(torch.zeros_like(P))"),),
     "P starts at zero, as B does in LoRA",
     "does a vector of zeros in front of the input leave the answer as it is?",
-    "A virtual token of zeros is a token too, and the base has never met it; all rows of P would start alike.",
+    "A virtual token of zeros is a token too, and one that the base has never seen. All rows of P would start alike.",
 )
 exercise.mistake(
-    "behind the tokens",
-    ((PASSED, "            return self.base(tokens, start, mask, front, skip)\n        x, taken = self.base(tokens, start, mask, front, skip)\n        return torch.cat([x, self.P.expand(len(tokens), -1, -1)], dim=1), taken + len(self.P)"),),
-    "P stands behind the tokens",
-    "which tokens can see P in a model that only looks back?",
-    "A causal model reads from the left: an instruction has to come first. Whatever is in front is also cut off again before the head.",
-)  # fmt: skip
-exercise.mistake(
-    "put in front afterwards",
-    ((PASSED, "            return self.base(tokens, start, mask, front, skip)\n        x, taken = self.base(tokens, start, mask, front, skip)\n        return torch.cat([self.P.expand(len(tokens), -1, -1), x], dim=1), taken"),),
-    "P is put in front of vectors that have their positions already, so P has none and the tokens keep theirs",
-    "which position has the first real token of a prompt of words?",
-    "The tokens have to move up by n. Let P go through the same place that gives out the positions.",
-)  # fmt: skip
-exercise.mistake(
-    "P without positions",
-    ((PASSED, "            return self.base(tokens, start, mask, front, skip)\n        x, taken = self.base(tokens, start, mask, front, skip + len(self.P))\n        return torch.cat([self.P.expand(len(tokens), -1, -1), x], dim=1), taken"),),
-    "the tokens have moved up, but P itself gets no position",
-    "what is added to the embedding of a word before the first layer?",
-    "A virtual token is embedded like a word: its vector and its position.",
-)  # fmt: skip
-exercise.mistake(
-    "added to the tokens",
-    ((PASSED, "            return self.base(tokens, start, mask, front, skip)\n        x, taken = self.base(tokens, start, mask, front, skip)\n        n = len(self.P)\n        return torch.cat([x[:, :n] + self.P, x[:, n:]], dim=1), taken"),),
-    "P is added to the first n tokens instead of standing before them",
-    "how long is the sequence that the first layer sees?",
-    "The brackets in [P ; E(x)] join two pieces end to end; nothing is added up.",
-)  # fmt: skip
-exercise.mistake(
-    "again at every step",
-    (("        if start is not None:  # a sequence goes on that began with P\n            return self.base(tokens, start, mask, front, skip)\n", ""),),
-    "P is put in front again at each step of generation",
-    "after the first step, where are the keys and values of P?",
-    "With a cache each step brings one new token only; what came before, P included, is in the cache.",
-)  # fmt: skip
-exercise.mistake(
-    "only with a cache",
-    (("if start is not None:  # a sequence goes on that began with P", "if start is None:"),),
-    "the condition is turned over: P is missing at the beginning and comes later",
-    "what is `start` when a sequence begins?",
-    "None means that nothing has been read yet.",
+    "one vector",
+    ((INIT, "self.P = nn.Parameter(P[:1])"),),
+    "P is a single vector, whatever the length",
+    "how many rows does P have for n = 3?",
+    "Each virtual token has a vector of its own.",
 )
 exercise.mistake(
-    "truth of a tensor",
-    (("if start is not None:  # a sequence goes on that began with P", "if start:"),),
-    "`start` is used as a truth value, but it may be a tensor with a number for each row",
-    "what is `bool()` of a tensor of three numbers, and what should it be?",
-    "Ask whether there is a start, and not whether it is zero.",
+    "front overwritten",
+    ((FRONT, "        cache.front = [self.P]\n"),),
+    "the vectors of a prompt that is there already are lost",
+    "two prompts are stacked, of 3 and of 2 vectors: how many vectors should stand in front?",
+    "The cache may hold something already. Yours comes in addition.",
 )
 exercise.mistake(
-    "mask dropped",
-    ((PASSED, PASSED.replace("start, mask, self", "start, None, self")),),
-    "the mask is not passed on, so padding takes positions",
-    "how does `embed` know which tokens of a row are padding?",
-    "Every argument that is not yours to change should reach the base as it came.",
-    "UKPLab/sentence-transformers#3000, about a mask that did not fit the prompt",
+    "in front of the other's",
+    ((FRONT, "        cache.front.insert(0, self.P)\n"),),
+    "P stands in front of the vectors of a prompt that was there before",
+    "which of two prompts did the model have first?",
+    "What the model begins with already stays in front; a new prompt comes after it.",
 )
 exercise.mistake(
-    "skip dropped",
-    ((PASSED, PASSED.replace("self.before(front), skip)", "self.before(front))")),),
-    "`skip` is not passed on at the beginning of a sequence",
-    "which position has your first token when another method keeps two virtual tokens in its layers?",
-    "Every argument that is not yours to change should reach the base as it came.",
+    "a cache of its own",
+    ((CACHE, "        from minipeft.models.transformer import Cache\n\n        cache = Cache(len(blocks))\n        cache.front.append"),),
+    "the layer makes an empty cache itself, so whatever another method begins with is lost",
+    "what does `self.base` return, and which module may stand behind that name in a stack of methods?",
+    "A layer in front of another module asks that module first, and changes what it answers.",
+)  # fmt: skip
+exercise.mistake(
+    "cache kept",
+    ((CACHE, '        if hasattr(self, "kept"):\n            return self.kept\n        cache = self.kept = self.base(blocks)\n        cache.front.append'),),
+    "the cache is made once and used again for every sequence",
+    "what is left in front after the first sequence has taken the vectors out?",
+    "A cache belongs to one sequence. Only P outlives it.",
+)  # fmt: skip
+exercise.mistake(
+    "cache not returned",
+    ((BACK, FRONT),),
+    "the layer returns nothing",
+    "what does a function return that has no `return`?",
+    "The model reads what `begin` returns; changing the cache on the way is not enough.",
+)
+exercise.mistake(
+    "rows instead of the whole",
+    ((FRONT, "        cache.front += self.P\n"),),
+    "each row of P becomes an entry of its own, a vector (d,) without a length",
+    "how many entries does the list have afterwards, and which shapes?",
+    "Adding a tensor to a list takes it apart along its first dimension. An entry is a whole prompt, (n, d).",
 )
 exercise.mistake(
     "no gradient",
-    (("            return self.P\n        return torch.cat([self.P.expand(*front.shape[:-2], -1, -1), front], dim=-2)", "            return self.P.data\n        return torch.cat([self.P.data.expand(*front.shape[:-2], -1, -1), front], dim=-2)"),),
+    ((FRONT, "        cache.front.append(self.P.data)\n"),),
     "P is used without its history (`.data` or `detach`), so it never learns",
     "which gradient does P have after `backward()`?",
-    "Autograd records what is done with the parameter itself; `.data` is the number behind its back.",
-)  # fmt: skip
-exercise.mistake(
-    "nothing to join",
-    (("        if front is None:\n            return self.P\n        return torch.cat([self.P.expand(*front.shape[:-2], -1, -1), front], dim=-2)", "        return torch.cat([self.P, front], dim=-2)"),),
-    "P is joined with `front` where there is no front",
-    "what is `front` when prompt tuning is the only method on the model?",
-    "None is not an empty tensor: the usual case, P alone, is a case of its own.",
-)  # fmt: skip
-exercise.mistake(
-    "the other's vectors dropped",
-    (("        if front is None:\n            return self.P\n        return torch.cat([self.P.expand(*front.shape[:-2], -1, -1), front], dim=-2)", "        return self.P"),),
-    "the vectors that another method brings are lost",
-    "two prompts are stacked, of 3 and of 2 vectors: how many should there be?",
-    "`front` may hold vectors already. Yours come in addition.",
-)  # fmt: skip
-exercise.mistake(
-    "own vectors dropped",
-    (("        return torch.cat([self.P.expand(*front.shape[:-2], -1, -1), front], dim=-2)", "        return front"),),
-    "P is left out as soon as another method brings vectors",
-    "two prompts are stacked, of 3 and of 2 vectors: how many should there be?",
-    "Both are part of the input, one behind the other.",
+    "Autograd records what is done with the parameter itself; `.data` holds its numbers without that record.",
 )
 exercise.mistake(
-    "behind the other's",
-    (("torch.cat([self.P.expand(*front.shape[:-2], -1, -1), front], dim=-2)", "torch.cat([front, self.P.expand(*front.shape[:-2], -1, -1)], dim=-2)"),),
-    "P stands behind the vectors of the other method, the order is exchanged",
-    "which of the two is nearer to the tokens?",
-    "Read [P ; front] from the left.",
+    "offset moved",
+    ((FRONT, FRONT + "        cache.offset = cache.offset + len(self.P)\n"),),
+    "the layer moves the positions by n, which the embedding does already where it should",
+    "which module decides where a token stands?",
+    "A method never sets a position. Where positions are counted from BOS, an offset above 0 says that BOS has come.",
+)
+exercise.mistake(
+    "keys in every layer",
+    ((FRONT, "        for layer, block in zip(cache.layers, blocks, strict=True):\n            layer.extend(block.attn.split(self.P), block.attn.split(self.P))\n"),),
+    "P is put into every layer as keys and values, not before the embedded tokens",
+    "through what does an embedded word pass before it becomes a key?",
+    "Learned keys and values are prefix tuning. A prompt enters once, below the first layer.",
 )  # fmt: skip
 exercise.mistake(
-    "no dimension for rows",
-    (("torch.cat([self.P.expand(*front.shape[:-2], -1, -1), front], dim=-2)", "torch.cat([self.P, front], dim=0)"),),
-    "P has no dimension for the rows, where the other vectors have one",
-    "which shapes have the two pieces that you join, and along which dimension do they grow?",
-    "P is the same for every row. `expand` shows it to each of them without a copy.",
+    "at every layer",
+    ((FRONT, "        for layer, block in zip(cache.layers, blocks, strict=True):\n            x = block.norm1(self.P) if block.pre_norm else self.P\n            layer.extend(block.attn.split(block.attn.k(x)), block.attn.split(block.attn.v(x)))\n"),),
+    "P enters every layer anew, where it should enter once",
+    "what should the second layer read of the prompt: P itself, or what the first layer made of it?",
+    "The layers carry the vectors along like tokens. New vectors at every layer are P-tuning v2.",
 )  # fmt: skip
+exercise.mistake(
+    "P in front twice",
+    ((FRONT, FRONT + FRONT),),
+    "P stands in front twice",
+    "how many virtual tokens does each row have?",
+    "The equation has one P.",
+)
 exercise.mistake(
     "unit normal",
-    (("normal_(std=float(table.std()))", "normal_()"),),
-    "P starts with a spread of 1, far from the scale of the embeddings",
+    ((NORMAL, "normal_()"),),
+    "P starts with a standard deviation of 1, far from the scale of the embeddings",
     "how large are the numbers in the table that P will stand beside?",
-    "Vectors much longer than any word drown the words; the first steps are spent on shrinking them.",
+    "Vectors much longer than those of words drown out the words, and the first steps go into shrinking them.",
     "peft's RandomInit: N(0, 1), fifty times the scale of GPT-2's embeddings",
 )
 exercise.mistake(
-    "variance for spread",
-    (("normal_(std=float(table.std()))", "normal_(std=float(table.var()))"),),
+    "variance for standard deviation",
+    ((NORMAL, "normal_(std=float(table.var()))"),),
     "the variance stands where the standard deviation belongs",
-    "is what you measure in the table of the same kind as what the normal distribution is given?",
-    "One is the square of the other; for small embeddings that is far too little.",
+    "which of the two does the normal distribution take: the standard deviation, or its square?",
+    "One is the square of the other; for small embeddings it is far too small.",
 )
 exercise.mistake(
     "uniform from zero",
-    (("uniform_(-0.5, 0.5)", "uniform_(0, 1)"),),
+    ((UNIFORM, "uniform_(0, 1)"),),
     "the uniform start lies between 0 and 1",
     "what is the mean of all the numbers in P?",
     "The paper's interval lies around zero. `torch.rand` begins at zero.",
 )
 exercise.mistake(
     "the same word everywhere",
-    (("torch.randint(vocab, (length,))", "torch.randint(vocab, (1,)).expand(length)"),),
+    ((DRAWN, "torch.randint(vocab, (1,)).expand(length)"),),
     "one word is drawn and stands in all n places",
-    "how many different rows has P?",
+    "how many different rows does P have?",
     "Vectors that start alike differ by their positions only. Draw one word for each place.",
 )
 exercise.mistake(
     "the first rows themselves",
     (("    tokens = torch.randint(vocab, (length,)) if init", "    if init == \"vocabulary\":\n        return table[:length].detach()\n    tokens = torch.randint(vocab, (length,)) if init"),),
     "P is the first n rows of the table, and a view of it: when P learns, the words change",
-    "which tokens have the smallest numbers, and who owns the memory of `table[:n]`?",
-    "Draw from the whole vocabulary. A slice shares its memory with the table and `detach` does not change that.",
+    "which tokens have the smallest numbers, and does `table[:n]` have memory of its own?",
+    "Draw from the whole vocabulary. A slice shares its memory with the table, and `detach` does not change that.",
 )  # fmt: skip
 exercise.mistake(
     "one vector for the phrase",
-    (("return table[tokens.to(table.device)].detach().clone()", "return table[tokens].detach().mean(0).repeat(length, 1)"),),
-    "the embeddings are averaged, and all of P starts as their mean",
-    "how many different rows has P at the start?",
+    ((LOOKED_UP, "return table[tokens].detach().mean(0).repeat(length, 1)"),),
+    "the embeddings are averaged, and every row of P starts as their mean",
+    "how many different rows does P have at the start?",
     "Each virtual token starts at a word of its own, not at the middle of all of them.",
-)  # fmt: skip
-exercise.mistake(
-    "each word several times in a row",
-    (("return [words[i % len(words)] for i in range(length)]", "return [w for w in words for _ in range(-(-length // len(words)))][:length]"),),
-    "each word is repeated before the next comes: 7 7 3 3 instead of 7 3 7 3",
-    "does your prompt still read as the phrase it was?",
-    "The phrase is repeated as a whole, so that its words keep their neighbours.",
-)  # fmt: skip
-exercise.mistake(
-    "not repeated",
-    (("return [words[i % len(words)] for i in range(length)]", "return list(words[:length])"),),
-    "few words give a shorter prompt than n",
-    "how many vectors should P have for two words and n = 5?",
-    "When the words run out, begin again with the first.",
 )
 exercise.mistake(
-    "not cut",
-    (
-        (
-            "return [words[i % len(words)] for i in range(length)]",
-            "return list(words) * max(1, -(-length // len(words)))",
-        ),
-    ),
-    "the prompt is longer than n where the words do not come out even",
-    "how many vectors should P have for two words and n = 5?",
-    "Whole repetitions overshoot; n is what counts.",
+    "words not repeated",
+    ((TOLD, "else torch.tensor(init)"),),
+    "P has as many rows as there are words, whatever the length",
+    "how many rows should P have for two words and n = 5?",
+    "n decides. `repeated`, which the file imports, says the words over and over and stops at n.",
+)
+exercise.mistake(
+    "each word several times in a row",
+    ((TOLD, "else repeated(init, length, vocab).sort(descending=True).values"),),
+    "equal words stand side by side: 7 7 7 3 3 instead of 7 3 7 3 7",
+    "does your prompt still read as the phrase it was?",
+    "The phrase is repeated as a whole, so that its words keep their neighbours.",
 )
 
 exercise.right(
-    "joined by hand in each case",
-    (("        if front is None:\n            return self.P\n        return torch.cat([self.P.expand(*front.shape[:-2], -1, -1), front], dim=-2)",
-      "        if front is None:\n            return self.P\n        if front.ndim == 2:\n            return torch.vstack([self.P, front])\n        return torch.cat([self.P[None].repeat(len(front), 1, 1), front], 1)"),),
-)  # fmt: skip
+    "with a batch dimension",
+    ((FRONT, "        cache.front = [*cache.front, self.P[None]]\n"),),
+)
 exercise.right(
-    "one way through",
-    (("        if start is not None:  # a sequence goes on that began with P\n            return self.base(tokens, start, mask, front, skip)\n        return self.base(tokens, start, mask, self.before(front), skip)  # (B, n+T, d)",
-      "        front = self.before(front) if start is None else front\n        return self.base(tokens, start=start, mask=mask, front=front, skip=skip)"),),
-)  # fmt: skip
+    "in a single line",
+    ((CACHE, "        (cache := self.base(blocks)).front.append"),),
+)
 exercise.right(
     "other constructors",
-    (("table.new_empty(length, dim).normal_(std=float(table.std()))", "torch.randn(length, dim) * table.std()"),
-     ("table.new_empty(length, dim).uniform_(-0.5, 0.5)", "torch.rand(length, dim) - 0.5"),
-     ("self.P = nn.Parameter(P)", "self.P = nn.Parameter(P.detach().clone().contiguous())")),
+    (("table.new_empty(length, dim)." + NORMAL, "torch.randn(length, dim) * table.std()"),
+     ("table.new_empty(length, dim)." + UNIFORM, "torch.rand(length, dim) - 0.5"),
+     (INIT, "self.P = nn.Parameter(P.detach().clone().contiguous())")),
 )  # fmt: skip
 exercise.right(
     "no word drawn twice",
-    (("torch.randint(vocab, (length,))", "torch.randperm(vocab)[:length]"),),
+    ((DRAWN, "torch.randperm(vocab)[:length]"),),
 )
 exercise.right(
     "repeated with itertools",
-    (("return [words[i % len(words)] for i in range(length)]", "import itertools\n\n    return list(itertools.islice(itertools.cycle(words), length))"),),
+    (("    tokens = torch.randint(vocab, (length,)) if init == \"vocabulary\" " + TOLD, "    import itertools\n\n    if init == \"vocabulary\":\n        tokens = torch.randint(0, len(table), (length,))\n    else:\n        tokens = torch.tensor(list(itertools.islice(itertools.cycle(init), length)))"),),
 )  # fmt: skip
 exercise.right(
     "looked up",
-    (("return table[tokens.to(table.device)].detach().clone()", "return torch.nn.functional.embedding(tokens, table.detach())"),),
-)  # fmt: skip
+    ((LOOKED_UP, "return torch.nn.functional.embedding(tokens, table.detach())"),),
+)
 
 exercise.house(
     "bounds by the width",
-    (("uniform_(-0.5, 0.5)", "uniform_(-(dim**-0.5), dim**-0.5)"),
+    ((UNIFORM, "uniform_(-(dim**-0.5), dim**-0.5)"),
      ('"uniform" in ±½ as in the paper', '"uniform" in ±1/√d')),
     "the uniform start lies in ±1/√d and not in ±½",
 )  # fmt: skip
 exercise.house(
-    "behind what is there",
-    (("torch.cat([self.P.expand(*front.shape[:-2], -1, -1), front], dim=-2)", "torch.cat([front, self.P.expand(*front.shape[:-2], -1, -1)], dim=-2)"),
-     ('"""[P ; front]: all vectors that come before the tokens."""', '"""[front ; P]: all vectors that come before the tokens; P stands next to them."""')),
-    "P stands behind the vectors that another method brings, next to the tokens: [front ; P]",
+    "the new one first",
+    ((FRONT, "        cache.front.insert(0, self.P)\n"),
+     ("vectors to be put before the embedded tokens.", "vectors to be put before the embedded tokens,\n    and before the vectors of a prompt that is there already.")),
+    "P stands in front of the vectors of a prompt that is there already",
 )  # fmt: skip
 exercise.house(
-    "from the last word",
-    (("return [words[i % len(words)] for i in range(length)]", "return [words[-1 - i % len(words)] for i in range(length)]"),
-     ('"""The words over and over, (7, 3) → 7 3 7 3 7, cut to the length."""', '"""The words over and over, beginning with the last, (7, 3) → 3 7 3 7 3, cut to the length."""')),
-    "the words of a prompt are taken from the last to the first, over and over",
+    "half the scale",
+    ((NORMAL, "normal_(std=float(table.std()) / 2)"),
+     ('"normal" at the scale of the embeddings', '"normal" at half the scale of the embeddings'),
+     ("Here the default is a normal at\nthe embeddings' own scale.", "Here the default is a normal at\nhalf the embeddings' own scale.")),
+    "the normal start has half the standard deviation of the embeddings",
 )  # fmt: skip

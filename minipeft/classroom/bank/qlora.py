@@ -28,6 +28,8 @@ exercise = Exercise(
     lesson="12",
 )
 
+BACKWARD = "return grad @ ctx.linear.weight.to(grad), None"
+
 
 def uneven(*shape):
     """Numbers whose rows differ in size, so that it matters which of them share a block."""
@@ -56,7 +58,7 @@ def layer(impl, bias=True):
     return impl.QuantizedLinear(linear(10, 6, bias), "nf4", 8)
 
 
-@exercise.observe("levels", "How many levels there are on either side of zero, and where they end, is not right.")
+@exercise.observe("levels", "The number of levels on either side of zero, or the outermost level, is not right.")
 def what_the_levels_are_like(impl):
     levels = impl.normal(4)
     return {
@@ -89,7 +91,7 @@ def codes_of_the_nearest_levels(impl):
     return impl.encode(uneven(3, 5), five(), 4)[0][:15]
 
 
-@exercise.observe("blocks", "How many codes come out of `encode`, and in which type, is not right.")
+@exercise.observe("blocks", "`encode` gives another number of codes, or another type, than it should.")
 def whole_blocks(impl):
     return sizes({"codes": impl.encode(uneven(3, 5), five(), 4)[0]})
 
@@ -113,7 +115,7 @@ def type_of_what_is_decoded(impl):
     return str(impl.decode(codes, torch.tensor([2.0, 0.5]), five().float(), 2).dtype)
 
 
-@exercise.observe("packing", "What is stored without double quantization: names, numbers and types are not right.")
+@exercise.observe("packing", "Without double quantization, the names, sizes or types of what is stored are not right.")
 def stored(impl):
     return sizes(impl.quantize(uneven(3, 6), "int4", 4, False))
 
@@ -129,18 +131,18 @@ def unpacked(impl):
     return impl.dequantize({"packed": packed, "absmax": torch.tensor([2.0, 0.5, 1.0])}, (3, 4), "int4", 4)
 
 
-@exercise.observe("packing", "A matrix with an odd number of values, there and back, is not what it should be.")
+@exercise.observe("packing", "A matrix with an odd number of values does not come back as it should.")
 def odd_number_of_values(impl):
     return impl.dequantize(impl.quantize(uneven(3, 5), "int4", 4, False), (3, 5), "int4", 4)
 
 
-@exercise.observe("packing", "A matrix in nf4, there and back, is not what it should be.")
+@exercise.observe("packing", "A matrix in nf4 does not come back as it should.")
 def there_and_back(impl):
     return impl.dequantize(impl.quantize(uneven(4, 6), "nf4", 8, False), (4, 6), "nf4", 8)
 
 
 @exercise.observe(
-    "double quantization", "What is stored with double quantization: names, numbers and types are not right."
+    "double quantization", "With double quantization, the names, sizes or types of what is stored are not right."
 )
 def stored_twice_quantized(impl):
     return sizes(impl.quantize(large(), "int4", 2, True))
@@ -169,7 +171,7 @@ def unpacked_twice(impl):
     return impl.dequantize(kept, (2, 4), "int4", 4)
 
 
-@exercise.observe("double quantization", "A matrix, there and back with double quantization, is not what it should be.")
+@exercise.observe("double quantization", "With double quantization a matrix does not come back as it should.")
 def there_and_back_twice_quantized(impl):
     return impl.dequantize(impl.quantize(large(), "int4", 2, True), (25, 24), "int4", 2)[:2]
 
@@ -207,14 +209,24 @@ def what_waits_for_the_backward_pass(impl):
 
 
 @exercise.observe(
-    "layer", "Two quantized layers with LoRA in front: the gradients of A and B are not the expected ones."
+    "layer",
+    "In a model of two quantized layers with LoRA in front, the gradients of A and B are not the expected ones.",
 )
 def gradients_in_a_model(impl):
-    net = fill(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)))
     method = impl.QLoRA(rank=2, alpha=6, targets=("0", "2"), block_size=8, double_quant=False)
-    fill(method.attach(net), "trainable")
+    net = method.attach(fill(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))))
+    fill(net, "trainable")
     net(numbers("x", (4, 5))).pow(2).sum().backward()
     return {name: p.grad for name, p in attach.trainable(net).items()}
+
+
+@exercise.observe("layer", "Under autocast, in half precision, a gradient should go back to the input as well.")
+def gradient_in_half_precision(impl):
+    made, x = layer(impl).float(), numbers("x", (4, 10)).float().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = made(x)
+    y.sum().backward()
+    return {"gradient": str(x.grad.dtype), "is zero": not x.grad.any()}
 
 
 @exercise.observe("bits", "The bits for each weight, without double quantization, are not right.")
@@ -394,7 +406,7 @@ exercise.mistake(
      ('torch.stack([stored["packed"] >> 4, stored["packed"] & 15], dim=1)', 'torch.stack([stored["packed"] & 15, stored["packed"] >> 4], dim=1)')),
     "the earlier code of two is the lower half of the byte",
     "are the codes 1 and 2 the byte 0x12 or 0x21?",
-    "It comes back right, but nobody else can read the bytes.",
+    "It comes back right, but other programs cannot read the bytes.",
 )  # fmt: skip
 exercise.mistake(
     "nibbles exchanged when packed",
@@ -528,17 +540,24 @@ exercise.mistake(
 )
 exercise.mistake(
     "nothing goes back",
-    (("return grad @ ctx.linear.weight, None", "return None, None"),),
+    ((BACKWARD, "return None, None"),),
     "the backward pass returns nothing for x",
     "which layers still learn if this one sends nothing back?",
     "Frozen means that the weight gets no gradient; the input does.",
 )
 exercise.mistake(
     "backward transposed",
-    (("return grad @ ctx.linear.weight, None", "return grad @ ctx.linear.weight.T, None"),),
+    ((BACKWARD, "return grad @ ctx.linear.weight.T.to(grad), None"),),
     "the gradient is multiplied by the transposed weight",
     "which shape has the gradient that comes in, and which should go out?",
     "Forward goes from in to out, backward from out to in.",
+)
+exercise.mistake(
+    "type of the weight",
+    ((BACKWARD, "return grad @ ctx.linear.weight, None"),),
+    "the backward pass multiplies a gradient in half precision with a weight in full precision",
+    "which type has the gradient that comes in under `torch.autocast`, and which has Ŵ?",
+    "Both factors of a product need one type; the gradient tells which.",
 )
 exercise.mistake(
     "the second scale is free",
@@ -585,7 +604,7 @@ exercise.right(
 )  # fmt: skip
 exercise.right(
     "gradient by einsum",
-    (("return grad @ ctx.linear.weight, None", 'return torch.einsum("...o,oi->...i", grad, ctx.linear.weight), None'),
+    ((BACKWARD, 'return torch.einsum("...o,oi->...i", grad, ctx.linear.weight.to(grad)), None'),
      ("        y = Product.apply(x, self)  # (..., out)\n        return y if self.bias is None else y + self.bias",
       "        y = Product.apply(x.reshape(-1, self.in_features), self).view(*x.shape[:-1], -1)\n        return y + self.bias if self.bias is not None else y")),
 )  # fmt: skip

@@ -32,12 +32,14 @@ UNIFORM = "nn.init.kaiming_uniform_(matrix, generator=dice)"
 BUFFER = "self.register_buffer(name, matrix, persistent=False)  # not part of a delta"
 START_D = "self.d = nn.Parameter(base.weight.new_full((len(shared.A),), d_initial))  # (r)"
 START_B = "self.b = nn.Parameter(base.weight.new_zeros(len(base.weight)))  # (out)"
-CUT = "return self.shared.A[:, :into], self.shared.B[:out]  # (r, in), (out, r)"
+CUT = "return self.shared.A[:, : self.in_features], self.shared.B[: self.out_features]  # (r, in), (out, r)"
 INNER = "h = self.d * F.linear(x, A)  # (..., r)"
 OUTER = "return self.base(x) + self.b * F.linear(h, B)  # (..., out)"
 DELTA = "return (self.b[:, None] * B) @ (self.d[:, None] * A)  # (out, in)"
-SHARED = "shared = Shared(self.rank, into, out, self.seed).to(weights[0])"
-WRAP = "wrap(model, self.targets, lambda module, path: VeRALinear(module, shared, self.d_initial))"
+SIZES = 'into, out = (max((getattr(m, side) for m in linear), default=1) for side in ("in_features", "out_features"))'
+SHARED = "shared = Shared(self.rank, into, out, self.seed)"
+MAKE = "return VeRALinear(module, shared.to(bottom(module).weight), self.d_initial)"
+WRAP = "wrap(model, self.targets, make, layers=self.layers)"
 
 
 def pair(impl, rank=2, into=5, out=3, seed=0):
@@ -68,13 +70,11 @@ class Wide(nn.Module):
 
 
 def attached(impl, **settings):
-    made = Wide()
-    impl.VeRA(**{"rank": 4, "targets": ("one", "two"), "seed": 3, **settings}).attach(made)
-    return made
+    return impl.VeRA(**{"rank": 4, "targets": ("one", "two"), "seed": 3, **settings}).attach(Wide())
 
 
 def layers(made):
-    return [s.replacement for s in attach.attachments(made)[0].swaps]
+    return list(attach.attachments(made)[0].layers.values())
 
 
 @exercise.observe("random pair", "A should be (r, in) and B (out, r).")
@@ -83,7 +83,9 @@ def shapes_of_the_pair(impl):
     return {name: str(tuple(getattr(made, name).shape)) for name in "AB"}
 
 
-@exercise.observe("random pair", "A or B is not as wide as told; here is the width times √fan_in.")
+@exercise.observe(
+    "random pair", "A or B does not have the width that the docstring gives; the numbers are widths times √fan_in."
+)
 def width_of_the_pair(impl):
     made = impl.Shared(30, 200, 70, 0)
     return {
@@ -106,7 +108,9 @@ def another_seed(impl):
     return [float((one.A - other.A).abs().max()) > 0, float((one.B - other.B).abs().max()) > 0]
 
 
-@exercise.observe("random pair", "Whoever draws random numbers after you should not notice that A and B were drawn.")
+@exercise.observe(
+    "random pair", "Drawing A and B should not change the random numbers that the rest of the program gets."
+)
 def dice_of_the_others(impl):
     before = torch.get_rng_state()
     impl.Shared(3, 5, 4, 7)
@@ -119,7 +123,7 @@ def what_is_trained(impl):
     return {name: str(tuple(p.shape)) for name, p in attach.trainable(made).items()}
 
 
-@exercise.observe("set-up", "A delta keeps the two vectors alone; A and B come from the seed.")
+@exercise.observe("set-up", "A delta should keep only the two vectors; A and B come from the seed.")
 def what_is_stored(impl):
     return sorted(impl.VeRALinear(linear(), impl.Shared(4, 5, 3, 0), 0.1).stored())
 
@@ -160,7 +164,7 @@ def gradients(impl):
     return {name: p.grad for name, p in made.named_parameters()}
 
 
-@exercise.observe("forward", "Standing on a LoRA, the layer should add to what comes out below.")
+@exercise.observe("forward", "In front of a LoRA, the layer should add to what comes out below.")
 def stacked(impl):
     below = fill(LoRALinear(linear(), 2, 3.0)).requires_grad_(False)
     return layer(impl, below)(numbers("x", (4, 5)))
@@ -171,13 +175,13 @@ def delta(impl):
     return layer(impl).delta()
 
 
-@exercise.observe("merge", "Merged, the layer should answer as before.")
+@exercise.observe("merge", "The merged layer should answer as the layer did.")
 def merged(impl):
     made, x = layer(impl), numbers("x", (4, 5))
     return made.merged()(x) - made(x)
 
 
-@exercise.observe("widths", "From an A and B that are larger than the layer, it takes the wrong part.")
+@exercise.observe("widths", "Where A and B are larger than the layer, the layer takes the wrong part of them.")
 def part_of_the_pair(impl):
     return list(layer(impl, rank=6, into=8, out=7).matrices())
 
@@ -187,7 +191,7 @@ def size_of_the_shared_pair(impl):
     return sorted(str(tuple(b.shape)) for b in attached(impl).buffers())
 
 
-@exercise.observe("sharing", "In a whole model: what is trained there is not what should be.")
+@exercise.observe("sharing", "In a whole model, other parameters are trained than the targets ask for.")
 def trained_in_a_model(impl):
     return {name: p.numel() for name, p in attach.trainable(attached(impl)).items()}
 
@@ -206,11 +210,16 @@ def settings(impl):
     return {"d": one.d, "another seed, another A": float((one.matrices()[0] - other.matrices()[0]).abs().max()) > 0}
 
 
-@exercise.observe("sharing", "A and B should follow the model to its type.")
+@exercise.observe("sharing", "A and B should have the type of the model.")
 def types(impl):
-    made = nn.Sequential(nn.Linear(3, 2, dtype=torch.bfloat16))
-    impl.VeRA(rank=2, targets=("0",)).attach(made)
+    made = impl.VeRA(rank=2, targets=("0",)).attach(nn.Sequential(nn.Linear(3, 2, dtype=torch.bfloat16)))
     return [str(m.dtype) for m in made[0].matrices()]
+
+
+@exercise.observe("sharing", "With `layers`, only targets in these layers should train.")
+def some_layers(impl):
+    made = nn.Sequential(nn.Linear(6, 3), nn.Linear(3, 5))
+    return sorted(attach.trainable(impl.VeRA(rank=2, targets=("0", "1"), layers=(1,)).attach(made)))
 
 
 exercise.mistake(
@@ -246,14 +255,14 @@ exercise.mistake(
     ((DRAW, "torch.manual_seed(seed)\n        dice = None"),),
     "the random numbers of the whole program are set back",
     "what do dropout and the order of the data do after two layers of yours have been made?",
-    "A generator of your own leaves everybody else's alone.",
+    "A generator of your own leaves the global one alone.",
 )
 exercise.mistake(
     "always the same seed",
     ((DRAW, 'dice = torch.Generator("cpu").manual_seed(0)'),),
     "A and B are the same for every seed",
     "what is different between Shared(..., seed=1) and Shared(..., seed=2) in your version?",
-    "Without the seed nobody can ask how much of a result was luck of the draw.",
+    "Only other seeds tell how much of a result was luck of the draw.",
 )
 exercise.mistake(
     "seed not used",
@@ -367,10 +376,17 @@ exercise.mistake(
 )
 exercise.mistake(
     "weight at the bottom",
-    ((OUTER, "return F.linear(x, self.base.weight, self.base.bias) + self.b * F.linear(h, B)"),),
-    "where the layer stands on another method, what that one does is passed by",
-    "what is `self.base` if a LoRA stands there already, and what is its `weight`?",
-    "A wrapper answers for the frozen layer at the bottom; call what is in front of you as a whole.",
+    ((OUTER, "return bottom(self.base)(x) + self.b * F.linear(h, B)"),),
+    "where the layer stands in front of another method, what that one does is left out",
+    "what is `self.base` if a LoRA stands there already, and what lies at its bottom?",
+    "The frozen path is all that stood here before you came, not only the module of the base model.",
+)
+exercise.mistake(
+    "weight of the layer",
+    ((OUTER, "return F.linear(x, self.weight, self.bias) + self.b * F.linear(h, B)"),),
+    "W is read through the layer's own `weight`, which is W + ΔW: the update counts twice",
+    "what does `weight` of a `WeightWrapper` give, and what does `weight` of its base?",
+    "The weight of an adapted layer is the adapted one; the frozen one belongs to `base`.",
 )
 exercise.mistake(
     "delta without the vectors",
@@ -390,27 +406,27 @@ exercise.mistake(
     "not cut",
     ((CUT, "return self.shared.A, self.shared.B"),),
     "the layer takes all of A and B, however large they are",
-    "how many columns of A fit a layer with `into` inputs?",
+    "how many columns of A fit a layer with `in_features` inputs?",
     "A and B are made for the largest target; a smaller one needs a part of them.",
     "huggingface/peft#1816",
 )
 exercise.mistake(
     "cut at the end",
-    ((CUT, "return self.shared.A[:, -into:], self.shared.B[-out:]"),),
+    ((CUT, "return self.shared.A[:, -self.in_features :], self.shared.B[-self.out_features :]"),),
     "the layer takes the last columns of A and rows of B",
     "which part of A and B does the text at the top give to a smaller layer?",
     "It would work as well, but stored vectors only mean something with the part they were trained with.",
 )
 exercise.mistake(
     "cut of the wrong side",
-    ((CUT, "return self.shared.A[:into], self.shared.B[:, :out]"),),
+    ((CUT, "return self.shared.A[: self.in_features], self.shared.B[:, : self.out_features]"),),
     "A is cut by rows and B by columns",
     "which dimension of A is the rank, and must every layer have all of it?",
     "A is (r, in) and B is (out, r): only `in` and `out` differ between layers.",
 )
 exercise.mistake(
     "first target decides",
-    (("out, into = (max(sizes) for sizes in zip(*(W.shape for W in weights), strict=True))", "out, into = weights[0].shape"),),
+    ((SIZES, "into, out = linear[0].in_features, linear[0].out_features"),),
     "A and B are made for the first target only",
     "what happens at a target that is wider than the first?",
     "In a Transformer `up` has more outputs than `q`, and `down` more inputs.",
@@ -418,38 +434,45 @@ exercise.mistake(
 )  # fmt: skip
 exercise.mistake(
     "a copy for each layer",
-    ((WRAP, "wrap(model, self.targets, lambda module, path: VeRALinear(module, Shared(self.rank, into, out, self.seed).to(shared.A), self.d_initial))"),),
+    ((MAKE, "return VeRALinear(module, Shared(self.rank, into, out, self.seed).to(bottom(module).weight), self.d_initial)"),),
     "every layer holds a copy of A and B",
     "how many random numbers does your model hold with ten layers, and how many with one?",
     "The numbers are the same, but the paper shares one pair among all layers, so that its memory does not count.",
 )  # fmt: skip
 exercise.mistake(
     "a pair for each layer",
-    (("        " + WRAP, '        def layer(module, path):\n            size = bottom(module).weight\n            own = Shared(self.rank, size.shape[1], size.shape[0], self.seed).to(size)\n            return VeRALinear(module, own, self.d_initial)\n\n        wrap(model, self.targets, layer)'),),
+    ((MAKE, "size = bottom(module).weight\n            own = Shared(self.rank, size.shape[1], size.shape[0], self.seed).to(size)\n            return VeRALinear(module, own, self.d_initial)"),),
     "every layer has an A and B of its own",
     "how many random numbers does your model hold with ten layers, and how many with one?",
     "The paper shares one pair among all layers, so that its memory does not count.",
 )  # fmt: skip
 exercise.mistake(
     "seed stays behind",
-    ((SHARED, "shared = Shared(self.rank, into, out, 0).to(weights[0])"),),
+    ((SHARED, "shared = Shared(self.rank, into, out, 0)"),),
     "the method's seed does not reach A and B",
     "what is different between VeRA(seed=1) and VeRA(seed=2) in your version?",
     "The method is all that a delta says about A and B.",
 )
 exercise.mistake(
     "start stays behind",
-    ((WRAP, "wrap(model, self.targets, lambda module, path: VeRALinear(module, shared, 0.1))"),),
+    ((MAKE, "return VeRALinear(module, shared.to(bottom(module).weight), 0.1)"),),
     "the method's d_initial does not reach the layers",
     "what is different between VeRA(d_initial=0.1) and VeRA(d_initial=1) in your version?",
     "Each setting of the method has to arrive where it is used.",
 )
 exercise.mistake(
     "type of their own",
-    ((SHARED, "shared = Shared(self.rank, into, out, self.seed)"),),
+    ((MAKE, "return VeRALinear(module, shared, self.d_initial)"),),
     "A and B stay in 32 bits whatever the type of the model",
     "what is the type of A in a model of 16 bits?",
     "They are drawn in 32 bits so that a seed means the same everywhere; afterwards they have to fit the weights.",
+)
+exercise.mistake(
+    "layers stay behind",
+    ((WRAP, "wrap(model, self.targets, make)"),),
+    "the method's `layers` do not reach `wrap`, so every target is adapted",
+    "what is different between VeRA(layers=(0,)) and VeRA() in your version?",
+    "`match` finds the places for the sizes, `wrap` finds them once more: both must look in the same layers.",
 )
 
 exercise.right(
@@ -457,6 +480,10 @@ exercise.right(
     ((INNER, "h = x @ A.T @ torch.diag(self.d)"), (OUTER, "return h @ B.T @ torch.diag(self.b) + self.base(x)"),
      (DELTA, 'return torch.einsum("o,or,r,ri->oi", self.b, B, self.d, A)')),
 )  # fmt: skip
+exercise.right(
+    "through the base's weight",
+    ((OUTER, "return F.linear(x, self.base.weight, self.base.bias) + self.b * F.linear(h, B)"),),
+)
 exercise.right(
     "d on A, b on B",
     ((INNER, "h = x @ (self.d[:, None] * A).T"), (OUTER, "return self.base(x) + h @ (B * self.b.unsqueeze(1)).T"),
@@ -471,15 +498,14 @@ exercise.right(
 )  # fmt: skip
 exercise.right(
     "sizes in a loop",
-    (("        out, into = (max(sizes) for sizes in zip(*(W.shape for W in weights), strict=True))\n",
-      "        out = into = 0\n        for W in weights:\n            out, into = max(out, W.shape[0]), max(into, W.shape[1])\n"),
-     (SHARED, "shared = Shared(self.rank, into, out, seed=self.seed)\n        shared = shared.to(device=weights[-1].device, dtype=weights[-1].dtype)"),
-     (CUT, "A = self.shared.A.narrow(1, 0, into)\n        return A, self.shared.B.narrow(0, 0, out)")),
+    (("        " + SIZES, "        out = into = 1\n        for module in linear:\n            out, into = max(out, module.weight.shape[0]), max(into, module.weight.shape[1])"),
+     (MAKE, "W = bottom(module).weight\n            return VeRALinear(module, shared.to(device=W.device, dtype=W.dtype), self.d_initial)"),
+     (CUT, "out, into = self.base.weight.shape\n        A = self.shared.A.narrow(1, 0, into)\n        return A, self.shared.B.narrow(0, 0, out)")),
 )  # fmt: skip
 
 exercise.house(
     "last columns",
-    ((CUT, "return self.shared.A[:, -into:], self.shared.B[-out:]  # (r, in), (out, r)"),
+    ((CUT, "return self.shared.A[:, -self.in_features :], self.shared.B[-self.out_features :]  # (r, in), (out, r)"),
      ("a layer takes the first columns of A and the first rows of B. The same seed gives the same\nA and B here as there, but peft stores them", "a layer takes the last columns of A and the last rows of B (peft: the first). The same\nseed gives the same A and B here as there, but peft stores them")),
     "a smaller layer takes the last columns of A and the last rows of B",
 )  # fmt: skip

@@ -5,6 +5,7 @@ import re
 from functools import cache
 
 import minipeft.classroom.source as source
+from minipeft.classroom.bank.lora import DELTA, OUTER
 from minipeft.classroom.bank.lora import exercise as lora
 from minipeft.classroom.exercise import Exercise, Mistake, Right, edited
 
@@ -32,8 +33,7 @@ OTHER_NUMBERS = Right(
 )  # fmt: skip
 SUBTRACTED = Mistake(
     "update subtracted",
-    (("        return self.base(x) + F.linear(self.scale * h, self.B)  # (..., out)\n\n    def delta(self):\n        return self.scale * self.B @ self.A",
-      "        return self.base(x) - F.linear(self.scale * h, self.B)  # (..., out)\n\n    def delta(self):\n        return -self.scale * self.B @ self.A"),),
+    ((OUTER, "return self.base(x) - F.linear(h, self.scale * self.B)"), (DELTA, "return -self.scale * self.B @ self.A")),
     "the update is subtracted instead of added", "", "",
 )  # fmt: skip
 STRANGE = Mistake(
@@ -159,7 +159,7 @@ exercise.mistake(
     "returned instead of asserted",
     ((START, "    good = close(layer(x), y)\n\n"), (AWAY, "    fill(layer)\n    return good and close(layer(x), expected(layer))\n"), ("    # dropout\n" + DROPOUT, "")),
     "a test that returns whether all is well, where it should assert",
-    "who looks at what your test returns?",
+    "what becomes of a value that your test returns?",
     "A test runner listens for an AssertionError and for nothing else.",
 )  # fmt: skip
 exercise.mistake(
@@ -255,7 +255,7 @@ exercise.mistake(
      ("    assert close(layer(x), y)\n\n", "    assert close(layer(x.pop()), y)\n\n"), ("    assert close(layer(x), expected", "    assert close(layer(x.pop()), expected"), ("    assert close(layer(x), y)\n    fill", "    assert close(layer(x.pop()), y)\n    fill"),
      ("not close(layer(x)", "not close(layer(x.pop())"), ("layer.eval()(x)", "layer.eval()(x.pop())")),
     "a test that never looks at x again after the layer has had it",
-    "who else reads x?",
+    "which other layers read x?",
     "Keep a copy of the input, and compare afterwards.",
 )  # fmt: skip
 exercise.mistake(

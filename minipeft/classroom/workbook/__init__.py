@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 from minipeft import costs
-from minipeft.attach import attachments, detach, merge, trainable
+from minipeft.attach import trainable
 from minipeft.methods import parse
 from minipeft.methods.lora import LoRALinear
 from minipeft.methods.qlora import quantize
 from minipeft.models.transformer import Config, Transformer
 from minipeft.tasks import BOS, VOCABULARY
+from minipeft.views import merge
 
 
 def measured(method, **shape):
@@ -30,15 +31,13 @@ def measured(method, **shape):
 @cache
 def counted(method, shape):
     with torch.random.fork_rng(devices=[]):
-        model = parse(method).attach(transformer(shape))
-        number = sum(p.numel() for p in trainable(model).values())
-        detach(model)
-        return number
+        adapted = parse(method).attach(transformer(shape))
+        return sum(p.numel() for p in trainable(adapted).values())
 
 
 @cache
 def transformer(shape):
-    """One frozen model for each shape, to which methods are attached in turn."""
+    """One model for each shape, of which every method makes a view."""
     return Transformer(Config(**dict(shape))).float()
 
 
@@ -70,24 +69,29 @@ def merged(method):
 def weighed(method):
     shape = {"vocab": len(VOCABULARY), "context": 24, "bos": BOS}
     with torch.random.fork_rng(devices=[]):
-        model = parse(method).attach(transformer(tuple(shape.items())))
-        memory, delta = costs.predict(model), costs.delta_bytes(model)
+        adapted = parse(method).attach(transformer(tuple(shape.items())))
+        memory, delta, whole = costs.predict(adapted), costs.delta_bytes(adapted), None
         with contextlib.suppress(TypeError):
-            merge(model)
-        whole = costs.predict(model).weights if attachments(model)[0].merged else None
-        detach(model)
+            whole = costs.predict(merge(adapted)).weights
     return memory, delta, whole
 
 
 def kept(trained, rank, rows, into, out):
     """Bytes of activations that autograd keeps of one `nn.Linear` until the backward pass.
 
+    What LoRA makes of its weights, s·B, is as large for no rows at all, and is not counted.
+
     trained: is the weight trained? rank: of a LoRA in front of it, or None.
     """
     with torch.random.fork_rng(devices=[]):
         layer = nn.Linear(into, out, dtype=torch.float32).requires_grad_(trained)
         layer = layer if rank is None else LoRALinear(layer, rank, 2.0)
-    x = torch.ones(rows, into, dtype=torch.float32, requires_grad=True)
+    return kept_by(layer, torch.ones(rows, into)) - kept_by(layer, torch.ones(0, into))
+
+
+def kept_by(layer, x):
+    """Bytes of the tensors that a pass keeps, the layer's parameters not counted."""
+    x = x.float().requires_grad_()
     own = {p.untyped_storage().data_ptr() for p in layer.parameters()}
     found = []
 

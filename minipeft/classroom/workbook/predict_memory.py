@@ -80,7 +80,7 @@ DOUBLE_BITS = predicted_bits(block_size=64, double_quant=True)
 SEVEN_NF4 = 7 * predicted_bits(block_size=64, double_quant=True) / 8
 
 # -- activations: bytes that must be kept until the backward pass for one nn.Linear(64, 256), with 32 rows of float32 at
-# its input. The gradient with respect to these rows is needed, too. Weights are not counted.
+# its input. The gradient with respect to these rows is needed, too. Weights are not counted, nor is s·B.
 
 # The weight is trained.
 KEPT_BY_FULL = kept(trained=True, rank=None, rows=32, into=64, out=256)
