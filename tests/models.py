@@ -10,10 +10,11 @@ from minipeft.models.transformer import Config, Transformer
 VOCAB, BOS, DIM, LAYERS, HEADS, T = 23, 1, 12, 3, 3, 7
 
 
-def make(bos=BOS, causal=True, context=24):
-    """Positions from BOS, or absolute with bos=None; pre-norm if causal, else post-norm."""
+def make(bos=BOS, causal=True, context=24, **settings):
+    """Positions from BOS, or absolute with bos=None; pre-norm if causal, else post-norm. settings: more of a Config."""
     torch.manual_seed(0)
-    model = Transformer(Config(VOCAB, DIM, LAYERS, HEADS, 20, context, causal=causal, pre_norm=causal, bos=bos))
+    settings = {"layers": LAYERS, "heads": HEADS, "ff": 20, "pre_norm": causal} | settings
+    model = Transformer(Config(VOCAB, DIM, context=context, causal=causal, bos=bos, **settings))
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.3 * torch.randn_like(p))
