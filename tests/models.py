@@ -13,10 +13,11 @@ from minipeft.models.transformer import Config, Transformer
 VOCAB, BOS, DIM, LAYERS, HEADS, FF, CONTEXT, T = 23, 1, 12, 3, 3, 20, 24, 7
 
 
-def make(bos=BOS, causal=True, context=CONTEXT, layers=LAYERS):
-    """Positions from BOS, or absolute with bos=None; pre-norm if causal, else post-norm."""
+def make(bos=BOS, causal=True, context=CONTEXT, **settings):
+    """Positions from BOS, or absolute with bos=None; pre-norm if causal, else post-norm. settings: more of a Config."""
     torch.manual_seed(0)
-    model = Transformer(Config(VOCAB, DIM, layers, HEADS, FF, context, causal=causal, pre_norm=causal, bos=bos))
+    settings = {"layers": LAYERS, "heads": HEADS, "ff": FF, "pre_norm": causal} | settings
+    model = Transformer(Config(VOCAB, DIM, context=context, causal=causal, bos=bos, **settings))
     return moved(model, model.parameters(), 0.3).eval()
 
 

@@ -1,29 +1,58 @@
 """What a model refuses to read, with errors that tell what to do. Checked before any work."""
 
+import functools
 import math
+from numbers import Integral, Real
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def check_rows(tokens, mask):
-    """Raises ValueError unless tokens are integers (B, T) and mask is None or a tensor of the same shape."""
-    if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.is_floating_point() or tokens.dtype == torch.bool:
-        got = f"a tensor {tuple(tokens.shape)} of {tokens.dtype}" if isinstance(tokens, Tensor) else repr(tokens)
-        single = "; a single row needs a batch dimension: tokens[None]" if getattr(tokens, "ndim", 0) == 1 else ""
-        raise ValueError(f"tokens must be a tensor of integers (B, T), got {got}{single}")
-    if mask is not None and (not isinstance(mask, Tensor) or mask.shape != tokens.shape):
-        got = tuple(mask.shape) if isinstance(mask, Tensor) else repr(mask)
-        raise ValueError(f"mask must be booleans {tuple(tokens.shape)}, as the tokens, False at padding; got {got}")
+def check_rows(tokens, mask, cache=None):
+    """Raises ValueError unless tokens are integers (B, T), mask says which are real, and cache is of the same rows."""
+    if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"tokens must be a tensor of integers (B, T), got {got(tokens)}{cure(tokens)}")
+    if not tokens.numel():
+        raise ValueError(f"there are no tokens: the input has shape {tuple(tokens.shape)}; give at least one")
+    if mask is not None and not (isinstance(mask, Tensor) and mask.shape == tokens.shape and zeros_and_ones(mask)):
+        wanted = f"have the tokens' shape {tuple(tokens.shape)} and hold True and False, or 1 and 0, False at padding"
+        raise ValueError(f"mask must {wanted}; got {got(mask)}")
+    if cache is not None and not hasattr(cache, "layers"):
+        raise ValueError(f"cache must be what model.new_cache() gave, or None; got {got(cache)}")
+    k = None if cache is None else cache.layers[0].k
+    if k is not None and k.ndim == 4 and len(k) != len(tokens):
+        raise ValueError(
+            f"the cache holds {len(k)} rows, but there are {len(tokens)} rows of tokens: continue the rows that it has "
+            f"read, or begin with model.new_cache()"
+        )
+
+
+def zeros_and_ones(mask):
+    return mask.dtype == torch.bool or (not mask.is_floating_point() and bool(((mask == 0) | (mask == 1)).all()))
+
+
+def got(value):
+    return f"a tensor {tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else f"{value!r:.80}"
+
+
+def cure(tokens):
+    """What to do about tokens that are not integers (B, T)."""
+    if isinstance(tokens, str):
+        return "; turn the text into tokens first"
+    if not isinstance(tokens, Tensor):
+        return "; make it one: torch.as_tensor(tokens)"
+    if tokens.dtype == torch.bool:
+        return "; the mask is the second argument"
+    if tokens.dtype not in (torch.int64, torch.int32):
+        return "; if these are numbers of tokens: tokens.long()"
+    return "; a single row needs a batch dimension: tokens[None]" if tokens.ndim == 1 else "; B rows of T tokens each"
 
 
 def check_embedded(tokens, positions, vocab, context):
-    """Raises ValueError if there are no tokens, one is not in the vocabulary, or a position lies beyond the context."""
-    if not tokens.numel():
-        raise ValueError(f"there are no tokens: the input has shape {tuple(tokens.shape)}")
-    if (strange := tokens[(tokens < 0) | (tokens >= vocab)]).numel():
-        raise ValueError(f"the vocabulary has the tokens 0 to {vocab - 1}, the input holds {int(strange[0])}")
+    """Raises ValueError if a token is not in the vocabulary, or a position lies beyond the context."""
+    if strange := [token for token in map(int, tokens.aminmax()) if not 0 <= token < vocab]:
+        raise ValueError(f"the vocabulary has the tokens 0 to {vocab - 1}, the input holds {strange[0]}")
     if (last := int(positions.max())) >= context:
         raise ValueError(
             f"the sequence needs {last + 1} positions but the context has {context}: {tokens.shape[1]} tokens and "
@@ -31,17 +60,37 @@ def check_embedded(tokens, positions, vocab, context):
         )
 
 
-def check_generation(model, tokens, new, mask, temperature):
+def check_generation(model, tokens, new, mask, temperature, stop, cache):
     """Raises ValueError where `generate` could not come to its end."""
     check_rows(tokens, mask)
     if not model.config.causal:
         raise ValueError("a bidirectional model cannot generate: its tokens see the future; use a causal one")
-    if isinstance(temperature, bool) or not 0 <= temperature < math.inf:
+    if not number(temperature, Real) or not 0 <= temperature < math.inf:
         raise ValueError(f"temperature must be 0 (the likeliest token) or a number above, got {temperature!r}")
-    if type(new) is not int or new < 1:
+    if not number(new, Integral) or new < 1:
         raise ValueError(f"new must be a whole number of at least 1 token, got {new!r}")
+    if stop is not None and not (number(stop, Integral) and 0 <= stop < model.config.vocab):
+        raise ValueError(f"stop must be a token, 0 to {model.config.vocab - 1}, or None; got {stop!r}")
+    if not isinstance(cache, bool):
+        raise ValueError(f"cache must be True or False, as generate makes its own; got {got(cache)}")
     if mask is not None and not mask[:, -1].all():
         raise ValueError("a row ends in padding, so what follows it would be wrong: pad on the left to generate")
-    room, cache = (0, new - 1), model.new_cache()
-    cache.extend(F.pad(tokens, room), None if mask is None else F.pad(mask, room, value=True))
-    model.embed(F.pad(tokens, room), cache)
+    room, memory = (0, new - 1), model.new_cache()
+    memory.extend(F.pad(tokens, room), None if mask is None else F.pad(mask, room, value=True))
+    model.embed(F.pad(tokens, room), memory)
+
+
+def number(value, kind):
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def inference(function):
+    """The function in `torch.inference_mode`, lighter than `no_grad`; its answer is an ordinary tensor."""
+
+    @functools.wraps(function)
+    def run(*args, **more):
+        with torch.inference_mode():
+            answer = function(*args, **more)
+        return answer.clone()
+
+    return run

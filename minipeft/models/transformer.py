@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minipeft.models.inputs import check_embedded, check_generation, check_rows
+from minipeft.models.inputs import check_embedded, check_generation, check_rows, inference
 
 
 class KVCache:
@@ -125,6 +125,7 @@ class Attention(nn.Module):
 
     def forward(self, x, mask=None, cache=None):  # (B, T, d)
         q, k, v = (self.split(proj(x)) for proj in (self.q, self.k, self.v))  # (B, H, T, d/H)
+        v = v.addcmul(q.detach(), k.detach(), value=0)  # v + 0·q·k: the fused kernel may answer 0 to NaN in q or k
         if cache is not None:
             k, v = cache.extend(k, v)  # (B, H, S, d/H)
         if self.recording:
@@ -255,8 +256,8 @@ class Begin(nn.Module):
 
 def choose(logits, temperature=0.0, generator=None):
     """The likeliest token of each row, (B, 1), or at a temperature one sampled from softmax(logits / temperature)."""
-    if logits.isnan().any():
-        raise FloatingPointError("the logits are NaN: a weight is not finite, or numbers outgrew their type")
+    if not math.isfinite(top := logits.max()):
+        raise FloatingPointError(f"the largest logit is {top:g}: a weight is not finite, or numbers outgrew their type")
     if temperature:
         return torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
     return logits.argmax(-1, keepdim=True)
@@ -271,7 +272,7 @@ class Transformer(nn.Module):
         cache: what comes before, from `new_cache()`; the pass adds the tokens to it. None: the sequence begins here.
 
     Returns logits (B, T, V): whatever `embed` puts in front is carried through the blocks and cut off before the head.
-    Raises ValueError if tokens or mask have another shape or type, or the sequence is longer than the context.
+    Raises ValueError if tokens, mask or cache have another shape or type, or the sequence outgrows the context.
     """
 
     def __init__(self, config):
@@ -305,7 +306,7 @@ class Transformer(nn.Module):
         return cache
 
     def forward(self, tokens, mask=None, cache=None):
-        check_rows(tokens, mask)
+        check_rows(tokens, mask, cache)
         cache = self.new_cache(fixed=True) if cache is None else cache
         cache.extend(tokens, mask)
         x = self.embed(tokens, cache)  # (B, n+T, d)
@@ -315,7 +316,7 @@ class Transformer(nn.Module):
             x = block(x, mask, layer)
         return self.head(self.norm(x[:, -tokens.shape[1] :]))  # (B, T, V)
 
-    @torch.no_grad()
+    @inference
     def generate(self, tokens, new, mask=None, temperature=0.0, stop=None, cache=True, generator=None):
         """Continue each row by up to `new` tokens and return only those, (B, ≤ new).
 
@@ -326,9 +327,9 @@ class Transformer(nn.Module):
             cache: False computes the whole sequence again at every step. The answer is the same, only slower.
 
         Raises ValueError, before any work, for a bidirectional model, an empty input, or one that would outgrow the
-        context; FloatingPointError if the model answers NaN.
+        context; FloatingPointError if the largest logit is not finite.
         """
-        check_generation(self, tokens, new, mask, temperature)
+        check_generation(self, tokens, new, mask, temperature, stop, cache)
         memory = self.new_cache() if cache else None
         whole, step, made = tokens, tokens, []
         ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
