@@ -10,10 +10,9 @@ unmerged it costs two thin products per layer. Dropout acts on the input of A an
 
 Sources: 1) Hu et al. 2021, arXiv:2106.09685. 2) rsLoRA: Kalajdzievski 2023, arXiv:2312.03732.
          3) LoRA+: Hayou, Ghosh, Yu 2024, arXiv:2402.12354.
-Paper and library: the paper draws A from a Gaussian; loralib and peft, and this file, from U(−1/√in, 1/√in).
-For an embedding all three start A at zero and B random. For a convolution this file and peft take A
-as the convolution (r, in, k, k) and B as 1×1; loralib's factors are shaped differently and cannot be exchanged. peft
-forgets the base's dilation and padding mode there; here A has them.
+Paper and library: the paper draws A from a Gaussian; loralib, peft and this file from U(−1/√in, 1/√in). For an
+embedding all three start A at zero and B random. For a convolution this file and peft take A as the convolution (r, in,
+k, k) and B as 1×1, loralib other shapes; peft forgets the base's dilation and padding mode there, here A has them.
 """
 
 import math
