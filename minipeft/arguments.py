@@ -7,7 +7,7 @@ from types import BuiltinFunctionType, FunctionType
 import torch
 from torch import Tensor, nn
 
-from minipeft.settings import converted, described
+from minipeft.settings import WRONG, converted, described
 
 ANY = (0, math.inf)  # limits of a number that may be 0
 
@@ -16,7 +16,7 @@ def checked(what, value, kind, limits=None):
     """The value as a number of this kind, int or float, as `settings` checks it. Raises ValueError for any other."""
     try:
         return converted(value, kind, limits)
-    except (ValueError, TypeError, RuntimeError):
+    except WRONG:
         raise ValueError(f"{what} must be {described(kind, limits)}, got {got(value)}") from None
 
 

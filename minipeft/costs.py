@@ -33,7 +33,7 @@ class Memory:
 
 
 def tensors(model):
-    """What a model holds; a quantized weight is a buffer."""
+    """What a model holds: weights, the codes and scales of quantized ones, buffers."""
     return [*model.parameters(), *model.buffers()]
 
 

@@ -18,7 +18,6 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from minipeft.attach import Method, WeightWrapper, Wrapper, attachments, detach, place
-from minipeft.checks import unwrapped
 from minipeft.files import write_atomically
 from minipeft.methods import METHODS
 
@@ -40,9 +39,13 @@ class Delta:
 
 
 def fingerprint(model):
-    """SHA-256 of a model: names, types, shapes and bytes of its weights, and the methods on it."""
-    digest = hashlib.sha256("".join(repr(a.method) for a in attachments(model)).encode())
-    add_tensors(digest, unwrapped(model).state_dict())
+    """SHA-256 of a model: names, types, shapes and bytes of its weights; of a view, of its base's and its deltas'."""
+    digest = hashlib.sha256()
+    add_tensors(digest, detach(model).state_dict())
+    for level in reversed(range(len(attachments(model)))):
+        below = detach(model, level)
+        digest.update(repr(attachments(below)[-1].method.folded()).encode())
+        add_tensors(digest, trained(below))
     return digest.hexdigest()
 
 

@@ -13,11 +13,11 @@ What passes can be stored as JSON and comes back equal. NumPy's numbers, and ten
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from numbers import Real
 from types import NoneType, UnionType
 from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 UNIONS = (Union, UnionType)
+WRONG = (ValueError, TypeError, RuntimeError)  # the last is what torch says of a tensor of several numbers
 
 
 @dataclass(frozen=True)
@@ -56,20 +56,20 @@ def checked(settings):
         value, limits = getattr(settings, name), settings.LIMITS.get(name)
         try:
             found[name] = converted(value, kinds[name], limits)
-        except (ValueError, TypeError):
+        except WRONG:
             wanted = described(kinds[name], limits)
             raise ValueError(f"{type(settings).__name__}: {name} must be {wanted}, got {value!r}") from None
     return found
 
 
 def converted(value, kind, limits=None):
-    """The value as a setting of this kind holds it. Raises ValueError or TypeError if it is none."""
+    """The value as a setting of this kind holds it. Raises one of WRONG if it is none."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in UNIONS:
         for part in parts:
             try:
                 return converted(value, part, limits)
-            except (ValueError, TypeError):
+            except WRONG:
                 continue
         raise ValueError
     if origin is tuple:
@@ -86,7 +86,7 @@ def converted(value, kind, limits=None):
     if origin is Literal:
         right = isinstance(value, str) and value in parts
     elif kind in (int, float):
-        right = isinstance(value, int if kind is int else Real) and not isinstance(value, bool)
+        right = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
         right = right and inside_limits(value, kind, limits)
     elif kind is Callable:
         right = callable(value) and not isinstance(value, type)
@@ -112,7 +112,7 @@ def described(kind, limits=None):
     if origin is Literal:
         return " or ".join(map(repr, parts))
     if origin is tuple:
-        return 'a tuple of names like ("q", "v")' if parts[0] is str else f"a tuple of whole numbers like ({'2, 5'})"
+        return 'a tuple of names like ("q", "v")' if parts[0] is str else "a tuple of whole numbers like (2, 5)"
     if origin is dict:
         return 'a dictionary of names and whole numbers of at least 1 like {"v": 8}'
     if kind in (int, float):

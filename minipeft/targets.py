@@ -78,7 +78,7 @@ def match(model, targets, layers=None):
     if callable(targets):
         tests = {getattr(targets, "__name__", "the predicate"): targets}
     elif targets == "all-linear":
-        tests = {targets: lambda path, thing: isinstance(bottom(thing), nn.Linear) and path.split(".")[0] != "head"}
+        tests = {targets: lambda path, thing: isinstance(thing, nn.Linear) and path.split(".")[0] != "head"}
     elif isinstance(targets, str):
         tests = {targets: lambda path, thing: compiled(targets).fullmatch(path)}
     else:
@@ -86,7 +86,7 @@ def match(model, targets, layers=None):
                  for name in targets}  # fmt: skip
     hits = {name: [] for name in tests}
     for path, parent, name in places:
-        thing = getattr(parent, name)
+        thing = bottom(getattr(parent, name))  # whatever stands in front
         for label, test in tests.items():
             if (isinstance(thing, nn.Module) or named) and test(path, thing):
                 hits[label].append(path)

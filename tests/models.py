@@ -1,37 +1,48 @@
 """Small models and rows that test files share. Every parameter is random: nothing hides behind a zero or a one."""
 
+from collections import OrderedDict
+
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from minipeft.attach import trainable
 from minipeft.methods.adapter_fusion import AdapterFusion, fusions
 from minipeft.models.transformer import Config, Transformer
 
-VOCAB, BOS, DIM, LAYERS, HEADS, T = 23, 1, 12, 3, 3, 7
+VOCAB, BOS, DIM, LAYERS, HEADS, FF, CONTEXT, T = 23, 1, 12, 3, 3, 20, 24, 7
 
 
-def make(bos=BOS, causal=True, context=24, **settings):
+def make(bos=BOS, causal=True, context=CONTEXT, **settings):
     """Positions from BOS, or absolute with bos=None; pre-norm if causal, else post-norm. settings: more of a Config."""
     torch.manual_seed(0)
-    settings = {"layers": LAYERS, "heads": HEADS, "ff": 20, "pre_norm": causal} | settings
+    settings = {"layers": LAYERS, "heads": HEADS, "ff": FF, "pre_norm": causal} | settings
     model = Transformer(Config(VOCAB, DIM, context=context, causal=causal, bos=bos, **settings))
+    return moved(model, model.parameters(), 0.3).eval()
+
+
+def one(layer):
+    """A model of a single layer, which is called `layer`."""
+    return nn.Sequential(OrderedDict(layer=layer))
+
+
+def moved(model, parameters, std):
+    """The model, with random numbers added to these parameters."""
     with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.3 * torch.randn_like(p))
-    return model.eval()
+        for p in parameters:
+            p.add_(std * torch.randn_like(p))
+    return model
 
 
 def stirred(method, model, seed=1):
     """A view of the model with the method on it, whose parameters are far from their start."""
     torch.manual_seed(seed)
     view = method.attach(model)
-    with torch.no_grad():
-        for p in trainable(view).values():
-            p.add_(0.4 * torch.randn_like(p))
-        if isinstance(method, AdapterFusion):
-            for adapters in fusions(view).values():  # trained ones, say
-                for b in adapters.buffers():
-                    b.normal_(std=0.4)
+    moved(view, trainable(view).values(), 0.4)
+    if isinstance(method, AdapterFusion):
+        for adapters in fusions(view).values():  # trained ones, say
+            for b in adapters.buffers():
+                b.normal_(std=0.4)
     return view
 
 
@@ -43,6 +54,13 @@ def rows(side=None):
     tokens = torch.stack([F.pad(r, p) for r, p in zip(alone, pads, strict=True)])
     mask = torch.stack([F.pad(torch.ones(len(r), dtype=torch.bool), p) for r, p in zip(alone, pads, strict=True)])
     return alone, tokens, mask
+
+
+def through(model, x, n):
+    """Logits of what stands behind the first n of the vectors x (B, n+T, d), to which positions are added."""
+    for block in model.blocks:
+        x = block(x, "causal")
+    return model.head(model.norm(x[:, n:]))
 
 
 def bits(model):
@@ -57,6 +75,11 @@ def same_bits(model, before):
 
 def close(a, b, tol=1e-5):
     torch.testing.assert_close(a, b, atol=tol, rtol=tol)
+
+
+def apart(a, b, tol=0.1):
+    """Visibly different: by more than `tol` somewhere."""
+    assert (a - b).abs().max() > tol
 
 
 def count(model):

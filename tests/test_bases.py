@@ -36,7 +36,7 @@ def test_the_card_is_that_of_the_script(name):
     assert card["name"] == name
     assert pretrain.Config(**card["config"]) == pretrain.config(width)
     made_by = pretrain.RECIPES[width] | pretrain.SHARED | {"seed": seed}
-    assert {key: card["method"][key] for key in made_by} == made_by
+    assert {key: card["recipe"][key] for key in made_by} == made_by
 
 
 def test_the_ladder_has_four_widths_three_times_and_nothing_else_is_shipped():

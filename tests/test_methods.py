@@ -10,7 +10,9 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
 
 from minipeft.attach import Wrapper, attachments, detach, trainable
-from minipeft.deltas import DeltaError, fold, load, read, save, trained
+from minipeft.bases import base as shipped
+from minipeft.comparison import learning_rate_of
+from minipeft.deltas import DeltaError, fold, load, read, save, trained, updates
 from minipeft.methods import (
     IA3,
     METHODS,
@@ -32,9 +34,10 @@ from minipeft.methods import (
     VeRA,
 )
 from minipeft.models.transformer import Block
-from minipeft.training import loss_of
-from minipeft.views import merge, move
-from tests.models import BOS, VOCAB, T, bits, close, make, rows, same_bits, stirred
+from minipeft.tasks import task
+from minipeft.training import fit, loss_of
+from minipeft.views import merge, move, summary
+from tests.models import BOS, DIM, FF, LAYERS, VOCAB, T, bits, close, count, make, rows, same_bits, stirred
 
 EVERY = [
     Full(),
@@ -271,13 +274,13 @@ def test_a_copy_of_a_view_is_a_model_of_its_own(method, how, tmp_path):
 @METHOD
 @pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
 def test_a_compiled_view_is_the_same_model(method, tmp_path):
-    model, (_, tokens, mask) = stirred(method, make()), rows("left")
+    model, (_, tokens, mask) = stirred(method, make(layers=1)), rows("left")
     logits, compiled = model(tokens, mask), torch.compile(model, backend="eager")
     close(compiled(tokens, mask), logits, 1e-6)
     save(compiled, tmp_path / "d.safetensors")
     assert read(tmp_path / "d.safetensors").tensors.keys() == trained(model).keys()
     assert detach(compiled) is detach(model)
-    view = method.attach(torch.compile(make(), backend="eager"))
+    view = method.attach(torch.compile(make(layers=1), backend="eager"))
     assert trainable(view).keys() == trainable(model).keys()
 
 
@@ -385,3 +388,149 @@ def test_a_pass_without_a_cache_of_the_users_changes_nothing(method):
     model(tokens, mask, fixed)
     assert fixed.length == begun
     assert cache.length >= begun + T
+
+
+Q, UP, DOWN = DIM + DIM, DIM + FF, FF + DIM  # both sides of a matrix
+SIX = ("attn.q", "attn.k", "attn.v", "attn.o", "mlp.up", "mlp.down")
+LINEAR, MIXES = ("D.weight", "D.bias", "U.weight", "U.bias"), ("query.weight", "query.bias", "key.weight", "key.bias")
+TRAINED = [  # the places of each layer, what is trained there, and how many numbers that are in a layer
+    (LoRA(rank=3, targets=("q", "up")), SIX[::4], "AB", 3 * (Q + UP)),
+    (QLoRA(rank=3), SIX, "AB", 3 * (4 * Q + UP + DOWN)),
+    (AdaLoRA(initial_rank=5), SIX, ("P", "lam", "Q"), 5 * (4 * (Q + 1) + UP + DOWN + 2)),
+    (DoRA(rank=3, targets=("q", "up")), SIX[::4], "ABm", 3 * (Q + UP) + DIM + FF),
+    (VeRA(rank=7, targets=("q", "up", "down")), (*SIX[::4], SIX[5]), "bd", 3 * 7 + DIM + FF + DIM),
+    (PiSSA(rank=3, targets=("q", "up")), SIX[::4], "AB", 3 * (Q + UP)),
+    (IA3(), (SIX[1], SIX[2], SIX[5]), "l", 2 * DIM + FF),
+    (BitFit(targets=("q", "up")), SIX[::4], ("bias",), DIM + FF),
+    (Full(targets=("q",)), SIX[:1], ("weight", "bias"), DIM * DIM + DIM),
+    (Houlsby(5, norms=False), ("attn.adapter", "mlp.adapter"), LINEAR, 2 * (2 * DIM * 5 + 5 + DIM)),
+    (Pfeiffer(5), ("adapter",), LINEAR, 2 * DIM * 5 + 5 + DIM),
+    (ParallelAdapter(5), ("mlp.adapter",), LINEAR, 2 * DIM * 5 + 5 + DIM),
+    (AdapterFusion(2, 5), ("fusion",), (*MIXES, "value.weight"), 3 * DIM**2 + 2 * DIM),
+]
+IN_FRONT = [(PromptTuning(4), ["P"], 4 * DIM), (PTuning(4, encoder=None), ["encoder.h"], 4 * DIM)]
+IN_FRONT += [(PrefixTuning(4), ["P_K", "P_V"], 2 * LAYERS * 4 * DIM), (PTuningV2(4), ["P"], LAYERS * 4 * DIM)]
+IN_FRONT += [(PTuningV2(4, form="key/value"), ["P_K", "P_V"], 2 * LAYERS * 4 * DIM)]
+
+
+@pytest.mark.parametrize(("method", "places", "names", "each"), TRAINED, ids=lambda value: str(value)[:20])
+def test_exactly_this_is_trained_and_counted_by_the_formula(method, places, names, each):
+    view = method.attach(make())
+    assert set(trainable(view)) == {f"blocks.{i}.{at}.{name}" for i in range(LAYERS) for at in places for name in names}
+    assert count(view) == LAYERS * each
+    assert summary(view).startswith(
+        f"trainable: {LAYERS * each:,} of {sum(p.numel() for p in make().parameters()):,} ("
+    )
+
+
+@pytest.mark.parametrize(("method", "names", "number"), IN_FRONT, ids=lambda value: str(value)[:20])
+def test_in_front_of_a_sequence_exactly_this_is_trained(method, names, number):
+    view = method.attach(make())
+    assert list(trainable(view)) == [f"begin.{name}" for name in names]
+    assert count(view) == number
+
+
+STARTS = [  # what has no gradient at the first step, because it is multiplied by a zero
+    (Full(), ()),
+    (LoRA(rank=3, targets=("q", "down")), ".A"),
+    (LoRA(rank=3, targets=("k.weight",)), ".A"),
+    (LoRA(rank=3, targets=("token",)), ".B"),
+    (AdaLoRA(), (".P", ".Q")),
+    (DoRA(rank=3, targets=("q", "v", "down", "head")), ".A"),
+    (VeRA(rank=6), ".d"),
+    (IA3(), ()),
+    (ParallelAdapter(size=5), ".D.weight"),
+    (BitFit(targets=("q", "norm1", "down"), head=True), ()),
+]
+
+
+@pytest.mark.parametrize(("method", "idle"), STARTS, ids=str)
+def test_the_start_is_the_base_bit_for_bit(method, idle):
+    base, (_, tokens, _) = make(), rows()
+    view = method.attach(base)
+    assert torch.equal(view(tokens), base(tokens))
+    view(tokens).square().sum().backward()
+    for name, p in trainable(view).items():
+        if not name.endswith(("attn.k.bias", "D.bias")):
+            assert p.grad.any() != name.endswith(idle), name
+
+
+@METHOD
+def test_it_learns(method):
+    view = method.attach(shipped("letters-d32"))
+    if isinstance(method, AdapterFusion):
+        view = stirred(method, detach(view))
+    history = fit(
+        view, task("reverse+blue"), steps=30, lr=learning_rate_of(method), batch_size=16, device="cpu", progress=False
+    )
+    assert sum(history.loss[-5:]) < 0.8 * sum(history.loss[:5])
+
+
+@METHOD
+def test_on_another_method_it_does_what_it_does_on_that_one_merged(method):
+    lower, (_, tokens, _) = stirred(LoRA(rank=2, targets=("q", "up")), make().double()), rows()
+    before = bits(lower)
+    upper = stirred(method, lower, seed=3)
+    close(upper(tokens), stirred(method, merge(lower), seed=3)(tokens), 1e-9)
+    assert detach(upper, 1) is lower
+    assert detach(upper) is detach(lower)
+    assert [type(a.method) for a in attachments(upper)] == [LoRA, type(method)]
+    upper(tokens).square().sum().backward()
+    assert same_bits(lower, before)
+    assert all(p.grad is None for p in lower.parameters())
+
+
+@METHOD
+@pytest.mark.parametrize("another", [LoRA(rank=2, targets=("q", "up")), None], ids=["LoRA", "itself"])
+def test_another_method_on_it_is_merged_stored_and_taken_off_by_itself(method, another, tmp_path):
+    base, (_, tokens, _) = make(), rows()
+    lower = stirred(method, base)
+    logits = lower(tokens)
+    upper = stirred(another or method, lower, seed=3)
+    stacked = upper(tokens)
+    assert not torch.isclose(stacked, logits, atol=1e-4).all()
+    assert torch.equal(lower(tokens), logits)
+    assert len(attachments(upper)) == 2
+    if isinstance(method, MERGEABLE):
+        close(merge(upper)(tokens), stacked, 1e-4)
+    else:
+        with pytest.raises(TypeError, match="cannot be merged"):
+            merge(upper)
+    save(lower, tmp_path / "lower")
+    save(upper, tmp_path / "upper")
+    close(load(tmp_path / "upper", load(tmp_path / "lower", make()))(tokens), stacked, 1e-6)
+
+
+@METHOD
+def test_what_moved_is_what_merging_changes(method):
+    base = make()
+    view, old = stirred(method, base), bits(base)
+    moved = updates(view)
+    if not isinstance(method, MERGEABLE):
+        assert set(moved) <= {name for name, p in base.named_parameters() if "norm" in name}
+        return
+    new = bits(merge(view))
+    if not isinstance(method, QLoRA):  # whose W is the rounded one
+        assert set(moved) == {name for name in old if not torch.equal(old[name], new[name])}
+        assert all(torch.equal(W, old[name]) for name, (W, _) in moved.items())
+    assert moved
+    for name, (W, change) in moved.items():
+        close(W + change, new[name], 1e-6)
+
+
+@METHOD
+def test_no_module_changes_what_it_is_given(method):
+    view, (_, tokens, mask) = stirred(method, make()), rows("left")
+    given = {}
+
+    def before(module, args):
+        given[module] = [(x, x.clone()) for x in args if torch.is_tensor(x)]
+
+    def after(module, args, out):
+        assert all(torch.equal(x, was) for x, was in given[module]), type(module).__name__
+
+    for module in view.modules():
+        module.register_forward_pre_hook(before)
+        module.register_forward_hook(after)
+    view(tokens, mask)
+    assert len(given) > 20

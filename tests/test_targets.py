@@ -11,11 +11,14 @@ from minipeft.deltas import load, save, trained
 from minipeft.methods import (
     IA3,
     AdaLoRA,
+    AdapterFusion,
     BitFit,
     DoRA,
     Full,
     Houlsby,
     LoRA,
+    ParallelAdapter,
+    Pfeiffer,
     PiSSA,
     PrefixTuning,
     PromptTuning,
@@ -27,7 +30,7 @@ from minipeft.methods import (
 from minipeft.methods.lora import LoRALinear
 from minipeft.targets import match, sites
 from minipeft.views import layers_of, merge, summary
-from tests.models import close, make, stirred
+from tests.models import LAYERS, VOCAB, close, make, one, stirred
 from tests.test_attach import Net
 
 LINEAR = [  # all that go in front of Linear modules, on one that is called "fc"
@@ -57,24 +60,29 @@ def test_targets_are_suffixes_of_dotted_names():
     assert large == ["Attention", "seq"]
 
 
-def test_all_linear_is_every_linear_module_but_the_head():
-    model = make()
-    found = paths(model, "all-linear")
-    assert len(found) == 3 * 6
-    assert {path.rpartition(".")[2] for path in found} == {"q", "k", "v", "o", "up", "down"}
-    view = LoRA(rank=1, targets="all-linear").attach(model)
-    assert [path for path, _ in layers_of(view)] == found
-    assert paths(LoRA(rank=1).attach(model), "all-linear") == found, "a method that is there already hides nothing"
+SIX = ("attn.q", "attn.k", "attn.v", "attn.o", "mlp.up", "mlp.down")
+WAYS = [
+    (("q", "mlp.up"), [f"blocks.{i}.{name}" for i in range(LAYERS) for name in ("attn.q", "mlp.up")]),
+    (("1.attn.q", ".blocks.0.mlp.up"), ["blocks.0.mlp.up", "blocks.1.attn.q"]),
+    ("all-linear", [f"blocks.{i}.{name}" for i in range(LAYERS) for name in SIX]),
+    (r"blocks\.[02]\.attn\.(q|v)", [f"blocks.{i}.attn.{name}" for i in (0, 2) for name in "qv"]),
+    (r"head|.*\.up", [*(f"blocks.{i}.mlp.up" for i in range(LAYERS)), "head"]),
+    (lambda path, module: isinstance(module, nn.Linear) and module.out_features == VOCAB, ["head"]),
+]
 
 
-def test_a_text_is_a_regular_expression_for_whole_names_of_modules():
-    model = make()
-    assert paths(model, r"blocks\.[02]\.attn\.(q|v)") == [f"blocks.{i}.attn.{n}" for i in (0, 2) for n in "qv"]
-    assert paths(model, r".*\.up") == [f"blocks.{i}.mlp.up" for i in range(3)]
+@pytest.mark.parametrize("method", [LoRA, AdaLoRA, QLoRA, DoRA, VeRA, PiSSA, Full, BitFit])
+@pytest.mark.parametrize(("targets", "places"), WAYS)
+def test_every_method_with_targets_is_told_its_places_in_these_ways(method, targets, places):
+    view = method(targets=targets).attach(make())
+    letters = {Full: [".weight", ".bias"], BitFit: [".bias"]}.get(method, [""])
+    assert [path for path, _ in layers_of(view)] == [path + letter for path in places for letter in letters]
+    assert paths(view, targets) == paths(make(), targets) == places, "a method that is there already hides nothing"
+
+
+def test_a_text_that_matches_nothing_may_have_been_meant_as_a_name():
     with pytest.raises(ValueError, match=r"named 'q' \(a text is a regular expression for whole names; .*\('q',\)"):
-        paths(model, "q")
-    view = LoRA(rank=2, targets=r"blocks\.1\..*\.k").attach(model)
-    assert set(trainable(view)) == {"blocks.1.attn.k.A", "blocks.1.attn.k.B"}
+        paths(make(), "q")
 
 
 @pytest.mark.parametrize("method", [
@@ -132,6 +140,24 @@ def test_a_method_that_does_not_fit_is_told(method, error, says):
 def test_what_stands_before_tokens_needs_a_model_with_a_beginning(method):
     with pytest.raises(TypeError, match=f"{type(method).__name__} stands before the tokens.*Net lacks them"):
         method.attach(Net())
+
+
+@EACH
+@pytest.mark.parametrize(
+    "module", [nn.LayerNorm(3), nn.Conv1d(3, 3, 1), nn.Bilinear(2, 3, 3)], ids=lambda module: type(module).__name__
+)
+def test_a_module_of_another_kind_is_refused(method, module):
+    ours, kind = type(method).__name__, type(module).__name__
+    with pytest.raises(TypeError, match=rf"{ours} goes in front of Linear.*; 'fc' is a {kind}: leave it out"):
+        method.attach(nn.ModuleDict({"fc": module}))
+
+
+@pytest.mark.parametrize("method", [Houlsby(), Pfeiffer(), ParallelAdapter(), AdapterFusion()], ids=str)
+def test_adapters_need_transformer_blocks(method):
+    with pytest.raises(ValueError, match=r"there are: layer \(Linear\)"):
+        method.attach(one(nn.Linear(3, 3)))
+    with pytest.raises(TypeError, match=r"'layer\.(attn|mlp)' is in a ModuleDict"):
+        method.attach(one(nn.ModuleDict({"attn": nn.Linear(3, 3), "mlp": nn.Linear(3, 3)})))
 
 
 # ---- one module under several names -----------------------------------------------------------------------------

@@ -54,13 +54,13 @@ def ship(name, model, seconds):
     width, seed = LADDER[name]
     path = Path(__file__).with_name(f"{name}.safetensors")
     save_file(model.state_dict(), path)
-    method = RECIPES[width] | SHARED | {"seed": seed}
+    recipe = RECIPES[width] | SHARED | {"seed": seed}
     card = {
         "name": name,
         "what": "pre-norm decoder, pretrained on instructed examples of the toy world (minipeft/tasks.py)",
         "parameters": sum(p.numel() for p in model.parameters()),
         "config": asdict(config(width)),
-        "method": method | {"optimizer": "AdamW(0.9, 0.98)", "schedule": "warm-up, cosine to 2 %"},
+        "recipe": recipe | {"optimizer": "AdamW(0.9, 0.98)", "schedule": "warm-up, cosine to 2 %"},
         "held_out": HELD_OUT,
         "scores": {
             "pretraining mixture": round(evaluate(model, Mixture(), 4000).accuracy, 4),

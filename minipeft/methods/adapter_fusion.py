@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from minipeft.attach import Method, Wrapper, attachments, place, swap
-from minipeft.targets import match
+from minipeft.targets import match, sites
 
 
 class Fusion(nn.Module):
@@ -96,9 +96,14 @@ class SequentialFusionInNorm(Wrapper):
 
 def fusions(model):
     """{path: Fusion}, layer by layer; the `weights` of each are what it attended to."""
-    layers = [item for a in attachments(model) for item in a.layers.items()]
-    kinds = SequentialFusion, SequentialFusionInNorm
-    return {path: layer.fusion for path, layer in layers if isinstance(layer, kinds)}
+    found = {}
+    for path, parent, name in sites(model):
+        layer = getattr(parent, name)
+        while isinstance(layer, Wrapper):
+            if isinstance(layer, SequentialFusion | SequentialFusionInNorm):
+                found.setdefault(path, layer.fusion)  # of two in one place, the last attached
+            layer = layer.base
+    return found
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,10 @@ each block of 64 values their scale. LoRA in front learns in full precision and 
 
     y = x Ŵᵀ + b + s·x Aᵀ Bᵀ    Ŵ = levels[codes]·absmax    codes (out·in,) of 4 bits, absmax (out·in/64,)
 
-Trainable parameters: r·(in + out) for each matrix, as in LoRA. The start is the quantized base: evaluated there, it
-tells what quantization alone costs. Bits per weight: 4 + 32/64 = 4.5; with absmax in 8 bits (double quantization)
-4 + 8/64 + 32/(64·256) = 4.127. Saved is storage, not compute: every pass, forward and backward, unpacks Ŵ, so a step is
-slower than LoRA's. Here the base keeps W beside the view; a deployment does not. Merging gives Ŵ + s·BA in
-full precision, in 4 bits rounded again (`rounding_error`); s·BA on the original W is a model that nobody trained.
+Trainable parameters: r·(in + out) for each matrix. The start is the quantized base. Bits per weight: 4 + 32/64 = 4.5;
+with absmax in 8 bits (double quantization) 4 + 8/64 + 32/(64·256) = 4.127. This saves storage, not compute: every pass
+unpacks Ŵ, so a step is slower than LoRA's. Here the base keeps W beside the view; a deployment does not. Merging gives
+Ŵ + s·BA in full precision; 4 bits round it again (`rounding_error`), and s·BA on W is a model that nobody trained.
 
 Sources: 1) Dettmers et al. 2023, arXiv:2305.14314. 2) 8-bit levels: Dettmers 2015, arXiv:1511.04561.
          3) FP4 as E2M1: Rouhani et al. 2023, arXiv:2310.10537.
@@ -22,6 +21,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import torch
 from torch import nn
@@ -32,7 +32,6 @@ from minipeft.methods.lora import LoRA
 
 def normal(bits):
     """2^bits levels for normally distributed weights: its quantiles, 0 and ±1 among them; one more above 0 than below.
-
     Probabilities are evenly spaced on either side of ½, whose quantile is 0. The outermost lies half a level inside, at
     1 − 1/2n, averaged over n = 2^bits and n = 2^bits − 1 levels; its quantile becomes ±1."""
     n = 2**bits
@@ -164,7 +163,7 @@ class QLoRA(LoRA):
     """
 
     targets: tuple[str, ...] | str | Callable = ("q", "k", "v", "o", "up", "down")
-    quant_type: str = "nf4"
+    quant_type: Literal["nf4", "nf3", "nf2", "int4", "int3", "int2", "fp4"] = "nf4"
     block_size: int = 64
     double_quant: bool = True
 
@@ -173,8 +172,6 @@ class QLoRA(LoRA):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.quant_type not in TYPES:
-            raise ValueError(f"there is no quant_type {self.quant_type!r}; there are: {', '.join(TYPES)}")
         if self.block_size % 2:
             raise ValueError(f"block_size must be an even whole number, got {self.block_size}; 64 is usual")
 

@@ -31,7 +31,7 @@ def attached(said, case):
         "pfeiffer": Pfeiffer(said.size),
         "parallel": ParallelAdapter(said.size, said.scale),
     }[case]
-    method.attach(said.model)
+    said.model = method.attach(said.base)
     with torch.no_grad():
         for name, p in trainable(said.model).items():
             if ".adapter." in name:
@@ -90,7 +90,7 @@ def test_beside_the_mlp_of_a_pre_norm_block_the_library_reads_the_stream_and_we_
 def test_both_start_near_the_base_and_the_parallel_one_at_it(said, case):
     method = {"houlsby": Houlsby, "pfeiffer": Pfeiffer, "parallel": ParallelAdapter}[case](said.size)
     base = said.logits()
-    method.attach(said.model)
+    said.model = method.attach(said.base)
     moved = (said.logits() - base).abs().max().item()
     assert moved < 0.02
     assert said.about[case]["moved at the start"] < 0.02

@@ -43,7 +43,7 @@ def stored(said, adapter):
 @pytest.fixture
 def fused(said):
     method = AdapterFusion(len(NAMES), said.size)
-    method.attach(said.model)
+    said.model = method.attach(said.base)
     method.fill(said.model, [stored(said, name) for name in NAMES])
     with torch.no_grad():
         for name, p in trainable(said.model).items():

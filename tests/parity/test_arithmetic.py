@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from minipeft.arithmetic import add, add_factors, changes, compress, concatenate, dare, relative_error, ties
-from minipeft.attach import detach, trainable
+from minipeft.attach import trainable
 from minipeft.deltas import delta_of
 from minipeft.methods import LoRA
 
@@ -48,13 +48,12 @@ def both():
             theirs = get_peft_model(copy.deepcopy(base), config, adapter_name=name)
         else:
             theirs.add_adapter(name, config)
-        LoRA(rank, alpha, LAYERS).attach(base)
+        view = LoRA(rank, alpha, LAYERS).attach(base)
         with torch.no_grad():
             for path, p in factors(theirs, name).items():
                 p.normal_()
-                trainable(base)[path].copy_(p)
-        deltas.append(delta_of(base))
-        detach(base)
+                trainable(view)[path].copy_(p)
+        deltas.append(delta_of(view))
     return base, deltas, theirs
 
 

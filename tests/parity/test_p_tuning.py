@@ -1,7 +1,7 @@
 """Our P-tuning computes, trains, stores and folds like peft's, with either encoder.
 
-What it can that peft cannot, virtual tokens among real ones, is held against transformers' models with the vectors put
-in place by hand.
+What it can that peft cannot, a template with real tokens in it, is held against transformers' models with the vectors
+put in place by hand.
 """
 
 import pytest
@@ -13,14 +13,14 @@ from peft.tuners.p_tuning import PromptEncoder
 from minipeft import deltas
 from minipeft.attach import detach, trainable
 from minipeft.methods.p_tuning import ENCODERS, PTuning
+from tests.models import DIM, T
 
 pytestmark = [
     pytest.mark.usefixtures("double"),
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning"),  # peft asks what was renamed
 ]
-N, D, W = 4, 24, 7
-# [h₁] [h₂] 7 [h₃] 0 in front; the fourth stands inside the input
-MIXED = (-1, -1, 7, -1, 0)
+N, W = 4, 11
+MIXED = (-1, -1, 7, -1, 0, -1)  # [h₁] [h₂] 7 [h₃] 0 [h₄]
 
 
 @pytest.fixture(params=["lstm", "mlp"])
@@ -34,22 +34,18 @@ def three(pair, encoder, library):
     theirs, ours = pair
     kind = {"encoder_reparameterization_type": encoder.upper(), "encoder_hidden_size": W}
     peft = library(theirs, PromptEncoderConfig, num_virtual_tokens=N, **kind)
-    PTuning(N, encoder=encoder, width=W).attach(ours)
+    ours = PTuning(N, encoder=encoder, width=W).attach(ours)
     for p in trainable(peft).values():
         p.data.normal_(std=0.5)
-    copy(peft, ours)
-    return theirs, peft, ours
-
-
-def copy(peft, ours):
     with torch.no_grad():
         for name, p in parameters(peft).items():
             inside(ours)[name].copy_(p)
+    return theirs, peft, ours
 
 
 def inside(ours):
     """The encoder's parameters, {name: parameter}."""
-    return dict(ours.embed.token.encoder.named_parameters())
+    return dict(ours.begin.encoder.named_parameters())
 
 
 def parameters(peft):
@@ -80,7 +76,7 @@ def of(peft, rows):
     if rows.side == "left":
         tokens, mask = F.pad(rows.tokens, (N, 0), value=-1), F.pad(rows.real, (N, 0), value=True)
         return by_hand(peft.base_model, made(peft), tokens, mask)[:, N:]
-    return peft(input_ids=rows.tokens, attention_mask=rows.real.long()).logits[:, N:]
+    return peft(**rows.theirs).logits[:, N:]
 
 
 # ---- the encoder ------------------------------------------------------------------------------------------------
@@ -90,13 +86,13 @@ def test_all_parameters_of_the_encoder_correspond(three):
     _, peft, ours = three
     shapes = {name: tuple(p.shape) for name, p in inside(ours).items()}
     assert shapes == {name: tuple(p.shape) for name, p in parameters(peft).items()}
-    assert trainable(ours).keys() == {f"embed.base.token.encoder.{name}" for name in shapes}  # and no others
+    assert trainable(ours).keys() == {f"begin.encoder.{name}" for name in shapes}  # and no others
 
 
 def test_the_encoder_makes_the_same_vectors(three, close):
     _, peft, ours = three
-    h = ours.embed.token.encoder()
-    assert h.shape == (N, D)
+    h = ours.begin.encoder()
+    assert h.shape == (N, DIM)
     assert h.std() > 0.1
     close(h, made(peft))
     close(h.expand(3, -1, -1), peft.get_prompt(3))
@@ -104,8 +100,8 @@ def test_the_encoder_makes_the_same_vectors(three, close):
 
 def test_an_lstm_mixes_the_virtual_tokens_and_an_mlp_sees_each_alone(three, encoder):
     _, peft, ours = three
-    pseudo = peft.prompt_encoder.default.embedding.weight, ours.embed.token.encoder.E
-    for E, h in zip(pseudo, (lambda: made(peft), ours.embed.token.encoder), strict=True):
+    pseudo = peft.prompt_encoder.default.embedding.weight, ours.begin.encoder.E
+    for E, h in zip(pseudo, (lambda: made(peft), ours.begin.encoder), strict=True):
         for i in range(N):
             (reach,) = torch.autograd.grad(h()[i].sum(), E)
             reached = reach.abs().sum(dim=1) > 1e-9
@@ -117,7 +113,7 @@ def test_the_mlp_is_the_default_of_the_library_and_the_lstm_of_the_paper_is_ours
     assert PTuning().encoder == "lstm"
 
 
-@pytest.mark.parametrize(("n", "d", "w"), [(N, D, W), (20, 16, 24), (20, 3072, 3072)])
+@pytest.mark.parametrize(("n", "d", "w"), [(N, DIM, W), (20, 16, 24), (20, 3072, 3072)])
 def test_there_are_as_many_parameters_as_in_the_library_and_as_the_formula_says(encoder, n, d, w):
     config = PromptEncoderConfig(
         num_virtual_tokens=n,
@@ -145,29 +141,25 @@ def test_logits_are_equal(three, rows, close, apart):
     theirs, peft, ours = three
     got, expected = ours(rows.tokens, rows.mask)[rows.real], of(peft, rows)[rows.real]
     close(got, expected)
-    apart(expected, theirs(rows.tokens, attention_mask=rows.real.long()).logits[rows.real])
+    apart(expected, theirs(**rows.theirs).logits[rows.real])
 
 
-def test_virtual_tokens_may_stand_among_anchors_and_inside_the_input(pair, rows, encoder, close, apart):
+def test_virtual_tokens_may_stand_among_anchors(pair, rows, encoder, close, apart):
     theirs, ours = pair
-    PTuning(N, template=MIXED, encoder=encoder, width=W).attach(ours)
-    for p in inside(ours).values():
-        p.data.normal_(std=0.5)
-    tokens = rows.tokens.clone()
-    middle = torch.tensor([3, 2, 7]) if rows.side != "left" else torch.tensor([3, 6, 4])  # all are real
-    tokens[torch.arange(3), middle] = -1
-    whole = torch.cat([torch.tensor(MIXED).expand(3, -1), tokens], dim=1)
-    mask = F.pad(rows.real, (len(MIXED), 0), value=True)
-    h = ours.embed.token.encoder()
-    got = ours(tokens, rows.mask)
-    expected = by_hand(theirs, h, whole, mask)[:, len(MIXED) :]
-    close(got[rows.real], expected[rows.real])
-    apart(by_hand(theirs, h.flip(0), whole, mask)[:, len(MIXED) :][rows.real], got[rows.real])
-    weight = torch.randn_like(got[rows.real])
+    ours = PTuning(N, template=MIXED, encoder=encoder, width=W).attach(ours)
     parameters = list(trainable(ours).values())
-    mine = torch.autograd.grad((got[rows.real] * weight).sum(), parameters, retain_graph=True)
-    for ours_, theirs_ in zip(mine, torch.autograd.grad((expected[rows.real] * weight).sum(), parameters), strict=True):
-        close(ours_, theirs_)
+    for p in parameters:
+        p.data.normal_(std=0.5)
+    whole = torch.cat([torch.tensor(MIXED).expand(3, -1), rows.tokens], dim=1)
+    mask, h = F.pad(rows.real, (len(MIXED), 0), value=True), ours.begin.encoder()
+    got = ours(rows.tokens, rows.mask)[rows.real]
+    expected = by_hand(theirs, h, whole, mask)[:, len(MIXED) :][rows.real]
+    close(got, expected)
+    apart(by_hand(theirs, h.flip(0), whole, mask)[:, len(MIXED) :][rows.real], got)
+    weight = torch.randn_like(got)
+    mine, other = (torch.autograd.grad((y * weight).sum(), parameters, retain_graph=True) for y in (got, expected))
+    for grad, wanted in zip(mine, other, strict=True):
+        close(grad, wanted)
 
 
 @pytest.mark.parametrize("pair", ["gpt2"], indirect=True)
@@ -175,9 +167,7 @@ def test_virtual_tokens_may_stand_among_anchors_and_inside_the_input(pair, rows,
 @pytest.mark.filterwarnings("ignore:Position ids are not supported:UserWarning")
 def test_greedy_generation_is_equal(three, rows):
     _, peft, ours = three
-    expected = peft.generate(
-        input_ids=rows.tokens, attention_mask=rows.real.long(), max_new_tokens=8, do_sample=False, eos_token_id=None
-    )[:, 9:]
+    expected = peft.generate(**rows.theirs, max_new_tokens=8, do_sample=False, eos_token_id=None)[:, T:]
     assert len(expected.unique()) > 2
     for cache in (True, False):
         assert torch.equal(ours.generate(rows.tokens, 8, cache=cache), expected)
@@ -186,12 +176,10 @@ def test_greedy_generation_is_equal(three, rows):
 # ---- training and storing ---------------------------------------------------------------------------------------
 
 
-def test_gradients_of_the_encoder_are_equal(three, rows, close):
+def test_gradients_of_the_encoder_are_equal(three, rows, same_gradients, close):
     _, peft, ours = three
     got, expected = ours(rows.tokens, rows.mask)[rows.real], of(peft, rows)[rows.real]
-    weight = torch.randn_like(got)
-    (got * weight).sum().backward()
-    (expected * weight).sum().backward()
+    same_gradients(got, expected)
     for name, p in parameters(peft).items():
         assert p.grad.any()
         close(inside(ours)[name].grad, p.grad)
@@ -200,9 +188,8 @@ def test_gradients_of_the_encoder_are_equal(three, rows, close):
 @pytest.mark.parametrize("rows", ["right"], indirect=True)
 def test_five_steps_of_training_are_the_same(three, rows, train, close):
     _, peft, ours = three
-    tokens, real = rows.tokens, rows.real
-    expected = train(trainable(peft).values(), lambda: F.cross_entropy(of(peft, rows)[real], tokens[real]))
-    got = train(trainable(ours).values(), lambda: F.cross_entropy(ours(tokens, rows.mask)[real], tokens[real]))
+    expected = train(trainable(peft).values(), lambda: rows.loss(of(peft, rows)))
+    got = train(trainable(ours).values(), lambda: rows.loss(ours(rows.tokens, rows.mask)))
     close(got, expected)
     assert got[-1] < got[0] - 0.01
     for name, p in parameters(peft).items():
@@ -213,9 +200,9 @@ def test_both_store_the_vectors_and_not_the_encoder(three, tmp_path, close, apar
     _, peft, ours = three
     deltas.save(ours, tmp_path / "prompt")
     saved, stored = get_peft_model_state_dict(peft), deltas.read(tmp_path / "prompt").tensors
-    assert {name: tuple(t.shape) for name, t in saved.items()} == {"prompt_embeddings": (N, D)}
-    assert stored.keys() == {"embed.token.encoder.h"}
-    close(stored["embed.token.encoder.h"], saved["prompt_embeddings"])
+    assert {name: tuple(t.shape) for name, t in saved.items()} == {"prompt_embeddings": (N, DIM)}
+    assert stored.keys() == {"begin.encoder.h"}
+    close(stored["begin.encoder.h"], saved["prompt_embeddings"])
     apart(saved["prompt_embeddings"], peft.prompt_encoder.default.embedding.weight)
 
 
@@ -231,4 +218,4 @@ def test_what_is_loaded_has_no_encoder_and_gives_the_same_logits(three, rows, tm
     assert torch.equal(folded(rows.tokens, rows.mask), before)
     if rows.side != "left":
         close(again(input_ids=rows.tokens, attention_mask=rows.real.long()).logits[:, N:], expected, 1e-9)
-    close(folded.embed.token.encoder.h, again.prompt_encoder.default.embedding.weight)
+    close(folded.begin.encoder.h, again.prompt_encoder.default.embedding.weight)

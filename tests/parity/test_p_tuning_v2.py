@@ -15,14 +15,15 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BertForSequenceClassification, BertForTokenClassification, GPT2ForSequenceClassification
 
 from minipeft.attach import trainable
-from minipeft.methods.p_tuning_v2 import PTuningV2, prefix_of
+from minipeft.methods.p_tuning_v2 import PTuningV2
+from tests.models import DIM, LAYERS, VOCAB, T, count
 
 pytestmark = [
     pytest.mark.usefixtures("double"),
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning"),  # peft asks what was renamed
 ]
-N, D, L = 5, 24, 3
-FORMS = {"hidden": L * N * D, "key/value": 2 * L * N * D}  # and what they train
+N = 5
+FORMS = {"hidden": LAYERS * N * DIM, "key/value": 2 * LAYERS * N * DIM}  # and what they train
 
 
 @pytest.fixture(params=FORMS)
@@ -34,7 +35,7 @@ def form(request):
 def three(pair, form, library):
     """transformers' model, ours with random deep prompts, and peft's with the prefix that they amount to."""
     theirs, ours = pair
-    prompted(ours, form)
+    ours = prompted(ours, form)
     peft = library(theirs, PrefixTuningConfig, num_virtual_tokens=N)
     with torch.no_grad():
         matrix(peft).copy_(induced(theirs, ours))
@@ -42,10 +43,10 @@ def three(pair, form, library):
 
 
 def prompted(ours, form, **settings):
-    PTuningV2(N, form, **settings).attach(ours)
-    for p in trainable(ours).values():
+    view = PTuningV2(N, form, **settings).attach(ours)
+    for p in trainable(view).values():
         p.data.normal_(std=0.7)
-    return ours
+    return view
 
 
 def matrix(peft):
@@ -55,13 +56,13 @@ def matrix(peft):
 def induced(theirs, ours):
     """The prefix as peft stores it, (n, 2Ld); for the hidden form with the norms, W and b of transformers' model."""
     parts = []
-    for block, layer in zip(ours.blocks, layers(theirs), strict=True):
-        if not hasattr(block, "P"):
-            parts += block.attn.P_K, block.attn.P_V
+    for i, layer in enumerate(layers(theirs)):
+        if not hasattr(ours.begin, "P"):
+            parts += ours.begin.P_K[i], ours.begin.P_V[i]
         elif hasattr(layer, "attn"):  # GPT-2
-            parts += layer.attn.c_attn(layer.ln_1(block.P)).chunk(3, dim=-1)[1:]
+            parts += layer.attn.c_attn(layer.ln_1(ours.begin.P[i])).chunk(3, dim=-1)[1:]
         else:
-            parts += layer.attention.self.key(block.P), layer.attention.self.value(block.P)
+            parts += layer.attention.self.key(ours.begin.P[i]), layer.attention.self.value(ours.begin.P[i])
     return torch.cat(parts, dim=1)
 
 
@@ -70,7 +71,7 @@ def layers(theirs):
 
 
 def of(peft, rows):
-    return peft(input_ids=rows.tokens, attention_mask=rows.real.long(), position_ids=rows.positions).logits
+    return peft(**rows.theirs, position_ids=rows.positions).logits
 
 
 def by_hand(theirs, prompts, rows, replace):
@@ -80,12 +81,12 @@ def by_hand(theirs, prompts, rows, replace):
         x = theirs.transformer.wte(rows.tokens) + theirs.transformer.wpe(positions)
     else:
         x = theirs.bert.embeddings(rows.tokens, position_ids=positions)
-    visible = F.pad(rows.real, (N, 0), value=True)[:, None, None].expand(-1, -1, N + 9, -1)
+    visible = F.pad(rows.real, (N, 0), value=True)[:, None, None].expand(-1, -1, N + T, -1)
     hidden = ~(visible.tril() if causal else visible)
     mask = torch.zeros(hidden.shape).masked_fill(hidden, torch.finfo(x.dtype).min)
     for i, layer in enumerate(layers(theirs)):
         if replace or i == 0:
-            x = torch.cat([prompts[i].expand(3, -1, -1), x[:, -9:]], dim=1)
+            x = torch.cat([prompts[i].expand(3, -1, -1), x[:, -T:]], dim=1)
         x = layer(x, attention_mask=mask)
     x = x[:, N:]
     return theirs.lm_head(theirs.transformer.ln_f(x)) if causal else theirs.cls(x)
@@ -100,22 +101,21 @@ def test_logits_are_those_of_the_prefix(three, rows, close, apart):
         got, expected = ours(rows.tokens, rows.mask), of(peft, rows)
         assert got.shape == expected.shape
         close(got[rows.real], expected[rows.real])
-    base = theirs(rows.tokens, attention_mask=rows.real.long(), position_ids=N + rows.positions).logits
+    base = theirs(**rows.theirs, position_ids=N + rows.positions).logits
     apart(got[rows.real], base[rows.real])
 
 
 @pytest.mark.parametrize("form", ["hidden"], indirect=True)
-def test_prefix_of_tells_it(three, close):
+def test_keys_and_values_of_the_prompts_are_those_of_the_library(three, close):
     theirs, _, ours = three
-    found = prefix_of(ours)
-    assert list(found) == [f"blocks.{i}.attn" for i in range(L)]
-    close(torch.cat([P for keys_values in found.values() for P in keys_values], dim=1), induced(theirs, ours))
+    pairs = [ours.begin.keys_values(block, P) for block, P in zip(ours.blocks, ours.begin.P, strict=True)]
+    close(torch.cat([P for pair in pairs for P in pair], dim=1), induced(theirs, ours))
 
 
 @pytest.mark.parametrize("form", ["hidden"], indirect=True)
 def test_every_layer_drops_what_becomes_of_the_prompts_of_the_one_below(three, rows, close, apart):
     theirs, _, ours = three
-    prompts = [block.P for block in ours.blocks]
+    prompts = ours.begin.P
     got = ours(rows.tokens, rows.mask)[rows.real]
     close(got, by_hand(theirs, prompts, rows, replace=True)[rows.real])
     apart(got, by_hand(theirs, prompts, rows, replace=False)[rows.real])  # a prompt at the input alone
@@ -123,7 +123,7 @@ def test_every_layer_drops_what_becomes_of_the_prompts_of_the_one_below(three, r
 
 def test_the_real_tokens_stand_at_n_and_on_and_the_prompts_have_no_position(three, rows, given):
     _, _, ours = three
-    places = given(ours.get_submodule("embed.base.position"), lambda: ours(rows.tokens, rows.mask)).expand(3, -1)
+    places = given(ours.embed.position, lambda: ours(rows.tokens, rows.mask)).expand(3, -1)
     assert torch.equal(places[rows.real], (N + rows.positions)[rows.real])
 
 
@@ -131,8 +131,7 @@ def test_the_real_tokens_stand_at_n_and_on_and_the_prompts_have_no_position(thre
 @pytest.mark.parametrize("rows", [None, "left"], indirect=True)
 def test_greedy_generation_is_that_of_the_prefix(three, rows):
     _, peft, ours = three
-    settings = {"attention_mask": rows.real.long(), "max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
-    expected = peft.generate(input_ids=rows.tokens, **settings)[:, 9:]
+    expected = peft.generate(**rows.theirs, max_new_tokens=8, do_sample=False, eos_token_id=None)[:, T:]
     assert len(expected.unique()) > 2
     for cache in (True, False):
         assert torch.equal(ours.generate(rows.tokens, 8, rows.mask, cache=cache), expected)
@@ -155,33 +154,27 @@ def test_gradients_are_equal(three, rows, close):
 @pytest.mark.parametrize("rows", ["right"], indirect=True)
 def test_five_steps_of_training_are_the_same(three, rows, train, close):
     theirs, peft, ours = three
-    tokens, real = rows.tokens, rows.real
-    expected = train([matrix(peft)], lambda: F.cross_entropy(of(peft, rows)[real], tokens[real]))
-    close(
-        train(trainable(ours).values(), lambda: F.cross_entropy(ours(tokens, rows.mask)[real], tokens[real])), expected
-    )
+    expected = train([matrix(peft)], lambda: rows.loss(of(peft, rows)))
+    close(train(trainable(ours).values(), lambda: rows.loss(ours(rows.tokens, rows.mask))), expected)
     close(induced(theirs, ours), matrix(peft))
 
 
 def test_the_hidden_form_trains_half_of_what_the_library_does(three, form):
     _, peft, ours = three
-    assert sum(p.numel() for p in trainable(ours).values()) == FORMS[form]
+    assert count(ours) == FORMS[form]
     assert peft.get_nb_trainable_parameters()[0] == FORMS["key/value"]
 
 
 @pytest.mark.parametrize("upper", FORMS)
 def test_one_attached_on_another_adds_to_its_prefix(gpt2, form, upper, rows, library, close):
     theirs, ours = gpt2
-    parts, bare = [], copy.deepcopy(ours)
-    for one in (form, upper):
-        alone = prompted(copy.deepcopy(bare), one)
-        parts.append(induced(theirs, alone))
-        PTuningV2(N, one).attach(ours, stack=True)
-        for p, value in zip(trainable(ours).values(), trainable(alone).values(), strict=True):
-            p.data.copy_(value)
+    lower = prompted(ours, form)
+    view, alone = prompted(lower, upper), prompted(ours, upper)
+    for p, value in zip(trainable(view).values(), trainable(alone).values(), strict=True):
+        p.data.copy_(value)
     peft = library(theirs, PrefixTuningConfig, num_virtual_tokens=2 * N)
-    matrix(peft).data.copy_(torch.cat(parts))
-    close(ours(rows.tokens, rows.mask)[rows.real], of(peft, rows)[rows.real])
+    matrix(peft).data.copy_(torch.cat([induced(theirs, lower), induced(theirs, alone)]))
+    close(view(rows.tokens, rows.mask)[rows.real], of(peft, rows)[rows.real])
 
 
 # ---- with a head ------------------------------------------------------------------------------------------------
@@ -208,10 +201,9 @@ def test_a_classifier_reads_cls_and_is_trained_with_the_prompts(
     theirs, ours = bert
     model = classifier(theirs, BertForSequenceClassification)
     peft = library(model, PrefixTuningConfig, num_virtual_tokens=N, task_type="SEQ_CLS")
-    prompted(ours, form, classes=3)
-    count = sum(p.numel() for p in trainable(ours).values())
-    assert count == FORMS[form] + (D + 1) * 3
-    assert peft.get_nb_trainable_parameters()[0] == FORMS["key/value"] + (D + 1) * 3
+    ours = prompted(ours, form, classes=3)
+    assert count(ours) == FORMS[form] + (DIM + 1) * 3
+    assert peft.get_nb_trainable_parameters()[0] == FORMS["key/value"] + (DIM + 1) * 3
     with torch.no_grad():
         matrix(peft).copy_(induced(theirs, ours))
         head = ours.head.classify
@@ -238,7 +230,7 @@ def test_a_classifier_of_a_causal_model_reads_the_last_token(gpt2, form, rows, c
     theirs, ours = gpt2
     model = classifier(theirs, GPT2ForSequenceClassification)
     peft = library(model, PrefixTuningConfig, num_virtual_tokens=N, task_type="SEQ_CLS")
-    prompted(ours, form, classes=3)
+    ours = prompted(ours, form, classes=3)
     with torch.no_grad():
         matrix(peft).copy_(induced(theirs, ours))
         ours.head.classify.weight.copy_(model.score.weight)
@@ -253,7 +245,7 @@ def test_a_classifier_of_a_causal_model_reads_the_last_token(gpt2, form, rows, c
 @pytest.mark.parametrize("rows", ["right", "left"], indirect=True)
 def test_padding_where_the_head_reads_is_refused(pair, form, rows):
     _, ours = pair
-    prompted(ours, form, classes=3)
+    ours = prompted(ours, form, classes=3)
     right = "left" if ours.config.causal else "right"
     if rows.side == right:
         assert ours(rows.tokens, rows.mask).shape == (3, 3)
@@ -269,7 +261,7 @@ def test_the_library_pools_the_padding_of_a_bert_without_a_word(bert, classifier
         num_virtual_tokens=N,
         task_type="SEQ_CLS",
     )
-    tokens, mask = torch.randint(1, 40, (2, 6)), torch.ones(2, 6, dtype=torch.long)
+    tokens, mask = torch.randint(1, VOCAB, (2, 6)), torch.ones(2, 6, dtype=torch.long)
     mask[1, :2] = 0
     expected = peft(input_ids=tokens[1:, 2:]).logits
     apart(
@@ -282,9 +274,9 @@ def test_what_a_classifier_of_tokens_reads_is_the_same(bert, form, rows, classif
     theirs, ours = bert
     model = classifier(theirs, BertForTokenClassification)
     peft = library(model, PrefixTuningConfig, num_virtual_tokens=N, task_type="TOKEN_CLS")
-    prompted(ours, form)
+    ours = prompted(ours, form)
     with torch.no_grad():
         matrix(peft).copy_(induced(theirs, ours))
     states = given(ours.head, lambda: ours(rows.tokens, rows.mask))
-    assert states.shape == (3, 9, D)
+    assert states.shape == (3, T, DIM)
     close(model.classifier(states)[rows.real], of(peft, rows)[rows.real])

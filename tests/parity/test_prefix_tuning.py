@@ -1,6 +1,6 @@
 """Our prefix tuning computes, trains, stores and folds like peft's, directly and through the network.
 
-peft keeps one matrix (n, 2Ld), ours two (n, d) in each layer. It moves the positions that it is given by n, so rows
+peft keeps one matrix (n, 2Ld), ours two (L, n, d). It moves the positions that it is given by n, so rows
 padded on the left need no third party here. BERT goes through its task type for features, as in
 prompt tuning.
 """
@@ -14,13 +14,13 @@ from transformers import DynamicCache
 from minipeft import deltas
 from minipeft.attach import detach, trainable
 from minipeft.methods.prefix_tuning import PrefixTuning
-from minipeft.models.transformer import Cache
+from tests.models import DIM, HEADS, LAYERS, T, count
 
 pytestmark = [
     pytest.mark.usefixtures("double"),
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning"),  # peft asks what was renamed
 ]
-N, D, L, W = 5, 24, 3, 7  # N differs from the 4 heads
+N, W = 5, 7
 
 
 @pytest.fixture(params=[None, W], ids=["direct", "mlp"])
@@ -34,7 +34,7 @@ def three(pair, width, library):
     theirs, ours = pair
     network = {"prefix_projection": True, "encoder_hidden_size": width} if width else {}
     peft = library(theirs, PrefixTuningConfig, num_virtual_tokens=N, **network)
-    PrefixTuning(N, mlp=width).attach(ours)
+    ours = PrefixTuning(N, mlp=width).attach(ours)
     for p in trainable(peft).values():
         p.data.normal_(std=0.7)
     with torch.no_grad():
@@ -45,30 +45,34 @@ def three(pair, width, library):
 
 def pairs(ours, peft, of=lambda p: p):
     """Each of our parameters with what corresponds to it in peft: a part of its big matrix, or of its last layer."""
-    encoder = peft.prompt_encoder.default
+    encoder, begin = peft.prompt_encoder.default, ours.begin
     if hasattr(encoder, "transform"):
         first, _, last = encoder.transform
-        trunk = ours.blocks[0].attn.trunk
-        yield trunk.P, of(encoder.embedding.weight)
-        yield trunk.W.weight, of(first.weight)
-        yield trunk.W.bias, of(first.bias)
-        for block, weight, bias in zip(ours.blocks, of(last.weight).chunk(L), of(last.bias).chunk(L), strict=True):
-            yield block.attn.out.weight, weight
-            yield block.attn.out.bias, bias
+        yield begin.P, of(encoder.embedding.weight)
+        yield begin.W.weight, of(first.weight)
+        yield begin.W.bias, of(first.bias)
+        for W_l, weight, bias in zip(
+            begin.out, of(last.weight).chunk(LAYERS), of(last.bias).chunk(LAYERS), strict=True
+        ):
+            yield W_l.weight, weight
+            yield W_l.bias, bias
     else:
-        parts = of(encoder.embedding.weight).chunk(2 * L, dim=1)
-        for block, P_K, P_V in zip(ours.blocks, parts[::2], parts[1::2], strict=True):
-            yield block.attn.P_K, P_K
-            yield block.attn.P_V, P_V
+        yield from zip((begin.P_K, begin.P_V), apart_of(of(encoder.embedding.weight)), strict=True)
+
+
+def apart_of(matrix):
+    """P_K and P_V (L, n, d) out of the library's matrix (n, 2Ld)."""
+    parts = matrix.chunk(2 * LAYERS, dim=1)
+    return torch.stack(parts[::2]), torch.stack(parts[1::2])
 
 
 def of(peft, rows):
-    return peft(input_ids=rows.tokens, attention_mask=rows.real.long(), position_ids=rows.positions).logits
+    return peft(**rows.theirs, position_ids=rows.positions).logits
 
 
 def flat(ours):
     """Our prefix as the library's matrix (n, 2Ld)."""
-    return torch.cat([P for block in ours.blocks for P in block.attn.keys_values()], dim=1)
+    return torch.cat([P for both in zip(*ours.begin.keys_values(), strict=True) for P in both], dim=1)
 
 
 def with_cache(theirs, layers, rows, positions):
@@ -80,9 +84,8 @@ def with_cache(theirs, layers, rows, positions):
 
 def in_heads(ours):
     """[(P_K, P_V), ...] of the layers, each (1, H, n, d/H)."""
-    return [
-        [P.view(len(P), 4, D // 4).permute(1, 0, 2)[None] for P in block.attn.keys_values()] for block in ours.blocks
-    ]
+    split = [P.unflatten(-1, (HEADS, -1)).transpose(1, 2) for P in ours.begin.keys_values()]
+    return [(P_K[None], P_V[None]) for P_K, P_V in zip(*split, strict=True)]
 
 
 # ---- the forward pass -------------------------------------------------------------------------------------------
@@ -94,18 +97,18 @@ def test_logits_are_equal(three, rows, close, apart):
         got, expected = ours(rows.tokens, rows.mask), of(peft, rows)
         assert got.shape == expected.shape  # nothing stands in front of the tokens
         close(got[rows.real], expected[rows.real])
-    base = theirs(rows.tokens, attention_mask=rows.real.long(), position_ids=N + rows.positions).logits
+    base = theirs(**rows.theirs, position_ids=N + rows.positions).logits
     apart(got[rows.real], base[rows.real])
 
 
 @pytest.mark.parametrize("rows", ["left"], indirect=True)
 def test_each_head_of_each_layer_gets_the_same_keys_and_values(three, rows, close):
     _, peft, ours = three
-    cache = Cache(L)
+    cache = ours.new_cache()
     ours(rows.tokens, rows.mask, cache)
     expected = peft.get_prompt(3)
     for past, layer in zip(cache.layers, expected.layers, strict=True):
-        assert past.k.shape == (3, 4, N + 9, D // 4)
+        assert past.k.shape == (3, HEADS, N + T, DIM // HEADS)
         close(past.k[:, :, :N], layer.keys)
         close(past.v[:, :, :N], layer.values)
 
@@ -113,13 +116,13 @@ def test_each_head_of_each_layer_gets_the_same_keys_and_values(three, rows, clos
 def test_the_library_stores_keys_and_values_layer_by_layer_in_one_matrix(three, close):
     _, peft, ours = three
     matrix = peft.get_prompt_embedding_to_save("default")
-    assert matrix.shape == (N, 2 * L * D)
+    assert matrix.shape == (N, 2 * LAYERS * DIM)
     close(flat(ours), matrix)
 
 
 def test_the_real_tokens_stand_at_n_and_on(three, rows, given, close, apart):
     theirs, _, ours = three
-    places = given(ours.get_submodule("embed.base.position"), lambda: ours(rows.tokens, rows.mask)).expand(3, -1)
+    places = given(ours.embed.position, lambda: ours(rows.tokens, rows.mask)).expand(3, -1)
     assert torch.equal(places[rows.real], (N + rows.positions)[rows.real])
     got, shifted = ours(rows.tokens, rows.mask), with_cache(theirs, in_heads(ours), rows, N + rows.positions)
     close(got[rows.real], shifted[rows.real])
@@ -130,7 +133,7 @@ def test_the_real_tokens_stand_at_n_and_on(three, rows, given, close, apart):
 def test_the_library_counts_padding_on_the_left_if_it_is_told_no_positions(three, rows, close, apart):
     _, peft, ours = three
     got = ours(rows.tokens, rows.mask)[rows.real]
-    untold = peft(input_ids=rows.tokens, attention_mask=rows.real.long()).logits[rows.real]
+    untold = peft(**rows.theirs).logits[rows.real]
     if rows.side == "left":
         apart(got, untold)
     else:
@@ -141,8 +144,7 @@ def test_the_library_counts_padding_on_the_left_if_it_is_told_no_positions(three
 @pytest.mark.parametrize("rows", [None, "left"], indirect=True)
 def test_greedy_generation_is_equal(three, rows):
     _, peft, ours = three
-    settings = {"attention_mask": rows.real.long(), "max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
-    expected = peft.generate(input_ids=rows.tokens, **settings)[:, 9:]
+    expected = peft.generate(**rows.theirs, max_new_tokens=8, do_sample=False, eos_token_id=None)[:, T:]
     assert len(expected.unique()) > 2
     for cache in (True, False):
         assert torch.equal(ours.generate(rows.tokens, 8, rows.mask, cache=cache), expected)
@@ -153,12 +155,12 @@ def test_a_prefix_of_zeros_is_not_the_base_though_the_library_says_so(pair, rows
     theirs, ours = pair
     peft = library(theirs, PrefixTuningConfig, num_virtual_tokens=N, init_weights="zero")
     assert "will be a no-op" in PrefixTuningConfig.__doc__
-    PrefixTuning(N).attach(ours)
+    ours = PrefixTuning(N).attach(ours)
     for p in trainable(ours).values():
         p.data.zero_()
     got = ours(rows.tokens, rows.mask)[rows.real]
     close(got, of(peft, rows)[rows.real])
-    base = theirs(rows.tokens, attention_mask=rows.real.long(), position_ids=N + rows.positions).logits
+    base = theirs(**rows.theirs, position_ids=N + rows.positions).logits
     apart(got, base[rows.real])
 
 
@@ -168,22 +170,18 @@ def test_two_prefixes_one_on_the_other_are_one_longer_prefix(pair, rows, library
     peft = library(theirs, PrefixTuningConfig, num_virtual_tokens=N)
     matrix = peft.prompt_encoder.default.embedding.weight
     for method, part in ((PrefixTuning(2), matrix[:2]), (PrefixTuning(3), matrix[2:])):
-        method.attach(ours, stack=True)
-        for block, P_K, P_V in zip(ours.blocks, *(part.chunk(2 * L, dim=1)[i::2] for i in (0, 1)), strict=True):
-            block.attn.P_K.data.copy_(P_K)
-            block.attn.P_V.data.copy_(P_V)
+        ours = method.attach(ours)
+        ours.begin.P_K.data, ours.begin.P_V.data = (P.detach() for P in apart_of(part))
     close(ours(rows.tokens, rows.mask)[rows.real], of(peft, rows)[rows.real])
 
 
 # ---- training ---------------------------------------------------------------------------------------------------
 
 
-def test_gradients_are_equal(three, rows, close):
+def test_gradients_are_equal(three, rows, same_gradients, close):
     _, peft, ours = three
     got, expected = ours(rows.tokens, rows.mask)[rows.real], of(peft, rows)[rows.real]
-    weight = torch.randn_like(got)
-    (got * weight).sum().backward()
-    (expected * weight).sum().backward()
+    same_gradients(got, expected)
     for p, grad in pairs(ours, peft, lambda p: p.grad):
         assert p.grad.any()
         close(p.grad, grad)
@@ -192,9 +190,8 @@ def test_gradients_are_equal(three, rows, close):
 @pytest.mark.parametrize("rows", [None, "left"], indirect=True)
 def test_five_steps_of_training_are_the_same(three, rows, train, close):
     _, peft, ours = three
-    tokens, real = rows.tokens, rows.real
-    expected = train(trainable(peft).values(), lambda: F.cross_entropy(of(peft, rows)[real], tokens[real]))
-    got = train(trainable(ours).values(), lambda: F.cross_entropy(ours(tokens, rows.mask)[real], tokens[real]))
+    expected = train(trainable(peft).values(), lambda: rows.loss(of(peft, rows)))
+    got = train(trainable(ours).values(), lambda: rows.loss(ours(rows.tokens, rows.mask)))
     close(got, expected)
     assert got[-1] < got[0] - 0.01
     for p, other in pairs(ours, peft):
@@ -203,12 +200,12 @@ def test_five_steps_of_training_are_the_same(three, rows, train, close):
 
 def test_there_are_as_many_parameters_as_in_the_library_and_as_the_formula_says(three, width):
     _, peft, ours = three
-    count = sum(p.numel() for p in trainable(ours).values())
-    assert count == peft.get_nb_trainable_parameters()[0]
+    number = count(ours)
+    assert number == peft.get_nb_trainable_parameters()[0]
     if width:
-        assert count == N * D + D * W + W + L * (2 * D * W + 2 * D)
+        assert number == N * DIM + DIM * W + W + LAYERS * (2 * DIM * W + 2 * DIM)
     else:
-        assert count == 2 * L * N * D
+        assert number == 2 * LAYERS * N * DIM
 
 
 # ---- storing and folding ----------------------------------------------------------------------------------------
@@ -218,12 +215,10 @@ def test_both_store_the_keys_and_values_and_not_the_network(three, tmp_path, clo
     _, peft, ours = three
     deltas.save(ours, tmp_path / "prefix")
     saved, stored = get_peft_model_state_dict(peft), deltas.read(tmp_path / "prefix").tensors
-    assert {name: tuple(t.shape) for name, t in saved.items()} == {"prompt_embeddings": (N, 2 * L * D)}
-    assert sum(t.numel() for t in stored.values()) == 2 * L * N * D
-    parts = saved["prompt_embeddings"].chunk(2 * L, dim=1)
-    for i in range(L):
-        close(stored[f"blocks.{i}.attn.P_K"], parts[2 * i])
-        close(stored[f"blocks.{i}.attn.P_V"], parts[2 * i + 1])
+    assert {name: tuple(t.shape) for name, t in saved.items()} == {"prompt_embeddings": (N, 2 * LAYERS * DIM)}
+    assert sum(t.numel() for t in stored.values()) == 2 * LAYERS * N * DIM
+    for name, P in zip(("P_K", "P_V"), apart_of(saved["prompt_embeddings"]), strict=True):
+        close(stored[f"begin.{name}"], P)
 
 
 @pytest.mark.parametrize("rows", ["right"], indirect=True)
@@ -248,7 +243,7 @@ def test_both_start_from_a_unit_gaussian_and_leave_the_network_out(make, library
     assert not PrefixTuningConfig().prefix_projection
     assert PrefixTuning().mlp is None
     peft = library(theirs, PrefixTuningConfig, num_virtual_tokens=15)
-    PrefixTuning(15).attach(ours)
+    ours = PrefixTuning(15).attach(ours)
     for P in (flat(ours), peft.prompt_encoder.default.embedding.weight):
         assert P.std().item() == pytest.approx(1, rel=0.05)
         assert abs(P.mean().item()) < 0.05
@@ -257,11 +252,11 @@ def test_both_start_from_a_unit_gaussian_and_leave_the_network_out(make, library
 @pytest.mark.parametrize("length", [2, 3, 5])
 def test_a_start_from_words_is_what_the_base_leaves_in_its_cache(pair, length, close):
     theirs, ours = pair
-    words = (11, 5, 30)
+    words = (11, 5, 20)
     repeated = torch.tensor([words[i % 3] for i in range(length)])
     cache = DynamicCache()
     theirs(repeated[None], past_key_values=cache)
-    PrefixTuning(length, init=words).attach(ours)
+    ours = PrefixTuning(length, init=words).attach(ours)
     for (P_K, P_V), layer in zip(in_heads(ours), cache.layers, strict=True):
         close(P_K, layer.keys)
         close(P_V, layer.values)
@@ -269,8 +264,8 @@ def test_a_start_from_words_is_what_the_base_leaves_in_its_cache(pair, length, c
 
 def test_a_causal_model_then_starts_as_if_it_had_read_them(pair, rows, close):
     theirs, ours = pair
-    words = torch.tensor([11, 5, 30])
-    PrefixTuning(3, init=(11, 5, 30)).attach(ours)
+    words = torch.tensor([11, 5, 20])
+    ours = PrefixTuning(3, init=(11, 5, 20)).attach(ours)
     read = theirs(
         torch.cat([words.expand(3, -1), rows.tokens], dim=1),
         attention_mask=F.pad(rows.real.long(), (3, 0), value=1),

@@ -18,12 +18,13 @@ from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 from minipeft import deltas
 from minipeft.attach import trainable
 from minipeft.methods.prompt_tuning import PromptTuning
+from tests.models import DIM, VOCAB, T
 
 pytestmark = [
     pytest.mark.usefixtures("double"),
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning"),  # peft asks what was renamed
 ]
-N, D = 4, 24
+N = 4
 
 
 @pytest.fixture
@@ -31,9 +32,9 @@ def three(pair, library):
     """transformers' model, peft's, ours; the last two with the same random prompt."""
     theirs, ours = pair
     peft = library(theirs, PromptTuningConfig, num_virtual_tokens=N)
-    PromptTuning(N).attach(ours)
+    ours = PromptTuning(N).attach(ours)
     with torch.no_grad():
-        ours.embed.P.copy_(vectors(peft).normal_(std=0.5))
+        ours.begin.P.copy_(vectors(peft).normal_(std=0.5))
     return theirs, peft, ours
 
 
@@ -55,7 +56,7 @@ def of(peft, rows):
     """peft's logits of the real tokens; where they need positions, with its vectors by hand."""
     if rows.side == "left":
         return by_hand(peft.base_model, vectors(peft), rows, N + rows.positions)
-    return peft(input_ids=rows.tokens, attention_mask=rows.real.long()).logits[:, N:]
+    return peft(**rows.theirs).logits[:, N:]
 
 
 # ---- the forward pass -------------------------------------------------------------------------------------------
@@ -65,14 +66,14 @@ def test_logits_are_equal(three, rows, close, apart):
     theirs, peft, ours = three
     got, expected = ours(rows.tokens, rows.mask)[rows.real], of(peft, rows)[rows.real]
     close(got, expected)
-    close(got, by_hand(theirs, ours.embed.P, rows, N + rows.positions)[rows.real])
-    apart(expected, theirs(rows.tokens, attention_mask=rows.real.long()).logits[rows.real])
+    close(got, by_hand(theirs, ours.begin.P, rows, N + rows.positions)[rows.real])
+    apart(expected, theirs(**rows.theirs).logits[rows.real])
 
 
 def test_the_library_gives_logits_for_the_virtual_tokens_too(three, rows):
     _, peft, ours = three
-    assert ours(rows.tokens, rows.mask).shape == (3, 9, 40)
-    assert peft(input_ids=rows.tokens, attention_mask=rows.real.long()).logits.shape == (3, N + 9, 40)
+    assert ours(rows.tokens, rows.mask).shape == (3, T, VOCAB)
+    assert peft(**rows.theirs).logits.shape == (3, N + T, VOCAB)
 
 
 @pytest.mark.parametrize("rows", ["left"], indirect=True)
@@ -81,11 +82,11 @@ def test_padding_on_the_left_takes_positions_in_the_library_and_none_here(three,
     theirs, peft, ours = three
     real = rows.real
     got = ours(rows.tokens, rows.mask)
-    expected = peft(input_ids=rows.tokens, attention_mask=real.long()).logits[:, N:]
-    counted = by_hand(theirs, ours.embed.P, rows, torch.arange(N, N + 9).expand(3, -1))
+    expected = peft(**rows.theirs).logits[:, N:]
+    counted = by_hand(theirs, ours.begin.P, rows, torch.arange(N, N + T).expand(3, -1))
     close(expected[real], counted[real])  # that is the whole difference
     apart(got[1][real[1]], expected[1][real[1]])
-    ignored = peft(input_ids=rows.tokens, attention_mask=real.long(), position_ids=N + rows.positions).logits[:, N:]
+    ignored = peft(**rows.theirs, position_ids=N + rows.positions).logits[:, N:]
     assert torch.equal(ignored, expected)
     for i in range(3):  # what a row gets alone
         alone = peft(input_ids=rows.tokens[i : i + 1, real[i]]).logits[0, N:]
@@ -106,9 +107,11 @@ def test_the_mask_is_widened_by_ones(three, rows, close, apart):
     hook = ours.blocks[-1].register_forward_pre_hook(lambda m, args: seen.append(args[1]))
     ours(rows.tokens, rows.real)
     hook.remove()
-    assert torch.equal(seen[1], expected)
+    itself = torch.eye(N + T, dtype=torch.bool)
+    visible = expected[:, None, None] | itself  # padding sees itself
+    assert torch.equal(seen[1], (visible.tril() if ours.config.causal else visible))
     positions = N + rows.positions
-    widened_by_zeros = by_hand(theirs, ours.embed.P, rows, positions, front=0)
+    widened_by_zeros = by_hand(theirs, ours.begin.P, rows, positions, front=0)
     base = theirs(rows.tokens, attention_mask=mask, position_ids=positions).logits
     close(widened_by_zeros[rows.real], base[rows.real])  # then P is never seen
     apart(widened_by_zeros[rows.real], ours(rows.tokens, rows.mask)[rows.real])
@@ -116,14 +119,14 @@ def test_the_mask_is_widened_by_ones(three, rows, close, apart):
 
 def test_the_real_tokens_stand_at_n_and_on(three, rows, given, apart):
     theirs, peft, ours = three
-    places = given(ours.get_submodule("embed.base.position"), lambda: ours(rows.tokens, rows.mask)).expand(3, -1)
+    places = given(ours.embed.position, lambda: ours(rows.tokens, rows.mask)).expand(3, -1)
     assert torch.equal(places[:, :N], torch.arange(N).expand(3, -1))
     assert torch.equal(places[:, N:][rows.real], (N + rows.positions)[rows.real])
     if rows.side != "left":
         table = next(m for name, m in peft.base_model.named_modules() if name.endswith(("wpe", "position_embeddings")))
-        others = given(table, lambda: peft(input_ids=rows.tokens, attention_mask=rows.real.long())).expand(3, -1)
+        others = given(table, lambda: peft(**rows.theirs)).expand(3, -1)
         assert torch.equal(places[:, N:][rows.real], others[:, N:][rows.real])
-    not_shifted = by_hand(theirs, ours.embed.P, rows, rows.positions)
+    not_shifted = by_hand(theirs, ours.begin.P, rows, rows.positions)
     apart(not_shifted[rows.real], ours(rows.tokens, rows.mask)[rows.real])
 
 
@@ -143,7 +146,7 @@ def test_greedy_generation_of_a_row_is_equal_alone_and_in_a_padded_batch_here(th
     assert len(made.unique()) > 2
     for cache in (True, False):
         assert torch.equal(ours.generate(rows.tokens, 8, rows.mask, cache=cache), made)
-    batch = peft.generate(input_ids=rows.tokens, attention_mask=rows.real.long(), **greedy)[:, 9:]
+    batch = peft.generate(**rows.theirs, **greedy)[:, T:]
     assert torch.equal(batch, made) == (rows.side is None)  # the library counts padding
 
 
@@ -154,10 +157,10 @@ def test_the_library_scores_the_first_token_too_which_the_last_virtual_token_pre
     tokens = rows.tokens
     result = peft(input_ids=tokens, labels=tokens)
     terms = F.cross_entropy(result.logits[:, N - 1 : -1].transpose(1, 2), tokens, reduction="none")
-    assert terms.shape == (3, 9)  # T of them
+    assert terms.shape == (3, T)
     close(result.loss.double(), terms.mean())  # transformers takes it in single precision
     mine = F.cross_entropy(ours(tokens)[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
-    assert mine.shape == (3, 8)  # T − 1, as without a prompt
+    assert mine.shape == (3, T - 1)  # as without a prompt
     close(mine, terms[:, 1:])
     close((terms[:, 0].sum() + mine.sum()) / terms.numel(), result.loss.double())
 
@@ -165,32 +168,30 @@ def test_the_library_scores_the_first_token_too_which_the_last_virtual_token_pre
 # ---- training ---------------------------------------------------------------------------------------------------
 
 
-def test_gradients_of_the_prompt_are_equal(three, rows, close):
+def test_gradients_of_the_prompt_are_equal(three, rows, same_gradients, close):
     _, peft, ours = three
     got, expected = ours(rows.tokens, rows.mask)[rows.real], of(peft, rows)[rows.real]
-    weight = torch.randn_like(got)
-    (got * weight).sum().backward()
-    (expected * weight).sum().backward()
-    assert ours.embed.P.grad.abs().amin(dim=1).min() > 1e-3  # every virtual token is reached
-    close(ours.embed.P.grad, vectors(peft).grad)
+    same_gradients(got, expected)
+    assert ours.begin.P.grad.abs().amin(dim=1).min() > 1e-3  # every virtual token is reached
+    close(ours.begin.P.grad, vectors(peft).grad)
 
 
 def test_five_steps_move_the_prompt_to_the_same_place(three, rows, train, close):
     _, peft, ours = three
-    tokens, real, start = rows.tokens, rows.real, ours.embed.P.detach().clone()
-    expected = train([vectors(peft)], lambda: F.cross_entropy(of(peft, rows)[real], tokens[real]))
-    got = train(trainable(ours).values(), lambda: F.cross_entropy(ours(tokens, rows.mask)[real], tokens[real]))
+    start = ours.begin.P.detach().clone()
+    expected = train([vectors(peft)], lambda: rows.loss(of(peft, rows)))
+    got = train(trainable(ours).values(), lambda: rows.loss(ours(rows.tokens, rows.mask)))
     close(got, expected)
     assert got[-1] < got[0] - 0.01
-    close(ours.embed.P, vectors(peft))
-    assert (ours.embed.P - start).abs().median() > 0.01
+    close(ours.begin.P, vectors(peft))
+    assert (ours.begin.P - start).abs().median() > 0.01
 
 
 def test_the_trained_numbers_are_n_times_d_in_both(three):
     _, peft, ours = three
-    assert {name: tuple(p.shape) for name, p in trainable(ours).items()} == {"embed.P": (N, D)}
-    assert [tuple(p.shape) for p in trainable(peft).values()] == [(N, D)]
-    assert peft.get_nb_trainable_parameters()[0] == N * D
+    assert {name: tuple(p.shape) for name, p in trainable(ours).items()} == {"begin.P": (N, DIM)}
+    assert [tuple(p.shape) for p in trainable(peft).values()] == [(N, DIM)]
+    assert peft.get_nb_trainable_parameters()[0] == N * DIM
 
 
 def test_what_is_stored_is_the_same_and_can_be_exchanged(three, tmp_path):
@@ -198,9 +199,9 @@ def test_what_is_stored_is_the_same_and_can_be_exchanged(three, tmp_path):
     deltas.save(ours, tmp_path / "prompt")
     saved = get_peft_model_state_dict(peft)
     stored = deltas.read(tmp_path / "prompt").tensors
-    assert {name: tuple(t.shape) for name, t in saved.items()} == {"prompt_embeddings": (N, D)}
-    assert stored.keys() == {"embed.P"}
-    assert torch.equal(stored["embed.P"], saved["prompt_embeddings"])
+    assert {name: tuple(t.shape) for name, t in saved.items()} == {"prompt_embeddings": (N, DIM)}
+    assert stored.keys() == {"begin.P"}
+    assert torch.equal(stored["begin.P"], saved["prompt_embeddings"])
 
 
 # ---- where the vectors start ------------------------------------------------------------------------------------
@@ -212,13 +213,13 @@ def test_the_library_starts_fifty_times_wider_than_the_embeddings_of_gpt2(make, 
         for table in (theirs.transformer.wte.weight, ours.embed.token.weight):
             table.normal_(std=theirs.config.initializer_range)  # 0.02, as GPT-2 is made
     peft = library(theirs, PromptTuningConfig, num_virtual_tokens=100)
-    P = PromptTuning(100).attach(ours).embed.P
+    P = PromptTuning(100).attach(ours).begin.P
     assert (vectors(peft).std() / theirs.transformer.wte.weight.std()).item() == pytest.approx(50, rel=0.05)
     assert (P.std() / ours.embed.token.weight.std()).item() == pytest.approx(1, rel=0.05)
 
 
 def test_the_paper_starts_uniformly(make):
-    P = PromptTuning(100, "uniform").attach(make("gpt2")[1]).embed.P
+    P = PromptTuning(100, "uniform").attach(make("gpt2")[1]).begin.P
     assert 0.49 < P.abs().max() <= 0.5
     assert P.std().item() == pytest.approx(1 / math.sqrt(12), rel=0.05)
 
@@ -227,7 +228,7 @@ def test_a_start_from_the_vocabulary_takes_embeddings_in_both(pair, library):
     theirs, ours = pair
     table = theirs.get_input_embeddings().weight
     peft = library(theirs, PromptTuningConfig, num_virtual_tokens=9, prompt_tuning_init="SAMPLE_VOCAB")
-    for P in (vectors(peft).double(), PromptTuning(9, "vocabulary").attach(ours).embed.P):
+    for P in (vectors(peft).double(), PromptTuning(9, "vocabulary").attach(ours).begin.P):
         distance = torch.cdist(P, table)
         assert distance.min(dim=1).values.max() < 1e-5  # the library keeps single precision
         assert len(distance.argmin(dim=1).unique()) > 3
@@ -236,7 +237,7 @@ def test_a_start_from_the_vocabulary_takes_embeddings_in_both(pair, library):
 @pytest.mark.parametrize("length", [2, 3, 7])
 def test_a_text_is_repeated_or_cut_to_the_length_in_both(pair, length, library, tmp_path, close):
     theirs, ours = pair
-    words = {"classify": 11, "the": 5, "sentence": 30, "?": 0}
+    words = {"classify": 11, "the": 5, "sentence": 20, "?": 0}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?").save_pretrained(tmp_path)
@@ -248,9 +249,9 @@ def test_a_text_is_repeated_or_cut_to_the_length_in_both(pair, length, library, 
         prompt_tuning_init_text="classify the sentence",
         tokenizer_name_or_path=str(tmp_path),
     )
-    PromptTuning(length, (11, 5, 30)).attach(ours)
-    close(ours.embed.P, vectors(peft).double())
-    close(ours.embed.P[-1], theirs.get_input_embeddings().weight[(11, 5, 30)[(length - 1) % 3]])
+    P = PromptTuning(length, (11, 5, 20)).attach(ours).begin.P
+    close(P, vectors(peft).double())
+    close(P[-1], theirs.get_input_embeddings().weight[(11, 5, 20)[(length - 1) % 3]])
 
 
 # ---- a classifier -----------------------------------------------------------------------------------------------
@@ -262,16 +263,16 @@ def test_the_library_pools_the_first_virtual_token_which_never_leaves_the_blocks
     three, rows, library, randomised, given, close, apart
 ):
     theirs, _, ours = three
-    classifier = randomised(BertForSequenceClassification(theirs.config))
+    classifier = randomised(BertForSequenceClassification(theirs.config), std=0.5)
     classifier.bert.load_state_dict(theirs.bert.state_dict(), strict=False)
     peft = library(classifier, PromptTuningConfig, num_virtual_tokens=N, task_type="SEQ_CLS")
     with torch.no_grad():
-        vectors(peft).copy_(ours.embed.P)
+        vectors(peft).copy_(ours.begin.P)
     mask = rows.real.long()
     logits = peft(input_ids=rows.tokens, attention_mask=mask).logits
     states = classifier.bert(
         inputs_embeds=torch.cat(
-            [ours.embed.P.expand(3, -1, -1), classifier.bert.embeddings.word_embeddings(rows.tokens)], 1
+            [ours.begin.P.expand(3, -1, -1), classifier.bert.embeddings.word_embeddings(rows.tokens)], 1
         ),
         attention_mask=F.pad(mask, (N, 0), value=1),
     ).last_hidden_state  # (3, n+T, d)

@@ -12,7 +12,7 @@ from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from minipeft.attach import detach, merge, trainable, unmerge
+from minipeft.attach import detach, trainable
 from minipeft.methods.qlora import (
     DYNAMIC,
     QLoRA,
@@ -23,6 +23,8 @@ from minipeft.methods.qlora import (
     quantize,
     rounding_error,
 )
+from minipeft.views import merge
+from tests.models import apart, count, one
 
 SHAPES = [(64, 64), (128, 192), (3, 64), (1, 128), (7, 9), (5,), (33, 31), (6, 96)]
 PAIRS = [(3, 5), (4, 1)]  # (r, α)
@@ -113,21 +115,12 @@ def test_a_layer_weighs_the_same(double):
     if double:
         theirs += [state.offset, state.state2.absmax]
     ours = QuantizedLinear(linear, double_quant=double)
-    assert [t.numel() * t.element_size() for t in ours.buffers()] == [t.numel() * t.element_size() for t in theirs]
+    assert [t.numel() * t.element_size() for name, t in ours.named_parameters() if name != "bias"] == [
+        t.numel() * t.element_size() for t in theirs
+    ]
 
 
 # ---- the layer with LoRA ----------------------------------------------------------------------------------------
-
-
-class One(nn.Module):
-    """A model of a single layer."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x):
-        return self.layer(x)
 
 
 def quantized(linear, double):
@@ -138,64 +131,57 @@ def quantized(linear, double):
     return theirs.to("cpu")  # here it quantizes
 
 
-def attach_both(linear, rank, alpha, double):
-    """Our QLoRA and peft's LoRA on Linear4bit, with the same random A and B."""
-    model = One(quantized(linear, double))
+def attach_both(linear, rank, alpha, double, learned):
+    """Our QLoRA and peft's LoRA on Linear4bit, with the same random A and B; and what peft trains, under our names."""
+    model = one(quantized(linear, double))
     model.is_loaded_in_4bit = True  # else peft takes the layer for a plain one
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["layer"], init_lora_weights=False)
     theirs = get_peft_model(model, config).train()  # eval may pack the weight anew, in bfloat16
-    ours = QLoRA(rank, alpha, ("layer",), double_quant=double).attach(One(linear))
-    for letter, p in factors(theirs).items():
-        trainable(ours)[f"layer.{letter}"].data.copy_(p)
-    ours.layer.base.absmax.copy_(model.layer.base_layer.weight.quant_state.absmax)  # near ties are not the point here
-    return ours, theirs
-
-
-def factors(theirs):
-    return {name.split(".lora_")[1][0]: p for name, p in trainable(theirs).items()}
+    ours = QLoRA(rank, alpha, ("layer",), double_quant=double).attach(one(linear))
+    for name, p in learned(theirs).items():
+        trainable(ours)[name].data.copy_(p)
+    ours.layer.base.absmax.data.copy_(model.layer.base_layer.weight.quant_state.absmax)  # near ties are not the point
+    return ours, theirs, learned(theirs)
 
 
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("rank", "alpha"), PAIRS)
-def test_forward_gradients_and_parameter_count(rank, alpha, bias, double, close):
+def test_forward_gradients_and_parameter_count(rank, alpha, bias, double, learned, same_gradients, close):
     linear = nn.Linear(128, 192, bias=bias)
-    ours, theirs = attach_both(linear, rank, alpha, double)
+    ours, theirs, factors = attach_both(linear, rank, alpha, double, learned)
     x = torch.randn(2, 5, 128) / 4
     mine, other = x.clone().requires_grad_(), x.clone().requires_grad_()
     got, expected = ours(mine), theirs(other)
-    assert (expected - linear(x)).abs().max() > 0.01  # rounded, and changed by LoRA
+    apart(expected, linear(x), 0.01)  # rounded, and changed by LoRA
     close(got, expected)
-    weight = torch.randn_like(expected) / 20
-    (got * weight).sum().backward()
-    (expected * weight).sum().backward()
+    same_gradients(got / 20, expected / 20)
     close(mine.grad, other.grad)
-    assert set(trainable(ours)) == {f"layer.{letter}" for letter in factors(theirs)}
-    for letter, p in factors(theirs).items():
-        close(trainable(ours)[f"layer.{letter}"].grad, p.grad)
-    assert theirs.get_nb_trainable_parameters()[0] == sum(p.numel() for p in trainable(ours).values())
+    assert trainable(ours).keys() == factors.keys()
+    for name, p in factors.items():
+        close(trainable(ours)[name].grad, p.grad)
+    assert theirs.get_nb_trainable_parameters()[0] == count(ours)
 
 
 def test_the_start_is_the_quantized_layer_in_both(close):
     linear, x = nn.Linear(128, 192), torch.randn(2, 5, 128)
     theirs = quantized(linear, False)(x)
-    close(QLoRA(targets=("layer",), double_quant=False).attach(One(linear))(x), theirs)
-    assert not torch.allclose(linear(x), theirs, atol=0.01)
+    close(QLoRA(targets=("layer",), double_quant=False).attach(one(linear))(x), theirs)
+    apart(linear(x), theirs, 0.01)
 
 
 @pytest.mark.filterwarnings("ignore:Merge lora module to 4-bit:UserWarning")
-def test_merging_keeps_what_was_trained_and_in_peft_is_rounded_to_4_bits_again(close):
+def test_merging_keeps_what_was_trained_and_in_peft_is_rounded_to_4_bits_again(learned, close):
     linear, x = nn.Linear(128, 192), torch.randn(2, 5, 128) / 4
-    ours, theirs = attach_both(linear, 3, 5, double=False)
-    before = ours(x)
+    ours, theirs, _ = attach_both(linear, 3, 5, False, learned)
+    before, plain = ours(x), merge(ours)
     close(theirs(x), before)
-    merge(ours)
     theirs.merge_adapter()
-    close(ours(x), before, 2e-6)
-    assert (theirs(x) - before).abs().max() > 0.01
-    W, stored = ours.layer.weight, theirs.get_base_model().layer.base_layer.weight
+    close(plain(x), before, 2e-6)
+    apart(theirs(x), before, 0.01)
+    W, stored = plain.layer.weight, theirs.get_base_model().layer.base_layer.weight
     merged = library.dequantize_4bit(stored.data, stored.quant_state)
     close(dequantize(quantize(W, double_quant=False), W.shape), merged)
     assert rounding_error(W, double_quant=False) == pytest.approx(((merged - W).norm() / W.norm()).item(), abs=1e-6)
-    assert torch.equal(unmerge(ours)(x), before)
+    assert torch.equal(ours(x), before)
     assert detach(ours).layer is linear
