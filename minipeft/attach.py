@@ -8,8 +8,7 @@ the method's layers in front of what they change. So nothing ever has to be undo
     merge(adapted)                          makes one more view, of plain modules: see views.py
 
 Attaching to a view stacks: the earlier methods are frozen too. targets.py finds by name where the layers go.
-Move a model to its device and type before you attach to it; `views.move` moves a view with its base, `adapted.to`
-alone makes a copy of every number.
+Move a model to its device and type before you attach; `views.move` moves a view with its base, `adapted.to` a copy.
 """
 
 import copy

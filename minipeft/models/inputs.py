@@ -1,6 +1,5 @@
 """What a model refuses to read, with errors that tell what to do. Checked before any work."""
 
-import functools
 import math
 from numbers import Integral, Real
 
@@ -82,15 +81,3 @@ def check_generation(model, tokens, new, mask, temperature, stop, cache):
 
 def number(value, kind):
     return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def inference(function):
-    """The function in `torch.inference_mode`, lighter than `no_grad`; its answer is an ordinary tensor."""
-
-    @functools.wraps(function)
-    def run(*args, **more):
-        with torch.inference_mode():
-            answer = function(*args, **more)
-        return answer.clone()
-
-    return run

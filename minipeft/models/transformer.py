@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minipeft.models.inputs import check_embedded, check_generation, check_rows, inference
+from minipeft.models.inputs import check_embedded, check_generation, check_rows
 
 
 class KVCache:
@@ -316,7 +316,7 @@ class Transformer(nn.Module):
             x = block(x, mask, layer)
         return self.head(self.norm(x[:, -tokens.shape[1] :]))  # (B, T, V)
 
-    @inference
+    @torch.no_grad()
     def generate(self, tokens, new, mask=None, temperature=0.0, stop=None, cache=True, generator=None):
         """Continue each row by up to `new` tokens and return only those, (B, ≤ new).
 
