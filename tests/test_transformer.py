@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from minipeft.attach import Wrapper
-from minipeft.methods import LoRA, PrefixTuning
+from minipeft.methods import LoRA, PrefixTuning, PTuningV2
 from minipeft.models import transformer
 from minipeft.models.transformer import (
     MLP,
@@ -999,3 +999,8 @@ def test_something_in_front_of_a_bidirectional_model(how):
     logits = model(tokens, mask)
     for i, row in enumerate(alone):
         close(logits[i][mask[i]], model(row[None])[0])
+
+
+def test_a_model_that_classifies_cannot_generate():
+    with pytest.raises(ValueError, match="a model that classifies cannot generate"):
+        PTuningV2(classes=3).attach(make()).generate(rows()[1], 2)

@@ -20,7 +20,7 @@ def check_rows(tokens, mask, cache=None):
     if cache is not None and not hasattr(cache, "layers"):
         raise ValueError(f"cache must be what model.new_cache() gave, or None; got {got(cache)}")
     k = None if cache is None else cache.layers[0].k
-    if k is not None and k.ndim == 4 and len(k) != len(tokens):
+    if k is not None and k.ndim == 4 and len(k) not in (1, len(tokens)):
         raise ValueError(
             f"the cache holds {len(k)} rows, but there are {len(tokens)} rows of tokens: continue the rows that it has "
             f"read, or begin with model.new_cache()"
@@ -64,6 +64,8 @@ def check_generation(model, tokens, new, mask, temperature, stop, cache):
     check_rows(tokens, mask)
     if not model.config.causal:
         raise ValueError("a bidirectional model cannot generate: its tokens see the future; use a causal one")
+    if hasattr(model.head, "classify"):
+        raise ValueError("a model that classifies cannot generate: it has one answer for a row; call model(tokens)")
     if not number(temperature, Real) or not 0 <= temperature < math.inf:
         raise ValueError(f"temperature must be 0 (the likeliest token) or a number above, got {temperature!r}")
     if not number(new, Integral) or new < 1:
