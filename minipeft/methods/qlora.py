@@ -17,7 +17,6 @@ bitsandbytes, made as in `normal`. For absmax the paper names 8-bit floats; bits
 Its FP4 is a table of its own; it keeps scales in 32 bits, this file in the type of W. Paging is left out.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -32,6 +31,7 @@ from minipeft.methods.lora import LoRA
 
 def normal(bits):
     """2^bits levels for normally distributed weights: its quantiles, 0 and ±1 among them; one more above 0 than below.
+
     Probabilities are evenly spaced on either side of ½, whose quantile is 0. The outermost lies half a level inside, at
     1 − 1/2n, averaged over n = 2^bits and n = 2^bits − 1 levels; its quantile becomes ±1."""
     n = 2**bits
@@ -167,7 +167,7 @@ class QLoRA(LoRA):
     block_size: int = 64
     double_quant: bool = True
 
-    LIMITS = LoRA.LIMITS | {"block_size": (2, math.inf)}
+    LIMITS = LoRA.LIMITS | {"block_size": (2, 4097)}
     KINDS = (nn.Linear,)
 
     def __post_init__(self):
