@@ -66,7 +66,7 @@ TABLE = [  # settings, what a message says of them, and which of the values are 
     ("rank initial_rank interval length width size adapters", "a whole number of at least 1", WHOLE | {"1"}),
     ("mlp", "a whole number of at least 1 or None", WHOLE | {"1", "None"}),
     ("seed", "a whole number of at least 0", WHOLE | {"0", "1"}),
-    ("block_size", "a whole number of at least 2", WHOLE),
+    ("block_size", "a whole number of at least 2 and below 4097", WHOLE),
     ("classes", "a whole number of at least 2 or None", WHOLE | {"None"}),
     ("AdaLoRA.rank alpha lr_ratio d_initial scale", "a number above 0", NUMBER),
     ("gamma regularization", "a number of at least 0", NUMBER | {"0"}),
