@@ -381,7 +381,7 @@ assert sum(share > 0.98 for share in right["AdaLoRA, initial_rank=1"]) == 1
 assert all(sum(n for path, n in found.items() if "blocks.0" in path) >= 11 for found in picked)
 
 # %% [markdown]
-# Guess 1 again: yes. With nothing to choose (`start=1`) AdaLoRA has all lines right in one seed of three.
+# Guess 1 again: yes. With nothing to choose (`initial_rank=1`) AdaLoRA has all lines right in one seed of three.
 #
 # ## What it costs
 #

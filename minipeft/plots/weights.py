@@ -215,7 +215,7 @@ def magnitude_direction(updates, axes=None):
         ax.set_title(f"{label}, r = {r:.2f}", fontsize=10)
         ax.set_xlabel("change of direction θ (degrees)")
         ax.set_yscale("log", base=2)
-        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_major_formatter("{x:.2g}")
         widest = max(widest, angles.max())
     for ax in axes:
         ax.set_xlim(0, 1.05 * widest)
