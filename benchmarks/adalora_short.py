@@ -31,7 +31,7 @@ IN_PLANTED = {
 NATURAL = {
     "LoRA, spread": LoRA(rank=1, targets=ALL),
     "LoRA, rank 2": LoRA(rank=2, targets=ALL),  # as many numbers as AdaLoRA begins with
-    "AdaLoRA, initial_rank=1": AdaLoRA(rank=1, initial_rank=1, targets=ALL),  # triplets and penalty, but nothing to allocate
+    "AdaLoRA, initial_rank=1": AdaLoRA(rank=1, initial_rank=1, targets=ALL),  # nothing to allocate
     "AdaLoRA, initial_rank=2": AdaLoRA(rank=1, initial_rank=2, targets=ALL),
     "AdaLoRA, initial_rank=8": AdaLoRA(rank=1, initial_rank=8, targets=ALL),
 }
