@@ -37,11 +37,8 @@ def wrap(model, targets, make, kinds=nn.Linear, layers=None):
                 f"{method} goes in front of {known}; {path!r} is a {type(module).__name__}: leave it out of targets"
             )
         weight = thing if isinstance(thing, nn.Parameter) else getattr(module, "weight", None)
-        if weight is not None and weight.dtype not in TRAINABLE:
-            raise TypeError(
-                f"{path!r} holds {weight.dtype}, in which {method} cannot train: convert the model first, "
-                "model.to(torch.bfloat16) for example, or take QLoRA on a model in full precision"
-            )
+        if weight is not None:
+            check_trainable(method, path, weight)
         layer = make(thing, path)
         if isinstance(thing, nn.Parameter):
             reweight(model, path, layer)
@@ -53,6 +50,15 @@ def wrap(model, targets, make, kinds=nn.Linear, layers=None):
                 f"a hook, max_norm or a parametrization); name the weight itself in targets: {', '.join(own)}"
             )
         swap(model, path, layer)
+
+
+def check_trainable(method, path, weight):
+    """Raises TypeError if the weight holds numbers of a type that has no gradients: codes, 8-bit floats."""
+    if weight.dtype not in TRAINABLE:
+        raise TypeError(
+            f"{path!r} holds {weight.dtype}, in which {method} cannot train: convert the model first, "
+            "model.to(torch.bfloat16) for example, or take QLoRA on a model in full precision"
+        )
 
 
 def stock(module):

@@ -377,3 +377,11 @@ def test_bases_in_other_precision_start_as_themselves_and_merge(method, kind):
     close(view(tokens).float(), model(tokens).float(), 0.3 if kind != torch.float64 else 1e-6)
     assert {p.dtype for p in trainable(view).values()} == {kind}
     assert {p.dtype for p in merge(view).parameters()} == {kind}
+
+
+def test_full_fine_tuning_does_not_train_codes():
+    net = nn.ModuleDict({"fc": nn.Linear(5, 7), "codes": nn.Embedding(4, 3)})
+    net["codes"].weight = nn.Parameter(torch.ones(4, 3, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(TypeError, match=r"'codes\.weight' holds torch\.int8, in which Full cannot train"):
+        Full().attach(net)
+    assert set(trainable(Full(targets=("fc",)).attach(net))) == {"fc.weight", "fc.bias"}

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from minipeft.attach import Method, swap
-from minipeft.targets import match, sites
+from minipeft.targets import check_trainable, match, sites
 
 
 def copied(weight):
@@ -38,6 +38,7 @@ class Full(Method):
         """`swap` copies in. A weight that stands in two places (a tied head) is one weight in the copy too."""
         copies = {}
         for path, weight in self.chosen(model):
+            check_trainable("Full", path, weight)
             if weight not in copies:
                 copies[weight] = copied(weight)
             swap(model, path, copies[weight])
