@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from minipeft.attach import Method, swap
+from minipeft.attach import Method, swap, unwrapped
 from minipeft.targets import check_trainable, match, sites
 
 
@@ -34,11 +34,15 @@ class Full(Method):
 
     targets: tuple[str, ...] | str | Callable | None = None
 
+    def attach(self, model):
+        for path, weight in self.chosen(unwrapped(model)):
+            check_trainable("Full", path, weight)
+        return super().attach(model)
+
     def insert(self, model):
         """`swap` copies in. A weight that stands in two places (a tied head) is one weight in the copy too."""
         copies = {}
         for path, weight in self.chosen(model):
-            check_trainable("Full", path, weight)
             if weight not in copies:
                 copies[weight] = copied(weight)
             swap(model, path, copies[weight])
