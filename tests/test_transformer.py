@@ -1004,3 +1004,20 @@ def test_something_in_front_of_a_bidirectional_model(how):
 def test_a_model_that_classifies_cannot_generate():
     with pytest.raises(ValueError, match="a model that classifies cannot generate"):
         PTuningV2(classes=3).attach(make()).generate(rows()[1], 2)
+
+
+@pytest.mark.parametrize("bos", [None, BOS])
+@pytest.mark.parametrize("side", [None, "left"])
+def test_a_refused_pass_leaves_the_cache_as_it_was(bos, side):
+    model, (_, tokens, mask) = make(bos, context=12).double(), rows(side)
+    mask = mask if side else None
+    caches = [model.new_cache() for _ in range(2)]
+    for cache in caches:
+        model(tokens, mask, cache)
+    with pytest.raises(ValueError, match="the context has 12"):
+        model(tokens, mask, caches[1])
+    with pytest.raises(ValueError, match="the vocabulary has"):
+        model(tokens[:, :2] + VOCAB, None, caches[1])
+    with pytest.raises(ValueError, match="mask must"):
+        model(tokens[:, :2], tokens, caches[1])
+    assert torch.equal(model(tokens[:, :2], None, caches[0]), model(tokens[:, :2], None, caches[1]))

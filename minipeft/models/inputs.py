@@ -1,5 +1,6 @@
 """What a model refuses to read, with errors that tell what to do. Checked before any work."""
 
+import functools
 import math
 from numbers import Integral, Real
 
@@ -25,6 +26,22 @@ def check_rows(tokens, mask, cache=None):
             f"the cache holds {len(k)} rows, but there are {len(tokens)} rows of tokens: continue the rows that it has "
             f"read, or begin with model.new_cache()"
         )
+
+
+def keeping_the_cache(forward):
+    """The forward pass of a model; when it refuses its input, the user's cache is as it was."""
+
+    @functools.wraps(forward)
+    def run(self, tokens, mask=None, cache=None):
+        before = dict(getattr(cache, "__dict__", {}))
+        try:
+            return forward(self, tokens, mask, cache)
+        except ValueError:
+            for name, value in before.items():
+                setattr(cache, name, value)
+            raise
+
+    return run
 
 
 def zeros_and_ones(mask):

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minipeft.models.inputs import check_embedded, check_generation, check_rows
+from minipeft.models.inputs import check_embedded, check_generation, check_rows, keeping_the_cache
 
 
 class KVCache:
@@ -305,6 +305,7 @@ class Transformer(nn.Module):
             layer.fixed = fixed
         return cache
 
+    @keeping_the_cache
     def forward(self, tokens, mask=None, cache=None):
         check_rows(tokens, mask, cache)
         cache = self.new_cache(fixed=True) if cache is None else cache
