@@ -336,10 +336,11 @@ def inspect(
     if picture:
         from minipeft import plots
 
-        top, bottom = plots.new(8, 6, rows=2)
-        plots.spectrum(dict(list(matrices.items())[:6]), top)
-        plots.what_moved(model, moved, bottom)
-        draw(top.figure, picture)
+        figure = plots.plt.figure(figsize=(8, 6), layout="constrained")
+        top, bottom = figure.subfigures(2, 1)  # each as wide as it can be beside its own legend
+        plots.spectrum(dict(list(matrices.items())[:6]), top.subplots())
+        plots.what_moved(model, moved, bottom.subplots())
+        draw(figure, picture)
 
 
 def draw(figure, path):
