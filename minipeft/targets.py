@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 from minipeft.attach import WeightWrapper, Wrapper, bottom, flat, frozen, place, put, swap, view
 
 TRAINABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+HEADS = {"head", "lm_head", "score", "classifier"}  # what "all-linear" leaves out, here and in transformers
 STOCK = (nn.Linear, nn.Embedding, nn.Conv2d)  # what they compute is known: W x + b, E[i], W∗x + b
 
 
@@ -33,9 +34,9 @@ def wrap(model, targets, make, kinds=nn.Linear, layers=None):
         module = bottom(thing)
         if not isinstance(module, kinds):
             known = ", ".join("a named weight" if kind is nn.Parameter else kind.__name__ for kind in kinds)
-            raise TypeError(
-                f"{method} goes in front of {known}; {path!r} is a {type(module).__name__}: leave it out of targets"
-            )
+            named = nn.Parameter in kinds and isinstance(getattr(module, "weight", None), nn.Parameter)
+            cure = "leave it out of targets" + (f", or name its weight, '{path}.weight'" if named else "")
+            raise TypeError(f"{method} goes in front of {known}; {path!r} is a {type(module).__name__}: {cure}")
         weight = thing if isinstance(thing, nn.Parameter) else getattr(module, "weight", None)
         if weight is not None:
             check_trainable(method, path, weight)
@@ -75,7 +76,7 @@ def match(model, targets, layers=None):
     Args:
         targets: a tuple of names, each the end of a dotted name ("q", "attn.q"), a whole one behind a dot
             (".blocks.0.attn.q"), or that of a weight ("lstm.weight_ih_l0"); or a text, a regular expression for whole
-            names of modules; or "all-linear", every Linear but the `head`; or a predicate `(path, module) -> bool`.
+            names of modules; or "all-linear", every Linear but those of HEADS; or a predicate `(path, module) -> bool`.
         layers: indices, (0, 2), to take only what lies in these layers, as the first number in its name tells.
 
     Raises ValueError if a name matches nothing; the message lists what is there.
@@ -84,7 +85,7 @@ def match(model, targets, layers=None):
     if callable(targets):
         tests = {getattr(targets, "__name__", "the predicate"): targets}
     elif targets == "all-linear":
-        tests = {targets: lambda path, thing: isinstance(thing, nn.Linear) and path.split(".")[0] != "head"}
+        tests = {targets: lambda path, thing: isinstance(thing, nn.Linear) and not HEADS & {*path.split(".")}}
     elif isinstance(targets, str):
         tests = {targets: lambda path, thing: compiled(targets).fullmatch(path)}
     else:

@@ -128,10 +128,12 @@ def test_a_predicate_is_kept_as_the_names_it_chose():
         (Full(targets=("nothing",)), ValueError, "'nothing'"),
         (VeRA(targets=("q.weight",)), TypeError, "VeRA goes in front of Linear; 'inner.q.weight' is a Parameter"),
         (Houlsby(), ValueError, "'attn'"),
+        (LoRA(targets=("norm",)), TypeError, "leave it out of targets, or name its weight, 'norm.weight'"),
     ],
 )
 def test_a_method_that_does_not_fit_is_told(method, error, says):
     net = Net()
+    net.norm = nn.BatchNorm1d(3)
     with pytest.raises(error, match=says):
         method.attach(net)
 
