@@ -34,8 +34,8 @@ def wrap(model, targets, make, kinds=nn.Linear, layers=None):
         module = bottom(thing)
         if not isinstance(module, kinds):
             known = ", ".join("a named weight" if kind is nn.Parameter else kind.__name__ for kind in kinds)
-            named = nn.Parameter in kinds and isinstance(getattr(module, "weight", None), nn.Parameter)
-            cure = "leave it out of targets" + (f", or name its weight, '{path}.weight'" if named else "")
+            matrix = nn.Parameter in kinds and getattr(getattr(module, "weight", None), "ndim", 0) > 1
+            cure = "leave it out of targets" + (f", or name its weight, '{path}.weight'" if matrix else "")
             raise TypeError(f"{method} goes in front of {known}; {path!r} is a {type(module).__name__}: {cure}")
         weight = thing if isinstance(thing, nn.Parameter) else getattr(module, "weight", None)
         if weight is not None:

@@ -128,12 +128,13 @@ def test_a_predicate_is_kept_as_the_names_it_chose():
         (Full(targets=("nothing",)), ValueError, "'nothing'"),
         (VeRA(targets=("q.weight",)), TypeError, "VeRA goes in front of Linear; 'inner.q.weight' is a Parameter"),
         (Houlsby(), ValueError, "'attn'"),
-        (LoRA(targets=("norm",)), TypeError, "leave it out of targets, or name its weight, 'norm.weight'"),
+        (LoRA(targets=("conv",)), TypeError, "leave it out of targets, or name its weight, 'conv.weight'"),
+        (DoRA(targets=("conv",)), TypeError, "'conv' is a Conv1d: leave it out of targets$"),
     ],
 )
 def test_a_method_that_does_not_fit_is_told(method, error, says):
     net = Net()
-    net.norm = nn.BatchNorm1d(3)
+    net.conv = nn.Conv1d(2, 3, 1)
     with pytest.raises(error, match=says):
         method.attach(net)
 
@@ -205,6 +206,11 @@ def test_a_module_under_several_names_gets_one_layer_under_all_of_them(method, o
     save(view, tmp_path / "d")
     close(load(tmp_path / "d", net)(x), y)
     close(merge(view)(x), y)
+
+
+def test_all_linear_leaves_out_the_heads_of_other_libraries():
+    theirs = nn.ModuleDict({"layers": Layer(), "lm_head": nn.Linear(6, 9), "score": nn.Linear(6, 2)})
+    assert paths(theirs, "all-linear") == ["layers.fc"]
 
 
 def test_either_name_finds_it():
