@@ -31,6 +31,7 @@ import torch
 from torch import nn
 
 from minipeft.attach import attachments, place
+from minipeft.checks import not_finite
 from minipeft.deltas import Delta, DeltaError, delta_of, load, read, updates
 from minipeft.methods import Full, LoRA
 
@@ -49,7 +50,7 @@ def changes(model, delta):
     if len({path for path in entry.layers for name in found if f"{name}.".startswith(f"{path}.")}) < len(entry.layers):
         raise DeltaError(f"{entry.method} does more than change the base's weights, so it has no ΔW to calculate with")
     moves = {name: W - getattr(*place(model, name)).detach().to(W) + change for name, (W, change) in found.items()}
-    if broken := [name for name, move in moves.items() if not move.isfinite().all()]:
+    if broken := not_finite(moves):
         raise DeltaError(f"the change of {', '.join(broken)} is not finite, so nothing can be calculated with it")
     return moves
 

@@ -31,10 +31,15 @@ def check_forwards(model):
             )
 
 
+def not_finite(tensors):
+    """The names of those that hold an infinity or a NaN; tensors: {name: tensor}."""
+    return [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+
+
 def check_finite(model, what):
     """Raises ValueError if a parameter is not finite."""
-    if broken := [name for name, p in model.named_parameters() if not p.isfinite().all()]:
-        raise ValueError(f"{what} has numbers that are not finite, in {', '.join(broken)}: a training that diverged?")
+    if broken := not_finite(dict(model.named_parameters())):
+        raise ValueError(f"{what} has numbers that are not finite, in {', '.join(broken)}: did training diverge?")
 
 
 def tied(model):
@@ -51,4 +56,4 @@ def warn_untied(before, after):
     for names in tied(before):
         if not any(names <= together for together in still):
             told = " and ".join(sorted(names))
-            warnings.warn(f"{told} were one weight and now differ: store both, and tie them no more", stacklevel=3)
+            warnings.warn(f"{told} were one weight and now differ: store both and do not tie them again", stacklevel=3)

@@ -44,8 +44,8 @@ def predict(model):
     """
     a_model("predict", model)
     weights = sum(t.numel() * t.element_size() for t in tensors(model))
-    trained = sum(p.numel() * p.element_size() for p in trainable(model).values())
-    return Memory(weights, gradients=trained, optimizer=2 * trained)
+    gradients = sum(p.numel() * p.element_size() for p in trainable(model).values())
+    return Memory(weights, gradients, optimizer=2 * gradients)
 
 
 def measure(model, batch, lr=1e-3):

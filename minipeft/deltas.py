@@ -18,6 +18,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from minipeft.attach import Method, WeightWrapper, Wrapper, attachments, detach, place
+from minipeft.checks import not_finite
 from minipeft.files import write_atomically
 from minipeft.methods import METHODS
 
@@ -126,7 +127,7 @@ def delta_of(model, notes=None):
             "on: cast the base and attach to it, or cast both with views.move(view, dtype)"
         )
     tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in trained(model).items()}
-    if broken := [name for name, t in tensors.items() if not t.isfinite().all()]:
+    if broken := not_finite(tensors):
         raise DeltaError(
             f"{', '.join(broken)} holds numbers that are not finite: train again, with a lower learning rate"
         )
@@ -193,7 +194,7 @@ def read(path, model=None):
         raise DeltaError(
             f"{path} is damaged: its numbers are not those that were saved (SHA-256 differs); save it again"
         )
-    if broken := [name for name, t in tensors.items() if not t.isfinite().all()]:
+    if broken := not_finite(tensors):
         raise DeltaError(f"{path}: {', '.join(broken)} holds numbers that are not finite; train it again")
     if model is not None:
         belongs(delta, model, path)

@@ -27,7 +27,7 @@ from minipeft.methods import (
 )
 from minipeft.models.transformer import Config, Transformer
 from minipeft.views import merge
-from tests.models import bits, close, same_bits
+from tests.models import bits, close, same_bits, stirred
 
 
 @pytest.fixture
@@ -40,14 +40,6 @@ def tokens():
     return torch.randint(11, (2, 5))
 
 
-def stirred(model, method):
-    view = method.attach(model)
-    with torch.no_grad():
-        for p in trainable(view).values():
-            p.normal_(std=0.3)
-    return view
-
-
 METHODS = [
     LoRA(rank=3, alpha=5, targets=("q", "token", "up"), rank_pattern={"up": 2}, rslora=True, lr_ratio=4.0),
     LoRA(targets=lambda name, module: name.endswith("attn.v")),
@@ -58,7 +50,7 @@ METHODS = [
 
 @pytest.mark.parametrize("method", METHODS, ids=["lora", "predicate", "full", "part"])
 def test_there_and_back(model, tokens, tmp_path, method):
-    view, before = stirred(model, method), bits(model)
+    view, before = stirred(method, model), bits(model)
     size = save(view, tmp_path / "new" / "d.safetensors", {"task": "reverse+blue"})
     assert size == (tmp_path / "new" / "d.safetensors").stat().st_size
     loaded = load(tmp_path / "new" / "d.safetensors", model)
@@ -71,13 +63,13 @@ def test_there_and_back(model, tokens, tmp_path, method):
 
 def test_a_weight_without_a_module_goes_there_and_back(tmp_path):
     net, x = nn.ModuleDict({"rnn": nn.LSTM(3, 4)}), torch.randn(2, 1, 3)
-    view = stirred(net, LoRA(targets=("weight_hh_l0",)))
+    view = stirred(LoRA(targets=("weight_hh_l0",)), net)
     save(view, tmp_path / "d")
     assert torch.equal(load(tmp_path / "d", net)["rnn"](x)[0], view["rnn"](x)[0])
 
 
 def test_only_what_was_trained_is_stored(model, tmp_path):
-    view = stirred(model, LoRA(rank=1))
+    view = stirred(LoRA(rank=1), model)
     size = save(view, tmp_path / "d")
     assert set(load_file(tmp_path / "d")) == set(trainable(view))
     assert size < 4 * sum(p.numel() for p in trainable(view).values()) + 2000
@@ -85,7 +77,7 @@ def test_only_what_was_trained_is_stored(model, tmp_path):
 
 def test_a_merged_model_has_nothing_to_save(model, tmp_path):
     with pytest.raises(DeltaError, match="a delta needs an attached method, and there is none"):
-        save(merge(stirred(model, LoRA())), tmp_path / "d")
+        save(merge(stirred(LoRA(), model)), tmp_path / "d")
 
 
 def test_tied_weights_are_stored_once(tmp_path):
@@ -97,7 +89,7 @@ def test_tied_weights_are_stored_once(tmp_path):
 
     model = tied()
     x = torch.randint(9, (1, 4))
-    view = stirred(model, Full())
+    view = stirred(Full(), model)
     save(view, tmp_path / "d")
     loaded = load(tmp_path / "d", model)
     assert torch.equal(loaded(x), view(x))
@@ -107,7 +99,7 @@ def test_tied_weights_are_stored_once(tmp_path):
 
 def test_a_fingerprint_is_of_numbers_and_of_the_methods_on_them(model):
     mark = fingerprint(model)
-    views = [stirred(model, LoRA()), VeRA(seed=0).attach(model), VeRA(seed=1).attach(model)]
+    views = [stirred(LoRA(), model), VeRA(seed=0).attach(model), VeRA(seed=1).attach(model)]
     assert len({mark, *map(fingerprint, views)}) == 4
     assert all(fingerprint(detach(view)) == mark for view in views)
     assert fingerprint(nn.DataParallel(model)) == mark
@@ -116,8 +108,8 @@ def test_a_fingerprint_is_of_numbers_and_of_the_methods_on_them(model):
 
 
 def test_a_stack_is_saved_one_by_one_and_loaded_from_below(model, tokens, tmp_path):
-    first = stirred(model, PrefixTuning(length=2))
-    second = stirred(first, LoRA(rank=2))
+    first = stirred(PrefixTuning(length=2), model)
+    second = stirred(LoRA(rank=2), first)
     save(detach(second, 1), tmp_path / "first")
     save(second, tmp_path / "second")
     assert set(load_file(tmp_path / "second")) == {
@@ -128,7 +120,7 @@ def test_a_stack_is_saved_one_by_one_and_loaded_from_below(model, tokens, tmp_pa
         load(tmp_path / "second", model)
     with pytest.raises(DeltaError, match=r"with LoRA\(rank=4\) on it"):
         load(tmp_path / "second", LoRA().attach(model))
-    close(updates(stirred(second, LoRA(rank=1)))["blocks.0.attn.q.weight"][0], model.blocks[0].attn.q.weight)
+    close(updates(stirred(LoRA(rank=1), second))["blocks.0.attn.q.weight"][0], model.blocks[0].attn.q.weight)
 
 
 @pytest.mark.parametrize("method", [LoRA(rank=2, targets=("0", "3")), Full(), Full(targets=("0",))], ids=str)
@@ -233,7 +225,7 @@ SPOILED = {
 @pytest.mark.parametrize("says", SPOILED)
 def test_a_file_that_does_not_fit_is_told_and_changes_nothing(model, tmp_path, says):
     path = tmp_path / "d.safetensors"
-    save(stirred(model, LoRA()), path)
+    save(stirred(LoRA(), model), path)
     SPOILED[says](path)
     before, dice = bits(model), torch.get_rng_state()
     with pytest.raises(DeltaError, match=says):
@@ -264,7 +256,7 @@ def test_a_small_file_cannot_make_large_tensors(model, tmp_path, method, setting
 
 
 def test_loading_costs_no_random_numbers(model, tmp_path):
-    save(stirred(model, LoRA()), tmp_path / "d")
+    save(stirred(LoRA(), model), tmp_path / "d")
     dice = torch.get_rng_state()
     load(tmp_path / "d", model)
     assert torch.equal(torch.get_rng_state(), dice)
@@ -272,7 +264,7 @@ def test_loading_costs_no_random_numbers(model, tmp_path):
 
 def test_a_crash_while_writing_leaves_the_old_file(model, tmp_path, monkeypatch):
     path = tmp_path / "d"
-    view = stirred(model, LoRA())
+    view = stirred(LoRA(), model)
     save(view, path)
     old = path.read_bytes()
 
@@ -298,7 +290,7 @@ def test_saving_needs_a_method(model, tmp_path):
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_numbers_that_are_not_finite_are_not_saved(model, tmp_path, value):
-    view = stirred(model, LoRA())
+    view = stirred(LoRA(), model)
     with torch.no_grad():
         trainable(view)["blocks.1.attn.v.B"][0, 0] = value
     with pytest.raises(DeltaError, match=r"blocks\.1\.attn\.v\.B holds numbers that are not finite"):
@@ -314,7 +306,7 @@ NOTES = [
 
 @pytest.mark.parametrize("notes", NOTES, ids=str)
 def test_notes_come_back(model, tmp_path, notes):
-    view = stirred(model, LoRA(rank=1))
+    view = stirred(LoRA(rank=1), model)
     save(view, tmp_path / "d", notes)
     assert read(tmp_path / "d").notes == {str(k): v for k, v in notes.items()}
     save(view, tmp_path / "d", {"path": tmp_path, "tensor": torch.ones(1)})
@@ -326,7 +318,7 @@ def test_notes_come_back(model, tmp_path, notes):
 
 @pytest.mark.parametrize("method", [LoRA(targets=("q", "token")), Full(targets=("q.weight", "token"))], ids=str)
 def test_updates_are_new_minus_old(model, method):
-    view, old = stirred(model, method), bits(model)
+    view, old = stirred(method, model), bits(model)
     new, moved = bits(merge(view)), updates(view)
     assert set(moved) == {n for n in old if not torch.equal(old[n], new[n])}
     for name, (W, change) in moved.items():
@@ -335,7 +327,7 @@ def test_updates_are_new_minus_old(model, method):
 
 
 def test_updates_of_a_stack_add_up(model):
-    view = stirred(stirred(model, LoRA(rank=1, targets=("q",))), LoRA(rank=2, targets=("q", "up")))
+    view = stirred(LoRA(rank=2, targets=("q", "up")), stirred(LoRA(rank=1, targets=("q",)), model))
     old, new = bits(model), bits(merge(view))
     for name, (W, change) in updates(view).items():
         assert torch.equal(W, old[name])
@@ -343,7 +335,7 @@ def test_updates_of_a_stack_add_up(model):
 
 
 def test_what_was_read_does_not_hang_on_the_file(model, tmp_path):
-    save(stirred(model, LoRA()), tmp_path / "d")
+    save(stirred(LoRA(), model), tmp_path / "d")
     delta = read(tmp_path / "d")
     before = {name: t.clone() for name, t in delta.tensors.items()}
     (tmp_path / "d").write_bytes(bytes((tmp_path / "d").stat().st_size))
@@ -352,12 +344,12 @@ def test_what_was_read_does_not_hang_on_the_file(model, tmp_path):
 
 def test_others_may_read_what_was_saved(model, tmp_path):
     (tmp_path / "plain").write_text("")
-    save(stirred(model, LoRA()), tmp_path / "d")
+    save(stirred(LoRA(), model), tmp_path / "d")
     assert (tmp_path / "d").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_a_delta_can_be_taken_along_without_a_file(model, tokens, tmp_path):
-    view = stirred(model, LoRA())
+    view = stirred(LoRA(), model)
     y, delta = view(tokens), delta_of(view, {"task": "sort"})
     saved = save(view, tmp_path / "saved", {"task": "sort"})
     with torch.no_grad():
@@ -371,7 +363,7 @@ def test_a_delta_can_be_taken_along_without_a_file(model, tokens, tmp_path):
 
 
 def test_a_delta_of_another_base_is_refused_by_its_method(model):
-    delta = delta_of(stirred(model, LoRA(rank=3)))
+    delta = delta_of(stirred(LoRA(rank=3), model))
     model.head.bias.data += 1
     with pytest.raises(DeltaError, match=r"the delta of LoRA\(rank=3\) belongs to another base"):
         load(delta, model)

@@ -169,4 +169,5 @@ def test_large_maps_show_no_numbers():
 
 
 def test_a_parameter_can_be_given():
-    plots.similarity_maps({"P": torch.nn.Parameter(torch.eye(2))})
+    (ax,) = plots.similarity_maps({"P": torch.nn.Parameter(torch.eye(2))})
+    assert numbers(ax) == ["1.00", "0.00", "0.00", "1.00"]

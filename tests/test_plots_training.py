@@ -121,7 +121,10 @@ def test_pareto_has_a_point_with_its_range_for_each_method():
 
 @pytest.mark.parametrize("share", [0.1, 0.7, 0.998])
 def test_pareto_takes_seeds_that_agree(share):
-    plots.pareto([{"method": "Full", "parameters": 9, "accuracy": [share] * 3}])  # their mean is not quite the same
+    table = [{"method": "Full", "parameters": 9, "accuracy": [share] * 3}]  # their mean is not quite the same
+    ax = plots.pareto(table)
+    (segment,) = ax.containers[0].lines[2][0].get_segments()
+    assert segment.tolist() == [[pytest.approx(share), 9]] * 2
 
 
 def test_pareto_ties_every_name_to_its_point():
