@@ -2,7 +2,7 @@
 
 python graders/make.py lora                      all that the exercise asks for
 python graders/make.py lora LoRALinear           one class of it
-python graders/make.py lora --house autumn       under a teacher's own rules
+python graders/make.py lora --variant autumn       under a teacher's own rules
 
 Text, signatures and solutions are cut from the method's file, the tests ask minipeft's own check; so nothing here can
 differ from the course. Make the assignment again when minipeft has changed.
@@ -15,11 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import minipeft.classroom.checking as checking
-import minipeft.classroom.comparing as comparing
-import minipeft.classroom.exercise as shelf
-import minipeft.classroom.observing as observing
-import minipeft.classroom.source as source
+from minipeft.classroom.engine import compare, diagnose, observe, source
+from minipeft.classroom.engine.exercise import edited, exercises, get_exercise
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
@@ -42,7 +39,7 @@ class Task:
 
 def tasks(exercise, only=(), seed=None):
     """The tasks of an exercise, or only those with these names. ValueError for what a notebook cannot ask."""
-    there = list(dict.fromkeys(hole.partition(".")[0] for hole in exercise.holes))
+    there = list(dict.fromkeys(stub.partition(".")[0] for stub in exercise.stubs))
     if strange := [name for name in only if name not in there]:
         raise ValueError(f"{exercise.name} asks for {', '.join(there)}; got {', '.join(strange)}")
     tree = ast.parse(exercise.reference(seed))
@@ -68,10 +65,10 @@ def used(tree, name):
 
 
 def task(exercise, name, seed=None):
-    bodies = [hole.partition(".")[2] for hole in exercise.holes if hole.partition(".")[0] == name]
+    bodies = [stub.partition(".")[2] for stub in exercise.stubs if stub.partition(".")[0] == name]
     what = ", ".join(f"`{body}`" for body in bodies if body)
     told = f"## `{name}`\n\nWrite {what or 'its body'}, run the cell, then the tests below it."
-    rule = f"house={json.dumps(seed)}, " if exercise.rules(seed) else ""
+    rule = f"variant={json.dumps(seed)}, " if exercise.chosen(seed) else ""
     tests = {
         group: f"from minipeft.classroom import expect  # {group}\n\n"
         f'expect("{exercise.name}", {name}, {rule}group="{group}")'
@@ -86,17 +83,17 @@ def points(exercise, name):
 
     Those in which a known mistake that lies in it, and nowhere else, shows first; else where it shows that it is empty.
     """
-    text, right = exercise.plain(), checking.expected(exercise)
+    text, right = exercise.plain(), diagnose.expected(exercise)
     group = {o.name: o.group for o in exercise.observations}
     found = set()
     for mistake in exercise.mistakes:
-        if changed(text, shelf.edited(text, mistake.edits)) == [name]:
-            got = observing.observe(exercise, checking.broken(exercise, mistake))
-            found.add(group[comparing.differing(right, got)[0]])
+        if changed(text, edited(text, mistake.edits)) == [name]:
+            got = observe.observe(exercise, diagnose.broken(exercise, mistake))
+            found.add(group[compare.differing(right, got)[0]])
     if not found:
-        left = [hole for hole in exercise.holes if hole.partition(".")[0] != name]
-        got = observing.Subject(exercise, text).observe(left, False)
-        found.add(group[comparing.differing(right, got)[0]])
+        left = [stub for stub in exercise.stubs if stub.partition(".")[0] != name]
+        got = observe.Subject(exercise, text).observe(left, False)
+        found.add(group[compare.differing(right, got)[0]])
     return [g for g in exercise.groups if g in found]
 
 
@@ -112,11 +109,11 @@ def marked(exercise, name, seed=None):
     lines, found = text.splitlines(), source.functions(ast.parse(text))
     whole = found[name][1]
     after = len(lines) - whole.end_lineno
-    inside = [h for h in (*exercise.holes, *exercise.hidden) if h.partition(".")[0] == name]
-    for hole in sorted(inside, key=lambda h: -found[h][1].lineno):
-        node = found[hole][1]
+    inside = [h for h in (*exercise.stubs, *exercise.hidden) if h.partition(".")[0] == name]
+    for stub in sorted(inside, key=lambda h: -found[h][1].lineno):
+        node = found[stub][1]
         first, last, indent = source.statements(node)[0].lineno, node.end_lineno, " " * node.body[0].col_offset
-        if hole in exercise.hidden:
+        if stub in exercise.hidden:
             lines[top(node) - 1 : last] = []
         else:
             lines[first - 1 : last] = [indent + BEGIN, *lines[first - 1 : last], indent + END]
@@ -132,7 +129,7 @@ def opening(exercise, wanted, seed=None):
     text = exercise.reference(seed)
     tree = ast.parse(text)
     told = [f"# {exercise.title}", exercise.why, f"About {exercise.minutes} minutes. To read: {exercise.read}."]
-    told += [f"**A rule of your teacher's, unlike the paper's:** {house.rule}." for house in exercise.rules(seed)]
+    told += [f"**A rule of your teacher's, unlike the paper's:** {variant.rule}." for variant in exercise.chosen(seed)]
     told += [f"```text\n{ast.get_docstring(tree)}\n```"]
     told += ["Each test is worth a point. One that fails says what is wrong and which mistake it looks like."]
     imports = [ast.unparse(n) for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
@@ -211,20 +208,20 @@ def write(nb, path):
 
 def main():
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("exercise", choices=shelf.exercises())
+    words.add_argument("exercise", choices=exercises())
     words.add_argument("only", nargs="*", help="classes and functions; else all")
-    words.add_argument("--house", help="a teacher's seed")
+    words.add_argument("--variant", help="a teacher's seed")
     words.add_argument("--nbgrader", type=Path, default=HERE / "nbgrader", help="the folder of the nbgrader course")
     words.add_argument("--otter", type=Path, default=HERE / "otter", help="the folder for otter's notebook")
     given = words.parse_args()
-    exercise = shelf.get(given.exercise)
+    exercise = get_exercise(given.exercise)
     try:
-        todo = tasks(exercise, given.only, given.house)
+        todo = tasks(exercise, given.only, given.variant)
     except ValueError as error:
         words.error(str(error))
     for nb, path in (
-        (for_nbgrader(exercise, todo, given.house), given.nbgrader / "source" / exercise.name),
-        (for_otter(exercise, todo, given.house), given.otter),
+        (for_nbgrader(exercise, todo, given.variant), given.nbgrader / "source" / exercise.name),
+        (for_otter(exercise, todo, given.variant), given.otter),
     ):
         write(nb, path / f"{exercise.name}.ipynb")
         print(path / f"{exercise.name}.ipynb")

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import make
 
-import minipeft.classroom.exercise as shelf
+from minipeft.classroom.engine.exercise import get_exercise
 
-EXERCISE = shelf.get("lora")
+EXERCISE = get_exercise("lora")
 TASKS = make.tasks(EXERCISE)
 FULL = sum(len(t.tests) for t in TASKS)
 SECONDS = 15  # for a cell, so that the student who loops costs little here

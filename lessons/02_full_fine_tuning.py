@@ -28,7 +28,7 @@ import torch
 
 from minipeft import Full, Mixture, base, check, costs, decode, deltas, encode, evaluate, fit, load, plots, save, task
 from minipeft.attach import detach, trainable
-from minipeft.classroom import checking, exercise
+from minipeft.classroom import with_mistake
 from minipeft.comparison import learning_rate_of
 from minipeft.methods.full import copied
 from minipeft.views import summary
@@ -312,8 +312,7 @@ for seed in SEEDS:
 # seven rates, 0.3.
 
 # %%
-asked = exercise.get("full")
-wrong = checking.broken(asked, next(m for m in asked.mistakes if m.id == "memory is shared"))
+wrong = with_mistake("full", "memory is shared")
 model = wrong.Full().attach(base())
 fit(model, new, steps=5, lr=1e-2, batch_size=32, device="cpu", progress=False)
 below = detach(model)

@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minipeft import PrefixTuning, PromptTuning, base, check, costs, deltas, plots, summary
 from minipeft.attach import Wrapper, detach, trainable
-from minipeft.classroom import checking, exercise
+from minipeft.classroom import diagnose, with_mistake
 from minipeft.methods.prefix_tuning import MLPPrefix, Prefix
 from minipeft.models.transformer import recording
 from minipeft.tasks import Mixture, decode, encode, task
@@ -377,9 +377,7 @@ assert 1 <= stored / guess < 1.5
 # longer obeys, and a stored prefix is another one.
 
 # %%
-book = exercise.get("prefix_tuning")
-mistake = next(m for m in book.mistakes if m.id == "heads cut out of the rows")
-wrong = checking.broken(book, mistake)  # the method's file with this mistake in it
+wrong = with_mistake("prefix_tuning", "heads cut out of the rows")  # the method's file with this mistake in it
 
 settings = {"length": 2, "init": tuple(words.tolist())}
 for method in (PrefixTuning, wrong.PrefixTuning):
@@ -393,7 +391,7 @@ for (good, *_), score in zip(runs, scores, strict=True):
     spoiled = evaluate(bad, untold, 300).accuracy
     print(f"trained and stored, right: {score:.2f}; read with the mistake: {spoiled:.2f}")
     assert spoiled < 0.1
-print(checking.diagnose("prefix_tuning", wrong.Prefix).text())  # what `check` says
+print(diagnose("prefix_tuning", wrong.Prefix).text())  # what `check` says
 
 # %% [markdown]
 # ## Your turn

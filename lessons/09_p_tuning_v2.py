@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minipeft import PrefixTuning, PromptTuning, PTuningV2, base, check, deltas, plots, summary
 from minipeft.attach import Wrapper, detach, trainable
-from minipeft.classroom import checking, exercise
+from minipeft.classroom import diagnose, with_mistake
 from minipeft.methods.p_tuning_v2 import DeepPrompts
 from minipeft.models.transformer import recording
 from minipeft.tasks import VOCABULARY, Few, decode, encode, task
@@ -367,8 +367,7 @@ for name, found in work.items():
 # But the tokens compare their queries with values, and read keys.
 
 # %%
-book = exercise.get("p_tuning_v2")
-wrong = checking.broken(book, next(m for m in book.mistakes if m.id == "values before keys"))
+wrong = with_mistake("p_tuning_v2", "values before keys")
 runs = [adapt(wrong.PTuningV2(length=4), 1e-1, seed) for seed in SEEDS[:2]]
 print("lines right with the mistake, by seed:", *(f"{score:.2f}" for *_, score in runs))
 assert max(score for *_, score in runs) < 0.05
@@ -376,7 +375,7 @@ assert all(history.loss[-1] < 0.7 * history.loss[0] for _, history, _ in runs)
 histories = {"with the mistake": runs[0][1], f"{deep}": best[deep][0][1]}
 plots.curves(histories, "loss")
 plt.show()
-print(checking.diagnose("p_tuning_v2", wrong.DeepPrompts).text())  # what `check` says
+print(diagnose("p_tuning_v2", wrong.DeepPrompts).text())  # what `check` says
 
 # %% [markdown]
 # *Figure: loss while training, with the mistake and without. It falls, too, so a falling loss proves nothing.*

@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minipeft import Full, LoRA, Mixture, base, check, costs, decode, deltas, encode, evaluate, fit, plots, task
 from minipeft.attach import detach, trainable
-from minipeft.classroom import checking, exercise
+from minipeft.classroom import with_mistake
 from minipeft.methods import lora
 from minipeft.views import merge, summary
 
@@ -380,8 +380,8 @@ assert ratio > 0.4
 # the start. **Merged without s**: trained with $s = 2$, merged with 1.
 
 # %%
-asked, slips = exercise.get("lora"), ("both zero", "both random", "delta without scale")
-wrong = [checking.broken(asked, m).LoRA(rank=4) for slip in slips for m in asked.mistakes if m.id == slip]
+slips = ("both zero", "both random", "delta without scale")
+wrong = [with_mistake("lora", slip).LoRA(rank=4) for slip in slips]
 known = task("reverse+red", instructed=True)  # the base has practised this one
 for seed, (name, (good, _)) in zip(SEEDS, runs.items(), strict=True):
     torch.manual_seed(seed)

@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minipeft import AdaLoRA, LoRA, Mixture, base, bases, check, costs, deltas, merge, plots, task
 from minipeft.attach import WeightWrapper, trainable
-from minipeft.classroom import checking, exercise
+from minipeft.classroom import diagnose, with_mistake
 from minipeft.methods.adalora import AdaLoRALinear, allocate, layers, ranks
 from minipeft.training import schedule
 
@@ -418,10 +418,6 @@ assert [type(module) for module in merge(m).modules()] == [type(module) for modu
 
 
 # %%
-def mistaken(what):
-    return checking.broken(exercise.get("adalora"), next(m for m in exercise.get("adalora").mistakes if m.id == what))
-
-
 def lean(found):
     sides = [F.normalize(w[layer.kept], dim=1) for layer in found.values() for w in (layer.P.T, layer.Q)]
     return max((w @ w.T - torch.eye(len(w))).abs().max().item() for w in sides if len(w))
@@ -429,7 +425,7 @@ def lean(found):
 
 seen = {"as it should be": (errors["AdaLoRA"][0], lean(layers(model)), chosen[0])}
 for what in ("the size of λ", "no penalty"):
-    broken = mistaken(what)
+    broken = with_mistake("adalora", what)
     student, error = imitate(broken.AdaLoRA(rank=16 / 12, initial_rank=8), rate["AdaLoRA"], 0)
     seen[what] = error, lean(broken.layers(student)), broken.ranks(student)
 for what, (error, leans, got) in seen.items():
@@ -437,7 +433,7 @@ for what, (error, leans, got) in seen.items():
 right, size, loose = seen.values()
 assert FAST or size[0] > 1.5 * right[0]
 assert FAST or (loose[1] > 0.3 > 0.1 > right[1])
-print("\n", checking.diagnose("adalora", mistaken("no smoothing").AdaLoRALinear).text())
+print("\n", diagnose("adalora", with_mistake("adalora", "no smoothing").AdaLoRALinear).text())
 
 # %% [markdown]
 # By size wrong matrices win; down goes empty. Without the penalty directions lean; the error stays, but with seed 1

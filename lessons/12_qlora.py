@@ -30,7 +30,7 @@ import torch
 
 from minipeft import LoRA, Mixture, QLoRA, base, check, costs, deltas, evaluate, fit, merge, plots, task
 from minipeft.attach import detach, trainable
-from minipeft.classroom import checking, exercise
+from minipeft.classroom import diagnose, with_mistake
 from minipeft.comparison import learning_rate_of
 from minipeft.methods import Full, qlora
 
@@ -411,9 +411,9 @@ for exact, again, original in lost["nf2"]:
 # *Figure: the loss, seed 0: with the second mistake it stays.*
 
 # %%
-book, saved = exercise.get("qlora"), taken[LoRA].weights - taken[QLoRA].weights
+saved = taken[LoRA].weights - taken[QLoRA].weights
 ids = ("autograd keeps the weight", "nothing goes back")
-keeps, stops = (checking.broken(book, next(m for m in book.mistakes if m.id == name)) for name in ids)
+keeps, stops = (with_mistake("qlora", name) for name in ids)
 for name, file in zip(ids, (keeps, stops), strict=True):
     bad = file.QLoRA(rank=2).attach(base())
     assert torch.allclose(bad(batch.tokens), plain(batch.tokens), atol=1e-4)
@@ -428,7 +428,7 @@ for seed, fine, bad in zip(SEEDS, good, half, strict=True):
     loss = np.mean(fine.loss[STEPS // 2 - 5 : STEPS // 2])
     print(f"seed {seed}: loss after {STEPS // 2} steps {loss:.2f}, with the mistake {np.mean(bad.loss[-5:]):.2f}")
     assert FAST or np.mean(bad.loss[-5:]) > 1.5 * loss
-print(checking.diagnose("qlora", stops.Product).text())
+print(diagnose("qlora", stops.Product).text())
 
 # %% [markdown]
 # ## Your turn

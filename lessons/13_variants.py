@@ -32,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minipeft import base, bases, check, costs, decode, deltas, evaluate, fit, load, merge, plots, task, training
 from minipeft.attach import detach, trainable
-from minipeft.classroom import checking, exercise
+from minipeft.classroom import diagnose, with_mistake
 from minipeft.methods import IA3, DoRA, Full, LoRA, PiSSA, VeRA, dora, ia3, pissa, vera
 
 torch.set_num_threads(1)
@@ -370,24 +370,18 @@ for (name, model), more in zip(trained.items(), extra, strict=True):
 # $\lVert W\rVert$ instead of $\lVert V\rVert$. It starts as the base and it learns, but $m$ is no length any more. Only
 # the checker notices.
 
-
 # %%
-def mistaken(name, what):
-    asked = exercise.get(name)
-    return checking.broken(asked, next(m for m in asked.mistakes if m.id == what))
-
-
 known = task("reverse+red", instructed=True)  # the base has practised this one
 wrong = [("dora", "m starts at one", "DoRA"), ("pissa", "base instead of rest", "PiSSA")]
 for name, what, method in [*wrong, ("ia3", "starts at zero", "IA3"), ("dora", "length of W alone", "DoRA")]:
-    model = getattr(mistaken(name, what), method)().attach(base())
+    model = getattr(with_mistake(name, what), method)().attach(base())
     kept = evaluate(model, known, LINES // 2).accuracy
     print(f"{method:6} {what:21} lines right before any training: {kept:.2f}")
     assert kept < 0.9 or what == "length of W alone"
-silent = adapt(mistaken("dora", "length of W alone").DoRA(rank=4), best["DoRA(rank=4)"], 0, steps=STEPS // 2)[1]
+silent = adapt(with_mistake("dora", "length of W alone").DoRA(rank=4), best["DoRA(rank=4)"], 0, steps=STEPS // 2)[1]
 print(f"the silent one, loss: {silent.loss[0]:.2f} → {np.mean(silent.loss[-10:]):.2f}\n")
 assert np.mean(silent.loss[-5:]) < silent.loss[0]
-print(checking.diagnose("dora", mistaken("dora", "length of W alone").DoRALinear).text())
+print(diagnose("dora", with_mistake("dora", "length of W alone").DoRALinear).text())
 
 # %% [markdown]
 # ## Your turn

@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from minipeft import Full, LoRA, MultiTask, PromptTuning, arithmetic, base, check, decode, deltas, detach, encode
 
 from minipeft import evaluate, fit, merge, mixing, plots, task, tasks  # isort: skip
-from minipeft.classroom import checking, exercise
+from minipeft.classroom import with_mistake
 from minipeft.methods import lora
 
 torch.set_num_threads(1)
@@ -460,9 +460,7 @@ print("the base, after all of this:", deltas.fingerprint(model)[:12], "   at the
 # or merges.
 
 # %%
-wrong = checking.broken(
-    exercise.get("lora"), next(m for m in exercise.get("lora").mistakes if m.id == "delta without scale")
-)
+wrong = with_mistake("lora", "delta without scale")
 for seed in SEEDS:
     slip = wrong.LoRA(rank=4, targets=ATTENTION).attach(base())
     slip.load_state_dict(deltas.load(found["reverse"][seed], model).state_dict())

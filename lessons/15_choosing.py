@@ -29,7 +29,7 @@ import torch
 
 from minipeft import base, bases, check, comparison, costs, deltas, evaluate, merge, plots, task
 from minipeft.attach import Method, Wrapper, trainable  # noqa: F401, for exercise 6
-from minipeft.classroom import checking, exercise
+from minipeft.classroom import diagnose, with_mistake
 from minipeft.comparison import TUNED_METHODS, TunedMethod, learning_rate_of
 from minipeft.methods import IA3, BitFit, DoRA, Full, LoRA, Pfeiffer, PrefixTuning, PromptTuning, PTuningV2, QLoRA, VeRA
 from minipeft.mixing import MultiTask
@@ -315,14 +315,14 @@ for name in OTHERS[:3]:
 
 # %%
 print("LoRA(rank=4)".ljust(20), f"{mine['LoRA(rank=4)'][0]:.2f}")
-wrong, lora = {}, exercise.get("lora")
+wrong = {}
 for what in ("A left out", "alpha without rank"):
-    broken = checking.broken(lora, next(m for m in lora.mistakes if m.id == what))
+    broken = with_mistake("lora", what)
     tuned = TunedMethod(broken.LoRA(rank=4), learning_rate_of(LoRA(rank=4)))
     model, history = comparison.adapt(tuned, violet, STEPS, seed=0)
     wrong[what] = evaluate(model, violet, LINES).accuracy
     print(what.ljust(20), f"{wrong[what]:.2f}   loss: {history.loss[0]:.1f} → {history.loss[-1]:.2f}")
-    print("   ", checking.diagnose("lora", broken.LoRALinear, broken.LoRAEmbedding, broken.LoRA).finding.symptom)
+    print("   ", diagnose("lora", broken.LoRALinear, broken.LoRAEmbedding, broken.LoRA).finding.symptom)
     assert history.loss[-1] < history.loss[0]
 assert FAST or wrong["A left out"] < mine["LoRA(rank=4)"][0] - 0.3 < wrong["alpha without rank"] - 0.4
 

@@ -11,7 +11,7 @@ torch.set_num_threads(1)
 def pytest_addoption(parser):
     group = parser.getgroup("minipeft")
     group.addoption("--mine", type=Path, metavar="FOLDER", help="check the exercises in this folder, not the project's")
-    group.addoption("--house", metavar="SEED", help="with --mine: your teacher's rules")
+    group.addoption("--variant", metavar="SEED", help="with --mine: your teacher's rules")
     group.addoption("--hints", type=int, choices=range(1, 5), help="with --mine: how much to tell, 1 to 4")
 
 

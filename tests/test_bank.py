@@ -5,23 +5,23 @@ import itertools
 
 import pytest
 
-from minipeft.classroom import checking, comparing, observing, source
-from minipeft.classroom.exercise import Exercise, edited, exercises
+from minipeft.classroom.engine import compare, diagnose, observe, source
+from minipeft.classroom.engine.exercise import Exercise, edited, exercises
 
 MANY = {"lora", "adapter", "prompt_tuning", "prefix_tuning", "p_tuning_v2", "adalora", "qlora"}
 CACHED = (
-    checking.reference,
-    checking.expected,
-    checking.broken,
-    checking.symptom,
-    checking.bank,
+    diagnose.reference,
+    diagnose.expected,
+    diagnose.broken,
+    diagnose.symptom,
+    diagnose.bank,
     Exercise.reference,
     Exercise.tree,
 )
 EACH = pytest.mark.parametrize("x", exercises().values(), ids=exercises())
 MISTAKES = [(x, m) for x in exercises().values() for m in x.mistakes]
 RIGHTS = [(x, r) for x in exercises().values() for r in x.rights]
-HOUSES = [(x, h) for x in exercises().values() for h in x.houses]
+VARIANTS = [(x, h) for x in exercises().values() for h in x.variants]
 
 
 def named(pairs):
@@ -30,11 +30,11 @@ def named(pairs):
 
 def seen(x, mistake):
     """What a mistake looks like."""
-    return {o.name: checking.symptom(x, mistake, o.name) for o in x.observations}
+    return {o.name: diagnose.symptom(x, mistake, o.name) for o in x.observations}
 
 
 def report(x, text, seed=None):
-    return checking.judge(x, text, observing.Subject(x, text, seed), seed)
+    return diagnose.judge(x, text, observe.Subject(x, text, seed), seed)
 
 
 @EACH
@@ -53,20 +53,20 @@ def test_the_card_is_complete_and_the_bank_is_full(x):
 @EACH
 def test_the_reference_passes_and_no_observation_of_it_fails_to_look(x):
     assert report(x, x.plain()).passed
-    for name, value in checking.expected(x).items():
+    for name, value in diagnose.expected(x).items():
         assert not (isinstance(value, dict) and "error" in value), (name, value)
 
 
 @EACH
 def test_an_emptied_file_says_not_written_yet_and_has_nothing_of_the_solution(x):
-    text = source.emptied(x.plain(), x.holes, x.hidden)
+    text = source.emptied(x.plain(), x.stubs, x.hidden)
     said = report(x, text).text()
     assert "not written yet" in said
     assert "✗" not in said
     before, after = (source.functions(ast.parse(t)) for t in (x.plain(), text))
     assert before.keys() == after.keys()
     for name, (_, node) in after.items():
-        if name in x.holes:
+        if name in x.stubs:
             assert source.is_empty(node)
             if isinstance(node, ast.FunctionDef):
                 assert ast.get_docstring(node) == ast.get_docstring(before[name][1])
@@ -82,22 +82,22 @@ def test_an_emptied_file_says_not_written_yet_and_has_nothing_of_the_solution(x)
 @EACH
 def test_one_body_alone_is_judged_alone(x):
     """Written: one; the others are still empty. It is right, and the others do not spoil it."""
-    for hole in x.holes:
-        text = source.emptied(x.plain(), [h for h in x.holes if h != hole], x.hidden)
+    for stub in x.stubs:
+        text = source.emptied(x.plain(), [h for h in x.stubs if h != stub], x.hidden)
         found = report(x, text)
-        assert found.holes == {h: "right" if h == hole else "not written yet" for h in x.holes}
-        assert found.passed == (len(x.holes) == 1)
+        assert found.stubs == {h: "right" if h == stub else "not written yet" for h in x.stubs}
+        assert found.passed == (len(x.stubs) == 1)
 
 
 @pytest.mark.parametrize(("x", "mistake"), **named(MISTAKES))
 def test_a_mistake_is_rejected_with_its_own_hint(x, mistake):
-    text = edited(x.plain(), mistake.edits)
-    found = report(x, text)
-    assert not found.passed
-    assert found.finding.mistake is mistake, found.text()
-    said = found.text()
-    assert all(words in said for words in (mistake.what, mistake.question, mistake.hint))
-    assert "Traceback" not in said
+    for edits in mistake.every_form:
+        found = report(x, edited(x.plain(), edits))
+        assert not found.passed
+        assert found.finding.mistake is mistake, found.text()
+        said = found.text()
+        assert all(words in said for words in (mistake.what, mistake.question, mistake.hint))
+        assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(("x", "mistake"), **named(MISTAKES))
@@ -127,24 +127,24 @@ def test_a_right_variant_passes(x, right):
 def test_no_two_mistakes_look_alike(x):
     for one, other in itertools.combinations(x.mistakes, 2):
         a, b = seen(x, one), seen(x, other)
-        assert any(not comparing.same(a[n], b[n]) for n in a), f"{one.id} looks like {other.id}"
+        assert any(not compare.same(a[n], b[n]) for n in a), f"{one.id} looks like {other.id}"
 
 
 @EACH
 def test_every_observation_has_something_to_tell(x):
     """Each is disturbed by a mistake of the bank, and says so in a sentence."""
-    right = checking.expected(x)
+    right = diagnose.expected(x)
     disturbed = set()
     for mistake in x.mistakes:
-        disturbed |= set(comparing.differing(right, seen(x, mistake)))
+        disturbed |= set(compare.differing(right, seen(x, mistake)))
     assert {o.name for o in x.observations} - disturbed == set()
     assert all(o.says.endswith((".", "?")) for o in x.observations)
 
 
-@pytest.mark.parametrize(("x", "house"), **named(HOUSES))
-def test_a_house_rule_is_another_exercise(x, house, monkeypatch):
+@pytest.mark.parametrize(("x", "variant"), **named(VARIANTS))
+def test_a_variant_is_another_exercise(x, variant, monkeypatch):
     """Under it the plain solution fails and is recognised; what follows the rule passes; the text tells the rule."""
-    monkeypatch.setattr(Exercise, "rules", lambda self, seed: [] if seed is None else [house])
+    monkeypatch.setattr(Exercise, "chosen", lambda self, seed: [] if seed is None else [variant])
     for cached in CACHED:
         cached.cache_clear()
     follows = x.reference(0)
@@ -152,10 +152,10 @@ def test_a_house_rule_is_another_exercise(x, house, monkeypatch):
     found = report(x, x.plain(), 0)
     assert not found.passed
     assert found.finding.mistake.id == "plain rule", found.text()
-    assert house.rule in found.text()
-    for name, value in checking.expected(x, 0).items():
+    assert variant.rule in found.text()
+    for name, value in diagnose.expected(x, 0).items():
         assert not (isinstance(value, dict) and "error" in value), (name, value)
-    plain_file, house_file = source.emptied(x.plain(), x.holes, x.hidden), source.emptied(follows, x.holes, x.hidden)
-    assert plain_file != house_file, "the docstring or a comment that is left has to tell the rule"
+    plain_file, variant_file = source.emptied(x.plain(), x.stubs, x.hidden), source.emptied(follows, x.stubs, x.hidden)
+    assert plain_file != variant_file, "the docstring or a comment that is left has to tell the rule"
     for cached in CACHED:
         cached.cache_clear()

@@ -20,23 +20,19 @@ from minipeft.attach import WeightWrapper
 from minipeft.classroom import (
     catalogue,
     check,
-    checking,
-    comparing,
     desk,
-    exercise,
     expect,
     models,
-    observing,
-    source,
     using,
 )
-from minipeft.classroom.exercise import Exercise, edited
+from minipeft.classroom.engine import compare, diagnose, observe, source
+from minipeft.classroom.engine.exercise import PACKAGE, Exercise, edited, exercises, get_exercise
 from minipeft.cli import app
 from minipeft.methods import bitfit
 from minipeft.methods import lora as own
 from minipeft.models import transformer
 
-LORA = exercise.get("lora")
+LORA = get_exercise("lora")
 NO_SCALE = edited(LORA.plain(), LORA.mistakes[0].edits)
 
 
@@ -47,12 +43,12 @@ def _give_back():
 
 
 def judged(text, seed=None):
-    return checking.judge(LORA, text, observing.Subject(LORA, text, seed), seed)
+    return diagnose.judge(LORA, text, observe.Subject(LORA, text, seed), seed)
 
 
 def with_bodies(**bodies):
     """The emptied file with some of its bodies written: {"LoRALinear.forward": code}, dots as two underscores."""
-    text = source.emptied(LORA.plain(), LORA.holes)
+    text = source.emptied(LORA.plain(), LORA.stubs)
     for name, code in bodies.items():
         mark = f'raise NotImplementedError("{name.replace("__init__", "@").replace("__", ".").replace("@", "__init__")}'
         (line,) = [line for line in text.splitlines() if mark in line]
@@ -137,9 +133,9 @@ def test_a_notebook_gives_its_definitions_and_nothing_is_run(tmp_path):
     ]
     book = {"cells": [{"cell_type": "code", "source": c.splitlines(True)} for c in cells], "nbformat": 4}
     (tmp_path / "lora.ipynb").write_text(json.dumps(book))
-    report = checking.diagnose("lora", tmp_path / "lora.ipynb")
-    assert report.holes["LoRALinear.forward"] == "right"
-    assert set(report.holes.values()) == {"right", "not written yet"}
+    report = diagnose.diagnose("lora", tmp_path / "lora.ipynb")
+    assert report.stubs["LoRALinear.forward"] == "right"
+    assert set(report.stubs.values()) == {"right", "not written yet"}
     assert not report.finding
     assert not Path("evil").exists()
 
@@ -157,7 +153,7 @@ def test_what_cannot_be_read_is_told(name, content, says, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(source.Unreadable, match=says):
         source.parsed(source.text_of(tmp_path / name))
-    assert not checking.diagnose("lora", tmp_path / name).passed
+    assert not diagnose.diagnose("lora", tmp_path / name).passed
 
 
 def test_an_import_that_a_solution_has_no_need_of_is_left_out_and_told():
@@ -202,15 +198,15 @@ def test_two_mistakes_in_two_bodies_are_told_one_after_the_other():
         LORA.plain(), [*LORA.mistakes[1].edits, ("return self.scale * (self.B @ self.A).T  # (V, d)", "return 0")]
     )
     report = judged(both)
-    assert report.holes["LoRALinear.forward"] == report.holes["LoRAEmbedding.delta"] == "wrong"
-    assert report.holes["LoRALinear.delta"] == "right"
-    assert report.finding.hole == "LoRALinear.forward"
+    assert report.stubs["LoRALinear.forward"] == report.stubs["LoRAEmbedding.delta"] == "wrong"
+    assert report.stubs["LoRALinear.delta"] == "right"
+    assert report.finding.stub == "LoRALinear.forward"
     assert report.finding.mistake is LORA.mistakes[1]
 
 
 def test_an_error_names_the_students_line():
     report = judged(with_bodies(LoRALinear__forward="h = F.linear(x, self.A)\nreturn h + undefined"))
-    assert report.finding.hole == "LoRALinear.forward"
+    assert report.finding.stub == "LoRALinear.forward"
     assert "NameError: name 'undefined' is not defined" in report.finding.symptom
     assert "`return h + undefined`" in report.finding.symptom
     assert "Traceback" not in report.text()
@@ -263,29 +259,29 @@ def test_an_unknown_mistake_gets_its_symptom_and_no_guess():
     ],
 )
 def test_a_difference_is_said_in_words(expected, got, says):
-    expected, got = observing.plain(expected), observing.plain(got)
-    assert not comparing.same(expected, got)
+    expected, got = observe.plain(expected), observe.plain(got)
+    assert not compare.same(expected, got)
     with pytest.raises(AssertionError, match=says):
-        raise AssertionError(comparing.difference(expected, got))
+        raise AssertionError(compare.difference(expected, got))
 
 
 def test_equal_is_equal_up_to_rounding_and_nan_is_nan():
-    assert comparing.same(1.0, 1.0 + 1e-9)
-    assert not comparing.same(1.0, 1.0 + 1e-4)
-    assert comparing.same(
-        observing.plain(torch.tensor([1.0, torch.nan, torch.inf])),
-        observing.plain(torch.tensor([1.0, torch.nan, torch.inf])),
+    assert compare.same(1.0, 1.0 + 1e-9)
+    assert not compare.same(1.0, 1.0 + 1e-4)
+    assert compare.same(
+        observe.plain(torch.tensor([1.0, torch.nan, torch.inf])),
+        observe.plain(torch.tensor([1.0, torch.nan, torch.inf])),
     )
-    assert not comparing.same(True, 1.5)
-    assert not comparing.same([1, "a"], [1, "b"])
-    assert not comparing.same({"data": [1], "shape": [1]}, {"data": ["x"], "shape": [1]}), "whatever a child sends"
+    assert not compare.same(True, 1.5)
+    assert not compare.same([1, "a"], [1, "b"])
+    assert not compare.same({"data": [1], "shape": [1]}, {"data": ["x"], "shape": [1]}), "whatever a child sends"
 
 
 def test_observations_start_alike_and_leave_no_trace():
     state, kind = torch.random.get_rng_state(), torch.get_default_dtype()
-    first = observing.observe(LORA, checking.reference(LORA))
+    first = observe.observe(LORA, diagnose.reference(LORA))
     torch.randn(100)
-    assert observing.observe(LORA, checking.reference(LORA)) == first
+    assert observe.observe(LORA, diagnose.reference(LORA)) == first
     torch.random.set_rng_state(state)
     assert torch.get_default_dtype() == kind
 
@@ -299,7 +295,7 @@ def test_a_bank_that_has_drifted_breaks_loudly():
 
 def test_unknown_names_are_told():
     with pytest.raises(ValueError, match=r"there is no exercise 'lore'; there are: .*lora"):
-        exercise.get("lore")
+        get_exercise("lore")
 
 
 # -- in a notebook ----------------------------------------------------------------------------------------------------
@@ -433,10 +429,10 @@ def test_start_writes_a_file_once_and_the_progress_follows(tmp_path):
 
 
 def test_house_rules_change_the_text_and_a_public_solution_fails(tmp_path):
-    seed = next(s for s in map(str, range(50)) if [h.id for h in LORA.rules(s)] == ["square root"])
+    seed = next(s for s in map(str, range(50)) if [h.id for h in LORA.chosen(s)] == ["square root"])
     path = desk.start("lora", tmp_path, seed)
     text = path.read_text()
-    assert f"(house rules {seed})" in text.splitlines()[0]
+    assert f"(variants {seed})" in text.splitlines()[0]
     assert "A rule of your teacher's, unlike the paper's: the scale is α/√r" in text
     assert "s = α/√r; with rslora=True" in text
     head = text.split('"""')[0]
@@ -445,14 +441,14 @@ def test_house_rules_change_the_text_and_a_public_solution_fails(tmp_path):
     assert report.finding.mistake.id == "plain rule"
     path.write_text(head + LORA.reference(seed))
     assert desk.check_file(path).passed
-    assert checking.diagnose("lora", path).passed, "in a notebook the first line counts too"
-    assert not desk.check_file(path, seed="another").passed or LORA.rules("another") == LORA.rules(seed)
+    assert diagnose.diagnose("lora", path).passed, "in a notebook the first line counts too"
+    assert not desk.check_file(path, seed="another").passed or LORA.chosen("another") == LORA.chosen(seed)
 
 
 def test_which_exercise_a_file_is_about(tmp_path):
     def named(file, text):
         (tmp_path / file).write_text(text)
-        return checking.exercise_of(tmp_path / file)
+        return diagnose.exercise_of(tmp_path / file)
 
     assert named("lora.py", "") == "lora"
     assert named("homework.py", "# minipeft exercise: lora\n") == "lora"
@@ -505,11 +501,11 @@ def test_what_is_not_written_stays_the_projects_own_and_what_is_wrong_is_not_use
 @pytest.mark.parametrize("name", ["attention", "block", "positions", "cache"])
 def test_the_transformer_itself_runs_on_the_students_file(name, tmp_path):
     path, tokens, mask = tmp_path / f"{name}.py", *models.rows("left")
-    path.write_text(exercise.get(name).plain(), encoding="utf-8")
+    path.write_text(get_exercise(name).plain(), encoding="utf-8")
     made = models.model()
     before = made(tokens, mask)
     using.use(path)
-    body = next(f for f in exercise.get(name).holes if "." in f)
+    body = next(f for f in get_exercise(name).stubs if "." in f)
     owner, method = body.split(".")
     assert str(path) in getattr(getattr(transformer, owner), method).__code__.co_filename
     assert torch.equal(made(tokens, mask), before)
@@ -564,7 +560,7 @@ def test_worker_processes_run_on_the_students_file(mine):
 
 
 def test_the_kernel_of_a_notebook_runs_on_the_students_file(mine, monkeypatch):
-    monkeypatch.setenv("PYTHONSTARTUP", str(exercise.HOUSE.parent / "lessons" / "startup.py"))  # as run.py does
+    monkeypatch.setenv("PYTHONSTARTUP", str(PACKAGE.parent / "lessons" / "startup.py"))  # as run.py does
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(f"import minipeft\n{WHERE}")])
     NotebookClient(book, kernel_name="python3").execute()
     assert str(mine) in book.cells[0].outputs[0].text
@@ -597,7 +593,7 @@ def test_a_student_starts_checks_reads_the_hint_and_goes_on(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     code, said = command("start")
     assert code == 0
-    assert all(name in said for name in exercise.exercises())
+    assert all(name in said for name in exercises())
     code, said = command("start", "lora")
     assert code == 0
     assert "python -m minipeft check work/lora.py" in said.replace("\n", " ")
@@ -633,7 +629,7 @@ def test_a_class_may_be_told_less(monkeypatch, capsys):
 
 
 def test_the_catalogue_for_teachers_is_the_bank():
-    page = Path(exercise.HOUSE).parent / "docs" / "exercises.md"
+    page = Path(PACKAGE).parent / "docs" / "exercises.md"
     assert page.read_text(encoding="utf-8") == catalogue.page(), (
         "write it again: python -m minipeft.classroom.catalogue > docs/exercises.md"
     )
@@ -641,7 +637,7 @@ def test_the_catalogue_for_teachers_is_the_bank():
 
 def test_a_body_from_a_notebook_finds_the_classes_that_it_is_judged_with():
     """It looks for its own classes by name, and for what else the notebook defines."""
-    x = exercise.get("adapter_fusion")
+    x = get_exercise("adapter_fusion")
     book = {"__name__": "__main__", "half": 0.5}
     exec(x.plain().replace("class AdapterFusion(Method)", "class AdapterFusion(Method)"), book)
     exec("def twice(x):\n    return 2 * half * x", book)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import minipeft.classroom.exercise as shelf
+from minipeft.classroom.engine.exercise import exercises, get_exercise
 
 GRADERS = Path(__file__).parents[1] / "graders"
 sys.path.insert(0, str(GRADERS))
@@ -43,24 +43,24 @@ def run(todo, imports, code_of):
 def constants(exercise):
     """Does it ask for constants, which graders cannot be handed?"""
     found = ast.parse(exercise.plain()).body
-    return any(isinstance(n, ast.Assign) and set(make.source.names_of(n)) & set(exercise.holes) for n in found)
+    return any(isinstance(n, ast.Assign) and set(make.source.names_of(n)) & set(exercise.stubs) for n in found)
 
 
-ASKABLE = [name for name, exercise in shelf.exercises().items() if not constants(exercise)]
+ASKABLE = [name for name, exercise in exercises().items() if not constants(exercise)]
 
 
 def assignment(name, seed=None):
     """Tasks and imports of an exercise."""
-    exercise = shelf.get(name)
+    exercise = get_exercise(name)
     todo = make.tasks(exercise, seed=seed)
     return todo, make.opening(exercise, [t.name for t in todo], seed)[1]
 
 
 def test_constants_are_refused():
-    assert 0 < len(ASKABLE) < len(shelf.exercises())
-    for name in set(shelf.exercises()) - set(ASKABLE):
+    assert 0 < len(ASKABLE) < len(exercises())
+    for name in set(exercises()) - set(ASKABLE):
         with pytest.raises(ValueError, match="is a constant, which graders cannot be handed"):
-            make.tasks(shelf.get(name))
+            make.tasks(get_exercise(name))
 
 
 @pytest.mark.parametrize("name", ASKABLE)
@@ -78,7 +78,7 @@ def test_the_points_of_lora():
         "LoRAEmbedding": ["embedding"],
         "LoRA": ["scale", "learning rates"],
     }
-    assert [t.name for t in make.tasks(shelf.get("lora"), ["LoRA"])] == ["LoRA"]
+    assert [t.name for t in make.tasks(get_exercise("lora"), ["LoRA"])] == ["LoRA"]
     marks = run(todo, imports, lambda code: code.replace("self.scale * self.B)", "self.B)"))
     assert marks["LoRALinear"] == {"set-up": 1, "start": 1, "forward": 0, "dropout": 0, "merge": 0}
     assert all([*marks["LoRAEmbedding"].values(), *marks["LoRA"].values()])
@@ -87,7 +87,7 @@ def test_the_points_of_lora():
 def test_under_house_rules_the_solution_of_the_paper_is_wrong():
     todo, imports = assignment("lora", "autumn")
     plain, _ = assignment("lora")
-    assert 'house="autumn"' in todo[0].tests["forward"]
+    assert 'variant="autumn"' in todo[0].tests["forward"]
     assert [list(t.tests) for t in todo] == [list(t.tests) for t in plain]
     assert all(mark for marks in run(todo, imports, str).values() for mark in marks.values())
     paper = {t.code: p.code for t, p in zip(todo, plain, strict=True)}
@@ -95,7 +95,7 @@ def test_under_house_rules_the_solution_of_the_paper_is_wrong():
 
 
 def test_the_notebooks_are_in_the_form_that_the_graders_read(tmp_path):
-    exercise = shelf.get("lora")
+    exercise = get_exercise("lora")
     todo = make.tasks(exercise)
     make.write(make.for_nbgrader(exercise, todo), tmp_path / "a" / "lora.ipynb")
     cells = json.loads((tmp_path / "a" / "lora.ipynb").read_text(encoding="utf-8"))["cells"]
@@ -111,4 +111,4 @@ def test_the_notebooks_are_in_the_form_that_the_graders_read(tmp_path):
 
 def test_what_a_notebook_cannot_ask_is_told():
     with pytest.raises(ValueError, match="lora asks for LoRALinear, LoRAEmbedding, LoRA; got LoRAConv2d"):
-        make.tasks(shelf.get("lora"), ["LoRAConv2d"])
+        make.tasks(get_exercise("lora"), ["LoRAConv2d"])

@@ -11,24 +11,26 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import CliRunner
 
-from minipeft.classroom import exercise, grading, source
-from minipeft.classroom.grading import collect, grade
-from minipeft.classroom.sandbox import Limits
+from minipeft.classroom.engine import source
+from minipeft.classroom.engine.exercise import edited, exercises, get_exercise
+from minipeft.classroom.grading import grade as grading
+from minipeft.classroom.grading.grade import collect, grade
+from minipeft.classroom.grading.sandbox import Limits
 from minipeft.cli import app
 
 NAMES = ("lora", "ia3", "prompt_tuning")
-LORA = exercise.get("lora")
+LORA = get_exercise("lora")
 LINE = "        h = F.linear(self.dropout(x), self.A)  # (..., r)\n"
-FULL = {name: len(exercise.get(name).groups) for name in NAMES}
+FULL = {name: len(get_exercise(name).groups) for name in NAMES}
 
 
 def right(name):
-    return exercise.get(name).plain()
+    return get_exercise(name).plain()
 
 
 def doing(code):
     """LoRA's right file that also does something else in its forward pass."""
-    return exercise.edited(LORA.plain(), [(LINE, "".join(f"        {line}\n" for line in code.splitlines()) + LINE)])
+    return edited(LORA.plain(), [(LINE, "".join(f"        {line}\n" for line in code.splitlines()) + LINE)])
 
 
 def hostile(folder):
@@ -40,7 +42,7 @@ def hostile(folder):
         "leaves processes": "import subprocess\nsubprocess.Popen(['sleep', '600'], start_new_session=True)",
         "takes memory": "z = [bytearray(10**9) for _ in range(40)]",
         "deletes": f"import shutil; shutil.rmtree({str(folder)!r})",
-        "patches": "import minipeft.classroom.checking as c\nc.same = c.close = lambda *_: True\n1 / 0",
+        "patches": "import minipeft.classroom.engine.diagnose as c\nc.same = c.close = lambda *_: True\n1 / 0",
         "forges": "import os\nfor fd in range(3, 60):\n    try: os.write(fd, b'\\0\\0\\0\\2{}')\n    except OSError: 0",
         "prints": "print('all tests passed: 100/100'); raise SystemExit(0)",
         "kills": "import os, signal; os.kill(os.getppid(), 9); os.killpg(0, 9)",
@@ -62,9 +64,9 @@ def graded(tmp_path_factory):
     for i in range(12):
         hand_in(f"right{i:02}", **{name: right(name) for name in NAMES})
     for i, mistake in enumerate(LORA.mistakes[:3]):
-        hand_in(f"wrong{i}", **{n: right(n) for n in NAMES[1:]}, lora=exercise.edited(right("lora"), mistake.edits))
-    hand_in("half", lora=source.emptied(LORA.plain(), LORA.holes[2:]))
-    hand_in("empty", lora=source.emptied(LORA.plain(), LORA.holes), ia3="def (")
+        hand_in(f"wrong{i}", **{n: right(n) for n in NAMES[1:]}, lora=edited(right("lora"), mistake.edits))
+    hand_in("half", lora=source.emptied(LORA.plain(), LORA.stubs[2:]))
+    hand_in("empty", lora=source.emptied(LORA.plain(), LORA.stubs), ia3="def (")
     (folder / "onefile.py").write_text("# minipeft exercise: lora\n" + right("lora"))
     book = {
         "cells": [{"cell_type": "code", "source": c} for c in ("1 / 0", 'check("lora", LoRALinear)', right("lora"))]
@@ -130,7 +132,7 @@ def test_a_hostile_one_costs_its_author_points_and_is_told_why(graded, i):
 def test_the_table_has_a_line_for_each_student(graded):
     place, *_ = graded
     head, *lines = csv.reader((place / "grades.csv").read_text(encoding="utf-8").splitlines())
-    course = [name for name in exercise.exercises() if name in NAMES]
+    course = [name for name in exercises() if name in NAMES]
     assert head == ["student", *(f"{n} (of {FULL[n]})" for n in course), "points", f"of {sum(FULL.values())}"]
     assert len(lines) == 30
     assert {line[0]: line[-1] for line in lines}["right00"] == "100 %"

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from minipeft.classroom import checking, exercise, observing, sandbox
-from minipeft.classroom.sandbox import Child, Limits, Stopped, landlock
+from minipeft.classroom.engine import diagnose, observe
+from minipeft.classroom.engine.exercise import PACKAGE, edited, get_exercise
+from minipeft.classroom.grading import sandbox
+from minipeft.classroom.grading.sandbox import Child, Limits, Stopped, landlock
 
-LORA = exercise.get("lora")
+LORA = get_exercise("lora")
 LINE = "        h = F.linear(self.dropout(x), self.A)  # (..., r)\n"
 METHODS = pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits on memory need Linux")
@@ -17,21 +19,21 @@ linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits
 
 def doing(code):
     """LoRA's file with some code in LoRALinear.forward."""
-    return exercise.edited(LORA.plain(), [(LINE, "".join(f"        {line}\n" for line in code.splitlines()) + LINE)])
+    return edited(LORA.plain(), [(LINE, "".join(f"        {line}\n" for line in code.splitlines()) + LINE)])
 
 
 def looked_at(text, method="fork", **limits):
     with Child("lora", text, limits=Limits(**limits), method=method) as child:
-        report = checking.judge(LORA, text, child)
+        report = diagnose.judge(LORA, text, child)
     return report, child
 
 
 @METHODS
 def test_what_comes_back_is_what_is_observed_here(method):
-    for text in (LORA.plain(), exercise.edited(LORA.plain(), LORA.mistakes[0].edits)):
+    for text in (LORA.plain(), edited(LORA.plain(), LORA.mistakes[0].edits)):
         report, _ = looked_at(text, method)
-        here = checking.judge(LORA, text, observing.Subject(LORA, text))
-        assert (report.text(), report.right, report.holes) == (here.text(), here.right, here.holes)
+        here = diagnose.judge(LORA, text, observe.Subject(LORA, text))
+        assert (report.text(), report.right, report.stubs) == (here.text(), here.right, here.stubs)
 
 
 def test_time_is_limited():
@@ -127,7 +129,7 @@ landlocked = pytest.mark.skipif(not hasattr(os, "fork") or not kernel_helps(), r
 def test_the_kernel_refuses_what_python_does_not_hear_and_reading_what_would_tell(code, tmp_path):
     path = tmp_path / "precious.txt"
     path.write_text("kept")
-    reference = str(Path(exercise.HOUSE) / LORA.of)
+    reference = str(Path(PACKAGE) / LORA.of)
     report, _ = looked_at(doing(code.format(path=str(path), reference=reference)))
     assert "ermission denied" in report.finding.symptom
     assert path.read_text() == "kept"
@@ -165,7 +167,7 @@ def test_a_forged_message_is_not_believed():
         looked_at(doing(FORGE))
 
 
-PATCH = """import torch, minipeft.classroom.checking as c
+PATCH = """import torch, minipeft.classroom.engine.diagnose as c
 c.same = c.close = lambda *a: True
 c.differing = lambda *a: []
 c.Report.passed = True
@@ -194,6 +196,6 @@ for new in (True, False):
     assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
     text = doing(code + "while True: pass")
     with pytest.raises(Stopped), Child("lora", text, limits=Limits(seconds=1)) as child:
-        checking.judge(LORA, text, child)
+        diagnose.judge(LORA, text, child)
     started = [int(pid) for pid in child.output.split()]
     assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]

@@ -7,8 +7,10 @@ from torch import nn
 
 from minipeft.attach import attachments, trainable
 from minipeft.bases import base
-from minipeft.classroom import checking, exercise, observing, source, workbook
+from minipeft.classroom import workbook
 from minipeft.classroom.bank import find_the_mistake as bank
+from minipeft.classroom.engine import diagnose, observe, source
+from minipeft.classroom.engine.exercise import edited, get_exercise
 from minipeft.classroom.workbook import find_the_mistake, lora_gradients, predict_memory, predict_parameters
 from minipeft.costs import delta_bytes, measure
 from minipeft.methods import LoRA
@@ -137,10 +139,10 @@ def double():
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("house", [None, "other letters", "other layers", "other places"])
-def test_each_piece_has_one_true_statement_and_it_is_the_answer(house, double):
-    x = exercise.get("find_the_mistake")
-    text = exercise.edited(x.plain(), next((h.edits for h in x.houses if h.id == house), ()))
+@pytest.mark.parametrize("variant", [None, "other letters", "other layers", "other places"])
+def test_each_piece_has_one_true_statement_and_it_is_the_answer(variant, double):
+    x = get_exercise("find_the_mistake")
+    text = edited(x.plain(), next((h.edits for h in x.variants if h.id == variant), ()))
     impl = source.load(source.ast.parse(text), "sheet", text)
     for name in [name for names in bank.GROUPS.values() for name in names]:
         there = bank.statements(getattr(impl, name))
@@ -157,28 +159,28 @@ def test_every_trial_is_of_a_statement_that_is_there():
 
 
 def test_a_wrong_letter_does_not_tell_the_right_one():
-    x = exercise.get("find_the_mistake")
-    text = source.emptied(x.plain(), x.holes).replace("FIRST = ...", 'FIRST = "c"')
-    said = checking.judge(x, text, observing.Subject(x, text)).text()
+    x = get_exercise("find_the_mistake")
+    text = source.emptied(x.plain(), x.stubs).replace("FIRST = ...", 'FIRST = "c"')
+    said = diagnose.judge(x, text, observe.Subject(x, text)).text()
     assert "FIRST has another answer" in said
     assert "does not hold" in said
     assert "can never learn" not in said
     text = text.replace('FIRST = "c"', "FIRST = 3")
-    assert "one of the letters a, b, c, d, e is expected" in checking.judge(x, text, observing.Subject(x, text)).text()
+    assert "one of the letters a, b, c, d, e is expected" in diagnose.judge(x, text, observe.Subject(x, text)).text()
 
 
 def judged(body):
-    x = exercise.get("write_a_test")
+    x = get_exercise("write_a_test")
     text = f"import torch\nfrom torch import nn\n\n\ndef test(impl):\n{body}"
-    return checking.judge(x, text, observing.Subject(x, text))
+    return diagnose.judge(x, text, observe.Subject(x, text))
 
 
 def test_every_mistake_in_the_linear_layer_is_used():
-    x, lora = exercise.get("write_a_test"), exercise.get("lora")
+    x, lora = get_exercise("write_a_test"), get_exercise("lora")
     names = {o.name for o in x.observations}
     elsewhere = ("LoRAEmbedding", "LoRA.")
     for mistake in lora.mistakes:
-        changed = source.functions(source.ast.parse(exercise.edited(lora.plain(), mistake.edits)))
+        changed = source.functions(source.ast.parse(edited(lora.plain(), mistake.edits)))
         same = source.functions(source.ast.parse(lora.plain()))
         moved = {k for k in same if source.ast.dump(changed[k][1]) != source.ast.dump(same[k][1]) and "." in k}
         assert (f"catches {mistake.id}" in names) == any(k.startswith("LoRALinear.") for k in moved)

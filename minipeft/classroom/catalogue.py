@@ -4,7 +4,7 @@ python -m minipeft.classroom.catalogue > docs/exercises.md
 """
 
 from minipeft.classroom.commands import LEVELS
-from minipeft.classroom.exercise import exercises
+from minipeft.classroom.engine.exercise import exercises
 
 HEAD = """# The exercises
 
@@ -13,26 +13,26 @@ How to teach with them: [teaching.md](teaching.md).*
 
 A point is a group of observations, all of them right. Minutes are for someone who has read the lesson.
 
-| | exercise | minutes | | points | house rules |
+| | exercise | minutes | | points | variants |
 |---|---|---:|---|---:|---:|"""
 
 
 def row(number, x):
     name = f"[`{x.name}`](#{x.name})"
     return (
-        f"| {number} | {name}: {x.title} | {x.minutes} | {LEVELS[x.difficulty]} | {len(x.groups)} | {len(x.houses)} |"
+        f"| {number} | {name}: {x.title} | {x.minutes} | {LEVELS[x.difficulty]} | {len(x.groups)} | {len(x.variants)} |"
     )
 
 
 def chapter(x):
     yield f"\n## `{x.name}`\n\n**{x.title}.** {x.why} To read: {x.read}.\n"
-    yield f"To write: {', '.join(f'`{hole}`' for hole in x.holes)}. Points: {', '.join(x.groups)}.\n"
+    yield f"To write: {', '.join(f'`{stub}`' for stub in x.stubs)}. Points: {', '.join(x.groups)}.\n"
     yield "| a mistake looks like | the student is asked | and told |\n|---|---|---|"
     for m in x.mistakes:
         seen = "" if m.seen == "classic" else f" *({m.seen})*"
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in (m.what, m.question, m.hint + seen)) + " |"
-    if x.houses:
-        yield "\nHouse rules: " + "; ".join(f"*{h.id}*: {h.rule}" for h in x.houses) + "."
+    if x.variants:
+        yield "\nHouse rules: " + "; ".join(f"*{h.id}*: {h.rule}" for h in x.variants) + "."
 
 
 def page():

@@ -14,16 +14,17 @@ from rich.markup import escape
 from rich.table import Table
 
 import minipeft.classroom.desk as desk
-import minipeft.classroom.exercise as shelf
-import minipeft.classroom.grading as grading
-from minipeft.classroom.checking import hints_wanted
-from minipeft.classroom.sandbox import Limits
+from minipeft.classroom.engine.diagnose import hints_wanted
+from minipeft.classroom.engine.exercise import exercises, get_exercise
+from minipeft.classroom.grading import grade as grading
+from minipeft.classroom.grading.sandbox import Limits
 from minipeft.files import SIGNED, place, write_atomically
 
 console = Console(emoji=False)
 
-House = Annotated[
-    str | None, typer.Option("--house", help="A teacher's seed: rules of its own, so that a public solution is wrong.")
+Variant = Annotated[
+    str | None,
+    typer.Option("--variant", help="A teacher's seed: rules of its own, so that a public solution is wrong."),
 ]
 Folder = Annotated[Path, typer.Option("--dir", help="The folder of your files.")]
 LEVELS = ("", "warm-up", "medium", "hard")
@@ -32,21 +33,21 @@ LEVELS = ("", "warm-up", "medium", "hard")
 def start(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="An exercise; without it they are listed.")] = None,
     folder: Folder = desk.FOLDER,
-    house: House = None,
+    variant: Variant = None,
 ):
     """Begin an exercise: write its file with the bodies empty. Without a name: the exercises, and how far you are."""
     if name is None:
         console.print(contents(folder))
         return
-    path, exercise = desk.start(name, folder, house), shelf.get(name)
+    path, exercise = desk.start(name, folder, variant), get_exercise(name)
     console.print(
         f"[bold]{escape(exercise.title)}[/bold] (about {exercise.minutes} minutes, {LEVELS[exercise.difficulty]})"
     )
     console.print(escape(exercise.why))
-    for rule in exercise.rules(house):
+    for rule in exercise.chosen(variant):
         console.print(f"[bold]A rule of your teacher's:[/bold] {escape(rule.rule)}")
     console.print(f"To read: {escape(exercise.read)}")
-    console.print(f"\nWrite in {escape(str(path))}: {', '.join(exercise.holes)}")
+    console.print(f"\nWrite in {escape(str(path))}: {', '.join(exercise.stubs)}")
     console.print(f"Then:     python -m minipeft check {escape(str(path))}", soft_wrap=True)
 
 
@@ -59,7 +60,7 @@ def contents(folder):
     for heading in ("name", "", "min", "", "yours"):
         table.add_column(heading, justify="right" if heading == "min" else "left", overflow="fold")
     for name, state in desk.progress(folder).items():
-        x = shelf.get(name)
+        x = get_exercise(name)
         style = "green" if state == "right" else "bold" if state else ""
         table.add_row(name, escape(x.title), str(x.minutes), LEVELS[x.difficulty], state, style=style)
     table.caption, table.caption_justify = "Begin one: python -m minipeft start NAME", "left"
@@ -69,7 +70,7 @@ def contents(folder):
 def check(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="Your file or notebook, or the name of an exercise.")],
     exercise: Annotated[str | None, typer.Option(help="Which exercise it is, if the file does not tell.")] = None,
-    house: House = None,
+    variant: Variant = None,
     hints: Annotated[
         int | None,
         typer.Option(min=1, max=4, help="How much to tell: 1 the symptom, 2 a question, 3 the mistake, 4 all."),
@@ -80,11 +81,11 @@ def check(
     ] = False,
 ):
     """Check a file: is it right, and if not, which mistake does it look like? Ends with 1 if it is not right."""
-    if not path.suffix and not path.exists() and path.name in shelf.exercises():
+    if not path.suffix and not path.exists() and path.name in exercises():
         path = desk.FOLDER / f"{path.name}.py"
     if picture:
         place(picture, "picture", force, inputs=(path,))
-    report = desk.check_file(path, exercise, house)
+    report = desk.check_file(path, exercise, variant)
     console.print(report.text(hints_wanted(hints)), markup=False, highlight=False, soft_wrap=True)
     if picture and report.finding and report.finding.pair:
         from minipeft import plots
@@ -96,7 +97,7 @@ def check(
         console.print(f"Picture: {escape(str(picture))}")
     elif picture:
         console.print("There is nothing to draw.")
-    if report.passed and not report.exercise.of.startswith("classroom/") and house is None:
+    if report.passed and not report.exercise.of.startswith("classroom/") and variant is None:
         console.print(
             f"Let the course run on it: MINIPEFT_USE={escape(str(path))} python -m minipeft compare", soft_wrap=True
         )
@@ -111,7 +112,7 @@ def grade(
     exercises: Annotated[
         str | None, typer.Option(help="The exercises that count, parted by commas; else all found.")
     ] = None,
-    house: House = None,
+    variant: Variant = None,
     seconds: Annotated[float, typer.Option(min=1, help="Time for one exercise of one student.")] = Limits.seconds,
     memory: Annotated[int, typer.Option(min=100, help="Megabytes for it, beyond Python and torch.")] = Limits.memory,
     workers: Annotated[int | None, typer.Option(min=1, help="So many at a time; else one for each core.")] = None,
@@ -120,10 +121,18 @@ def grade(
     """Grade a class: each exercise of each student in a process of its own. Interrupted, it goes on where it was."""
     names = [name.strip() for name in exercises.split(",")] if exercises else None
     for name in names or ():
-        shelf.get(name)
+        get_exercise(name)
     began = time.monotonic()
     results, strange = grading.grade(
-        submissions, out, feedback, junit, names, house, Limits(seconds, memory), workers or os.cpu_count() or 1, again
+        submissions,
+        out,
+        feedback,
+        junit,
+        names,
+        variant,
+        Limits(seconds, memory),
+        workers or os.cpu_count() or 1,
+        again,
     )
     table = Table(title=f"Points ({time.monotonic() - began:.0f} s)", title_justify="left", box=SIMPLE)
     columns = list(dict.fromkeys(r.exercise for r in results))
@@ -131,7 +140,7 @@ def grade(
         table.add_column(heading, justify="left" if heading == "student" else "right")
     for student, mine in grading.by_student(results).items():
         table.add_row(escape(student), *(str(r.points) for r in mine), str(sum(r.points for r in mine)))
-    full = [len(shelf.get(name).groups) for name in columns]
+    full = [len(get_exercise(name).groups) for name in columns]
     table.add_row("[dim]of[/dim]", *(f"[dim]{n}[/dim]" for n in full), f"[dim]{sum(full)}[/dim]")
     console.print(table)
     for path in strange:

@@ -5,10 +5,9 @@ import json
 import textwrap
 from pathlib import Path
 
-import minipeft.classroom.checking as checking
-import minipeft.classroom.exercise as shelf
-import minipeft.classroom.source as source
-from minipeft.classroom.sandbox import Child, Stopped
+from minipeft.classroom.engine import diagnose, source
+from minipeft.classroom.engine.exercise import exercises, get_exercise
+from minipeft.classroom.grading.sandbox import Child, Stopped
 
 FOLDER = Path("work")
 
@@ -18,7 +17,7 @@ def start(name, folder=FOLDER, seed=None):
 
     Raises FileExistsError rather than touch a file that is there; ValueError for an unknown exercise.
     """
-    exercise = shelf.get(name)
+    exercise = get_exercise(name)
     path = Path(folder) / f"{name}.py"
     if path.exists():
         raise FileExistsError(f"{path} is there already and stays as it is; move it away to start again")
@@ -29,31 +28,31 @@ def start(name, folder=FOLDER, seed=None):
 
 def sheet(exercise, path, seed=None):
     """The text of a fresh file: a head that says what to do, then the reference with its bodies empty."""
-    rules = exercise.rules(seed)
-    head = [f"# minipeft exercise: {exercise.name}{f' (house rules {seed})' if rules else ''}"]
+    rules = exercise.chosen(seed)
+    head = [f"# minipeft exercise: {exercise.name}{f' (variants {seed})' if rules else ''}"]
     head += [f"# {exercise.title}. About {exercise.minutes} minutes."]
-    head += [f'# Write what says "your turn": {", ".join(exercise.holes)}.']
-    head += [f"# A rule of your teacher's, unlike the paper's: {house.rule}." for house in rules]
+    head += [f'# Write what says "your turn": {", ".join(exercise.stubs)}.']
+    head += [f"# A rule of your teacher's, unlike the paper's: {variant.rule}." for variant in rules]
     head += [f"# To read: {exercise.read}.", f"# Check it: python -m minipeft check {path.as_posix()}"]
     head = [line for long in head for line in textwrap.wrap(long, 116, subsequent_indent="#   ")]
-    return "\n".join([*head, source.emptied(exercise.reference(seed), exercise.holes, exercise.hidden)])
+    return "\n".join([*head, source.emptied(exercise.reference(seed), exercise.stubs, exercise.hidden)])
 
 
 def check_file(path, name=None, seed=None, limits=None):
     """The report on a file or notebook, whose code runs in a child process. Remembers beside it whether it passed."""
     path = Path(path)
     if not path.is_file():
-        ready = path.stem if path.stem in shelf.exercises() else "NAME"
+        ready = path.stem if path.stem in exercises() else "NAME"
         raise FileNotFoundError(f"there is no {path}; begin it with: python -m minipeft start {ready}")
-    exercise = shelf.get(name or checking.exercise_of(path))
+    exercise = get_exercise(name or diagnose.exercise_of(path))
     try:
         text = source.text_of(path)
-        seed = source.house_of(text) if seed is None else seed
+        seed = source.variant_of(text) if seed is None else seed
         source.parsed(text)
         with Child(exercise.name, text, seed, limits) as subject:
-            report = checking.judge(exercise, text, subject, seed)
+            report = diagnose.judge(exercise, text, subject, seed)
     except (source.Unreadable, Stopped) as problem:
-        return checking.Report(exercise, {}, problem=str(problem))
+        return diagnose.Report(exercise, {}, problem=str(problem))
     remember(path, text, report.passed)
     return report
 
@@ -82,7 +81,7 @@ def progress(folder=FOLDER):
         known = json.loads((folder / ".progress.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
-    return {name: state(exercise, folder, known) for name, exercise in shelf.exercises().items()}
+    return {name: state(exercise, folder, known) for name, exercise in exercises().items()}
 
 
 def state(exercise, folder, known):
@@ -91,12 +90,12 @@ def state(exercise, folder, known):
         return ""
     try:
         text = source.text_of(path)
-        written = source.written(source.parsed(text), exercise.holes)
+        written = source.written(source.parsed(text), exercise.stubs)
     except source.Unreadable:
         return "cannot be read"
     last = known.get(path.name, {})
     if last.get("text") == mark(text):
-        return "right" if last["passed"] else f"{len(written)} of {len(exercise.holes)} written, not right yet"
-    if len(written) < len(exercise.holes):
-        return f"{len(written)} of {len(exercise.holes)} written"
+        return "right" if last["passed"] else f"{len(written)} of {len(exercise.stubs)} written, not right yet"
+    if len(written) < len(exercise.stubs):
+        return f"{len(written)} of {len(exercise.stubs)} written"
     return "written, to be checked"

@@ -109,3 +109,37 @@ def loss(made, tokens, mask=None):
 def gradients(made):
     """{name: gradient, or None where none arrived} of the trainable parameters."""
     return {name: p.grad for name, p in made.named_parameters() if p.requires_grad}
+
+
+def arrivals(made, answer):
+    """{name: does a gradient arrive?} of everything that is trained, when `answer`, which a pass has made, is sent back.
+
+    Before that, everything that is trained has to be far from its start (`fill`): behind a zero nothing arrives.
+    """
+    answer.pow(2).sum().backward()
+    return {name: g is not None and bool(g.abs().max() > 0) for name, g in gradients(made).items()}
+
+
+def types(make, run):
+    """How a method takes bases of other types: {type: {name of what is trained, "answer": its type, "value": right?}}
+
+    make: type → the method in front of a base of that type. run: that → its answer. Right is what agrees, within the
+    type's own rounding, with the answer in double precision.
+    """
+    before, found, exact = torch.get_default_dtype(), {}, None
+    torch.set_default_dtype(torch.float32)  # what is made without a type must not happen to have the right one
+    try:
+        for dtype in (torch.float64, torch.float32, torch.bfloat16):
+            made = fill(make(dtype), "trainable")
+            answer = run(made)
+            exact = answer.detach() if exact is None else exact
+            off = float((answer.detach().double() - exact).norm() / exact.norm())
+            kinds = {name: short(p.dtype) for name, p in made.named_parameters() if p.requires_grad}
+            found[short(dtype)] = kinds | {"answer": short(answer.dtype), "value": off < 0.05}
+    finally:
+        torch.set_default_dtype(before)
+    return found
+
+
+def short(dtype):
+    return str(dtype).removeprefix("torch.")

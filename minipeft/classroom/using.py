@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 
 import minipeft.classroom.desk as desk
-import minipeft.classroom.exercise as shelf
-import minipeft.classroom.source as source
 from minipeft import comparison
+from minipeft.classroom.engine import source
+from minipeft.classroom.engine.exercise import get_exercise
 
 originals = []  # (owner, name, what stood there), to be put back in reverse
 
@@ -37,7 +37,7 @@ def use(*paths):
     for path, report in zip(paths, reports, strict=True):
         names = put(report.exercise.name, path)
         comparison.FIRST.append(partial(put, report.exercise.name, path))
-        left = [name for name in report.holes if name not in names]
+        left = [name for name in report.stubs if name not in names]
         print(
             f"minipeft now runs on your {', '.join(names)} from {path}"
             + (f" (not written yet, so the project's own: {', '.join(left)})" if left else ""),
@@ -50,20 +50,20 @@ def ready(path):
     report = desk.check_file(path)
     if report.exercise.of.startswith("classroom/"):
         raise ValueError(f"{path} answers questions; minipeft can run on files like {desk.FOLDER / 'lora.py'} only")
-    if source.house_of(source.text_of(path)):
+    if source.variant_of(source.text_of(path)):
         raise ValueError(f"{path} follows your teacher's own rules, not the method's, so the lessons cannot run on it")
-    if report.problem or report.finding or "right" not in report.holes.values():
+    if report.problem or report.finding or "right" not in report.stubs.values():
         raise ValueError(f"{path} cannot be used yet.\n{report.text()}")
     return report
 
 
 def put(name, path):
     """Exchange functions of the exercise's module for those that are written in a file. Returns their names."""
-    exercise, text = shelf.get(name), source.text_of(path)
+    exercise, text = get_exercise(name), source.text_of(path)
     tree = source.parsed(text)
-    names = source.written(tree, exercise.holes)
+    names = source.written(tree, exercise.stubs)
     module = importlib.import_module("minipeft." + exercise.of.removesuffix(".py").replace("/", "."))
-    spliced = source.splice(exercise.tree(), tree, exercise.holes, names, True)
+    spliced = source.splice(exercise.tree(), tree, exercise.stubs, names, True)
     made = source.load(spliced, f"{exercise.name} of {path}", text)
 
     def adopted(thing, owner):

@@ -4,13 +4,13 @@ import torch
 from torch import nn
 
 from minipeft import attach
-from minipeft.classroom.exercise import Exercise
+from minipeft.classroom.engine.exercise import Exercise
 from minipeft.classroom.models import fill, linear, numbers
 
 exercise = Exercise(
     "adalora",
     "methods/adalora.py",
-    holes=(
+    stubs=(
         "AdaLoRALinear.__init__",
         "AdaLoRALinear.forward",
         "AdaLoRALinear.delta",
@@ -743,19 +743,19 @@ exercise.right(
      ("        layer.lam[~mine] = 0\n        layer.history", "        layer.lam.mul_(mine)\n        layer.history")),
 )  # fmt: skip
 
-exercise.house(
+exercise.variant(
     "falls like a square",
     (("(full - target) * left**3", "(full - target) * left**2"),
      ("then falls like a cubic,", "then falls like a square (not a cubic),")),
     "the budget falls like a square, not like a cubic",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "the largest counts",
     (('s["P"].mean(0) + s["Q"].mean(1)', 's["P"].amax(0) + s["Q"].amax(1)'),
      ("S[i] = s(λ[i]) + mean s(P[:, i]) + mean s(Q[i])", "S[i] = s(λ[i]) + max s(P[:, i]) + max s(Q[i])")),
     "the score of a triplet takes the largest s of P[:, i] and of Q[i], not the mean",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "divided by r",
     (("F.linear(self.lam * h, self.P)", "F.linear(self.lam * h, self.P) / len(self.lam)"),
      ("return self.P * self.lam @ self.Q", "return self.P * self.lam @ self.Q / len(self.lam)"),

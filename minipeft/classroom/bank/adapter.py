@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from minipeft import attach, deltas
-from minipeft.classroom.exercise import Exercise
+from minipeft.classroom.engine.exercise import Exercise
 from minipeft.classroom.models import fill, numbers
 
 exercise = Exercise(
     "adapter",
     "methods/adapter.py",
-    holes=(
+    stubs=(
         "Bottleneck.__init__",
         "Bottleneck.forward",
         "SequentialAdapter.forward",
@@ -741,13 +741,13 @@ exercise.right(
                 swap(model, f"{last}.norm2", SequentialAdapterInNorm(block.norm2, A))""")),
 )  # fmt: skip
 
-exercise.house(
+exercise.variant(
     "wider start",
     (("nn.init.trunc_normal_(layer.weight, std=0.01, a=-0.02, b=0.02)", "nn.init.trunc_normal_(layer.weight, std=0.02, a=-0.04, b=0.04)"),
      ("The weights start normal, σ = 0.01, cut off at two σ", "The weights start normal, here with σ = 0.02, cut off at two σ")),
     "the weights of an adapter start with σ = 0.02, cut off at two σ",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "scale on the way in",
     ((BESIDE, "return self.base(x) + self.adapter(self.scale * x)"),
      ("    ParallelAdapter   LN(x + f + s·A(x))                    x + f + s·A(n)        beside the MLP",
@@ -756,7 +756,7 @@ exercise.house(
      ("scale: s, by which its answer is multiplied; the paper found 4 to be good.", "scale: s, by which what it reads is multiplied.")),
     "s multiplies what the parallel adapter reads, not what it answers: A(s·x)",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "attention only",
     ((TWO, 'for path, block, module in sublayers(model, "attn"):'),
      ("x + f + A(f)          behind attention and MLP", "x + f + A(f)          behind attention only"),

@@ -6,13 +6,13 @@ import torch
 
 from minipeft import attach
 from minipeft.classroom.bank.adapter import Stack, Sublayer, norm, shape, width
-from minipeft.classroom.exercise import Exercise
+from minipeft.classroom.engine.exercise import Exercise
 from minipeft.classroom.models import fill, numbers
 
 exercise = Exercise(
     "adapter_fusion",
     "methods/adapter_fusion.py",
-    holes=(
+    stubs=(
         "Fusion.__init__",
         "Fusion.forward",
         "SequentialFusion.forward",
@@ -524,7 +524,7 @@ exercise.right(
         return total * self.regularization"""),),
 )  # fmt: skip
 
-exercise.house(
+exercise.variant(
     "scaled scores",
     ((ALPHA, ALPHA.replace(", q, k)", ", q, k).div(math.sqrt(q.shape[-1]))")),
      ("    α   = softmax_t(q·k_t)        ", "    α   = softmax_t(q·k_t / √d)   "),
@@ -532,14 +532,14 @@ exercise.house(
      ("o = Σ_t softmax_t(q·k_t) W_v z_t over N", "o = Σ_t softmax_t(q·k_t / √d) W_v z_t over N")),
     "the scores are divided by √d before the softmax",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "keys and values read the sum",
     ((UP, 'z = h[..., None, :] + torch.einsum("...nm,ndm->...nd", z, self.U) + self.b_U'),
      ("z_t = U_t φ(D_t h + b_D) + b_U          what adapter t finds;", "z_t = h + U_t φ(D_t h + b_D) + b_U      what adapter t puts out, h included;"),
      ("In its code and here keys\nand values read z_t without the residual, and", "In its code keys\nand values read z_t without the residual, here with it, and")),
     "z_t includes the residual: keys and values read h + U φ(D h + b_D) + b_U",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "mean over the layers",
     ((PENALTY, PENALTY + " / len(values)"),
      ("the loss gets λ‖I − W_v‖² for each layer:", "the loss gets the mean of λ‖I − W_v‖² over the layers:"),

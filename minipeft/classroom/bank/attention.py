@@ -3,13 +3,13 @@
 import torch
 from torch import nn
 
-from minipeft.classroom.exercise import Exercise
+from minipeft.classroom.engine.exercise import Exercise
 from minipeft.classroom.models import T, fill, numbers, rows
 
 exercise = Exercise(
     "attention",
     "models/transformer.py",
-    holes=("attention_mask", "attend", "Attention.split", "Attention.forward"),
+    stubs=("attention_mask", "attend", "Attention.split", "Attention.forward"),
     title="Attention: each token reads from the others",
     minutes=45,
     difficulty=2,
@@ -626,7 +626,7 @@ exercise.right(
     ((ITSELF, "    both = visible & mask[:, None, None]\n    return both | ~both.any(-1, keepdim=True)\n"),),
 )
 
-exercise.house(
+exercise.variant(
     "no root",
     ((SCORES, "scores = q @ k.transpose(-1, -2) / q.shape[-1]  # (B, H, T, S)"),
      ('"""softmax(QKᵀ/√(d/H)) V, written out. Returns', '"""softmax(QKᵀ/(d/H)) V, without a root, written out. Returns'),
@@ -635,7 +635,7 @@ exercise.house(
      ("(q, k, v, attn_mask=mask)", "(q, k, v, attn_mask=mask, scale=1 / q.shape[-1])")),
     "scores are divided by the width of a head, d/H, not by its square root",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "window",
     ((NONE, "    if mask is None and not causal:\n        return None\n"),
      (CAUSAL, CAUSAL.replace("T == S", "T == S < 4")),

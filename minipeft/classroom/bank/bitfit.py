@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from minipeft import attach, targets
-from minipeft.classroom.exercise import Exercise
+from minipeft.classroom.engine.exercise import Exercise
 from minipeft.classroom.models import fill, model, numbers
 
 exercise = Exercise(
     "bitfit",
     "methods/bitfit.py",
-    holes=("is_bias", "inside", "chosen", "copies", "BitFit.groups"),
+    stubs=("is_bias", "inside", "chosen", "copies", "BitFit.groups"),
     title="BitFit: only the biases are trained",
     minutes=20,
     difficulty=1,
@@ -462,20 +462,20 @@ exercise.right(
     (('return [group | {"weight_decay": 0.0} for group in super().groups(model, lr)]', 'mine = [p for p in model.parameters() if p.requires_grad]\n        return [{"params": [p], "lr": lr, "weight_decay": 0} for p in mine[:1]] + [dict(params=mine[1:], lr=lr, weight_decay=0)]'),),
 )  # fmt: skip
 
-exercise.house(
+exercise.variant(
     "gain too",
     (('    return name == "bias"', '    return name == "bias" or isinstance(module, nn.LayerNorm)'),
      ("LayerNorm: β (d) is trained, γ (d) is not", "LayerNorm: β (d) is trained, and here γ (d) too"),
      ("    Two kinds have names of their own.", "    Here γ of a LayerNorm counts as one too. Two kinds have names of their own.")),
     "γ of a LayerNorm counts as a bias too",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "keys left out",
     (("if is_bias(module, name) and inside(path, places)}", 'if is_bias(module, name) and inside(path, places) and not path.endswith(".k.bias")}'),
      ("all weights inside of `head`.\n", "all weights inside of `head`.\n\n    Here the idle ones are left out: the biases whose paths end in `.k.bias`.\n")),
     "the biases of keys, which are idle, are left out: paths that end in .k.bias",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "ten times faster",
     (('return [group | {"weight_decay": 0.0} for group in super().groups(model, lr)]', 'return [group | {"weight_decay": 0.0, "lr": 10 * lr} for group in super().groups(model, lr)]'),
      ('"""As in every method, but without decay,', '"""As in every method, but at ten times the rate `lr` and without decay,')),

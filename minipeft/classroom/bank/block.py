@@ -2,13 +2,13 @@
 
 from torch import nn
 
-from minipeft.classroom.exercise import Exercise
+from minipeft.classroom.engine.exercise import Exercise
 from minipeft.classroom.models import VOCAB, T, fill, numbers, rows
 
 exercise = Exercise(
     "block",
     "models/transformer.py",
-    holes=("MLP.__init__", "MLP.forward", "Block.__init__", "Block.forward", "Transformer.std"),
+    stubs=("MLP.__init__", "MLP.forward", "Block.__init__", "Block.forward", "Transformer.std"),
     title="The block: attention and MLP, each added to the residual stream",
     minutes=30,
     difficulty=1,
@@ -442,20 +442,20 @@ exercise.right(
     ((IF + PRE + POST, "        for part, norm in ((self.attn, self.norm1), (self.mlp, self.norm2)):\n            h = norm(x) if self.pre_norm else x\n            x = x + (part(h, mask, cache) if part is self.attn else part(h))\n            x = x if self.pre_norm else norm(x)\n        return x\n"),),
 )  # fmt: skip
 
-exercise.house(
+exercise.variant(
     "parallel",
     ((PRE, "            return x + self.attn(self.norm1(x), mask, cache) + self.mlp(self.norm2(x))\n"),
      ('"""Attention, then MLP, each added', '"""Attention and MLP, each added'),
      ("comes before (GPT-2) or after (BERT).", "comes before (GPT-2) or after (BERT).\n\n    In pre-norm the two stand side by side: both read the x that came in. In post-norm the MLP follows attention.")),
     "in a pre-norm block the sublayers stand side by side, and both read the x that came in",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "norm inside",
     ((POST, "        x = x + self.norm1(self.attn(x, mask, cache))\n        return x + self.norm2(self.mlp(x))\n"),
      ("    The parts are `attn`,", "    Where the norm comes after, it is applied to what the sublayer returns, before that is added.\n\n    The parts are `attn`,")),
     "a norm that comes after is applied to what the sublayer returns, before that is added to x",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "smaller by depth",
     ((STD, STD.replace("(2 * self.config.layers) ** -0.5", "1 / (2 * self.config.layers)")),
      ("it is divided by √N as well, for N", "it is divided by N as well, for N")),

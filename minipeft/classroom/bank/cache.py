@@ -3,13 +3,13 @@
 import torch
 from torch import nn
 
-from minipeft.classroom.exercise import Exercise
+from minipeft.classroom.engine.exercise import Exercise
 from minipeft.classroom.models import BOS, VOCAB, fill, numbers, rows
 
 exercise = Exercise(
     "cache",
     "models/transformer.py",
-    holes=(
+    stubs=(
         "KVCache.extend",
         "Cache.extend",
         "Transformer.new_cache",
@@ -741,13 +741,13 @@ exercise.right(
      (BACK, "        return torch.stack([m[:, 0] for m in made], dim=1)\n")),
 )  # fmt: skip
 
-exercise.house(
+exercise.variant(
     "prompt first",
     ((BACK, "        return torch.cat([tokens, *made], dim=1)\n"),
      ("Continue each row by up to `new` tokens and return only those, (B, ≤ new).", "Continue each row by up to `new` tokens and return the whole rows, given tokens first, (B, ≤ T + new).")),
     "`generate` returns the whole rows, the given tokens first",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "filled with 0",
     ((FILL, "                next_token[ended] = 0\n"),
      ("a token that ends a row; the row is then filled with it, and", "a token that ends a row; the row is then filled with 0, and")),

@@ -4,14 +4,14 @@ import torch
 from torch import nn
 
 from minipeft import attach
-from minipeft.classroom.exercise import Exercise
+from minipeft.classroom.engine.exercise import Exercise
 from minipeft.classroom.models import fill, linear, numbers
 from minipeft.methods.lora import LoRALinear
 
 exercise = Exercise(
     "dora",
     "methods/dora.py",
-    holes=(
+    stubs=(
         "lengths",
         "decompose",
         "DoRALinear.__init__",
@@ -412,7 +412,7 @@ exercise.right(
       "self.B = nn.Parameter(torch.zeros(out, rank))\n        self.A = nn.Parameter((torch.rand(rank, into) * 2 - 1) / into**0.5)\n"),),
 )  # fmt: skip
 
-exercise.house(
+exercise.variant(
     "columns",
     ((LENGTHS, "return W.norm(dim=0).clamp(min=torch.finfo(W.dtype).tiny)"), (DIRECTION, "return magnitude, W / magnitude"),
      (FORWARD, "return F.linear(self.g() * x, self.V(), self.base.bias)  # (..., out)"), (DELTA, "return self.g() * self.V() - self.base.weight  # (out, in)"),
@@ -427,7 +427,7 @@ exercise.house(
      ('"""y = g ⊙ (x Vᵀ) + b, g', '"""y = (g ⊙ x) Vᵀ + b, g')),
     "the lengths are those of the columns of `nn.Linear`'s weight, so m has one number for each input",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "whole gradient",
     ((LENGTH, "        length = lengths(self.V())\n"),
      ("In the gradient ‖V‖ counts as a constant\n(that saves memory).", "The gradient passes through ‖V‖ too: nothing\nis taken for a constant."),
@@ -435,7 +435,7 @@ exercise.house(
      ("The gradient passes through m but not through ‖V‖.", "The gradient passes through m and through ‖V‖.")),
     "the gradient passes through ‖V‖ as well, so the shortcut of section 4.3 is not taken",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "m in logarithms",
     ((START_M, "self.m = nn.Parameter(lengths(W.detach()).log())"), (RATIO, "return self.m.exp() / length"),
      ("    W' = m ⊙ V/‖V‖,  V", "    W' = exp(m) ⊙ V/‖V‖,  V"),

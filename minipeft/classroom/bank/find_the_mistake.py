@@ -9,7 +9,7 @@ import re
 import torch
 from torch import nn
 
-from minipeft.classroom.exercise import Exercise
+from minipeft.classroom.engine.exercise import Exercise
 from minipeft.classroom.models import fill, linear, numbers
 
 GROUPS = {
@@ -22,7 +22,7 @@ GROUPS = {
 exercise = Exercise(
     "find_the_mistake",
     "classroom/workbook/find_the_mistake.py",
-    holes=tuple(name.upper() for names in GROUPS.values() for name in names),
+    stubs=tuple(name.upper() for names in GROUPS.values() for name in names),
     title="Find the mistake: ten broken pieces of code",
     minutes=40,
     difficulty=2,
@@ -130,7 +130,7 @@ def exchanged(impl):
     return torch.equal(back.view(-1, 2).flip(1).flatten(), codes)
 
 
-TRIALS = {  # what is true of the code as it stands, or under a house rule
+TRIALS = {  # what is true of the code as it stands, or under a variant
     "A can never learn: B is zero, and will stay so.": stuck,
     "The model does not start as the base.": {
         "First": lambda impl: starts_elsewhere(first(impl, fresh=True)),
@@ -339,7 +339,7 @@ exercise.right(
 )
 exercise.right("annotated", (('\nEIGHTH = "c"', '\nEIGHTH: str = "c"'), ('\nTENTH = "b"', "\nTENTH = 'b'")))
 
-exercise.house(
+exercise.variant(
     "other letters",
     (("    a) The magnitudes belong to the inputs.", "    a) The model does not start as base."),
      ("    d) The model does not start as the base.\n    e) The bias is scaled along.", "    d) The magnitudes belong to the inputs.\n    e) The bias is scaled along."),
@@ -353,7 +353,7 @@ exercise.house(
      ('\nEIGHTH = "c"', '\nEIGHTH = "e"')),
     "the statements about Third, fourth and eighth stand in an order of their own",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "other layers",
     (("        self.A = nn.Parameter(torch.zeros(rank, base.in_features))\n        self.B = nn.Parameter(torch.zeros(base.out_features, rank))",
       "        self.A = nn.Parameter(torch.randn(rank, base.in_features) / base.in_features**0.5)\n        self.B = nn.Parameter(torch.randn(base.out_features, rank) / rank**0.5)"),
@@ -364,7 +364,7 @@ exercise.house(
      ('\nSIXTH = "e"', '\nSIXTH = "c"')),
     "First, Second and Sixth are broken in a way of their own",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "other places",
     (("        self.l = nn.Parameter(torch.zeros(base.out_features))\n\n    def forward(self, x):\n        return self.l * self.base(x)",
       "        self.l = nn.Parameter(torch.ones(base.in_features))\n\n    def forward(self, x):\n        return self.base(self.l * x)"),

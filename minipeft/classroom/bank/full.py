@@ -4,13 +4,13 @@ import torch
 from torch import nn
 
 from minipeft import attach, deltas
-from minipeft.classroom.exercise import Exercise
+from minipeft.classroom.engine.exercise import Exercise
 from minipeft.classroom.models import fill, numbers
 
 exercise = Exercise(
     "full",
     "methods/full.py",
-    holes=("copied", "Full.insert", "Full.chosen"),
+    stubs=("copied", "Full.insert", "Full.chosen"),
     title="Full fine-tuning: every weight, and the base kept beside it",
     minutes=20,
     difficulty=1,
@@ -311,7 +311,7 @@ exercise.right(
      (PLACES + "\n        " + WEIGHTS, "weights = list(model.named_parameters(remove_duplicate=False))")),
 )  # fmt: skip
 
-exercise.house(
+exercise.variant(
     "matrices only",
     ((WEIGHTS, "weights = [(path, thing) for path, thing in places if isinstance(thing, nn.Parameter) and thing.ndim > 1]"),
      ("Full fine-tuning: every weight of the model is trained.", "Full fine-tuning: every matrix of the model is trained; biases and norms stay frozen."),
@@ -319,13 +319,13 @@ exercise.house(
      ("[(path, weight)] of the places", "[(path, weight)], of two dimensions or more, of the places")),
     "only weights with two dimensions or more are trained; biases and norms stay frozen",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "ties are cut",
     ((LOOP, "        for path, weight in self.chosen(model):\n            swap(model, path, copied(weight))"),
      ("A weight that stands in two places (a tied head) is one weight in the copy too.", "A weight that stands in two places (a tied head) becomes two, which are trained apart.")),
     "a weight that stands in two places gets two copies, which are trained apart",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "all but the targets",
     ((BELOW, 'return [(path, weight) for path, weight in weights if not any(f"{path}.".startswith(f"{n}.") for n in named)]'),
      ("targets: names of modules or weights to train instead of all (see `targets.match`); None for the whole model.", "targets: names of modules or weights to leave frozen (see `targets.match`); None to train the whole model."),

@@ -4,14 +4,14 @@ import torch
 from torch import nn
 
 from minipeft import attach
-from minipeft.classroom.exercise import Exercise
+from minipeft.classroom.engine.exercise import Exercise
 from minipeft.classroom.models import fill, linear, numbers
 from minipeft.methods.lora import LoRALinear
 
 exercise = Exercise(
     "ia3",
     "methods/ia3.py",
-    holes=(
+    stubs=(
         "IA3Output.__init__",
         "IA3Output.forward",
         "IA3Output.delta",
@@ -416,7 +416,7 @@ exercise.right(
      (GROUPS, 'import minipeft.attach as attach\n        return [{"params": [p], "lr": lr, "weight_decay": 0.0} for p in attach.trainable(model).values()]')),
 )  # fmt: skip
 
-exercise.house(
+exercise.variant(
     "one plus l",
     ((START_OUT, "self.l = nn.Parameter(base.weight.new_zeros(base.weight.shape[0]))  # (out)"),
      (START_IN, "self.l = nn.Parameter(base.weight.new_zeros(base.weight.shape[1]))  # (in)"),
@@ -429,7 +429,7 @@ exercise.house(
      ('"""y = l ⊙ (W x + b) in', '"""y = (1 + l) ⊙ (W x + b) in'), ('"""y = W (l ⊙ x) + b in', '"""y = W ((1 + l) ⊙ x) + b in')),
     "l starts at zero and the scale is 1 + l",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "bias left alone",
     ((OUT, "bias = self.base.bias\n        y = self.base(x)\n        return self.l * y if bias is None else self.l * (y - bias) + bias  # (..., out)"),
      ("        bias = self.base.bias\n        " + BOTH, "        return super().deltas()"),
@@ -439,7 +439,7 @@ exercise.house(
      ('"""y = l ⊙ (W x + b) in', '"""y = l ⊙ W x + b in')),
     "the biases of keys and values are not scaled: y = l ⊙ W x + b",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "faster",
     ((GROUPS, 'return [group | {"lr": 10 * lr, "weight_decay": 0.0} for group in super().groups(model, lr)]'),
      ('"""The vectors do not decay: that', '"""The vectors learn at ten times the rate `lr` and do not decay: that')),

@@ -4,14 +4,14 @@ import torch
 from torch import nn
 
 from minipeft import attach
-from minipeft.classroom.exercise import Exercise
+from minipeft.classroom.engine.exercise import Exercise
 from minipeft.classroom.models import fill, linear, numbers
 from minipeft.views import merge
 
 exercise = Exercise(
     "lora",
     "methods/lora.py",
-    holes=(
+    stubs=(
         "LoRALinear.__init__",
         "LoRALinear.forward",
         "LoRALinear.delta",
@@ -487,14 +487,14 @@ exercise.right(
     ),
 )
 
-exercise.house(
+exercise.variant(
     "square root",
     (("return self.alpha / (math.sqrt(rank) if self.rslora else rank)  # s", "return self.alpha / (rank if self.rslora else math.sqrt(rank))  # s"),
      ("s = α/r; rsLoRA: s = α/√r", "s = α/√r; with rslora=True: s = α/r"),
      ("        rslora: scale by α/√r, which keeps large ranks from being damped.", "        rslora: scale by α/r instead.")),
     "the scale is α/√r, and with rslora=True it is α/r: the other way round than in the paper",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "A transposed",
     (("        self.A = nn.Parameter(base.weight.new_empty(rank, into))\n        self.B = nn.Parameter(base.weight.new_zeros(out, rank))\n        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # U",
       "        self.A = nn.Parameter(base.weight.new_empty(into, rank))\n        self.B = nn.Parameter(base.weight.new_zeros(out, rank))\n        nn.init.kaiming_uniform_(self.A.T, a=math.sqrt(5))  # U"),
@@ -502,7 +502,7 @@ exercise.house(
      ('"""y = x Wᵀ + b + s·drop(x) Aᵀ Bᵀ in front of a frozen `nn.Linear`."""', '"""y = x Wᵀ + b + s·drop(x) A Bᵀ in front of a frozen `nn.Linear`; here A is stored as (in, r)."""')),
     "LoRALinear stores A as (in, r); its start is as wide as ever",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "B learns slower",
     (('{"params": fast, "lr": lr * self.lr_ratio}', '{"params": fast, "lr": lr / self.lr_ratio}'),
      ("lr_ratio: LoRA+: B learns this many times faster than A; the paper proposes 16.", "lr_ratio: B learns this many times slower than A.")),

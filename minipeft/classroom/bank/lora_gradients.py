@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from minipeft.classroom.exercise import Exercise
+from minipeft.classroom.engine.exercise import Exercise
 from minipeft.classroom.models import numbers
 
 exercise = Exercise(
     "lora_gradients",
     "classroom/workbook/lora_gradients.py",
-    holes=(
+    stubs=(
         "forward",
         "gradient_of_W",
         "gradient_of_B",
@@ -358,19 +358,19 @@ exercise.right(
       "    dy = (x @ (W + s * B @ A).T + b - target) / x.shape[0]\n    dW = dy.T @ x\n    return [A - lr * s * B.T @ dW, B - lr * s * dW @ A.T]"),),
 )  # fmt: skip
 
-exercise.house(
+exercise.variant(
     "square root",
     (("y (n, out), s = α/r\n", "y (n, out), s = α/√r\n"), ("dα, one number: through s = α/r, if α were trained.", "dα, one number: through s = α/√r, if α were trained."),
      ("@ B.T)) / rank", "@ B.T)) / np.sqrt(rank)")),
     "the scale is s = α/√r",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "mean loss",
     (("    L = ½ Σ (y − target)² / n,", "    L = Σ (y − target)² / n,"),
      ("dy = (forward(x, W, b, A, B, s) - target) / len(x)", "dy = 2 * (forward(x, W, b, A, B, s) - target) / len(x)")),
     "the loss of `step` has no ½ in front",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "B learns faster",
     (('"""A and B after one step of gradient descent on L.', '"""A and B after one step of gradient descent on L. B learns 16 times as fast as A.'),
      ("B - lr * gradient_of_B(dy, x, A, s)", "B - 16 * lr * gradient_of_B(dy, x, A, s)")),

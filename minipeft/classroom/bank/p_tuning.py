@@ -5,7 +5,7 @@ from dataclasses import asdict
 import torch
 
 from minipeft import attach
-from minipeft.classroom.exercise import Exercise
+from minipeft.classroom.engine.exercise import Exercise
 from minipeft.classroom.models import Learned, fill, loss, model, numbers, rows
 from minipeft.classroom.models import gradients as gradients_of
 from minipeft.models.transformer import Begin
@@ -13,7 +13,7 @@ from minipeft.models.transformer import Begin
 exercise = Exercise(
     "p_tuning",
     "methods/p_tuning.py",
-    holes=(
+    stubs=(
         "LSTMEncoder.__init__",
         "LSTMEncoder.forward",
         "MLPEncoder.__init__",
@@ -517,19 +517,19 @@ exercise.right(
     ((LEFT, "return PTuning(self.length, self.template, None, self.width)"),),
 )
 
-exercise.house(
+exercise.variant(
     "tanh",
     ((HEAD, HEAD.replace("nn.ReLU()", "nn.Tanh()")),
      ("LSTM of width w, MLP 2w → 2w → d with a ReLU", "LSTM of width w, MLP 2w → 2w → d with a tanh")),
     "the MLP behind the LSTM has a tanh, not a ReLU",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "residual",
     ((OF_MLP, "return self.E + self.mlp(self.E)"),
      ('"""h_i = MLP(E_i): one', '"""h_i = E_i + MLP(E_i): one')),
     "the MLP encoder adds E: h_i = E_i + MLP(E_i)",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "the last first",
     ((H, H.replace(".to(self.anchors)", ".to(self.anchors).flip(0)")),
      ("with the template, h at its virtual places and anchors", "with the template, h from h_n to h_1 at its virtual places, anchors")),

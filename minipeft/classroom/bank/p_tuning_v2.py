@@ -5,14 +5,14 @@ from torch import nn
 
 import minipeft.classroom.models as models
 from minipeft import attach
-from minipeft.classroom.exercise import Exercise
+from minipeft.classroom.engine.exercise import Exercise
 from minipeft.classroom.models import VOCAB, Learned, fill, loss, numbers, rows
 from minipeft.models.transformer import Begin, Cache
 
 exercise = Exercise(
     "p_tuning_v2",
     "methods/p_tuning_v2.py",
-    holes=(
+    stubs=(
         "DeepPrompts.keys_values",
         "DeepPrompts.forward",
         "DeepKeys.forward",
@@ -624,9 +624,9 @@ exercise.right(
      (PLACE, "causal, dim = bottom(model).config.causal, table.shape[1]\n            place = (0, -1)[causal]")),
 )  # fmt: skip
 
-# -- house rules ------------------------------------------------------------------------------------------------------
+# -- variants ------------------------------------------------------------------------------------------------------
 
-exercise.house(
+exercise.variant(
     "without the norm",
     ((NORM, "x = P"),
      ("P_K = W_k LN(P_l) + b_k,    P_V = W_v LN(P_l) + b_v", "P_K = W_k P_l + b_k,    P_V = W_v P_l + b_v        without a norm"),
@@ -634,13 +634,13 @@ exercise.house(
      ("the keys and values that the block makes of P (L, n, d).", "the keys and values that the block makes of P (L, n, d),\n    which passes through no norm.\n    ")),
     "the keys and values are made of P itself: it passes through no norm, not even in a pre-norm block",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "half the size",
     ((NAMES, NAMES.replace("float(table.std())", "float(table.std()) / 2")),
      ("which start at the scale of the embeddings; or", "which start at half the scale of the embeddings; or")),
     "deep prompts start with half the standard deviation of the embeddings",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "tanh before the head",
     ((CLASS, "return self.classify(torch.tanh(h[:, self.place]))"),
      ('"""W h + b of the token at', '"""W tanh(h) + b of the token at')),

@@ -4,14 +4,14 @@ import torch
 from torch import nn
 
 from minipeft import attach
-from minipeft.classroom.exercise import Exercise
+from minipeft.classroom.engine.exercise import Exercise
 from minipeft.classroom.models import fill, linear, numbers
 from minipeft.methods.lora import LoRALinear
 
 exercise = Exercise(
     "pissa",
     "methods/pissa.py",
-    holes=(
+    stubs=(
         "split",
         "PiSSALinear.__init__",
         "PiSSALinear.forward",
@@ -371,7 +371,7 @@ exercise.right(
      (BUFFER, 'self.register_buffer("R", R.clone(), False)')),
 )  # fmt: skip
 
-exercise.house(
+exercise.variant(
     "smallest values",
     ((ROOT, "root = S[-rank:].sqrt()"), ("Vt[:rank]", "Vt[-rank:]"), ("U[:, :rank]", "U[:, -rank:]"),
      ("PiSSA: a LoRA that starts as the largest part of W itself; what is frozen is the rest.", "MiLoRA: a LoRA that starts as the smallest part of W itself; what is frozen is the rest."),
@@ -380,13 +380,13 @@ exercise.house(
      ('"""The principal singular values and vectors of the weights are trained, the rest is frozen.', '"""The smallest singular values and vectors of the weights are trained, the rest is frozen.')),
     "A and B hold the r smallest singular values, and the largest stay frozen (MiLoRA)",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "values in B",
     (("A = (root[:, None] * Vt", "A = (Vt"), (" * root)", " * root**2)"),
      ("B₀ = U_r √S_r (out, r),  A₀ = √S_r V_rᵀ (r, in)        R", "B₀ = U_r S_r (out, r),  A₀ = V_rᵀ (r, in)        R")),
     "B has all of S and A none: B₀ = U_r S_r, A₀ = V_rᵀ",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "rest is stored",
     ((BUFFER, 'self.register_buffer("R", R)'), ("R is a buffer that is not stored.", "R is a buffer that is stored."),
      ("A delta holds A and B; R follows from the base and is computed again.", "A delta holds A, B and R, though R follows from the base.")),

@@ -3,13 +3,13 @@
 import torch
 from torch import nn
 
-from minipeft.classroom.exercise import Exercise
+from minipeft.classroom.engine.exercise import Exercise
 from minipeft.classroom.models import BOS, VOCAB, fill, numbers
 
 exercise = Exercise(
     "positions",
     "models/transformer.py",
-    holes=("Embed.forward", "Embed.positions", "EmbedFromBOS.positions"),
+    stubs=("Embed.forward", "Embed.positions", "EmbedFromBOS.positions"),
     title="Positions: where a token stands",
     minutes=30,
     difficulty=2,
@@ -514,21 +514,21 @@ exercise.right(
      (OUT, "        return self.norm(self.position.weight[positions] + x)\n")),
 )  # fmt: skip
 
-exercise.house(
+exercise.variant(
     "padding takes a position",
     ((ALL, ALL.replace("cache.mask is None", "True")), (COUNTED, ""),
      ("a token's position is the number of visible keys before it. So what", "a token's position is the number of keys before it. So what"),
      ("takes the first positions; padding takes none.", "takes the first positions; here padding takes one as well.")),
     "where positions are absolute, padding takes a position like any token",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "two are reserved",
     ((ALL, ALL.replace("cache.length, cache.length + new", "cache.length + 2, cache.length + new + 2")),
      (COUNTED, "        return (cache.mask.cumsum(1) - 1).clamp(min=0)[:, -new:] + 2\n"),
      ("as in GPT-2 and BERT: a token's position is the number of visible keys before it. So what", "and begin at 2, as in RoBERTa: a token's position is 2 more than the number of visible keys before it. So what")),
     "absolute positions begin at 2",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "BOS at 0",
     ((COUNT, "        count = cache.offset + (begun & real).cumsum(1)\n        positions = F.pad((count - 1).clamp(min=0), (n, 0))\n"),
      (KEPT, "        cache.offset = count[:, -1:]\n        return positions\n"),

@@ -1,7 +1,7 @@
 """Predicting how many bytes training, saving and storing take."""
 
 import minipeft.classroom.workbook  # noqa: F401  # a child process may not import it later, once it runs a student's text
-from minipeft.classroom.exercise import Exercise
+from minipeft.classroom.engine.exercise import Exercise
 
 GROUPS = {
     "full fine-tuning": ("FULL_WEIGHTS", "FULL_GRADIENTS", "FULL_OPTIMIZER", "SEVEN_FULL"),
@@ -14,7 +14,7 @@ GROUPS = {
 exercise = Exercise(
     "predict_memory",
     "classroom/workbook/predict_memory.py",
-    holes=tuple(name for names in GROUPS.values() for name in names),
+    stubs=tuple(name for names in GROUPS.values() for name in names),
     title="How many bytes: predict before you measure",
     minutes=30,
     difficulty=2,
@@ -61,7 +61,7 @@ for group, names in GROUPS.items():
 
 
 def wrong(id, name, change, what, question, hint, seen="classic"):
-    """A wrong formula as a change of what is measured, "1 / 2 * " or "-D + ", so that it follows a house rule."""
+    """A wrong formula as a change of what is measured, "1 / 2 * " or "-D + ", so that it follows a variant."""
     exercise.mistake(id, ((f"\n{name} = ", f"\n{name} = {change}"),), what, question, hint, seen)
 
 
@@ -317,7 +317,7 @@ exercise.right(
      ("kept(trained=False, rank=4, rows=32, into=64, out=256)", "8_704")),
 )  # fmt: skip
 
-exercise.house(
+exercise.variant(
     "momentum",
     (("Adam keeps two moments of each number that it moves.\n", "Here that is the momentum of SGD:\none mean of each number that it moves.\n"),
      ("# -- full fine-tuning with Adam, everything", "# -- full fine-tuning with SGD with momentum, everything"),
@@ -326,7 +326,7 @@ exercise.house(
      ("# the moments of Adam,\nLORA_OPTIMIZER = step(\"LoRA(rank=4)\").optimizer", "# the momentum,\nLORA_OPTIMIZER = step(\"LoRA(rank=4)\").optimizer // 2")),
     "the optimizer is SGD with momentum, which keeps one number for each that it moves",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "small blocks",
     (("and for each block of 64 the largest absolute\n# value in float32.", "and for each block of 32 the largest absolute\n# value in float32."),
      ("stored(64, 256, block_size=64, double_quant=False)", "stored(64, 256, block_size=32, double_quant=False)"),
@@ -335,7 +335,7 @@ exercise.house(
      ("SEVEN_NF4 = 7 * predicted_bits(block_size=64,", "SEVEN_NF4 = 7 * predicted_bits(block_size=32,")),
     "a block of NF4 has 32 numbers",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "more rows",
     (("with 32 rows of float32 at\n# its input.", "with 50 rows of float32 at\n# its input."),
      ("kept(trained=True, rank=None, rows=32,", "kept(trained=True, rank=None, rows=50,"),

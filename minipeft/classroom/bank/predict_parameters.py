@@ -1,7 +1,7 @@
 """Predicting how many numbers each method trains."""
 
 import minipeft.classroom.workbook  # noqa: F401  # a child process may not import it later, once it runs a student's text
-from minipeft.classroom.exercise import Exercise
+from minipeft.classroom.engine.exercise import Exercise
 
 GROUPS = {
     "the whole and its biases": ("FULL", "BITFIT"),
@@ -15,7 +15,7 @@ GROUPS = {
 exercise = Exercise(
     "predict_parameters",
     "classroom/workbook/predict_parameters.py",
-    holes=tuple(name for names in GROUPS.values() for name in names),
+    stubs=tuple(name for names in GROUPS.values() for name in names),
     title="How many parameters: predict before you measure",
     minutes=30,
     difficulty=1,
@@ -62,7 +62,7 @@ for group, names in GROUPS.items():
 
 
 def wrong(id, name, change, what, question, hint, seen="classic"):
-    """A wrong formula as a change of what is measured, "1 / 2 * " or "-D + ", so that it follows a house rule."""
+    """A wrong formula as a change of what is measured, "1 / 2 * " or "-D + ", so that it follows a variant."""
     exercise.mistake(id, ((f"\n{name} = ", f"\n{name} = {change}"),), what, question, hint, seen)
 
 
@@ -385,7 +385,7 @@ exercise.right(
      ("measured(\"PTuningV2(length=4, form='hidden')\", **SHAPE)", "4e0 * D * LAYERS")),
 )  # fmt: skip
 
-exercise.house(
+exercise.variant(
     "other ranks",
     (("# LoRA of rank 4 in front of q and v.", "# LoRA of rank 6 in front of q and v."),
      ("\"LoRA(rank=4, targets=('q', 'v'))\"", "\"LoRA(rank=6, targets=('q', 'v'))\""),
@@ -395,7 +395,7 @@ exercise.house(
      ("factors(rank=8, into=12288", "factors(rank=5, into=12288")),
     "LORA has rank 6, LORA_UP 10 and GPT3_LORA 5",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "other lengths",
     (("# Prompt tuning with 4 virtual tokens.", "# Prompt tuning with 9 virtual tokens."),
      ('"PromptTuning(length=4)"', '"PromptTuning(length=9)"'),
@@ -406,7 +406,7 @@ exercise.house(
      ("\"PromptTuning(length=5, init='uniform')\"", "\"PromptTuning(length=20, init='uniform')\"")),
     "there are 9 virtual tokens in PROMPT, 7 in PREFIX and 20 in T5_PROMPT",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "other places",
     (("# DoRA of rank 4 in front of q and v:", "# DoRA of rank 4 in front of q, k and o:"),
      ("\"DoRA(rank=4, targets=('q', 'v'))\"", "\"DoRA(rank=4, targets=('q', 'k', 'o'))\""),

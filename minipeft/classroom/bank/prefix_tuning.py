@@ -4,14 +4,14 @@ import torch
 
 import minipeft.classroom.models as models
 from minipeft import attach
-from minipeft.classroom.exercise import Exercise
+from minipeft.classroom.engine.exercise import Exercise
 from minipeft.classroom.models import BOS, Learned, fill, loss, numbers, rows
 from minipeft.models.transformer import Begin, recording
 
 exercise = Exercise(
     "prefix_tuning",
     "methods/prefix_tuning.py",
-    holes=(
+    stubs=(
         "Prefix.__init__",
         "Prefix.forward",
         "Prefix.stored",
@@ -571,9 +571,9 @@ exercise.right(
       "        P_K, P_V = torch.randn(2, len(model.blocks), self.length, table.shape[1]).to(table)\n        return Prefix(begin, P_K, P_V)\n"),),
 )  # fmt: skip
 
-# -- house rules ------------------------------------------------------------------------------------------------------
+# -- variants ------------------------------------------------------------------------------------------------------
 
-exercise.house(
+exercise.variant(
     "values alone",
     ((INIT, "self.P_K, self.P_V = nn.Parameter(P_K, requires_grad=False), nn.Parameter(P_V)"),
      ("A prefix is a key/value cache that was learned.", "Here only P_V is learned: P_K stays frozen where it starts, a parameter without gradient.\nA prefix is a key/value cache."),
@@ -581,7 +581,7 @@ exercise.house(
      ("before the first token. Both are (L, n, d).", "before the first token. Both are (L, n, d); P_K is frozen.")),
     "only P_V is trained, and P_K is a frozen parameter (a network, where there is one, still makes both)",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "one for all layers",
     ((EACH, "        pairs = (P.expand(len(blocks), -1, -1) for P in self.keys_values())\n        for layer, block, K, V in zip(cache.layers, blocks, *pairs, strict=True):\n"),
      (NORMAL, NORMAL.replace("for _ in model.blocks]", "for _ in model.blocks[:1]]")),
@@ -591,7 +591,7 @@ exercise.house(
      ('init: "normal", N(0, 1), or a tuple', 'init: "normal", N(0, 1), one pair (1, n, d) for all layers, or a tuple')),
     'with init="normal" all layers share one P_K and one P_V, (1, n, d)',
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "scale of the embeddings",
     ((NORMAL, NORMAL.replace("normal_()", "normal_(std=float(table.std()))")),
      ('init: "normal", N(0, 1), or a tuple', 'init: "normal", with the standard deviation of the embeddings, or a tuple')),

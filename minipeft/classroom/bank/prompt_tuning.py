@@ -3,7 +3,7 @@
 import torch
 
 from minipeft import attach
-from minipeft.classroom.exercise import Exercise
+from minipeft.classroom.engine.exercise import Exercise
 from minipeft.classroom.models import BOS, Learned, fill, loss, model, numbers, rows
 from minipeft.classroom.models import gradients as gradients_of
 from minipeft.models.transformer import Begin
@@ -11,7 +11,7 @@ from minipeft.models.transformer import Begin
 exercise = Exercise(
     "prompt_tuning",
     "methods/prompt_tuning.py",
-    holes=("Prompt.__init__", "Prompt.forward", "vectors"),
+    stubs=("Prompt.__init__", "Prompt.forward", "vectors"),
     title="Prompt tuning: free vectors in front of the input",
     minutes=25,
     difficulty=1,
@@ -399,19 +399,19 @@ exercise.right(
     ((LOOKED_UP, "return torch.nn.functional.embedding(tokens, table.detach())"),),
 )
 
-exercise.house(
+exercise.variant(
     "bounds by the width",
     ((UNIFORM, "uniform_(-(dim**-0.5), dim**-0.5)"),
      ('"uniform" in ±½ as in the paper', '"uniform" in ±1/√d')),
     "the uniform start lies in ±1/√d and not in ±½",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "the new one first",
     ((FRONT, "        cache.front.insert(0, self.P)\n"),
      ("vectors to be put before the embedded tokens.", "vectors to be put before the embedded tokens,\n    and before the vectors of a prompt that is there already.")),
     "P stands in front of the vectors of a prompt that is there already",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "half the scale",
     ((NORMAL, "normal_(std=float(table.std()) / 2)"),
      ('"normal" at the scale of the embeddings', '"normal" at half the scale of the embeddings'),

@@ -4,13 +4,13 @@ import torch
 from torch import nn
 
 from minipeft import attach
-from minipeft.classroom.exercise import Exercise
+from minipeft.classroom.engine.exercise import Exercise
 from minipeft.classroom.models import fill, linear, numbers
 
 exercise = Exercise(
     "qlora",
     "methods/qlora.py",
-    holes=(
+    stubs=(
         "normal",
         "encode",
         "decode",
@@ -614,20 +614,20 @@ exercise.right(
       "    scale = 8 + 32 / GROUP if double_quant else 32\n    return (4 * block_size + scale) / block_size"),),
 )  # fmt: skip
 
-exercise.house(
+exercise.variant(
     "the earlier one below",
     (("packed = codes[0::2] << 4 | codes[1::2]", "packed = codes[1::2] << 4 | codes[0::2]"),
      ('torch.stack([stored["packed"] >> 4, stored["packed"] & 15], dim=1)', 'torch.stack([stored["packed"] & 15, stored["packed"] >> 4], dim=1)'),
      ("two codes in a byte, the earlier one above,", "two codes in a byte, the earlier one below,")),
     "of the two codes in a byte the earlier one is the lower half",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "one more below zero",
     (("for m in (n // 2, n // 2 - 1))", "for m in (n // 2 - 1, n // 2))"),
      ("one more above 0 than below.", "one more below 0 than above.")),
     "there is one level more below zero than above",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "scales of 16 bits",
     (("8 / block_size + 32 / (block_size * GROUP) if double_quant else 32 / block_size", "8 / block_size + 16 / (block_size * GROUP) if double_quant else 16 / block_size"),
      ("if absmax and absmax2 have 32 bits", "if absmax and absmax2 have 16 bits")),

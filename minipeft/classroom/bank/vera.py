@@ -4,14 +4,14 @@ import torch
 from torch import nn
 
 from minipeft import attach
-from minipeft.classroom.exercise import Exercise
+from minipeft.classroom.engine.exercise import Exercise
 from minipeft.classroom.models import fill, linear, numbers
 from minipeft.methods.lora import LoRALinear
 
 exercise = Exercise(
     "vera",
     "methods/vera.py",
-    holes=(
+    stubs=(
         "Shared.__init__",
         "VeRALinear.__init__",
         "VeRALinear.matrices",
@@ -503,13 +503,13 @@ exercise.right(
      (CUT, "out, into = self.base.weight.shape\n        A = self.shared.A.narrow(1, 0, into)\n        return A, self.shared.B.narrow(0, 0, out)")),
 )  # fmt: skip
 
-exercise.house(
+exercise.variant(
     "last columns",
     ((CUT, "return self.shared.A[:, -self.in_features :], self.shared.B[-self.out_features :]  # (r, in), (out, r)"),
      ("a layer takes the first columns of A and the first rows of B. The same seed gives the same\nA and B here as there, but peft stores them", "a layer takes the last columns of A and the last rows of B (peft: the first). The same\nseed gives the same A and B here as there, but peft stores them")),
     "a smaller layer takes the last columns of A and the last rows of B",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "vectors exchanged",
     ((START_D, "self.d = nn.Parameter(base.weight.new_zeros(len(shared.A)))  # (r)"),
      (START_B, "self.b = nn.Parameter(base.weight.new_full((len(base.weight),), d_initial))  # (out)"),
@@ -518,7 +518,7 @@ exercise.house(
      ("d_initial: what d starts at.", "d_initial: what b starts at, in spite of its name.")),
     "d starts at zero and b at d_initial",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "divided by the rank",
     ((INNER, "h = self.d * F.linear(x, A) / len(A)  # (..., r)"),
      (DELTA, "return (self.b[:, None] * B) @ (self.d[:, None] * A) / len(A)  # (out, in)"),

@@ -4,15 +4,15 @@ import itertools
 import re
 from functools import cache
 
-import minipeft.classroom.source as source
 from minipeft.classroom.bank.lora import DELTA, OUTER
 from minipeft.classroom.bank.lora import exercise as lora
-from minipeft.classroom.exercise import Exercise, Mistake, Right, edited
+from minipeft.classroom.engine import source
+from minipeft.classroom.engine.exercise import Exercise, Mistake, Right, edited
 
 exercise = Exercise(
     "write_a_test",
     "classroom/workbook/write_a_test.py",
-    holes=("test",),
+    stubs=("test",),
     title="Write the test: tell a right LoRA layer from a wrong one",
     minutes=45,
     difficulty=3,
@@ -311,7 +311,7 @@ exercise.right(
      ("    assert close(layer.merged()(before), expected(layer))\n    assert layer.delta().shape == base.weight.shape\n", "    assert close(layer.delta(), 0.5 * layer.B @ layer.A)\n")),
 )  # fmt: skip
 
-exercise.house(
+exercise.variant(
     "other names",
     (('FACTORS = "A", "B"', 'FACTORS = "down", "up"'),
      ("layer.A (r, in) and layer.B (out, r), and nothing else; A starts uniform in ±1/√in, B at zero", "layer.down (r, in), A, and layer.up (out, r), B, and nothing else; A starts uniform in ±1/√in, B at zero"),
@@ -322,7 +322,7 @@ exercise.house(
      ("assert not layer.B.any()", "assert not layer.up.any()")),
     "the factors A and B of a layer are called `down` and `up`",
 )  # fmt: skip
-exercise.house(
+exercise.variant(
     "alpha",
     (('SCALE = "scale"', 'SCALE = "alpha"'), ("impl.LoRALinear(base, rank, scale, dropout=0.0)", "impl.LoRALinear(base, rank, alpha, dropout=0.0)"),
      ("s = scale, for x", "s = alpha/rank, for x"), ("impl.LoRALinear(base, 4, 0.5, dropout)", "impl.LoRALinear(base, 4, 2, dropout)")),

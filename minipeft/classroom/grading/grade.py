@@ -16,10 +16,10 @@ from xml.etree import ElementTree
 
 from tqdm.auto import tqdm
 
-import minipeft.classroom.checking as checking
-import minipeft.classroom.exercise as shelf
-import minipeft.classroom.source as source
-from minipeft.classroom.sandbox import Child, Limits, Stopped
+import minipeft.classroom.bank as bank
+from minipeft.classroom.engine import diagnose, source
+from minipeft.classroom.engine.exercise import exercises, get_exercise
+from minipeft.classroom.grading.sandbox import Child, Limits, Stopped
 
 LARGEST = 1_000_000  # characters of a submission
 STARTING = threading.Lock()
@@ -75,8 +75,8 @@ def exercises_in(path):
     try:
         text = readable(path)
     except source.Unreadable:
-        return [path.stem] if path.stem in shelf.exercises() else []
-    return checking.exercises_named(path, text)
+        return [path.stem] if path.stem in exercises() else []
+    return diagnose.exercises_named(path, text)
 
 
 def readable(path):
@@ -90,7 +90,7 @@ def readable(path):
 
 def grade_one(student, name, path, seed, limits):
     """The result of one exercise. Whatever the code does, there is one."""
-    exercise = shelf.get(name)
+    exercise = get_exercise(name)
     none = dict.fromkeys(exercise.groups, False)
     key, output = key_of(name, path, seed, limits), ""
     try:
@@ -99,7 +99,7 @@ def grade_one(student, name, path, seed, limits):
         with STARTING:
             child.__enter__()
         try:
-            report = checking.judge(exercise, text, child, seed)
+            report = diagnose.judge(exercise, text, child, seed)
         finally:
             child.__exit__()
             output = child.output
@@ -117,12 +117,12 @@ def clean(text):
 
 
 def key_of(name, path, seed, limits):
-    """What a result depends on: the submission, the exercise, the house rules, the limits."""
-    exercise = shelf.get(name)
+    """What a result depends on: the submission, the exercise, the variants, the limits."""
+    exercise = get_exercise(name)
     parts = [
         path.read_bytes(),
         exercise.reference(seed),
-        Path(shelf.shelf.__file__).with_name(f"{name}.py").read_bytes(),
+        Path(bank.__file__).with_name(f"{name}.py").read_bytes(),
     ]
     parts += [f"{seed} {limits}"]
     return hashlib.sha256(b"\0".join(p if isinstance(p, bytes) else p.encode() for p in parts)).hexdigest()[:32]
@@ -135,18 +135,16 @@ def grade(folder, out, feedback=None, junit=None, names=None, seed=None, limits=
         out: the table, CSV. Beside it `.jsonl` keeps single results, to go on from.
         feedback: a folder for one HTML page per student. junit: a file for JUnit XML.
         names: the exercises that count; by default all that anybody handed in.
-        seed: of the house rules. again: forget earlier results.
+        seed: of the variants. again: forget earlier results.
 
     Returns ([Result], files that belong to no exercise). Raises ValueError if there is nothing to grade.
     """
     out, limits = Path(out), limits or Limits()
     students, strange = collect(folder, names)
     handed_in = {name for mine in students.values() for name in mine}
-    names = [name for name in shelf.exercises() if name in (handed_in if names is None else names)]
+    names = [name for name in exercises() if name in (handed_in if names is None else names)]
     if not names:
-        raise ValueError(
-            f"no file in {folder} belongs to an exercise; name them after one: {', '.join(shelf.exercises())}"
-        )
+        raise ValueError(f"no file in {folder} belongs to an exercise; name them after one: {', '.join(exercises())}")
     out.parent.mkdir(parents=True, exist_ok=True)
     journal = out.with_suffix(".jsonl")
     if again:
@@ -157,14 +155,14 @@ def grade(folder, out, feedback=None, junit=None, names=None, seed=None, limits=
         for name in names:
             if name not in mine:
                 results.append(
-                    Result(student, name, "", dict.fromkeys(shelf.get(name).groups, False), f"{name}: not handed in")
+                    Result(student, name, "", dict.fromkeys(get_exercise(name).groups, False), f"{name}: not handed in")
                 )
             elif old := known.get((student, name, key_of(name, mine[name], seed, limits))):
                 results.append(old)
             else:
                 todo.append((student, name, mine[name]))
     for name in names:
-        checking.expected(shelf.get(name), seed)  # before there are threads
+        diagnose.expected(get_exercise(name), seed)  # before there are threads
     with ThreadPoolExecutor(workers) as pool, journal.open("a", encoding="utf-8") as book:
         running = [pool.submit(grade_one, *job, seed, limits) for job in todo]
         try:
@@ -206,7 +204,7 @@ def by_student(results):
 
 def write_table(results, names, path):
     """One line for each student: points of each exercise, their sum, what can be had, and the first line that helps."""
-    full = {name: len(shelf.get(name).groups) for name in names}
+    full = {name: len(get_exercise(name).groups) for name in names}
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(
@@ -249,7 +247,7 @@ def write_feedback(results, folder):
     for student, mine in by_student(results).items():
         parts = []
         for r in mine:
-            title = shelf.get(r.exercise).title
+            title = get_exercise(r.exercise).title
             parts.append(f"<h2>{say(title)}</h2><p>{r.points} of {len(r.groups)} points</p><ul>")
             parts += [f'<li class="{"right" if ok else "wrong"}">{say(g)}</li>' for g, ok in r.groups.items()]
             parts.append(f"</ul><pre>{say(r.text)}</pre>")

@@ -64,14 +64,14 @@ def is_empty(node):
     return isinstance(only, ast.Pass) or (isinstance(only, ast.Expr) and isinstance(only.value, ast.Constant))
 
 
-def emptied(text, holes, hidden=()):
-    """The text with the bodies of the holes replaced by an error that says whose turn it is; all else stays.
+def emptied(text, stubs, hidden=()):
+    """The text with the bodies of the stubs replaced by an error that says whose turn it is; all else stays.
 
     hidden: bodies that would tell too much; they are left out as well, but are nobody's turn.
     """
     lines = text.splitlines()
     found = functions(ast.parse(text))
-    for name in sorted((*holes, *hidden), key=lambda h: -found[h][1].lineno):
+    for name in sorted((*stubs, *hidden), key=lambda h: -found[h][1].lineno):
         node = found[name][1]
         if isinstance(node, ast.Assign | ast.AnnAssign):
             first, last, indent = node.value.lineno, node.value.end_lineno, ""
@@ -116,9 +116,9 @@ def text_of(path):
     return "\n\n".join(kept)
 
 
-def house_of(text):
-    """The seed of house rules that the first line of a started file tells, or None."""
-    found = re.match(r"# minipeft exercise: \w+ \(house rules ([^\n]+)\)", text)
+def variant_of(text):
+    """The seed of variants that the first line of a started file tells, or None."""
+    found = re.match(r"# minipeft exercise: \w+ \(variants ([^\n]+)\)", text)
     return found and found[1]
 
 
@@ -131,16 +131,16 @@ def parsed(text, name="your file"):
         raise Unreadable(f"{name} is not Python yet: {getattr(error, 'msg', error)}{where}") from None
 
 
-def written(tree, holes):
-    """The holes that are filled in."""
+def written(tree, stubs):
+    """The stubs that are filled in."""
     found = functions(tree)
-    return [name for name in holes if name in found and not is_empty(found[name][1])]
+    return [name for name in stubs if name in found and not is_empty(found[name][1])]
 
 
-def changed(tree, reference, holes):
-    """Those of the holes that are not, word for word, as in the reference."""
+def changed(tree, reference, stubs):
+    """Those of the stubs that are not, word for word, as in the reference."""
     (theirs, ours) = functions(tree), functions(reference)
-    return [name for name in holes if ast.dump(theirs[name][1]) != ast.dump(ours[name][1])]
+    return [name for name in stubs if ast.dump(theirs[name][1]) != ast.dump(ours[name][1])]
 
 
 def is_literal(node):
@@ -190,11 +190,11 @@ def is_new(node, known, prefix):
     return isinstance(node, ast.FunctionDef | ast.ClassDef)
 
 
-def splice(reference, student, holes, take, fill):
+def splice(reference, student, stubs, take, fill):
     """The reference's tree with the student's bodies in it. Neither of the two trees is changed.
 
     Args:
-        take: which holes come from the student. fill: do the others keep the reference's body, or are they empty?
+        take: which stubs come from the student. fill: do the others keep the reference's body, or are they empty?
     """
     tree = copy.copy(reference)
     tree.body = [copy.copy(node) for node in reference.body]
@@ -202,7 +202,7 @@ def splice(reference, student, holes, take, fill):
     for node in classes.values():
         node.body = [copy.copy(n) for n in node.body]
     ours, theirs = functions(tree), functions(student)
-    for name in holes:
+    for name in stubs:
         body, node = ours[name]
         if name in take:
             body[body.index(node)] = theirs[name][1]

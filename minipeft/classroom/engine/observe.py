@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 import torch
 
-import minipeft.classroom.source as source
+from minipeft.classroom.engine import source
 
 
 def observe(exercise, impl, only=None):
@@ -29,10 +29,10 @@ class Subject:
         self.tree = source.ast.increment_lineno(source.parsed(text), source.THEIRS)
 
     def observe(self, take, fill, only=None):
-        """Observations of the reference with these holes from the student; the others are filled by it, or empty."""
+        """Observations of the reference with these stubs from the student; the others are filled by it, or empty."""
         x, label = self.exercise, f"your {self.exercise.name}"
         try:
-            tree = source.splice(self.reference, self.tree, x.holes, take, fill)
+            tree = source.splice(self.reference, self.tree, x.stubs, take, fill)
             impl = source.load(tree, label, self.text)
         except (Exception, SystemExit) as error:  # in a default argument or a decorator, say
             failed = failure(error)
@@ -91,14 +91,14 @@ class Handed:
 
     def __init__(self, exercise, given, seed=None):
         self.exercise, self.reference = exercise, exercise.tree(seed)
-        wanted = dict.fromkeys(hole.partition(".")[0] for hole in exercise.holes)
+        wanted = dict.fromkeys(stub.partition(".")[0] for stub in exercise.stubs)
         named = {getattr(thing, "__name__", str(thing)): thing for thing in given}
         if not named or (strange := [name for name in named if name not in wanted]):
             raise ValueError(
                 f"exercise {exercise.name!r} asks for {', '.join(wanted)}; "
                 + (f"got {', '.join(strange)}" if named else "hand them in: check(name, Class or function)")
             )
-        self.holes = [hole for hole in exercise.holes if hole.partition(".")[0] in named]
+        self.stubs = [stub for stub in exercise.stubs if stub.partition(".")[0] in named]
         self.bodies, self.more = {}, []
         for name, thing in named.items():
             if not isinstance(thing, type):
@@ -107,9 +107,9 @@ class Handed:
                 continue
             own = [c for c in thing.__mro__ if home(c) not in ("minipeft", "torch", "builtins")]
             parts = {key: value for c in reversed(own) for key, value in vars(c).items()}
-            self.bodies |= {f"{name}.{key}": value for key, value in parts.items() if f"{name}.{key}" in exercise.holes}
+            self.bodies |= {f"{name}.{key}": value for key, value in parts.items() if f"{name}.{key}" in exercise.stubs}
             self.more += [(name, key, value) for key, value in parts.items() if not key.startswith("__")]
-        self.bodies = {hole: thing for hole, thing in self.bodies.items() if not source.does_nothing(thing)}
+        self.bodies = {stub: thing for stub, thing in self.bodies.items() if not source.does_nothing(thing)}
 
     def observe(self, take, fill, only=None):
         """As a `Subject`."""
@@ -120,13 +120,13 @@ class Handed:
         for owner, key, value in self.more:
             if not hasattr(getattr(impl, owner), key):
                 setattr(getattr(impl, owner), key, source.adopt(value, getattr(impl, owner), names))
-        for hole in self.exercise.holes:
-            owner, _, name = hole.rpartition(".")
+        for stub in self.exercise.stubs:
+            owner, _, name = stub.rpartition(".")
             place = getattr(impl, owner) if owner else impl
-            if hole in take:
-                setattr(place, name, source.adopt(self.bodies[hole], place, names))
-            elif not fill and hole in self.holes:  # a class that was not handed in stays the project's
-                setattr(place, name, source.empty(hole))
+            if stub in take:
+                setattr(place, name, source.adopt(self.bodies[stub], place, names))
+            elif not fill and stub in self.stubs:  # a class that was not handed in stays the project's
+                setattr(place, name, source.empty(stub))
             if not owner:
                 names[name] = getattr(impl, name)
         impl.__files__ = {file for thing in self.bodies.values() for file in source.files(thing)}

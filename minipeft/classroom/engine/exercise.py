@@ -1,18 +1,18 @@
-"""What an exercise is: a reference, holes in it, observations that tell right from wrong, and a bank of known mistakes.
+"""What an exercise is: a reference, stubs in it, observations that tell right from wrong, and a bank of known mistakes.
 
 Everything about one exercise stands in one file of `bank/`:
 
-    lora = Exercise("lora", "methods/lora.py", holes=("LoRALinear.forward", ...), ...)
+    lora = Exercise("lora", "methods/lora.py", stubs=("LoRALinear.forward", ...), ...)
 
     @lora.observe("update", "The update s·B A x is not the expected one.")
     def update(impl): ...                 # impl: the module, the student's or the reference's; returns numbers
 
     lora.mistake("no scale", (("self.scale * h", "h"),), what=..., question=..., hint=..., seen=...)
     lora.right("einsum", ((..., ...),))
-    lora.house("square root", ((..., ...),), "the scale is α/√r")
+    lora.variant("square root", ((..., ...),), "the scale is α/√r")
 
 An observation never says what is right: the same function observes the student's module and the reference, and the two
-results are compared. Mistakes, right variants and house rules are edits of the reference's text.
+results are compared. Mistakes, right variants and variants are edits of the reference's text.
 """
 
 import ast
@@ -25,10 +25,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-import minipeft.classroom.bank as shelf
-from minipeft.classroom.source import functions
+import minipeft.classroom.bank as bank
+from minipeft.classroom.engine.source import functions
 
-HOUSE = Path(__file__).resolve().parents[1]
+PACKAGE = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,9 @@ class Mistake:
 
     what: completes "this looks like:". question: leads towards it. hint: what to think about, never the solution.
     seen: where it was seen in public, or "classic".
+    forms: other edits that are the same mistake, made elsewhere or otherwise.
+    any_value: names of observations in which every wrong value is this mistake's, because only its sign, order or
+    scale is the point.
     """
 
     id: str
@@ -55,6 +58,12 @@ class Mistake:
     question: str
     hint: str
     seen: str = "classic"
+    forms: tuple[tuple[tuple[str, str], ...], ...] = ()
+    any_value: tuple[str, ...] = ()
+
+    @property
+    def every_form(self):
+        return (self.edits, *self.forms)
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ class Right:
 
 
 @dataclass(frozen=True)
-class House:
+class Variant:
     """A rule of a teacher's own, as edits of the reference, its docstrings included."""
 
     id: str
@@ -79,7 +88,7 @@ class Exercise:
     """
     name: what `start` and `check` call it; also the name of its file in `bank/`.
     of: the reference, a path below the package.
-    holes: qualified names of functions, methods and constants that are emptied.
+    stubs: qualified names of functions, methods and constants that are emptied.
     minutes, difficulty: for someone who has read the paper; 1 (warm up) to 3 (hard).
     why: what one understands afterwards. read: where to look. lesson: the number of the lesson.
     hidden: names that are emptied too, because they would tell, but are not the student's to write.
@@ -87,7 +96,7 @@ class Exercise:
 
     name: str
     of: str
-    holes: tuple[str, ...]
+    stubs: tuple[str, ...]
     title: str
     minutes: int
     difficulty: int
@@ -98,7 +107,7 @@ class Exercise:
     observations: list[Observation] = field(default_factory=list)
     mistakes: list[Mistake] = field(default_factory=list)
     rights: list[Right] = field(default_factory=list)
-    houses: list[House] = field(default_factory=list)
+    variants: list[Variant] = field(default_factory=list)
 
     def observe(self, group, says):
         """Decorates a function (impl) → numbers, tensors, text, or lists and dictionaries of them."""
@@ -109,29 +118,29 @@ class Exercise:
 
         return keep
 
-    def mistake(self, id, edits, what, question, hint, seen="classic"):
-        self.mistakes.append(Mistake(id, edits, what, question, hint, seen))
+    def mistake(self, id, edits, what, question, hint, seen="classic", forms=(), any_value=()):
+        self.mistakes.append(Mistake(id, edits, what, question, hint, seen, forms, any_value))
 
     def right(self, id, edits):
         self.rights.append(Right(id, edits))
 
-    def house(self, id, edits, rule):
-        self.houses.append(House(id, edits, rule))
+    def variant(self, id, edits, rule):
+        self.variants.append(Variant(id, edits, rule))
 
     @property
     def groups(self):
         """Names of the groups of observations, in order: a group is worth a point."""
         return list(dict.fromkeys(o.group for o in self.observations))
 
-    def rules(self, seed):
-        """The house rules that a teacher's seed chooses, none for None; an exercise without any stays as it is."""
-        if seed is None or not self.houses:
+    def chosen(self, seed):
+        """The variants that a teacher's seed chooses, none for None; an exercise without any stays as it is."""
+        if seed is None or not self.variants:
             return []
         compatible = []
-        for number in range(1, len(self.houses) + 1):
-            for some in itertools.combinations(self.houses, number):
+        for number in range(1, len(self.variants) + 1):
+            for some in itertools.combinations(self.variants, number):
                 try:
-                    edited(self.plain(), [e for house in some for e in house.edits])
+                    edited(self.plain(), [e for variant in some for e in variant.edits])
                 except ValueError:
                     continue
                 compatible.append(list(some))
@@ -141,34 +150,34 @@ class Exercise:
     def tree(self, seed=None):
         return ast.parse(self.reference(seed))
 
-    def touched(self, mistake, seed=None):
-        """The holes that a mistake changes."""
+    def touched(self, edits, seed=None):
+        """The stubs that these edits change."""
         text, found = self.reference(seed), set()
-        spans = spans_of(text, self.holes)
-        for find, replace in mistake.edits:
+        spans = spans_of(text, self.stubs)
+        for find, replace in edits:
             same = len(os.path.commonprefix([find, replace]))  # noqa: RUF071
             rest = len(os.path.commonprefix([find[same:][::-1], replace[same:][::-1]]))  # noqa: RUF071
             first = text.find(find) + same
             last = first + len(find) - same - rest
             first, last = (text.count("\n", 0, at) + 1 for at in (first, max(first, last - 1)))
-            found |= {hole for hole, (a, b) in spans.items() if a <= last and first <= b}
+            found |= {stub for stub, (a, b) in spans.items() if a <= last and first <= b}
         return found
 
     @cache  # noqa: B019
     def plain(self):
-        return (HOUSE / self.of).read_text(encoding="utf-8")
+        return (PACKAGE / self.of).read_text(encoding="utf-8")
 
     @cache  # noqa: B019
     def reference(self, seed=None):
-        """The text of the reference, under the house rules of a seed."""
-        return edited(self.plain(), [e for house in self.rules(seed) for e in house.edits])
+        """The text of the reference, under the variants of a seed."""
+        return edited(self.plain(), [e for variant in self.chosen(seed) for e in variant.edits])
 
 
 @cache
-def spans_of(text, holes):
-    """{hole: (first line, last line)}"""
+def spans_of(text, stubs):
+    """{stub: (first line, last line)}"""
     found = functions(ast.parse(text))
-    return {hole: (found[hole][1].lineno, found[hole][1].end_lineno) for hole in holes}
+    return {stub: (found[stub][1].lineno, found[stub][1].end_lineno) for stub in stubs}
 
 
 def edited(text, edits):
@@ -184,14 +193,14 @@ def edited(text, edits):
 def exercises():
     """Every exercise, {name: Exercise}, in the order in which a course would take them."""
     found = {}
-    for name in shelf.COURSE:
-        found[name] = importlib.import_module(f"{shelf.__name__}.{name}").exercise
-    left = {m.name for m in pkgutil.iter_modules(shelf.__path__)} - set(found)
+    for name in bank.COURSE:
+        found[name] = importlib.import_module(f"{bank.__name__}.{name}").exercise
+    left = {m.name for m in pkgutil.iter_modules(bank.__path__)} - set(found)
     assert not left, f"not in the course: {left}"
     return found
 
 
-def get(name):
+def get_exercise(name):
     """An exercise by its name. ValueError for one that there is not."""
     if name not in exercises():
         raise ValueError(f"there is no exercise {name!r}; there are: {', '.join(exercises())}")

@@ -1,6 +1,6 @@
 """A child process for a student's code, with limits on time, memory, files, processes and output.
 
-The child only observes; what it tells, plain numbers as JSON, is judged by the parent (`checking.judge`). Around the
+The child only observes; what it tells, plain numbers as JSON, is judged by the parent (`diagnose.judge`). Around the
 student's code stand, from the outside in:
 
   the parent       gives so much time, then has everything ended; believes only messages that carry its secret
@@ -33,8 +33,8 @@ from pathlib import Path
 
 import torch
 
-import minipeft.classroom.exercise as shelf
-import minipeft.classroom.observing as observing
+from minipeft.classroom.engine import observe
+from minipeft.classroom.engine.exercise import get_exercise
 
 MEGABYTE = 2**20
 
@@ -57,7 +57,7 @@ class Stopped(Exception):
 
 
 class Child:
-    """A `observing.Subject` that lives in a process of its own: `with Child("lora", text) as subject: ...`
+    """A `observe.Subject` that lives in a process of its own: `with Child("lora", text) as subject: ...`
 
     Raises Stopped when it runs out of time or memory, ends by itself or sends what it should not.
     """
@@ -68,7 +68,7 @@ class Child:
             method if method in multiprocessing.get_all_start_methods() else "spawn"
         )
         if self.context.get_start_method() == "forkserver":
-            self.context.set_forkserver_preload(["minipeft.classroom.sandbox", "minipeft.classroom.bank.lora"])
+            self.context.set_forkserver_preload(["minipeft.classroom.grading.sandbox", "minipeft.classroom.bank.lora"])
         self.job = name, text, seed
 
     def __enter__(self):
@@ -215,7 +215,7 @@ def children(pid):
 def work(line, secret, place, limits, name, text, seed):
     """Answer the parent's requests about a student's text."""
     torch.set_num_threads(1)
-    exercise = shelf.get(name)
+    exercise = get_exercise(name)
     home = place / "home"
     os.environ.update(HOME=str(home), TMPDIR=str(home), USERPROFILE=str(home))
     for known in [k for k in os.environ if k.upper().endswith(("_TOKEN", "_KEY", "_SECRET", "PASSWORD"))]:
@@ -232,7 +232,7 @@ def work(line, secret, place, limits, name, text, seed):
     os.dup2(nothing, 0)
     sys.stdin, sys.stdout, sys.stderr = (open(0), *(open(n, "w", buffering=1, errors="replace") for n in (1, 2)))  # noqa: SIM115
     sys.dont_write_bytecode = True
-    subject = observing.Subject(exercise, text, seed)
+    subject = observe.Subject(exercise, text, seed)
     confine(home, limits)
     send = line.send_bytes
 

@@ -1,0 +1,1 @@
+"""Grading a class: each submission in a process of its own."""
