@@ -5,19 +5,16 @@ import itertools
 
 import pytest
 
-from minipeft.classroom.engine import compare, diagnose, observe, source
-from minipeft.classroom.engine.exercise import Exercise, edited, exercises
+from minipeft.classroom.engine import compare, observe, recognise, source
+from minipeft.classroom.engine.diagnose import judge
+from minipeft.classroom.engine.exercise import Exercise, exercises
+from minipeft.classroom.engine.observe import work_in
 
 MANY = {"lora", "adapter", "prompt_tuning", "prefix_tuning", "p_tuning_v2", "adalora", "qlora"}
 CACHED = (
-    diagnose.reference,
-    diagnose.expected,
-    diagnose.broken,
-    diagnose.symptom,
-    diagnose.bank,
-    Exercise.reference,
-    Exercise.tree,
-)
+    recognise.reference, recognise.expected, recognise.broken, recognise.symptom, recognise.forms, recognise.places,
+    Exercise.reference, Exercise.tree, Exercise.with_edits,
+)  # fmt: skip
 EACH = pytest.mark.parametrize("x", exercises().values(), ids=exercises())
 MISTAKES = [(x, m) for x in exercises().values() for m in x.mistakes]
 RIGHTS = [(x, r) for x in exercises().values() for r in x.rights]
@@ -28,13 +25,13 @@ def named(pairs):
     return {"argvalues": pairs, "ids": [f"{x.name}: {thing.id}" for x, thing in pairs]}
 
 
-def seen(x, mistake):
+def seen(x, mistake, form=0):
     """What a mistake looks like."""
-    return {o.name: diagnose.symptom(x, mistake, o.name) for o in x.observations}
+    return {o.name: recognise.symptom(x, mistake, o.name, None, form) for o in x.observations}
 
 
 def report(x, text, seed=None):
-    return diagnose.judge(x, text, observe.Subject(x, text, seed), seed)
+    return judge(work_in(x, text, seed), observe.Subject(x, text, seed))
 
 
 @EACH
@@ -53,7 +50,7 @@ def test_the_card_is_complete_and_the_bank_is_full(x):
 @EACH
 def test_the_reference_passes_and_no_observation_of_it_fails_to_look(x):
     assert report(x, x.plain()).passed
-    for name, value in diagnose.expected(x).items():
+    for name, value in recognise.expected(x).items():
         assert not (isinstance(value, dict) and "error" in value), (name, value)
 
 
@@ -91,8 +88,8 @@ def test_one_body_alone_is_judged_alone(x):
 
 @pytest.mark.parametrize(("x", "mistake"), **named(MISTAKES))
 def test_a_mistake_is_rejected_with_its_own_hint(x, mistake):
-    for edits in mistake.every_form:
-        found = report(x, edited(x.plain(), edits))
+    for edits in mistake.diffs:
+        found = report(x, x.with_edits(edits))
         assert not found.passed
         assert found.finding.mistake is mistake, found.text()
         said = found.text()
@@ -112,28 +109,33 @@ def test_a_mistake_is_described(x, mistake):
     )
     assert not mistake.what.endswith(".")
     assert mistake.hint.endswith(".")
-    assert mistake.seen
-    reveals = [replace for find, replace in mistake.edits if len(find) > 12 and find in mistake.hint + mistake.question]
+    told = mistake.hint + mistake.question
+    lines = [line.partition("  #")[0].strip() for edits in mistake.diffs for hunk in edits for line in hunk.old]
+    reveals = [line for line in lines if len(line) > 12 and line in told]
     assert not reveals, "a hint is not the solution"
 
 
 @pytest.mark.parametrize(("x", "right"), **named(RIGHTS))
 def test_a_right_variant_passes(x, right):
-    found = report(x, edited(x.plain(), right.edits))
-    assert found.passed, found.text()
+    for edits in right.diffs:
+        found = report(x, x.with_edits(edits))
+        assert found.passed, found.text()
 
 
 @EACH
 def test_no_two_mistakes_look_alike(x):
-    for one, other in itertools.combinations(x.mistakes, 2):
-        a, b = seen(x, one), seen(x, other)
+    forms = [(m, form) for m in x.mistakes for form in range(len(m.diffs))]
+    for (one, i), (other, k) in itertools.combinations(forms, 2):
+        if one is other:
+            continue
+        a, b = seen(x, one, i), seen(x, other, k)
         assert any(not compare.same(a[n], b[n]) for n in a), f"{one.id} looks like {other.id}"
 
 
 @EACH
 def test_every_observation_has_something_to_tell(x):
     """Each is disturbed by a mistake of the bank, and says so in a sentence."""
-    right = diagnose.expected(x)
+    right = recognise.expected(x)
     disturbed = set()
     for mistake in x.mistakes:
         disturbed |= set(compare.differing(right, seen(x, mistake)))
@@ -153,7 +155,7 @@ def test_a_variant_is_another_exercise(x, variant, monkeypatch):
     assert not found.passed
     assert found.finding.mistake.id == "plain rule", found.text()
     assert variant.rule in found.text()
-    for name, value in diagnose.expected(x, 0).items():
+    for name, value in recognise.expected(x, 0).items():
         assert not (isinstance(value, dict) and "error" in value), (name, value)
     plain_file, variant_file = source.emptied(x.plain(), x.stubs, x.hidden), source.emptied(follows, x.stubs, x.hidden)
     assert plain_file != variant_file, "the docstring or a comment that is left has to tell the rule"

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from minipeft.classroom.engine import diagnose, observe, source
+from minipeft.classroom.engine import source
+from minipeft.classroom.engine.diagnose import judge
 from minipeft.classroom.engine.exercise import exercises, get_exercise
+from minipeft.classroom.engine.observe import Subject, work_in
 
 HERE = Path(__file__).parent
 WRONG, RIGHT = (sorted((HERE / kind).glob("*/*.*")) for kind in ("wrong", "right"))
@@ -27,7 +29,7 @@ def name(path):
 def report(path):
     exercise = get_exercise(path.parent.name)
     text = source.text_of(path)
-    return diagnose.judge(exercise, text, observe.Subject(exercise, text))
+    return judge(work_in(exercise, text), Subject(exercise, text))
 
 
 def earned(path):

@@ -8,7 +8,8 @@ using      the student's file drives the course
 models     the small models that observations look at
 """
 
-from minipeft.classroom.engine.diagnose import check, diagnose, expect, with_mistake
+from minipeft.classroom.engine.check import check, diagnose, expect
+from minipeft.classroom.engine.recognise import with_mistake
 from minipeft.classroom.using import use
 
 __all__ = ["check", "diagnose", "expect", "use", "with_mistake"]

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import minipeft.classroom.desk as desk
-from minipeft.classroom.engine.diagnose import hints_wanted
+from minipeft.classroom.engine.check import hints_wanted
 from minipeft.classroom.engine.exercise import exercises, get_exercise
 from minipeft.classroom.grading import grade as grading
 from minipeft.classroom.grading.sandbox import Limits
@@ -97,7 +97,7 @@ def check(
         console.print(f"Picture: {escape(str(picture))}")
     elif picture:
         console.print("There is nothing to draw.")
-    if report.passed and not report.exercise.of.startswith("classroom/") and variant is None:
+    if report.passed and not report.exercise.is_sheet and variant is None:
         console.print(
             f"Let the course run on it: MINIPEFT_USE={escape(str(path))} python -m minipeft compare", soft_wrap=True
         )

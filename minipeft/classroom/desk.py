@@ -5,8 +5,11 @@ import json
 import textwrap
 from pathlib import Path
 
-from minipeft.classroom.engine import diagnose, source
+from minipeft.classroom.engine import check, source
+from minipeft.classroom.engine.diagnose import judge
 from minipeft.classroom.engine.exercise import exercises, get_exercise
+from minipeft.classroom.engine.observe import work_in
+from minipeft.classroom.engine.report import Report
 from minipeft.classroom.grading.sandbox import Child, Stopped
 
 FOLDER = Path("work")
@@ -44,15 +47,15 @@ def check_file(path, name=None, seed=None, limits=None):
     if not path.is_file():
         ready = path.stem if path.stem in exercises() else "NAME"
         raise FileNotFoundError(f"there is no {path}; begin it with: python -m minipeft start {ready}")
-    exercise = get_exercise(name or diagnose.exercise_of(path))
+    exercise = get_exercise(name or check.exercise_of(path))
     try:
         text = source.text_of(path)
         seed = source.variant_of(text) if seed is None else seed
         source.parsed(text)
         with Child(exercise.name, text, seed, limits) as subject:
-            report = diagnose.judge(exercise, text, subject, seed)
+            report = judge(work_in(exercise, text, seed), subject)
     except (source.Unreadable, Stopped) as problem:
-        return diagnose.Report(exercise, {}, problem=str(problem))
+        return Report(exercise, {}, problem=str(problem))
     remember(path, text, report.passed)
     return report
 

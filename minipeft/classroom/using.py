@@ -48,7 +48,7 @@ def use(*paths):
 def ready(path):
     """The report on a file that may be used."""
     report = desk.check_file(path)
-    if report.exercise.of.startswith("classroom/"):
+    if report.exercise.is_sheet:
         raise ValueError(f"{path} answers questions; minipeft can run on files like {desk.FOLDER / 'lora.py'} only")
     if source.variant_of(source.text_of(path)):
         raise ValueError(f"{path} follows your teacher's own rules, not the method's, so the lessons cannot run on it")
@@ -62,7 +62,7 @@ def put(name, path):
     exercise, text = get_exercise(name), source.text_of(path)
     tree = source.parsed(text)
     names = source.written(tree, exercise.stubs)
-    module = importlib.import_module("minipeft." + exercise.of.removesuffix(".py").replace("/", "."))
+    module = importlib.import_module("minipeft." + exercise.reference_file.removesuffix(".py").replace("/", "."))
     spliced = source.splice(exercise.tree(), tree, exercise.stubs, names, True)
     made = source.load(spliced, f"{exercise.name} of {path}", text)
 

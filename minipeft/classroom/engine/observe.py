@@ -6,6 +6,7 @@ Both put the student's bodies into a fresh reference and are asked in the same w
 """
 
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,6 +17,35 @@ from minipeft.classroom.engine import source
 def observe(exercise, impl, only=None):
     """{observation: plain value} of a module; an error becomes {"error": ..., "line": ...}. only: names, else all."""
     return {o.name: look(o, impl) for o in exercise.observations if only is None or o.name in only}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be judged.
+
+    asked: the bodies that are asked for. written: those that are there. changed: those of them that are not, word for
+    word, the project's own. seed: of a teacher's variant. notes: what was left out of a student's file.
+    """
+
+    exercise: object
+    asked: tuple[str, ...]
+    written: tuple[str, ...]
+    changed: tuple[str, ...]
+    seed: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def work_in(exercise, text, seed=None, only=None):
+    """The work in a student's text. only: one body that is asked for. Raises source.Unreadable if it is not Python."""
+    tree = source.parsed(text)
+    asked = exercise.stubs if only is None else (only,)
+    written = source.written(tree, asked)
+    changed = source.changed(tree, exercise.tree(seed), written)
+    _, refused = source.additions(tree, exercise.tree(seed))
+    notes = (
+        [f"(left out: import of {', '.join(dict.fromkeys(refused))}, which a solution may not use)"] if refused else []
+    )
+    return Work(exercise, tuple(asked), tuple(written), tuple(changed), seed, tuple(notes))
 
 
 class Subject:
@@ -110,6 +140,7 @@ class Handed:
             self.bodies |= {f"{name}.{key}": value for key, value in parts.items() if f"{name}.{key}" in exercise.stubs}
             self.more += [(name, key, value) for key, value in parts.items() if not key.startswith("__")]
         self.bodies = {stub: thing for stub, thing in self.bodies.items() if not source.does_nothing(thing)}
+        self.work = Work(exercise, tuple(self.stubs), tuple(self.bodies), (), seed)
 
     def observe(self, take, fill, only=None):
         """As a `Subject`."""

@@ -16,9 +16,11 @@ from xml.etree import ElementTree
 
 from tqdm.auto import tqdm
 
-import minipeft.classroom.bank as bank
-from minipeft.classroom.engine import diagnose, source
+from minipeft.classroom.engine import check, source
+from minipeft.classroom.engine.diagnose import judge
 from minipeft.classroom.engine.exercise import exercises, get_exercise
+from minipeft.classroom.engine.observe import work_in
+from minipeft.classroom.engine.recognise import expected
 from minipeft.classroom.grading.sandbox import Child, Limits, Stopped
 
 LARGEST = 1_000_000  # characters of a submission
@@ -76,7 +78,7 @@ def exercises_in(path):
         text = readable(path)
     except source.Unreadable:
         return [path.stem] if path.stem in exercises() else []
-    return diagnose.exercises_named(path, text)
+    return check.exercises_named(path, text)
 
 
 def readable(path):
@@ -99,7 +101,7 @@ def grade_one(student, name, path, seed, limits):
         with STARTING:
             child.__enter__()
         try:
-            report = diagnose.judge(exercise, text, child, seed)
+            report = judge(work_in(exercise, text, seed), child)
         finally:
             child.__exit__()
             output = child.output
@@ -122,7 +124,7 @@ def key_of(name, path, seed, limits):
     parts = [
         path.read_bytes(),
         exercise.reference(seed),
-        Path(bank.__file__).with_name(f"{name}.py").read_bytes(),
+        *(path.read_bytes() for path in sorted(exercise.folder.glob("*.*"))),
     ]
     parts += [f"{seed} {limits}"]
     return hashlib.sha256(b"\0".join(p if isinstance(p, bytes) else p.encode() for p in parts)).hexdigest()[:32]
@@ -162,7 +164,7 @@ def grade(folder, out, feedback=None, junit=None, names=None, seed=None, limits=
             else:
                 todo.append((student, name, mine[name]))
     for name in names:
-        diagnose.expected(get_exercise(name), seed)  # before there are threads
+        expected(get_exercise(name), seed)  # before there are threads
     with ThreadPoolExecutor(workers) as pool, journal.open("a", encoding="utf-8") as book:
         running = [pool.submit(grade_one, *job, seed, limits) for job in todo]
         try:

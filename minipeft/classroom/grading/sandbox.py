@@ -68,7 +68,9 @@ class Child:
             method if method in multiprocessing.get_all_start_methods() else "spawn"
         )
         if self.context.get_start_method() == "forkserver":
-            self.context.set_forkserver_preload(["minipeft.classroom.grading.sandbox", "minipeft.classroom.bank.lora"])
+            self.context.set_forkserver_preload(
+                ["minipeft.classroom.grading.sandbox", "minipeft.exercises.lora.observations"]
+            )
         self.job = name, text, seed
 
     def __enter__(self):

@@ -1,0 +1,140 @@
+"""Which mistake explains what was observed: the reference with each known mistake in it, looked at in the same way."""
+
+import ast
+from functools import cache
+
+from minipeft.classroom.engine import diffs, source
+from minipeft.classroom.engine.bank import Mistake
+from minipeft.classroom.engine.compare import difference, differing, drawable, same
+from minipeft.classroom.engine.exercise import get_exercise
+from minipeft.classroom.engine.observe import observe
+from minipeft.classroom.engine.report import Finding
+
+PLAIN = "plain rule"
+
+
+@cache
+def reference(exercise, seed=None):
+    """The reference as a fresh module."""
+    return source.load(exercise.tree(seed), f"the reference of {exercise.name}", exercise.reference(seed))
+
+
+@cache
+def expected(exercise, seed=None):
+    return observe(exercise, reference(exercise, seed))
+
+
+def with_mistake(name, mistake):
+    """The module of an exercise with a known mistake in it, by the mistake's name in the bank."""
+    exercise = get_exercise(name)
+    known = {m.id: m for m in exercise.mistakes}
+    if mistake not in known:
+        raise ValueError(f"the bank of {name!r} has no mistake {mistake!r}; it has: {', '.join(known)}")
+    return broken(exercise, known[mistake])
+
+
+@cache
+def broken(exercise, mistake, seed=None, form=0):
+    """The reference with a mistake of the bank in it, or None where a variant leaves no place for it."""
+    if mistake.id == PLAIN:  # the plain bodies in the file that tells another rule, as a student would hand them in
+        tree = source.splice(exercise.tree(seed), exercise.tree(), exercise.stubs, exercise.stubs, True)
+        return source.load(tree, PLAIN)
+    text = exercise.with_edits(mistake.diffs[form], seed)
+    return text and source.load(ast.parse(text), mistake.id, text)
+
+
+@cache
+def symptom(exercise, mistake, name, seed=None, form=0):
+    """What one observation sees of a mistake."""
+    return observe(exercise, broken(exercise, mistake, seed, form), [name])[name]
+
+
+@cache
+def forms(exercise, seed=None):
+    """Every known mistake in each of its forms, [(mistake, number of the form)]; a variant makes the plain rule one."""
+    mistakes = list(exercise.mistakes)
+    if variants := exercise.chosen(seed):
+        mistakes.insert(0, plain_rule(variants))
+    found = [(mistake, form) for mistake in mistakes for form in range(len(mistake.diffs))]
+    return [one for one in found if broken(exercise, one[0], seed, one[1])]
+
+
+def plain_rule(variants):
+    return Mistake(
+        PLAIN, ((),), "the rule of the paper, where your teacher asks for another",
+        "what does the text of this exercise ask for?", f"Here {'; '.join(v.rule for v in variants)}.",
+    )  # fmt: skip
+
+
+@cache
+def places(exercise, mistake, seed, form):
+    """The bodies in which a form of a mistake lies."""
+    return diffs.touched(exercise.reference(seed), mistake.diffs[form], exercise.stubs)
+
+
+def explain(exercise, got, seed=None, stubs=()):
+    """The finding for observations that are not all right: the first, or the first that a known mistake explains.
+
+    stubs: bodies that are wrong by themselves; mistakes in these are looked at first.
+    """
+    right = expected(exercise, seed)
+    mistake, names = recognise(exercise, got, seed, stubs)
+    first = (names or differing(right, got))[0]
+    says = next(o.says for o in exercise.observations if o.name == first)
+    stub = stubs[0] if len(stubs) == 1 else None
+    pair = drawable(right[first], got.get(first))
+    return Finding(first, f"{says} {difference(right[first], got.get(first))}", mistake, stub, pair)
+
+
+def recognise(exercise, got, seed=None, stubs=(), entirely=False):
+    """(the mistake that these observations look like, the names of those that it explains), or (None, []).
+
+    That is one whose symptoms are all among these; the one that explains most of them, if no other does as well.
+    stubs: look first among the mistakes in these bodies. entirely: it has to explain all of them.
+    """
+    known = forms(exercise, seed)
+    inside = [(m, form) for m, form in known if stubs and places(exercise, m, seed, form) <= set(stubs)]
+    for some in (inside, known):
+        if (found := best(exercise, some, got, seed, entirely))[0]:
+            return found
+    return None, []
+
+
+def best(exercise, some, got, seed, entirely):
+    """The mistake among some, by (mistake, form), that explains most of the observations, if there is one such."""
+    least, found = len(differing(expected(exercise, seed), got)) if entirely else 1, {}
+    for mistake, form in some:
+        names = explained(exercise, mistake, form, got, seed)
+        if len(names) >= max(least, len(found.get(mistake, ()))):
+            found[mistake] = names
+    most = max(map(len, found.values()), default=0)
+    first, *others = [(m, names) for m, names in found.items() if len(names) == most] or [(None, [])]
+    return (None, []) if others else first
+
+
+def explained(exercise, mistake, form, got, seed=None):
+    """Which of the wrong observations a mistake explains; none as soon as it has a symptom that is not there.
+
+    An error hides what would be seen otherwise: it speaks neither for the mistake nor against it, unless there are more
+    errors than symptoms.
+    """
+    right = expected(exercise, seed)
+    wrong, names, unseen = differing(right, got), [], 0
+    for name in [*wrong, *(n for n in right if n not in wrong)]:
+        if name not in wrong and not names:
+            return []
+        value = symptom(exercise, mistake, name, seed, form)
+        if same(value, right[name]):
+            continue
+        if same(value, got.get(name)) or (name in mistake.any_value and name in wrong and not fails(got[name])):
+            names.append(name)
+        elif fails(got.get(name)):
+            unseen += 1
+        else:
+            return []
+    return names if len(names) >= unseen else []
+
+
+def fails(value):
+    """Did an observation end in an error?"""
+    return isinstance(value, dict) and "error" in value

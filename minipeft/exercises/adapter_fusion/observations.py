@@ -1,0 +1,189 @@
+"""AdapterFusion: the attention over frozen adapters, where its answer goes, and the penalty on W_v."""
+
+from functools import lru_cache
+
+import torch
+
+from minipeft import attach
+from minipeft.classroom.engine.observation import Observations
+from minipeft.exercises.adapter.observations import Stack, Sublayer, norm, shape, width
+from minipeft.exercises.models import fill, numbers
+
+observe = Observations()
+
+WIDTH, SIZE, N = 4, 2, 3
+
+
+def x():
+    return numbers("x", (2, 5, WIDTH))
+
+
+def put_in(fusion):
+    """Adapters far from their start."""
+    for name in ("D", "b_D", "U", "b_U"):
+        tensor = getattr(fusion, name)
+        tensor.data.copy_(numbers(name, tensor.shape, 1.0))
+    return fusion
+
+
+@lru_cache(maxsize=4)
+def fusion(impl, adapters=N):
+    """A Fusion far from its start."""
+    return put_in(fill(impl.Fusion(torch.ones(WIDTH), adapters, SIZE), "trainable", 1.0))
+
+
+def kept(impl):
+    """The α of a pass, None if there are none."""
+    made = fusion(impl)
+    made.weights = None
+    made(x())
+    return made.weights
+
+
+def by_themselves(made, h):
+    """What each adapter finds, (..., N, d)."""
+    z = [torch.relu(h @ D.T + b) for D, b in zip(made.D, made.b_D, strict=True)]
+    return torch.stack([z_t @ U.T + b for z_t, U, b in zip(z, made.U, made.b_U, strict=True)], dim=-2)
+
+
+def attached(impl, pre_norm=True, weight=0.01):
+    """The method, and a model with its fusions filled."""
+    method = impl.AdapterFusion(N, SIZE, weight)
+    made = fill(method.attach(Stack(pre_norm)), "trainable", 1.0)
+    for layer in impl.fusions(made).values():
+        put_in(layer)
+    return method, made
+
+
+@observe(
+    "set-up", "The layer should train W_q and W_k with a bias each and W_v, 3d² + 2d numbers, and not the adapters."
+)
+def what_is_trained(impl):
+    return {name: shape(p) for name, p in attach.trainable(impl.Fusion(torch.ones(6), 4, 2)).items()}
+
+
+@observe("set-up", "The adapters should be saved, in buffers whose first dimension counts the adapters.")
+def what_is_saved(impl):
+    return {name: shape(t) for name, t in impl.Fusion(torch.ones(6), 4, 2).state_dict().items()}
+
+
+@observe("set-up", "Everything should have the type of `like`, which is that of the model.")
+def type_of_everything(impl):
+    made = impl.Fusion(torch.ones(6, dtype=torch.bfloat16), 4, 2)
+    return {name: str(t.dtype) for name, t in made.state_dict().items()}
+
+
+@observe("start", "W_v should start as a matrix that lets what the adapters say pass unchanged.")
+def start_of_the_values(impl):
+    return {name: p for name, p in impl.Fusion(torch.ones(6), 4, 2).named_parameters() if name.startswith("value")}
+
+
+@observe("start", "Queries and keys start with another width, or with biases that are not zero.")
+def start_of_queries_and_keys(impl):
+    made = impl.Fusion(torch.ones(30), 1, 1).named_parameters()
+    return {
+        name: {"standard deviation": width(p)} if p.ndim > 1 else {"zero": not p.any()}
+        for name, p in made
+        if name.startswith(("query", "key"))
+    }
+
+
+@observe("start", "At the start the fusion of a single adapter should answer as that adapter.")
+def one_adapter_at_the_start(impl):
+    made = put_in(impl.Fusion(torch.ones(WIDTH), 1, SIZE))
+    return made(x()) - by_themselves(made, x())[..., 0, :]
+
+
+@observe("attention", "For each token the α kept in `weights` should sum to one over the adapters.")
+def sums_of_the_weights(impl):
+    α = kept(impl)
+    return None if α is None else α.sum(-1) - 1
+
+
+@observe("attention", "The α are not the softmax of q·k over the adapters.")
+def weights_of_the_adapters(impl):
+    return kept(impl)
+
+
+@observe("attention", "The answer of a token should not depend on the tokens around it.")
+def a_token_alone(impl):
+    made = fusion(impl)
+    return made(x()[:1, :1]) - made(x())[:1, :1]
+
+
+@observe("attention", "With a single adapter α should be 1, and o should be W_v z.")
+def a_single_adapter(impl):
+    return fusion(impl, adapters=1)(x())
+
+
+@observe("attention", "The answer o = Σ α_t W_v z_t is not the expected one.")
+def answer(impl):
+    return fusion(impl)(x())
+
+
+@observe("attention", "The gradients of W_q, W_k, W_v and of the input are not the expected ones.")
+def gradients(impl):
+    made, h = fusion.__wrapped__(impl), x().requires_grad_()
+    made(h).pow(2).sum().backward()
+    return {"h": h.grad} | {name: p.grad for name, p in attach.trainable(made).items()}
+
+
+@observe("attention", "What is kept in `weights` should be numbers to look at, without the graph of the pass.")
+def the_kept_weights(impl):
+    α = kept(impl)
+    return {"weights.requires_grad": None if α is None else α.requires_grad}
+
+
+@observe("behind a block", "The layer should put out s + o, where s is what the block puts out, and o reads s.")
+def behind(impl):
+    return impl.SequentialFusion(Sublayer(), fusion(impl))(x())
+
+
+@observe("behind a block", "A mask or a cache that the layer is given has to reach the block.")
+def the_other_arguments(impl):
+    return impl.SequentialFusion(Sublayer(), fusion(impl))(x(), numbers("mask", (5, 1)), numbers("cache", (5, WIDTH)))
+
+
+@observe("behind a block", "The gradient has to flow back through the block, to what learns below.")
+def gradient_below(impl):
+    below = x().requires_grad_()
+    impl.SequentialFusion(Sublayer(), fusion(impl))(below).pow(2).sum().backward()
+    return below.grad
+
+
+@observe("behind a norm", "The layer should put out LN(s + o), where o reads LN(s).")
+def behind_a_norm(impl):
+    return impl.SequentialFusionInNorm(norm(), fusion(impl))(x())
+
+
+@observe("behind a norm", "Before any adapter is filled in, the block should answer as the base.")
+def behind_a_norm_without_adapters(impl):
+    layer = norm()
+    return impl.SequentialFusionInNorm(layer, impl.Fusion(torch.ones(WIDTH), N, SIZE))(x()) - layer(x())
+
+
+@observe("behind a norm", "The gradients behind a norm are not the expected ones.")
+def gradients_behind_a_norm(impl):
+    made, below = impl.SequentialFusionInNorm(norm(), fusion.__wrapped__(impl)), x().requires_grad_()
+    made(1 * below).pow(3).sum().backward()
+    return {"s": below.grad, "W_v": made.fusion.value.weight.grad}
+
+
+@observe("whole model", "In a model of post-norm blocks the fusion does not answer as it should.")
+def in_a_model(impl):
+    return attached(impl, pre_norm=False)[1](x())
+
+
+@observe("regularizer", "The penalty λ‖I − W_v‖², over all layers, is not the expected one.")
+def regularizer(impl):
+    method = impl.AdapterFusion(N, SIZE, 0.3)
+    made = method.attach(Stack(layers=2))
+    start = float(method.regularizer(made))
+    return {"at the start": start, "later": float(method.regularizer(fill(made, "trainable", 1.0)))}
+
+
+@observe("regularizer", "The gradient of the penalty with respect to W_v is not the expected one.")
+def gradient_of_the_penalty(impl):
+    method, made = attached(impl, weight=2.0)
+    method.regularizer(made).backward()
+    return [layer.value.weight.grad for layer in impl.fusions(made).values()]

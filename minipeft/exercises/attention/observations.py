@@ -1,0 +1,231 @@
+"""Attention: the equation, the heads, who may see whom, and the keys and values that were there before."""
+
+import torch
+from torch import nn
+
+from minipeft.classroom.engine.observation import Observations
+from minipeft.exercises.models import T, fill, numbers, rows
+
+observe = Observations()
+
+B, H, SIZE = 3, 2, 3  # of rows() there are three; two heads of width 3
+KEYS = torch.tensor([[1, 1, 0, 1, 1], [0, 1, 1, 1, 0], [1, 0, 1, 1, 1], [1, 1, 1, 0, 1]]).bool()  # (4, 5)
+MASKS = {side: rows(side)[1] for side in ("left", "right")}
+EARLIER = torch.tensor([[1, 1], [0, 1], [0, 0]]).bool()  # two keys that were there before, some of them padding
+
+
+def heads(name, length, scale=0.5):
+    return numbers(name, (B, H, length, SIZE), scale)
+
+
+def qkv(queries=4, keys=5, scale=1.0):
+    return heads("q", queries, scale), heads("k", keys, scale), heads("v", keys, scale)
+
+
+def fresh(impl):
+    return fill(impl.Attention(H * SIZE, H), scale=0.8).eval()
+
+
+def layer(impl):
+    """One for all observations of a module: to make it takes longer than to use it."""
+    known = vars(impl)
+    if "layer of the bank" not in known:
+        known["layer of the bank"] = fresh(impl)
+    return known["layer of the bank"]
+
+
+def x(length=T, name="x"):
+    return numbers(name, (B, length, H * SIZE), 1.0)
+
+
+def cached(impl, length=2, fixed=False):
+    cache = impl.KVCache()
+    cache.k, cache.v, cache.fixed = heads("old k", length), heads("old v", length), fixed
+    return cache
+
+
+def triangle(queries, keys):
+    """Each query sees its own key and those before it; the queries are the last ones."""
+    return torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
+
+
+def seen(impl, queries, keys, causal=True, mask=None):
+    """What `attention_mask` says as (B, T, S), whichever of the allowed forms it has."""
+    got = impl.attention_mask(queries, keys, causal, mask)
+    if got is None or isinstance(got, str):
+        every = torch.ones(queries, keys, dtype=torch.bool)
+        got = every if got is None else every.tril()  # the fused kernel begins at the first key
+    return got.expand(B, 1, queries, keys)[:, 0]
+
+
+def recorded(impl, made, *args):
+    """The output inside `recording`, and the attention map."""
+    with impl.recording(nn.ModuleList([made])):
+        y = made(*args)
+    return y, made.weights
+
+
+@observe("softmax", "The values that attend returns, softmax(QKᵀ/√(d/H)) V, are not the expected ones.")
+def mixed_values(impl):
+    return impl.attend(*qkv())[0]
+
+
+@observe("softmax", "The weights that attend returns are not the expected ones.")
+def weights(impl):
+    return impl.attend(*qkv())[1]
+
+
+@observe("softmax", "The weights of one query should sum to 1 over the keys that it sees.")
+def sums_of_the_weights(impl):
+    return [impl.attend(*qkv())[1].sum(-1), impl.attend(*qkv(), KEYS)[1].sum(-1)]
+
+
+@observe("softmax", "With large scores something overflows, although the softmax itself is well defined.")
+def large_scores(impl):
+    return impl.attend(*qkv(scale=40.0))[1]
+
+
+@observe("mask", "A key that a query may not see should get a weight of exactly 0.")
+def weights_of_hidden_keys(impl):
+    return impl.attend(*qkv(), KEYS)[1] * ~KEYS
+
+
+@observe("mask", "With a mask, the mixture of the values that may be seen is not the expected one.")
+def mixed_values_with_a_mask(impl):
+    return impl.attend(*qkv(), KEYS)[0]
+
+
+@observe("mask", 'With the mask "causal", each token should read from itself and the tokens before it.')
+def weights_with_the_mask_causal(impl):
+    return impl.attend(*qkv(4, 4), "causal")[1]
+
+
+@observe("who sees whom", '`attention_mask` should return None, "causal" or booleans, True for visible.')
+def kind_of_answer(impl):
+    cases = {
+        "bidirectional": (4, 4, False),
+        "causal": (4, 4, True),
+        "after cached keys": (2, 5, True),
+        "padding": (5, 5, True, MASKS["left"]),
+    }
+    answers = {case: impl.attention_mask(*args) for case, args in cases.items()}
+    words = (None, "causal")
+    return {c: a.dtype == torch.bool if isinstance(a, torch.Tensor) else a in words for c, a in answers.items()}
+
+
+@observe("who sees whom", "In a causal model, a token should see itself and the tokens before it.")
+def the_causal_triangle(impl):
+    return seen(impl, 4, 4)
+
+
+@observe("who sees whom", "The T tokens are the last of S keys; which keys each of them sees is not right.")
+def the_triangle_after_cached_keys(impl):
+    return [seen(impl, 3, 5), seen(impl, 2, 5), seen(impl, 1, 5)]
+
+
+@observe("who sees whom", "A bidirectional model should hide nothing but padding.")
+def bidirectional(impl):
+    return [seen(impl, 4, 4, False), seen(impl, 2, 5, False), seen(impl, 5, 5, False, MASKS["right"])[MASKS["right"]]]
+
+
+@observe("who sees whom", "With padding, the keys that the real tokens see are not the right ones.")
+def what_real_tokens_see(impl):
+    return [seen(impl, 5, 5, mask=MASKS[side])[MASKS[side]] for side in ("left", "right")]
+
+
+@observe("who sees whom", "Padding among the cached keys is not hidden as it should be.")
+def padding_among_cached_keys(impl):
+    whole = torch.cat([EARLIER, MASKS["left"]], dim=1)  # (B, 2 + 5)
+    return [seen(impl, 5, 7, mask=whole)[MASKS["left"]], seen(impl, 1, 5, mask=MASKS["left"])]
+
+
+@observe("who sees whom", "Some queries, those of padding, see no key at all; a softmax over nothing is NaN.")
+def queries_that_see_nothing(impl):
+    masks = [(5, MASKS["left"]), (5, MASKS["right"]), (7, torch.cat([EARLIER, MASKS["left"]], dim=1))]
+    blind = [~seen(impl, 5, S, causal, mask).any(-1) for causal in (True, False) for S, mask in masks]
+    return int(torch.stack(blind).sum())
+
+
+@observe("heads", "Split into heads, the width d should become H heads of d/H numbers each, in order.")
+def split_into_heads(impl):
+    return layer(impl).split(x())
+
+
+@observe("heads", "Keys that belong to no row, (n, d), should be split into heads as well: (H, n, d/H).")
+def split_without_a_batch(impl):
+    return layer(impl).split(x()[0])
+
+
+@observe("layer", "The layer does not return the expected shape.")
+def shape(impl):
+    return list(layer(impl)(x()).shape)
+
+
+@observe("layer", "Without a mask, where all keys are visible, the output is not the expected one.")
+def output_without_a_mask(impl):
+    return layer(impl)(x())
+
+
+@observe("layer", 'With the mask "causal", the output is not the expected one.')
+def output_of_a_causal_layer(impl):
+    return layer(impl)(x(), "causal")
+
+
+@observe("layer", "The output of a token changes when a later token does, so the future is not hidden.")
+def a_later_token_changes(impl):
+    made, other = layer(impl), x().clone()
+    other[:, 3:] += numbers("later", (B, T - 3, H * SIZE))
+    return (made(other, "causal") - made(x(), "causal"))[:, :3]
+
+
+@observe("layer", "With booleans for a mask, some of them hiding padding, the output is not the expected one.")
+def output_with_padding(impl):
+    visible = (triangle(T, T) & MASKS["left"][:, None, None]) | torch.eye(T, dtype=torch.bool)
+    return layer(impl)(x(), visible)
+
+
+@observe("KV cache", "With keys and values in the cache, the output is not the expected one.")
+def output_after_cached_keys(impl):
+    return [layer(impl)(x(n), triangle(n, n + 2)[None, None], cached(impl)) for n in (2, 1)]
+
+
+@observe("KV cache", "A row that is read in two pieces should give the same output as the whole row.")
+def pieces_instead_of_the_whole(impl):
+    made, cache, pieces = layer(impl), impl.KVCache(), x().split((2, 3), 1)
+    first, second = made(pieces[0], "causal", cache), made(pieces[1], triangle(3, 5)[None, None], cache)
+    return torch.cat([first, second], 1) - made(x(), "causal")
+
+
+@observe("KV cache", "After the pass, the cache should hold its old keys and values, followed by the new ones.")
+def what_the_cache_holds(impl):
+    cache = cached(impl)
+    layer(impl)(x(2), triangle(2, 4)[None, None], cache)
+    return {"keys": cache.k, "values": cache.v}
+
+
+@observe("KV cache", "A cache that is `fixed` should be read, but nothing should be written to it.")
+def a_fixed_cache(impl):
+    cache = cached(impl, fixed=True)
+    outputs = [layer(impl)(x(2), triangle(2, 4)[None, None], cache) for _ in range(2)]
+    return {"keys": cache.k, "second pass": outputs[1] - outputs[0]}
+
+
+@observe("recording", "Inside `recording`, the layer should keep the whole attention map, (B, H, T, S).")
+def recorded_map(impl):
+    return [recorded(impl, layer(impl), x(), "causal")[1], recorded(impl, layer(impl), x(2), None, cached(impl))[1]]
+
+
+@observe("recording", "Inside `recording`, the output should be the same as outside.")
+def output_while_recording(impl):
+    return recorded(impl, layer(impl), x(), triangle(T, T)[None, None])[0]
+
+
+@observe(
+    "recording", "The map is kept to be looked at: only inside `recording`, and without the autograd graph behind it."
+)
+def what_is_kept_of_the_map(impl):
+    made = fresh(impl)
+    made(x(2))
+    outside = made.weights is not None
+    kept = recorded(impl, made, x(2))[1]
+    return {"kept outside": outside, "holds a graph": kept is not None and kept.requires_grad}

@@ -1,0 +1,166 @@
+"""The block: two sublayers on a residual stream, the norm before or after, the MLP, and how large the weights start."""
+
+from torch import nn
+
+from minipeft.classroom.engine.observation import Observations
+from minipeft.exercises.models import VOCAB, T, fill, numbers, rows
+
+observe = Observations()
+
+D, FF = 6, 8
+MASK = rows("left")[1]
+
+
+def x(name="x", length=T):
+    return numbers(name, (3, length, D), 1.0)
+
+
+def config(impl, **settings):
+    return impl.Config(VOCAB, **{"dim": D, "layers": 2, "heads": 2, "ff": FF, "context": 8, **settings})
+
+
+def mlp(impl, gelu="none"):
+    return fill(impl.MLP(D, FF, gelu), scale=0.8).eval()
+
+
+class Heard(nn.Module):
+    """Stands in for a sublayer: keeps what it is given, and answers with something easy to recognise."""
+
+    def __init__(self, factor, shift):
+        super().__init__()
+        self.factor, self.shift, self.given, self.others = factor, shift, [], []
+
+    def forward(self, x, mask=None, cache=None):
+        self.given.append(x.clone())
+        self.others.append((mask, cache))
+        return self.factor * x.flip(-1) + self.shift
+
+
+def block(impl, pre_norm, answer=1.0, **settings):
+    """A Block with random norms and two sublayers that take notes."""
+    made = fill(impl.Block(config(impl, pre_norm=pre_norm, **settings))).eval()
+    made.attn, made.mlp = Heard(0.7 * answer, 0.3 * answer), Heard(-0.4 * answer, 0.2 * answer)
+    return made
+
+
+def kept(impl, pre_norm):
+    """What a block reads and answers, for several observations: to make one takes a while."""
+    known = vars(impl).setdefault("blocks of the bank", {})
+    if pre_norm not in known:
+        made = block(impl, pre_norm)
+        y = made(x())
+        known[pre_norm] = made.attn.given, made.mlp.given, y
+    return known[pre_norm]
+
+
+@observe("parts", "The MLP should have two layers, up (d → ff) and down (ff → d), each with a bias.")
+def parameters_of_the_mlp(impl):
+    return {name: list(p.shape) for name, p in impl.MLP(D, FF, "none").named_parameters()}
+
+
+@observe("parts", "The parameters of a block are not those of an attention, an MLP and two norms.")
+def parameters_of_the_block(impl):
+    return {name: list(p.shape) for name, p in impl.Block(config(impl)).named_parameters()}
+
+
+@observe("parts", "A setting of the Config does not arrive where it belongs.")
+def settings_that_arrive(impl):
+    made = impl.Block(config(impl, heads=3, gelu="tanh", eps=0.5, pre_norm=False))
+    return {"heads": made.attn.heads, "eps": [m.eps for m in made.modules() if isinstance(m, nn.LayerNorm)]}  # fmt: skip
+
+
+@observe("MLP", "The MLP does not return down(φ(up(x))), with φ the exact GELU.")
+def output_of_the_mlp(impl):
+    return mlp(impl)(x())
+
+
+@observe("MLP", 'With gelu="tanh", as in GPT-2, the MLP does not return the expected output.')
+def output_with_the_approximation(impl):
+    return mlp(impl, "tanh")(x()) * 1000
+
+
+@observe("pre-norm", "In a pre-norm block, attention does not read what it should read.")
+def what_attention_reads_pre_norm(impl):
+    return kept(impl, True)[0]
+
+
+@observe("pre-norm", "In a pre-norm block, the MLP does not read what it should read.")
+def what_the_mlp_reads_pre_norm(impl):
+    return kept(impl, True)[1]
+
+
+@observe("pre-norm", "A pre-norm block does not return the expected output.")
+def output_pre_norm(impl):
+    return kept(impl, True)[2]
+
+
+@observe("pre-norm", "Where both sublayers add nothing, a pre-norm block should pass x on as it is.")
+def nothing_added_pre_norm(impl):
+    return block(impl, True, answer=0.0)(x()) - x()
+
+
+@observe("post-norm", "In a post-norm block, attention does not read what it should read.")
+def what_attention_reads_post_norm(impl):
+    return kept(impl, False)[0]
+
+
+@observe("post-norm", "In a post-norm block, the MLP does not read what it should read.")
+def what_the_mlp_reads_post_norm(impl):
+    return kept(impl, False)[1]
+
+
+@observe("post-norm", "A post-norm block does not return the expected output.")
+def output_post_norm(impl):
+    return kept(impl, False)[2]
+
+
+@observe("what goes along", "The mask and the cache should reach attention as they are.")
+def what_reaches_attention(impl):
+    found = []
+    for pre_norm in (True, False):
+        made, cache = block(impl, pre_norm), impl.KVCache()
+        made(x(), MASK, cache)
+        found += [{"mask": m, "the same cache": c is cache} for m, c in made.attn.others]
+    return found
+
+
+@observe("what goes along", "The caller's x is changed in place; somebody else may still need it.")
+def x_is_left_alone(impl):
+    mine = [x(), x()]
+    for pre_norm, each in zip((True, False), mine, strict=True):
+        block(impl, pre_norm)(each)
+    return [each - x() for each in mine]
+
+
+@observe(
+    "start",
+    "Weights that add nothing to the stream (q, up, the tables, the head) start with the wrong standard deviation.",
+)
+def size_of_most_weights(impl):
+    names = ("embed.token.weight", "blocks.0.attn.q.weight", "blocks.1.mlp.up.weight", "head.weight")
+    return [stub(impl, dim, 2).std(name) for dim in (6, 32) for name in names]
+
+
+@observe("start", "The last weight of a sublayer, which adds to the stream, starts with the wrong standard deviation.")
+def size_of_what_is_added(impl):
+    names = ("blocks.0.attn.o.weight", "blocks.1.mlp.down.weight")
+    models = [stub(impl, dim, layers) for dim, layers in ((6, 2), (32, 1), (32, 8))]
+    return {
+        "standard deviation": [made.std(name) for made in models for name in names],
+        "as a share of the others'": [
+            made.std(name) / made.std("blocks.0.mlp.up.weight") for made in models for name in names
+        ],
+    }
+
+
+@observe("start", "In a model that has learned nothing yet, the residual stream should not grow with the depth.")
+def what_all_layers_add_together(impl):
+    return [layers * stub(impl, 64, layers).std("blocks.0.mlp.down.weight") ** 2 for layers in (1, 4, 16)]
+
+
+def stub(impl, dim, layers):
+    """A Transformer that knows its shape but has no weights: they would take a while."""
+    made = impl.Transformer.__new__(impl.Transformer)
+    nn.Module.__init__(made)
+    made.config = config(impl, dim=dim, layers=layers)
+    return made

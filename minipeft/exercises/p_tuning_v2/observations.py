@@ -1,0 +1,260 @@
+"""P-tuning v2: prompts at every layer, the keys and values that they amount to, and a head that classifies."""
+
+import torch
+from torch import nn
+
+import minipeft.exercises.models as models
+from minipeft import attach
+from minipeft.classroom.engine.observation import Observations
+from minipeft.exercises.models import VOCAB, Learned, fill, loss, numbers, rows
+from minipeft.models.transformer import Begin, Cache
+
+observe = Observations()
+
+N, DIM, CLASSES = 4, 6, 5  # n differs from d/H = 3, from the 2 heads, the 2 layers, the 3 rows and their 5 tokens
+
+
+def prompts(impl, base=None, length=N, name="P"):
+    return impl.DeepPrompts(base or Begin(), numbers(name, (2, length, DIM)))
+
+
+def keys(impl, base=None, length=N, name="P"):
+    shape = 2, length, DIM
+    return impl.DeepKeys(base or Begin(), numbers(f"{name}_K", shape), numbers(f"{name}_V", shape))
+
+
+def tuned(impl, causal=True, **settings):
+    """A whole model with deep prompts, whose numbers are none of those that training starts from."""
+    return fill(impl.PTuningV2(**{"length": N, **settings}).attach(models.model(causal=causal)), "trainable")
+
+
+def held(begin, causal=True):
+    """The keys and values that each layer holds at the beginning, as they are for one row."""
+    cache = begin(models.model(causal=causal).requires_grad_(False).blocks)
+    return [[x[0] if x.ndim == 4 else x for x in (layer.k, layer.v)] for layer in cache.layers]  # (H, n, d/H)
+
+
+def gradients_of(made):
+    loss(made, *rows("left")).backward()
+    return models.gradients(made)
+
+
+@torch.no_grad()
+def piecewise(made):
+    """Read in pieces of 3, 1 and 1 tokens: the keys in the cache after each, and the difference to reading at once."""
+    (tokens, _), cache, outputs, sizes = rows(), made.new_cache(), [], []
+    for piece in tokens.split([3, 1, 1], dim=1):
+        outputs.append(made(piece, cache=cache))
+        sizes.append(cache.length)
+    return {"keys in the cache": sizes, "difference to reading all at once": torch.cat(outputs, dim=1) - made(tokens)}
+
+
+def shapes(tensors):
+    return {name: str(tuple(p.shape)) for name, p in tensors.items()}
+
+
+def start(impl, **settings):
+    table = numbers("table", (VOCAB, DIM), 0.3)
+    return impl.PTuningV2(**settings).start(nn.Parameter(table, requires_grad=False), 2)
+
+
+@observe("parameters", "With prompts, what is trained should be P (L, n, d), and nothing else.")
+def trained_with_prompts(impl):
+    return shapes(attach.trainable(tuned(impl)))
+
+
+@observe("parameters", "With key/value, what is trained should be P_K and P_V, (L, n, d) both.")
+def trained_with_keys_and_values(impl):
+    return shapes(attach.trainable(tuned(impl, form="key/value")))
+
+
+@observe("parameters", "A classification head should train its weight (classes, d) and its bias.")
+def trained_in_the_head(impl):
+    return shapes(attach.trainable(impl.ClassHead(nn.Linear(DIM, VOCAB).requires_grad_(False), DIM, CLASSES, 0)))
+
+
+@observe("start", "Deep prompts should start as large as the embeddings are, keys and values from N(0, 1).")
+def size_of_the_start(impl):
+    forms = {form: start(impl, length=1000, form=form) for form in ("hidden", "key/value")}
+    return {
+        form: [[round(float(layer.detach().std()), 1) for layer in P] for P in tensors]
+        for form, tensors in forms.items()
+    }
+
+
+@observe("start", "The numbers that prompts start from should be drawn for each layer, keys and values apart.")
+def who_shares_numbers(impl):
+    (P,), (P_K, P_V) = (start(impl, form=form) for form in ("hidden", "key/value"))
+    return {"prompts of two layers are the same": torch.equal(P[0], P[1]), "keys are the values": torch.equal(P_K, P_V)}
+
+
+@observe("as a prefix", "Where the norm comes first, prompts amount to the keys W_k LN(P) + b_k, values alike.")
+def keys_and_values_of_a_decoder(impl):
+    return list(prompts(impl).keys_values(models.model().blocks[0], numbers("P", (N, DIM))))
+
+
+@observe("as a prefix", "Where norms come after, prompts amount to other keys and values than yours.")
+def keys_and_values_of_an_encoder(impl):
+    return list(prompts(impl).keys_values(models.model(causal=False).blocks[0], numbers("P", (N, DIM))))
+
+
+@observe("prompts", "Each layer should begin with the keys and values of its own P, split into heads.")
+def what_each_layer_begins_with(impl):
+    return [held(prompts(impl), causal) for causal in (True, False)]
+
+
+@observe("prompts", "On a model that has a prefix already, the keys and values of P should follow its own.")
+def prompts_on_a_prefix(impl):
+    return held(prompts(impl, Learned()))
+
+
+class Fronted(Begin):
+    """In place of prompt tuning: two vectors in front."""
+
+    def forward(self, blocks):
+        cache = super().forward(blocks)
+        cache.front.append(numbers("front", (2, DIM)))
+        return cache
+
+
+@observe("prompts", "Besides keys and values, the cache should be as the layer below makes it.")
+def what_else_the_cache_holds(impl):
+    caches = [made(models.model().blocks) for made in (prompts(impl, Fronted()), keys(impl, Fronted()))]
+    return [{"in front": list(cache.front), "mask": cache.mask, "offset": cache.offset} for cache in caches]
+
+
+@observe("prompts", "Every block should give Block([P ; h]) without its first n rows; the logits differ from that.")
+@torch.no_grad()
+def the_equation(impl):
+    found = []
+    for causal in (True, False):
+        made, base, (tokens, _) = tuned(impl, causal), models.model(causal=causal), rows()
+        h = base.embed.token(tokens) + base.embed.position.weight[N : N + tokens.shape[1]]
+        for block, P in zip(base.blocks, made.begin.P, strict=True):
+            h = block(torch.cat([P.expand(len(h), -1, -1), h], dim=1), "causal" if causal else None)[:, N:]
+        found.append(made(tokens) - base.head(base.norm(h)))
+    return found
+
+
+@observe("prompts", "A padded row should get the logits that it gets alone.")
+@torch.no_grad()
+def padded_rows(impl):
+    made, found = tuned(impl), {}
+    for side in ("left", "right"):
+        tokens, mask = rows(side)
+        alone = [made(row[real][None])[0] for row, real in zip(tokens, mask, strict=True)]
+        found[f"padding on the {side}"] = made(tokens, mask)[mask] - torch.cat(alone)
+    return found
+
+
+@observe("prompts", "The gradient that reaches P is not the expected one.")
+def gradient(impl):
+    return gradients_of(tuned(impl))
+
+
+@observe("prompts", "Read 3 tokens, one more and one more, the cache or the logits are not the expected ones.")
+def piece_by_piece(impl):
+    return piecewise(tuned(impl))
+
+
+@observe("key/value", "Each layer should begin with its own P_K and P_V, split into heads.")
+def keys_and_values_of_each_layer(impl):
+    return held(keys(impl))
+
+
+@observe("key/value", "On a model that has a prefix already, P_K and P_V should follow its keys and values.")
+def keys_on_a_prefix(impl):
+    return held(keys(impl, Learned()))
+
+
+@observe("key/value", "The logits with P_K and P_V in every layer are not the expected ones.")
+def logits_with_keys_and_values(impl):
+    return tuned(impl, form="key/value")(rows()[0])
+
+
+@observe("key/value", "The gradients that reach P_K and P_V are not the expected ones.")
+def gradients_of_keys_and_values(impl):
+    return gradients_of(tuned(impl, form="key/value"))
+
+
+@observe("key/value", "Read 3 tokens, one more and one more, the cache or the logits are not the expected ones.")
+def pieces_with_keys_and_values(impl):
+    return piecewise(tuned(impl, form="key/value"))
+
+
+@observe(
+    "as a prefix", "With the keys and values of its prompts in place of the prompts, a model should answer the same."
+)
+@torch.no_grad()
+def both_forms_agree(impl):
+    made, (tokens, _) = tuned(impl), rows()
+    pairs = [made.begin.keys_values(block, P) for block, P in zip(made.blocks, made.begin.P, strict=True)]
+    twin = impl.PTuningV2(length=N, form="key/value").attach(models.model())
+    for P, new in zip((twin.begin.P_K, twin.begin.P_V), zip(*pairs, strict=True), strict=True):
+        P.copy_(torch.stack(new))
+    return twin(tokens) - made(tokens)
+
+
+def head(impl, place):
+    return fill(impl.ClassHead(nn.Linear(DIM, VOCAB).requires_grad_(False), DIM, CLASSES, place), "trainable")
+
+
+@observe("head", "The head should give one row of numbers for each text, not for each token.")
+def shape_of_the_classes(impl):
+    return list(head(impl, 0)(numbers("h", (3, 5, DIM))).shape)
+
+
+@observe("head", "The scores of the classes are not W h + b of the token at `place`.")
+def classes(impl):
+    return [head(impl, place)(numbers("h", (3, 5, DIM))) for place in (0, -1)]
+
+
+def refused(made, tokens, mask):
+    """Is a batch with this padding refused, by a ValueError?"""
+    try:
+        made(tokens, mask)
+    except ValueError:
+        return "refused"
+    return "read"
+
+
+@observe("head", "Which rows are refused, because there is padding where the head reads, is not right.")
+@torch.no_grad()
+def padding_where_the_head_reads(impl):
+    found = {}
+    for kind, causal in (("decoder", True), ("encoder", False)):
+        made = tuned(impl, causal, classes=CLASSES)
+        for side in ("left", "right"):
+            tokens, mask = rows(side)
+            found[f"{kind}, some rows padded on the {side}"] = refused(made, tokens, mask)
+            found[f"{kind}, all rows padded on the {side}"] = refused(made, tokens[1:], mask[1:])
+    return found
+
+
+@observe("head", "In a cached pass, only padding among the new tokens concerns the head.")
+@torch.no_grad()
+def padding_that_was_read_before(impl):
+    tokens, mask = rows("left")
+    cache, embed = Cache(1), impl.Unpadded(models.model().embed, -1)
+    cache.extend(tokens, mask.flip(1))
+    cache.layers[0].k = cache.layers[0].v = numbers("read", (3, 2, 5, 3))
+    cache.extend(tokens, mask)
+    return embed(tokens, cache)
+
+
+@observe("whole model", "With a head, the decoder or the encoder reads another token than it should.")
+@torch.no_grad()
+def classified(impl):
+    return [tuned(impl, causal, classes=CLASSES)(rows()[0]) for causal in (True, False)]
+
+
+@observe("whole model", "With a head, what is trained should be the prompts and the head.")
+def trained_with_a_head(impl):
+    return shapes(attach.trainable(tuned(impl, classes=CLASSES)))
+
+
+@observe("whole model", "Without classes, the model should keep its head and refuse no padding.")
+@torch.no_grad()
+def without_a_head(impl):
+    made, (tokens, mask) = tuned(impl), rows("right")
+    return [list(made(tokens, mask).shape), type(made.head).__name__]

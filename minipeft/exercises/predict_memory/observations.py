@@ -1,0 +1,51 @@
+"""Predicting how many bytes training, saving and storing take."""
+
+import minipeft.exercises.measuring  # noqa: F401  # a child process may not import it later, once it runs a student's text
+
+GROUPS = {
+    "full fine-tuning": ("FULL_WEIGHTS", "FULL_GRADIENTS", "FULL_OPTIMIZER", "SEVEN_FULL"),
+    "LoRA": ("LORA_WEIGHTS", "LORA_GRADIENTS", "LORA_OPTIMIZER", "MERGED"),
+    "what is saved": ("DELTA", "DELTA_OF_PREFIX", "HUNDRED_TASKS"),
+    "four bits": ("NF4_BYTES", "NF4_BITS", "DOUBLE_BITS", "SEVEN_NF4"),
+    "activations": ("KEPT_BY_FULL", "KEPT_BY_FROZEN", "KEPT_BY_LORA"),
+}
+from minipeft.classroom.engine.observation import Observations
+
+observe = Observations()
+
+SAYS = {
+    "FULL_WEIGHTS": "The bytes of the weights are not right.",
+    "FULL_GRADIENTS": "The bytes of the gradients are not right.",
+    "FULL_OPTIMIZER": "The bytes that the optimizer remembers are not right.",
+    "SEVEN_FULL": "For 7 billion numbers the sum is not right: how many bytes go with one number, all in all?",
+    "LORA_WEIGHTS": "With LoRA the bytes of the weights are not right.",
+    "LORA_GRADIENTS": "With LoRA the bytes of the gradients are not right.",
+    "LORA_OPTIMIZER": "With LoRA the bytes that the optimizer remembers are not right.",
+    "MERGED": "The size of the merged model is not right.",
+    "DELTA": "The size of the delta of LoRA is not right.",
+    "DELTA_OF_PREFIX": "The size of the delta of prefix tuning is not right.",
+    "HUNDRED_TASKS": "The number of bytes for a hundred tasks is not right.",
+    "NF4_BYTES": "The weight in NF4 takes another number of bytes: the codes, and the scales of the blocks.",
+    "NF4_BITS": "The number of bits is not right: share the scale of a block out among its numbers.",
+    "DOUBLE_BITS": "With double quantization the number of bits is not right.",
+    "SEVEN_NF4": "For 7 billion numbers the size is not right.",
+    "KEPT_BY_FULL": "With a trained weight another number of bytes is kept: what does its gradient need?",
+    "KEPT_BY_FROZEN": "With a frozen weight another number of bytes is kept: which gradient is still computed, and from what?",
+    "KEPT_BY_LORA": "With LoRA another number of bytes is kept: what do the gradients of A and of B need?",
+}
+
+
+def asks(name):
+    def look(impl):
+        value = getattr(impl, name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{name} is a {type(value).__name__}, a number is expected")
+        return round(value, 3)
+
+    look.__name__ = name
+    return look
+
+
+for group, names in GROUPS.items():
+    for name in names:
+        observe(group, SAYS[name])(asks(name))

@@ -1,0 +1,181 @@
+"""Prompt tuning: what the sequence begins with, what of it is trained, and where its vectors come from."""
+
+import torch
+
+from minipeft import attach
+from minipeft.classroom.engine.observation import Observations
+from minipeft.exercises.models import BOS, Learned, fill, loss, model, numbers, rows
+from minipeft.exercises.models import gradients as gradients_of
+from minipeft.models.transformer import Begin
+
+observe = Observations()
+
+N, DIM = 3, 6
+WORDS = (5, 9, 4)
+
+
+def prompt(impl, base=None, n=N, name="P"):
+    """A Prompt of n vectors in front of `begin`, or of another method's layer there."""
+    return impl.Prompt(base or Begin(), numbers(name, (n, DIM)))
+
+
+def blocks():
+    return model(layers=1).requires_grad_(False).blocks
+
+
+def front(cache):
+    """What stands in front, one entry after the other; (1, n, d) is as good as (n, d)."""
+    return [P[0] if P.ndim == 3 and len(P) == 1 else P for P in cache.front]
+
+
+def base(bos=None):
+    return model(bos, layers=1)
+
+
+def tuned(impl, bos=None, n=N, **settings):
+    """A whole model with a prompt, whose numbers are none of those that training starts from."""
+    return fill(impl.PromptTuning(length=n, **settings).attach(base(bos)), "trainable")
+
+
+def table(size=100):
+    return numbers("table", (size, DIM), 0.3)
+
+
+def rounded(number, step):
+    return round(float(number) / step) * step
+
+
+@observe("set-up", "One parameter should be trained, P (n, d), and nothing else.")
+def what_is_trained(impl):
+    return {name: list(p.shape) for name, p in attach.trainable(tuned(impl)).items()}
+
+
+@observe("set-up", "P should begin with the vectors that it is given.")
+def where_P_begins(impl):
+    return prompt(impl).P
+
+
+@observe("beginning", "The sequence should begin with one entry in front: P, as it is.")
+def what_stands_in_front(impl):
+    return front(prompt(impl)(blocks()))
+
+
+@observe("beginning", "With two prompts, one attached to the other, both should stand in front, in that order.")
+def two_prompts(impl):
+    return front(prompt(impl, prompt(impl), 2, "second")(blocks()))
+
+
+@observe("beginning", "Besides the vectors in front, the cache should be as it was: no keys, no mask, no offset.")
+def what_else_the_cache_holds(impl):
+    cache = prompt(impl)(blocks())
+    return {"keys": cache.length, "mask": cache.mask, "offset": cache.offset}
+
+
+@observe("beginning", "On a model that has a learned prefix already, its keys and values should stay in the cache.")
+def a_prompt_on_a_prefix(impl):
+    layer = prompt(impl, Learned())(blocks()).layers[0]
+    return [layer.k, layer.v]
+
+
+@observe("beginning", "Each sequence should begin in the same way, with one P, however many came before.")
+def a_second_sequence(impl):
+    made = tuned(impl)
+    made(rows()[0])
+    return front(made.begin(made.blocks))
+
+
+@observe("model", "There should be logits for the tokens alone, as the base gives them.")
+def shape(impl):
+    return list(tuned(impl)(rows()[0]).shape)
+
+
+@observe("model", "With a prompt, the logits are not the expected ones.")
+def logits(impl):
+    return tuned(impl)(rows()[0])
+
+
+@observe("model", "Where positions are counted from BOS, the logits with a prompt are not the expected ones.")
+def logits_from_BOS(impl):
+    return tuned(impl, BOS)(rows()[0])
+
+
+@observe("model", "A prompt that holds the embeddings of words should have exactly the effect of those words.")
+@torch.no_grad()
+def told_in_words(impl):
+    tokens, plain = rows()[0], base()
+    told = plain(torch.cat([torch.tensor(WORDS).expand(len(tokens), -1), tokens], 1))[:, N:]
+    return impl.PromptTuning(length=N, init=WORDS).attach(plain)(tokens) - told
+
+
+@observe("model", "The gradients, which should reach P and nothing else, are not the expected ones.")
+def gradients(impl):
+    made = tuned(impl)
+    loss(made, rows()[0]).backward()
+    return gradients_of(made)
+
+
+@observe("model", "A padded row should get the logits that it gets alone: padding takes no position.")
+@torch.no_grad()
+def padded_rows(impl):
+    made, found = tuned(impl), {}
+    for side in ("left", "right"):
+        tokens, mask = rows(side)
+        alone = [made(row[real][None])[0] for row, real in zip(tokens, mask, strict=True)]
+        found[f"padding on the {side}"] = made(tokens, mask)[mask] - torch.cat(alone)
+    return found
+
+
+@observe("model", "Read in two steps with a cache, a row should get the logits that it gets in one.")
+@torch.no_grad()
+def two_steps(impl):
+    made, (tokens, _) = tuned(impl), rows()
+    cache = made.new_cache()
+    return torch.cat([made(tokens[:, :3], cache=cache), made(tokens[:, 3:], cache=cache)], 1) - made(tokens)
+
+
+@observe("start", "When P moves, the embedding table of the base should stay where it is.")
+def the_table_is_left_alone(impl):
+    words = table()
+    made = impl.Prompt(Begin(), impl.vectors(words, N, "vocabulary"))
+    with torch.no_grad():
+        made.P.add_(1)
+    return words - table()
+
+
+@observe("start", '"normal": P should have mean 0 and the standard deviation of the numbers in the table.')
+def start_normal(impl):
+    P, std = impl.vectors(table(), 400, "normal"), float(table().std())
+    return {
+        "shape": list(P.shape),
+        "standard deviation, in that of the table": rounded(P.std() / std, 0.2),
+        "mean, in the same unit": rounded(P.mean() / std, 0.5),
+    }
+
+
+@observe("start", '"uniform": P should lie evenly between the two bounds.')
+def start_uniform(impl):
+    P = impl.vectors(table(), 400, "uniform")
+    return {"shape": list(P.shape), "least": rounded(P.min(), 0.1), "most": rounded(P.max(), 0.1)}
+
+
+@observe("start", '"vocabulary": each vector should be a row of the table, drawn anew from all of them.')
+def start_vocabulary(impl):
+    words = table()
+    which = (impl.vectors(words, 60, "vocabulary")[:, None] == words).all(-1)  # (n, V)
+    drawn = which.any(0)
+    return {
+        "shape": list(which.shape),
+        "all are rows of the table": bool(which.any(1).all()),
+        "many different ones": bool(drawn.sum() > 20),
+        "late ones too": bool(drawn[60:].any()),
+    }
+
+
+@observe("start", "A prompt of words should hold their embeddings, in their order.")
+def start_words(impl):
+    return impl.vectors(table(), 2, (7, 3))
+
+
+@observe("start", "With fewer words than n, the words should be repeated; of more, the first n should be taken.")
+def words_repeated_or_cut(impl):
+    return [impl.vectors(table(), n, words) for words, n in (((7, 3), 5), ((4,), 3), ((7, 3, 5, 2), 3))]

@@ -1,0 +1,141 @@
+"""Writing a test for LoRALinear: it is run on the right layers and on the mistakes of the bank of `lora`."""
+
+import ast
+import re
+from functools import cache
+
+from minipeft.classroom.engine import diffs, source
+from minipeft.classroom.engine.bank import Mistake, Right
+from minipeft.classroom.engine.exercise import load
+from minipeft.classroom.engine.observation import Observations
+
+observe = Observations()
+
+
+# -- the layers that are tested ---------------------------------------------------------------------------------------
+
+lora = load("lora")
+TEXT = lora.plain()  # read now: a child process may not, once it runs what a student wrote
+
+OTHER_NUMBERS = Right(
+    "A drawn by columns",
+    (
+        diffs.diff("""
+            @ LoRALinear.__init__
+            - self.A = nn.Parameter(base.weight.new_empty(rank, into))
+            + self.A = nn.Parameter(base.weight.new_empty(into, rank).uniform_(-(into**-0.5), into**-0.5).T.contiguous())
+            @ LoRALinear.__init__
+              self.B = nn.Parameter(base.weight.new_zeros(out, rank))
+            - nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # U(−1/√in, 1/√in)
+        """),
+    ),
+)
+SUBTRACTED = Mistake(
+    "update subtracted",
+    (
+        diffs.diff("""
+            @ LoRALinear.forward
+            - return self.base(x) + F.linear(h, self.scale * self.B)  # (..., out)
+            + return self.base(x) - F.linear(h, self.scale * self.B)
+            @ LoRALinear.delta
+            - return self.scale * self.B @ self.A  # (out, in)
+            + return -self.scale * self.B @ self.A
+        """),
+    ),
+    "the update is subtracted instead of added", "", "",
+)  # fmt: skip
+STRANGE = Mistake(
+    "another description", (),
+    "a layer that is right by another description: its matrices have other names, and its third argument means something "
+    "else", "", "",
+)  # fmt: skip
+
+
+def concerning():
+    """(mistake or right solution, the first method of LoRALinear that it changes), of those that change one."""
+    methods = [name for name in diffs.spans(TEXT) if name.startswith("LoRALinear.")]
+    for thing in [*lora.rights, OTHER_NUMBERS, *lora.mistakes, SUBTRACTED]:
+        touched = diffs.touched(TEXT, thing.diffs[0], methods)
+        if first := next((name for name in methods if name in touched), None):
+            yield thing, first.partition(".")[2]
+
+
+PLAIN = ("A", "B"), "scale"  # the names of the two matrices and of the third argument
+OTHER = ("down", "up"), "alpha"
+
+
+@cache
+def layers(thing, factors, scale):
+    """The module of `lora` with a mistake or variant in it, None for neither, as the sheet describes it."""
+    text = diffs.edited(TEXT, thing.diffs[0] if thing else ())
+    if scale == "alpha":
+        text = text.replace("self.scale, self.dropout = scale,", "self.scale, self.dropout = scale / rank,", 1)
+    for old, new in zip("AB", factors, strict=True):
+        text = re.sub(rf"\bself\.{old}\b", f"self.{new}", text)
+    return source.load(ast.parse(text), thing.id if thing else "the right layer", text)
+
+
+def of(impl, thing):
+    described = tuple(impl.FACTORS), impl.SCALE
+    if thing is STRANGE:
+        return layers(None, *(OTHER if described == PLAIN else PLAIN))
+    return layers(thing, *described)
+
+
+# -- running a test on them -------------------------------------------------------------------------------------------
+
+
+def outcome(impl, thing):
+    """What `impl.test` says of these layers: "passed", the AssertionError, or whatever else stopped it; run only once.
+
+    An AssertionError keeps the place where it failed, and no text: that is the same for all who fail there.
+    """
+    known = vars(impl).setdefault("_outcomes", {})
+    if thing not in known:
+        try:
+            answer = impl.test(of(impl, thing))
+            known[thing] = "passed" if answer is None else "let through: it returned something, only `assert` counts"
+        except Exception as error:
+            if isinstance(error, AssertionError):
+                error.args = ()
+            known[thing] = error
+    return known[thing]
+
+
+def passes(thing):
+    def look(impl):
+        found = outcome(impl, thing)
+        if isinstance(found, Exception):
+            raise found
+        return "passed"
+
+    look.__name__ = f"passes {thing.id}" if thing else "passes the reference"
+    return look
+
+
+def catches(thing):
+    def look(impl):
+        found = outcome(impl, thing)
+        if isinstance(found, AssertionError):
+            return "caught"
+        if isinstance(found, Exception):
+            of_the_right = outcome(impl, None)
+            if isinstance(of_the_right, Exception) and not isinstance(of_the_right, AssertionError):
+                raise found  # it is the test that stops, and not the layer
+            return "caught"
+        return "let through" if found == "passed" else found
+
+    look.__name__ = f"catches {thing.id}"
+    return look
+
+
+observe("right layers", "Your test rejects the project's own layer, which is right.")(passes(None))
+for thing, _ in concerning():
+    if isinstance(thing, Right):
+        says = f"Your test rejects a right layer, one that is only written in another way ({thing.id})."
+        observe("right layers", says)(passes(thing))
+GROUP = {"__init__": "layers made wrongly", "forward": "layers that answer wrongly", "delta": "wrong ΔW"}
+for thing, method in concerning():
+    if not isinstance(thing, Right):
+        observe(GROUP[method], f"Your test lets this pass: {thing.what}.")(catches(thing))
+observe("layers made wrongly", f"Your test lets this pass: {STRANGE.what}.")(catches(STRANGE))
