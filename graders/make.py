@@ -15,8 +15,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from minipeft.classroom.engine import compare, diagnose, observe, source
-from minipeft.classroom.engine.exercise import edited, exercises, get_exercise
+from minipeft.classroom.engine import source
+from minipeft.classroom.engine.compare import differing
+from minipeft.classroom.engine.exercise import exercises, get_exercise
+from minipeft.classroom.engine.observe import Subject, observe
+from minipeft.classroom.engine.recognise import broken, expected
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
@@ -83,17 +86,17 @@ def points(exercise, name):
 
     Those in which a known mistake that lies in it, and nowhere else, shows first; else where it shows that it is empty.
     """
-    text, right = exercise.plain(), diagnose.expected(exercise)
+    text, right = exercise.plain(), expected(exercise)
     group = {o.name: o.group for o in exercise.observations}
     found = set()
     for mistake in exercise.mistakes:
-        if changed(text, edited(text, mistake.edits)) == [name]:
-            got = observe.observe(exercise, diagnose.broken(exercise, mistake))
-            found.add(group[compare.differing(right, got)[0]])
+        if changed(text, exercise.with_edits(mistake.diffs[0])) == [name]:
+            got = observe(exercise, broken(exercise, mistake))
+            found.add(group[differing(right, got)[0]])
     if not found:
         left = [stub for stub in exercise.stubs if stub.partition(".")[0] != name]
-        got = observe.Subject(exercise, text).observe(left, False)
-        found.add(group[compare.differing(right, got)[0]])
+        got = Subject(exercise, text).observe(left, False)
+        found.add(group[differing(right, got)[0]])
     return [g for g in exercise.groups if g in found]
 
 
@@ -135,7 +138,7 @@ def opening(exercise, wanted, seed=None):
     imports = [ast.unparse(n) for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
     names = {name for node in tree.body for name in source.names_of(node)} - set(wanted)
     if ours := names & set().union(*(used(tree, name) for name in wanted)):
-        home = "minipeft." + exercise.of.removesuffix(".py").replace("/", ".")
+        home = "minipeft." + exercise.reference_file.removesuffix(".py").replace("/", ".")
         imports.append(f"from {home} import {', '.join(sorted(ours))}")
     return "\n\n".join(told), "\n".join(dict.fromkeys([*imports, "import torch"]))
 

@@ -18,22 +18,26 @@ import minipeft
 from minipeft import comparison
 from minipeft.attach import WeightWrapper
 from minipeft.classroom import (
-    catalogue,
     check,
     desk,
+    diagnose,
     expect,
-    models,
     using,
 )
-from minipeft.classroom.engine import compare, diagnose, observe, source
-from minipeft.classroom.engine.exercise import PACKAGE, Exercise, edited, exercises, get_exercise
+from minipeft.classroom.engine import compare, observe, source
+from minipeft.classroom.engine.check import exercise_of
+from minipeft.classroom.engine.exercise import PACKAGE, exercises, get_exercise
+from minipeft.classroom.engine.recognise import reference
 from minipeft.cli import app
+from minipeft.exercises import models
 from minipeft.methods import bitfit
 from minipeft.methods import lora as own
 from minipeft.models import transformer
+from tests import solutions
+from tests.solutions import mistaken, replaced
 
 LORA = get_exercise("lora")
-NO_SCALE = edited(LORA.plain(), LORA.mistakes[0].edits)
+NO_SCALE = mistaken(LORA, 0)
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +47,7 @@ def _give_back():
 
 
 def judged(text, seed=None):
-    return diagnose.judge(LORA, text, observe.Subject(LORA, text, seed), seed)
+    return solutions.judged("lora", text, seed)
 
 
 def with_bodies(**bodies):
@@ -133,7 +137,7 @@ def test_a_notebook_gives_its_definitions_and_nothing_is_run(tmp_path):
     ]
     book = {"cells": [{"cell_type": "code", "source": c.splitlines(True)} for c in cells], "nbformat": 4}
     (tmp_path / "lora.ipynb").write_text(json.dumps(book))
-    report = diagnose.diagnose("lora", tmp_path / "lora.ipynb")
+    report = diagnose("lora", tmp_path / "lora.ipynb")
     assert report.stubs["LoRALinear.forward"] == "right"
     assert set(report.stubs.values()) == {"right", "not written yet"}
     assert not report.finding
@@ -153,7 +157,7 @@ def test_what_cannot_be_read_is_told(name, content, says, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(source.Unreadable, match=says):
         source.parsed(source.text_of(tmp_path / name))
-    assert not diagnose.diagnose("lora", tmp_path / name).passed
+    assert not diagnose("lora", tmp_path / name).passed
 
 
 def test_an_import_that_a_solution_has_no_need_of_is_left_out_and_told():
@@ -194,9 +198,7 @@ def test_hints_come_in_rungs():
 
 
 def test_two_mistakes_in_two_bodies_are_told_one_after_the_other():
-    both = edited(
-        LORA.plain(), [*LORA.mistakes[1].edits, ("return self.scale * (self.B @ self.A).T  # (V, d)", "return 0")]
-    )
+    both = replaced(mistaken(LORA, 1), ("return self.scale * (self.B @ self.A).T  # (V, d)", "return 0"))
     report = judged(both)
     assert report.stubs["LoRALinear.forward"] == report.stubs["LoRAEmbedding.delta"] == "wrong"
     assert report.stubs["LoRALinear.delta"] == "right"
@@ -229,9 +231,8 @@ def test_attributes_may_have_other_names_where_a_class_is_consistent():
 
 
 def test_an_unknown_mistake_gets_its_symptom_and_no_guess():
-    text = edited(
-        LORA.plain(),
-        [("return self.scale * self.B @ self.A  # (out, in)", "return 1.7 * self.scale * self.B @ self.A")],
+    text = replaced(
+        LORA.plain(), ("return self.scale * self.B @ self.A  # (out, in)", "return 1.7 * self.scale * self.B @ self.A")
     )
     report = judged(text)
     assert report.finding.mistake is None
@@ -279,18 +280,11 @@ def test_equal_is_equal_up_to_rounding_and_nan_is_nan():
 
 def test_observations_start_alike_and_leave_no_trace():
     state, kind = torch.random.get_rng_state(), torch.get_default_dtype()
-    first = observe.observe(LORA, diagnose.reference(LORA))
+    first = observe.observe(LORA, reference(LORA))
     torch.randn(100)
-    assert observe.observe(LORA, diagnose.reference(LORA)) == first
+    assert observe.observe(LORA, reference(LORA)) == first
     torch.random.set_rng_state(state)
     assert torch.get_default_dtype() == kind
-
-
-def test_a_bank_that_has_drifted_breaks_loudly():
-    with pytest.raises(ValueError, match=r"occurs 0 times in the reference, expected once"):
-        edited("a b b", [("c", "d")])
-    with pytest.raises(ValueError, match="occurs 2 times"):
-        edited("a b b", [("b", "d")])
 
 
 def test_unknown_names_are_told():
@@ -349,6 +343,10 @@ def test_a_class_made_in_a_notebook_is_checked(capsys):
     assert "lora: right" in capsys.readouterr().out
     expect("lora", LoRALinear)
     Unscaled.__name__ = "LoRALinear"
+    check("lora", Unscaled)
+    assert "Ask yourself" not in capsys.readouterr().out
+    check("lora", Unscaled)
+    assert "Ask yourself" in capsys.readouterr().out, "the second time a little more is told"
     check("lora", Unscaled, hints=3)
     said = capsys.readouterr().out
     assert "0.33 times the expected one" in said
@@ -409,30 +407,75 @@ def test_what_was_not_asked_for_is_told():
 
 
 def test_start_writes_a_file_once_and_the_progress_follows(tmp_path):
+    def lora():
+        return desk.progress(tmp_path)["lora"]
+
     path = desk.start("lora", tmp_path)
-    assert desk.progress(tmp_path)["lora"] == "0 of 7 written"
+    assert lora() == desk.State("0 of 7 written, to be checked", 0)
     assert not desk.check_file(path).passed
+    assert lora() == desk.State("0 of 8 points", 0)
     with pytest.raises(FileExistsError, match="stays as it is"):
         desk.start("lora", tmp_path)
-    path.write_text(with_bodies(LoRA__scale="return self.alpha / (rank**0.5 if self.rslora else rank)"))
-    assert desk.progress(tmp_path)["lora"] == "1 of 7 written"
     path.write_text(NO_SCALE)
-    assert desk.progress(tmp_path)["lora"] == "written, to be checked"
-    assert not desk.check_file(path).passed
-    assert desk.progress(tmp_path)["lora"] == "7 of 7 written, not right yet"
+    assert lora().words == "7 of 7 written, to be checked"
+    report = desk.check_file(path)
+    assert not report.passed
+    points = sum(report.groups().values())
+    assert 0 < points < 8
+    assert f"not right yet ({points} of 8 points)" in report.text()
+    assert lora() == desk.State(f"{points} of 8 points", points / 8)
+    path.write_text(with_bodies(LoRA__scale="return self.alpha / (rank**0.5 if self.rslora else rank)"))
+    assert lora() == desk.State("1 of 7 written, to be checked", points / 8)
     path.write_text(LORA.plain())
     assert desk.check_file(path).passed
-    assert desk.progress(tmp_path)["lora"] == "right"
+    assert lora() == desk.State("right", 1)
     path.write_text("def (")
-    assert desk.progress(tmp_path)["lora"] == "cannot be read"
+    assert lora().words == "cannot be read"
     assert "not Python yet" in desk.check_file(path).text()
 
 
-def test_house_rules_change_the_text_and_a_public_solution_fails(tmp_path):
+def test_hints_rise_while_the_same_is_wrong(tmp_path, monkeypatch):
+    monkeypatch.delenv("MINIPEFT_HINTS", raising=False)
+    path = tmp_path / "lora.py"
+
+    def hints(text):
+        path.write_text(text)
+        return desk.hints_for(path, desk.check_file(path))
+
+    assert [hints(NO_SCALE) for _ in range(5)] == [1, 2, 3, 4, 4]
+    other = next(i for i, m in enumerate(LORA.mistakes) if m.id == "both zero")
+    assert hints(mistaken(LORA, other)) == 1, "another mistake starts at the symptom"
+    assert hints(NO_SCALE) == 4
+    assert hints(LORA.plain()) == 4
+    assert hints(NO_SCALE) == 1, "what was right once starts anew"
+    assert desk.hints_for(path, desk.check_file(path), hints=3) == 3
+    monkeypatch.setenv("MINIPEFT_HINTS", "2")
+    assert hints(NO_SCALE) == 2
+
+
+def test_one_body_is_asked_about_alone(tmp_path):
+    path = tmp_path / "lora.py"
+    wrong = replaced(mistaken(LORA, 1), ("return self.scale * (self.B @ self.A).T  # (V, d)", "return 0"))
+    path.write_text(wrong)
+    both = desk.check_file(path)
+    assert [f.stub for f in both.findings] == ["LoRALinear.forward", "LoRAEmbedding.delta"]
+    lines = both.text().splitlines()
+    assert [line for line in lines if line.startswith("LoRAEmbedding.delta: ")], "a line for each body that is wrong"
+    alone = desk.check_file(path, only="LoRALinear.delta")
+    assert alone.passed
+    assert alone.text() == "lora: right as far as it goes, LoRALinear.delta."
+    report = desk.check_file(path, only="LoRAEmbedding.delta")
+    assert list(report.stubs) == ["LoRAEmbedding.delta"]
+    assert report.finding.stub == "LoRAEmbedding.delta"
+    with pytest.raises(ValueError, match=r"lora does not ask for LoRA.forward; it asks for: LoRALinear.__init__"):
+        desk.check_file(path, only="LoRA.forward")
+
+
+def test_a_variant_changes_the_text_and_a_public_solution_fails(tmp_path):
     seed = next(s for s in map(str, range(50)) if [h.id for h in LORA.chosen(s)] == ["square root"])
     path = desk.start("lora", tmp_path, seed)
     text = path.read_text()
-    assert f"(variants {seed})" in text.splitlines()[0]
+    assert f"(variant {seed})" in text.splitlines()[0]
     assert "A rule of your teacher's, unlike the paper's: the scale is α/√r" in text
     assert "s = α/√r; with rslora=True" in text
     head = text.split('"""')[0]
@@ -441,14 +484,14 @@ def test_house_rules_change_the_text_and_a_public_solution_fails(tmp_path):
     assert report.finding.mistake.id == "plain rule"
     path.write_text(head + LORA.reference(seed))
     assert desk.check_file(path).passed
-    assert diagnose.diagnose("lora", path).passed, "in a notebook the first line counts too"
+    assert diagnose("lora", path).passed, "in a notebook the first line counts too"
     assert not desk.check_file(path, seed="another").passed or LORA.chosen("another") == LORA.chosen(seed)
 
 
 def test_which_exercise_a_file_is_about(tmp_path):
     def named(file, text):
         (tmp_path / file).write_text(text)
-        return diagnose.exercise_of(tmp_path / file)
+        return exercise_of(tmp_path / file)
 
     assert named("lora.py", "") == "lora"
     assert named("homework.py", "# minipeft exercise: lora\n") == "lora"
@@ -574,13 +617,6 @@ def test_a_check_takes_a_moment():
     assert time.process_time() - began < 2
 
 
-def test_an_exercise_has_its_groups_in_order():
-    x = Exercise("x", "methods/full.py", (), "", 1, 1, "", "")
-    for group in ("b", "a", "b"):
-        x.observe(group, "It.")(lambda impl: 0)
-    assert x.groups == ["b", "a"]
-
-
 # -- the commands -----------------------------------------------------------------------------------------------------
 
 
@@ -602,7 +638,10 @@ def test_a_student_starts_checks_reads_the_hint_and_goes_on(tmp_path, monkeypatc
     Path("work/lora.py").write_text(NO_SCALE)
     code, said = command("check", "lora", "--picture", "seen.png")
     assert code == 1
-    assert "This looks like" in said
+    assert "0.33 times the expected one" in said
+    assert "Ask yourself" not in said
+    assert "(hint 1 of 4: check again for the next one, or --hints 4 for all)" in said
+    assert "This looks like" in command("check", "lora", "LoRALinear.forward", "--hints", "4")[1]
     assert Path("seen.png").stat().st_size > 2000
     assert command("check", "lora", "--picture", "seen.png")[0] == 1, "it is our own, so it may be drawn again"
     Path("seen.png").write_bytes(b"a photograph")
@@ -626,13 +665,6 @@ def test_a_class_may_be_told_less(monkeypatch, capsys):
     Unscaled.__name__ = "LoRALinear"
     check("lora", Unscaled)
     assert "Ask yourself" not in capsys.readouterr().out
-
-
-def test_the_catalogue_for_teachers_is_the_bank():
-    page = Path(PACKAGE).parent / "docs" / "exercises.md"
-    assert page.read_text(encoding="utf-8") == catalogue.page(), (
-        "write it again: python -m minipeft.classroom.catalogue > docs/exercises.md"
-    )
 
 
 def test_a_body_from_a_notebook_finds_the_classes_that_it_is_judged_with():

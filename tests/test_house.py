@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ HOUSE = Path(minipeft.__file__).parent
 ORDER = [
     ["models"], ["settings"], ["arguments"], ["checks"], ["attach"], ["targets"], ["views"], ["methods"], ["files"],
     ["deltas"], ["mixing", "arithmetic"], ["tasks"], ["training"], ["costs", "plots", "bases"], ["comparison"],
-    ["classroom"], ["cli"],
+    ["classroom"], ["exercises"], ["cli"],
 ]  # fmt: skip
 FLOOR = {room: i for i, rooms in enumerate(ORDER) for room in rooms}
 METHOD_FILES = sorted(p for p in (HOUSE / "methods").glob("*.py") if p.name != "__init__.py")
@@ -65,6 +66,15 @@ def test_a_method_file_stands_alone(path):
 def test_what_is_read_first_is_short():
     assert lines(HOUSE / "attach.py") <= 200
     assert sum(lines(HOUSE / path) for path in ("models/transformer.py", "attach.py", "methods/lora.py")) <= 720
+
+
+def test_no_room_is_larger_than_a_third_of_the_code():
+    sizes = Counter()
+    for path in HOUSE.rglob("*.py"):
+        if room_of(path) != "exercises":  # these are data
+            sizes[room_of(path)] += lines(path)
+    room, size = sizes.most_common(1)[0]
+    assert size <= sum(sizes.values()) / 3, room
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from minipeft.classroom.engine import diagnose, observe
-from minipeft.classroom.engine.exercise import PACKAGE, edited, get_exercise
+from minipeft.classroom.engine.diagnose import judge
+from minipeft.classroom.engine.exercise import PACKAGE, get_exercise
+from minipeft.classroom.engine.observe import Subject, work_in
 from minipeft.classroom.grading import sandbox
 from minipeft.classroom.grading.sandbox import Child, Limits, Stopped, landlock
+from tests.solutions import mistaken, replaced
 
 LORA = get_exercise("lora")
 LINE = "        h = F.linear(self.dropout(x), self.A)  # (..., r)\n"
@@ -19,20 +21,20 @@ linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits
 
 def doing(code):
     """LoRA's file with some code in LoRALinear.forward."""
-    return edited(LORA.plain(), [(LINE, "".join(f"        {line}\n" for line in code.splitlines()) + LINE)])
+    return replaced(LORA.plain(), (LINE, "".join(f"        {line}\n" for line in code.splitlines()) + LINE))
 
 
 def looked_at(text, method="fork", **limits):
     with Child("lora", text, limits=Limits(**limits), method=method) as child:
-        report = diagnose.judge(LORA, text, child)
+        report = judge(work_in(LORA, text), child)
     return report, child
 
 
 @METHODS
 def test_what_comes_back_is_what_is_observed_here(method):
-    for text in (LORA.plain(), edited(LORA.plain(), LORA.mistakes[0].edits)):
+    for text in (LORA.plain(), mistaken(LORA, 0)):
         report, _ = looked_at(text, method)
-        here = diagnose.judge(LORA, text, observe.Subject(LORA, text))
+        here = judge(work_in(LORA, text), Subject(LORA, text))
         assert (report.text(), report.right, report.stubs) == (here.text(), here.right, here.stubs)
 
 
@@ -196,6 +198,6 @@ for new in (True, False):
     assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
     text = doing(code + "while True: pass")
     with pytest.raises(Stopped), Child("lora", text, limits=Limits(seconds=1)) as child:
-        diagnose.judge(LORA, text, child)
+        judge(work_in(LORA, text), child)
     started = [int(pid) for pid in child.output.split()]
     assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from minipeft.classroom.engine import source
-from minipeft.classroom.engine.diagnose import judge
-from minipeft.classroom.engine.exercise import exercises, get_exercise
-from minipeft.classroom.engine.observe import Subject, work_in
+from minipeft.classroom.engine.exercise import exercises
+from tests.solutions import judged
 
 HERE = Path(__file__).parent
 WRONG, RIGHT = (sorted((HERE / kind).glob("*/*.*")) for kind in ("wrong", "right"))
@@ -27,9 +26,7 @@ def name(path):
 
 
 def report(path):
-    exercise = get_exercise(path.parent.name)
-    text = source.text_of(path)
-    return judge(work_in(exercise, text), Subject(exercise, text))
+    return judged(path.parent.name, source.text_of(path))
 
 
 def earned(path):

@@ -11,11 +11,12 @@ import typer
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 import minipeft.classroom.desk as desk
-from minipeft.classroom.engine.check import hints_wanted
 from minipeft.classroom.engine.exercise import exercises, get_exercise
+from minipeft.classroom.engine.report import LEVELS
 from minipeft.classroom.grading import grade as grading
 from minipeft.classroom.grading.sandbox import Limits
 from minipeft.files import SIGNED, place, write_atomically
@@ -27,7 +28,6 @@ Variant = Annotated[
     typer.Option("--variant", help="A teacher's seed: rules of its own, so that a public solution is wrong."),
 ]
 Folder = Annotated[Path, typer.Option("--dir", help="The folder of your files.")]
-LEVELS = ("", "warm-up", "medium", "hard")
 
 
 def start(
@@ -57,23 +57,31 @@ def contents(folder):
         title="Exercises, in the order of the course", title_justify="left", box=SIMPLE, pad_edge=False,
         collapse_padding=True,
     )  # fmt: skip
-    for heading in ("name", "", "min", "", "yours"):
+    for heading in ("name", "", "min", "", "points", "yours"):
         table.add_column(heading, justify="right" if heading == "min" else "left", overflow="fold")
     for name, state in desk.progress(folder).items():
         x = get_exercise(name)
-        style = "green" if state == "right" else "bold" if state else ""
-        table.add_row(name, escape(x.title), str(x.minutes), LEVELS[x.difficulty], state, style=style)
+        style = "green" if state.words == "right" else "bold" if state.words else ""
+        bar = ProgressBar(1.0, state.share, width=10) if state.words else ""
+        table.add_row(name, escape(x.title), str(x.minutes), LEVELS[x.difficulty], bar, state.words, style=style)
     table.caption, table.caption_justify = "Begin one: python -m minipeft start NAME", "left"
     return table
 
 
 def check(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="Your file or notebook, or the name of an exercise.")],
+    body: Annotated[
+        str | None, typer.Argument(metavar="BODY", help="Only this one, LoRALinear.forward for example.")
+    ] = None,
     exercise: Annotated[str | None, typer.Option(help="Which exercise it is, if the file does not tell.")] = None,
     variant: Variant = None,
     hints: Annotated[
         int | None,
-        typer.Option(min=1, max=4, help="How much to tell: 1 the symptom, 2 a question, 3 the mistake, 4 all."),
+        typer.Option(
+            min=1,
+            max=4,
+            help="How much to tell: 1 the symptom, 2 a question, 3 the mistake, 4 all. Else more at each check.",
+        ),
     ] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw expected, yours and the difference, as PNG.")] = None,
     force: Annotated[
@@ -85,8 +93,11 @@ def check(
         path = desk.FOLDER / f"{path.name}.py"
     if picture:
         place(picture, "picture", force, inputs=(path,))
-    report = desk.check_file(path, exercise, variant)
-    console.print(report.text(hints_wanted(hints)), markup=False, highlight=False, soft_wrap=True)
+    report = desk.check_file(path, exercise, variant, only=body)
+    told = desk.hints_for(path, report, hints)
+    console.print(report.text(told), markup=False, highlight=False, soft_wrap=True)
+    if report.finding and told < 4:
+        console.print(f"(hint {told} of 4: check again for the next one, or --hints 4 for all)", highlight=False)
     if picture and report.finding and report.finding.pair:
         from minipeft import plots
 
@@ -97,7 +108,7 @@ def check(
         console.print(f"Picture: {escape(str(picture))}")
     elif picture:
         console.print("There is nothing to draw.")
-    if report.passed and not report.exercise.is_sheet and variant is None:
+    if report.passed and body is None and not report.exercise.is_sheet and variant is None:
         console.print(
             f"Let the course run on it: MINIPEFT_USE={escape(str(path))} python -m minipeft compare", soft_wrap=True
         )

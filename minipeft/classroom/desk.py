@@ -1,8 +1,9 @@
-"""A student's desk: start an exercise, see how far one has come, check a file in a child process."""
+"""A student's desk: start an exercise, check a file in a child process, see how far one has come."""
 
 import hashlib
 import json
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 
 from minipeft.classroom.engine import check, source
@@ -11,8 +12,10 @@ from minipeft.classroom.engine.exercise import exercises, get_exercise
 from minipeft.classroom.engine.observe import work_in
 from minipeft.classroom.engine.report import Report
 from minipeft.classroom.grading.sandbox import Child, Stopped
+from minipeft.files import write_atomically
 
 FOLDER = Path("work")
+BOOK = ".progress.json"
 
 
 def start(name, folder=FOLDER, seed=None):
@@ -25,14 +28,14 @@ def start(name, folder=FOLDER, seed=None):
     if path.exists():
         raise FileExistsError(f"{path} is there already and stays as it is; move it away to start again")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(sheet(exercise, path, seed), encoding="utf-8")
+    write_atomically(path, sheet(exercise, path, seed).encode())
     return path
 
 
 def sheet(exercise, path, seed=None):
     """The text of a fresh file: a head that says what to do, then the reference with its bodies empty."""
     rules = exercise.chosen(seed)
-    head = [f"# minipeft exercise: {exercise.name}{f' (variants {seed})' if rules else ''}"]
+    head = [f"# minipeft exercise: {exercise.name}{f' (variant {seed})' if rules else ''}"]
     head += [f"# {exercise.title}. About {exercise.minutes} minutes."]
     head += [f'# Write what says "your turn": {", ".join(exercise.stubs)}.']
     head += [f"# A rule of your teacher's, unlike the paper's: {variant.rule}." for variant in rules]
@@ -41,64 +44,92 @@ def sheet(exercise, path, seed=None):
     return "\n".join([*head, source.emptied(exercise.reference(seed), exercise.stubs, exercise.hidden)])
 
 
-def check_file(path, name=None, seed=None, limits=None):
-    """The report on a file or notebook, whose code runs in a child process. Remembers beside it whether it passed."""
+def check_file(path, name=None, seed=None, limits=None, only=None):
+    """The report on a file or notebook, whose code runs in a child process. Its result is noted beside the file.
+
+    only: one body that is asked for; what stands there beside it is then the project's own.
+    """
     path = Path(path)
     if not path.is_file():
         ready = path.stem if path.stem in exercises() else "NAME"
         raise FileNotFoundError(f"there is no {path}; begin it with: python -m minipeft start {ready}")
     exercise = get_exercise(name or check.exercise_of(path))
+    if only is not None and only not in exercise.stubs:
+        raise ValueError(f"{exercise.name} does not ask for {only}; it asks for: {', '.join(exercise.stubs)}")
     try:
         text = source.text_of(path)
         seed = source.variant_of(text) if seed is None else seed
-        source.parsed(text)
+        work = work_in(exercise, text, seed, only)
         with Child(exercise.name, text, seed, limits) as subject:
-            report = judge(work_in(exercise, text, seed), subject)
+            report = judge(work, subject)
     except (source.Unreadable, Stopped) as problem:
         return Report(exercise, {}, problem=str(problem))
-    remember(path, text, report.passed)
+    if only is None:
+        points = sum(report.groups().values())
+        note(path, text=mark(text), points=points, passed=report.passed)
     return report
+
+
+def hints_for(path, report, hints=None):
+    """How much to tell of a report on a file: more each time that the same is found; see `check.hints_wanted`."""
+    seen = {} if report.passed else notes_of(path).get("seen", {})
+    wanted = check.hints_wanted(hints, report, seen)
+    note(path, seen=seen)
+    return wanted
+
+
+# -- what is noted beside a student's files ---------------------------------------------------------------------------
+
+
+def book_of(folder):
+    try:
+        return json.loads((Path(folder) / BOOK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def notes_of(path):
+    """What is noted of a file: `text` and `points` of the last check, did it pass, how often a finding was seen."""
+    return book_of(path.parent).get(path.name, {})
+
+
+def note(path, **what):
+    book = book_of(path.parent)
+    book[path.name] = book.get(path.name, {}) | what
+    try:
+        write_atomically(path.parent / BOOK, json.dumps(book, indent=1).encode())
+    except OSError:
+        return  # a folder that cannot be written to: nothing is lost but a tick in a list
 
 
 def mark(text):
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def remember(path, text, passed):
-    book = path.parent / ".progress.json"
-    try:
-        known = json.loads(book.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}
-    known[path.name] = {"text": mark(text), "passed": passed}
-    try:
-        book.write_text(json.dumps(known, indent=1), encoding="utf-8")
-    except OSError:
-        return  # a folder that cannot be written to; nothing is lost but a tick in a list
+@dataclass(frozen=True)
+class State:
+    """How far a student is with an exercise: in words, and the share of its points at the last check."""
+
+    words: str = ""
+    share: float = 0.0
 
 
 def progress(folder=FOLDER):
-    """{exercise: "", "2 of 7 written", "written, to be checked" or "right"}"""
-    folder = Path(folder)
-    try:
-        known = json.loads((folder / ".progress.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}
-    return {name: state(exercise, folder, known) for name, exercise in exercises().items()}
+    """{exercise: State}"""
+    return {name: state(exercise, Path(folder)) for name, exercise in exercises().items()}
 
 
-def state(exercise, folder, known):
+def state(exercise, folder):
     path = next((p for s in (".py", ".ipynb") if (p := folder / f"{exercise.name}{s}").is_file()), None)
     if path is None:
-        return ""
+        return State()
     try:
         text = source.text_of(path)
         written = source.written(source.parsed(text), exercise.stubs)
     except source.Unreadable:
-        return "cannot be read"
-    last = known.get(path.name, {})
-    if last.get("text") == mark(text):
-        return "right" if last["passed"] else f"{len(written)} of {len(exercise.stubs)} written, not right yet"
-    if len(written) < len(exercise.stubs):
-        return f"{len(written)} of {len(exercise.stubs)} written"
-    return "written, to be checked"
+        return State("cannot be read")
+    last, full = notes_of(path), len(exercise.groups)
+    share = last.get("points", 0) / full
+    if last.get("text") != mark(text):
+        return State(f"{len(written)} of {len(exercise.stubs)} written, to be checked", share)
+    return State("right" if last["passed"] else f"{last['points']} of {full} points", share)

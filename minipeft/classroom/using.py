@@ -9,7 +9,6 @@ and command runs on them, whatever they have imported already. `use(None)` gives
 import importlib
 import os
 import sys
-import types
 from functools import partial
 from pathlib import Path
 
@@ -80,10 +79,10 @@ def put(name, path):
         extra = [n for n in vars(theirs) if owner and n not in vars(target)]
         for n in [*extra, method]:
             thing = adopted(vars(theirs)[n], target if owner else None)
-            if not owner and isinstance(vars(module)[n], types.FunctionType):
-                rewrite(vars(module)[n], thing)
-            else:
+            if owner or n not in vars(module):
                 exchange(target, n, thing)
+            else:
+                exchange_everywhere(vars(module)[n], thing)
     return names
 
 
@@ -95,15 +94,11 @@ def exchange(owner, name, thing):
     setattr(owner, name, thing)
 
 
-def rewrite(function, other):
-    """Functions of a module may have been imported elsewhere by name, so they change from within."""
-    for name in ("__code__", "__defaults__", "__kwdefaults__"):
-        exchange_attribute(function, name, getattr(other, name))
-
-
-def exchange_attribute(function, name, value):
-    originals.append((function, name, getattr(function, name)))
-    setattr(function, name, value)
+def exchange_everywhere(original, thing):
+    """A function of a module may have been imported elsewhere by its name."""
+    for module in [m for name, m in sys.modules.items() if name.partition(".")[0] == "minipeft"]:
+        for name in [name for name, value in vars(module).items() if value is original]:
+            exchange(module, name, thing)
 
 
 def give_back():

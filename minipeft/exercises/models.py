@@ -112,9 +112,9 @@ def gradients(made):
 
 
 def arrivals(made, answer):
-    """{name: does a gradient arrive?} of everything that is trained, when `answer`, which a pass has made, is sent back.
+    """{name: does a gradient arrive?} of everything that is trained, when the answer of a pass is sent back.
 
-    Before that, everything that is trained has to be far from its start (`fill`): behind a zero nothing arrives.
+    Everything that is trained has to be far from its start (`fill`): behind a zero nothing arrives.
     """
     answer.pow(2).sum().backward()
     return {name: g is not None and bool(g.abs().max() > 0) for name, g in gradients(made).items()}

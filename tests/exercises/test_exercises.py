@@ -7,7 +7,7 @@ same is done with the project's own files, in which every body is written.
 import pytest
 
 from minipeft.classroom import desk
-from minipeft.classroom.engine.diagnose import hints_wanted
+from minipeft.classroom.engine.check import hints_wanted
 from minipeft.classroom.engine.exercise import exercises, get_exercise
 
 

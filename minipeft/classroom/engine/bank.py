@@ -16,8 +16,8 @@ class Mistake:
     diffs: the edits of the reference that make it: one, or several forms of the same mistake.
     what: completes "This looks like:". question: leads towards it. hint: what to think about, never the solution.
     seen: where it was seen in public.
-    any_value: observations in which every wrong value is this mistake's, because only a sign, an order or a scale is the
-    point.
+    any_value: observations in which every wrong value is this mistake's, because only a sign, an order or a scale is
+    the point.
     """
 
     id: str
@@ -46,15 +46,17 @@ class Variant:
     rule: str
 
 
-SECTIONS = {
-    "Mistakes": (Mistake, {"looks like": "what", "ask": "question", "hint": "hint"}, {"seen": "seen", "any value": "any_value"}),
+TOLD = {"looks like": "what", "ask": "question", "hint": "hint"}
+MAY_BE_TOLD = {"seen": "seen", "any value": "any_value"}
+SECTIONS = {  # heading: what is made of what stands there, the lines that it needs, the lines that it may have
+    "Mistakes": (Mistake, TOLD, MAY_BE_TOLD),
     "Right solutions": (Right, {}, {}),
     "Variants": (Variant, {"rule": "rule"}, {}),
-}  # fmt: skip  # heading: what is made of what stands there, the lines it needs, the lines it may have
+}
 
 
 def read(path):
-    """{"Mistakes": [...], "Right solutions": [...], "Variants": [...]} of a file. ValueError says what is wrong, and where."""
+    """{section: [Mistake, Right or Variant]} of a `mistakes.md`. ValueError says what is wrong with it, and where."""
     found = {section: [] for section in SECTIONS}
     for section, number, id, body in entries(path.read_text(encoding="utf-8")):
         try:
@@ -91,9 +93,8 @@ def entry(section, id, body):
     if absent := [name for name in needed if name not in lines]:
         raise ValueError(f'a line "- {absent[0]}: …" is missing')
     if strange := [name for name in lines if name not in needed | more]:
-        raise ValueError(
-            f'"- {strange[0]}:" is not known here; there are: {", ".join(needed | more) or "diff blocks only"}'
-        )
+        there = ", ".join(needed | more) or "only diff blocks"
+        raise ValueError(f'"- {strange[0]}:" is not known here; there are: {there}')
     if not blocks:
         raise ValueError("a block ```diff is missing")
     told = {field: " ".join(lines[name].split()) for name, field in (needed | more).items() if name in lines}

@@ -109,8 +109,11 @@ def hints_wanted(hints, report=None, seen=None):
 
     seen: {finding: how often}, which is counted up; without it everything is told.
     """
-    if hints is not None or "MINIPEFT_HINTS" in os.environ:
-        return int(os.environ["MINIPEFT_HINTS"]) if hints is None else hints
+    hints = os.environ.get("MINIPEFT_HINTS") or None if hints is None else hints
+    if hints is not None:
+        if str(hints) not in ("1", "2", "3", "4"):
+            raise ValueError(f"hints (and MINIPEFT_HINTS) are a number from 1 to 4, got {hints!r}")
+        return int(hints)
     if seen is None or not report.finding:
         return 4
     key = f"{report.exercise.name} {report.finding.stub} {report.finding.observation}"

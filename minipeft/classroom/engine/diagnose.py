@@ -15,10 +15,10 @@ def judge(work, subject):
     report = Report(work.exercise, states, notes=list(work.notes))
     if not work.written:
         return report
-    whole = len(work.written) == len(work.exercise.stubs)
-    earned = subject.observe(work.written, fill=False)
+    all_written, all_asked = len(work.written) == len(work.asked), len(work.asked) == len(work.exercise.stubs)
+    earned = subject.observe(work.written, fill=all_written and not all_asked)
     report.right = [name for name in right if same(right[name], earned.get(name))]
-    got = earned if whole else subject.observe(work.written, fill=True)  # what is not written is the project's own
+    got = earned if all_written else subject.observe(work.written, fill=True)  # the project's own for what is missing
     if differing(right, got):
         alone = suspects(work, subject, got)
         for name in alone or work.changed or work.written:
@@ -49,7 +49,7 @@ def alone(work, subject, name, only):
 
 
 def findings(work, got, alone):
-    """A finding for each body that is wrong by itself; a single one where a mistake that lies in several explains all."""
+    """A finding for each body that is wrong by itself; one alone where a mistake that lies in several explains all."""
     together = len(alone) != 1 and (not alone or recognise(work.exercise, got, work.seed, [*alone], entirely=True)[0])
     if together:
         return [explain(work.exercise, got, work.seed, [*alone])]

@@ -4,9 +4,9 @@
     - return self.scale * self.B @ self.A  # (out, in)
     + return self.B @ self.A
 
-After `@` stands the function, method, class or constant that holds the lines, or the name of the file. Lines with `-` are
-replaced by those with `+`; lines with neither only tell the place. They are whole lines, and have to stand there once,
-one below the other. How far all of them are indented does not matter.
+After `@` stands the function, method, class or constant that holds the lines, or the name of the file. Lines with `-`
+are replaced by those with `+`; lines with neither only tell the place. They are whole lines, and have to stand there
+once, one below the other. How far all of them are indented does not matter.
 """
 
 import ast

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from minipeft.classroom.engine.bank import Mistake
 
+LEVELS = ("", "warm-up", "medium", "hard")  # of an exercise, by its difficulty
 MARKS = {"right": "✓", "wrong": "✗", "not written yet": "·", "unclear": "?"}
 
 
@@ -61,15 +62,16 @@ class Report:
         x, groups = self.exercise, self.groups()
         if self.problem:
             return f"{x.name}: {self.problem}"
-        points = f"{sum(groups.values())} of {len(groups)} points"
-        if self.passed and len(self.stubs) == len(x.stubs):
+        whole = len(self.stubs) == len(x.stubs)
+        points = f" ({sum(groups.values())} of {len(groups)} points)" if whole else ""
+        if self.passed and whole:
             return "\n".join([f"{x.name}: right. All {len(x.observations)} observations agree.", *self.notes])
         if self.passed:
-            return "\n".join([f"{x.name}: {', '.join(self.stubs)} is right.", *self.notes])
+            return "\n".join([f"{x.name}: right as far as it goes, {', '.join(self.stubs)}.", *self.notes])
         empty = [name for name, state in self.stubs.items() if state == "not written yet"]
         if len(empty) == len(self.stubs):
             return "\n".join([f"{x.name}: not written yet ({', '.join(empty)})", *self.notes])
-        lines = [f"{x.name}: {'not right yet' if self.findings else 'right so far, not written to the end'} ({points})"]
+        lines = [f"{x.name}: {'not right yet' if self.findings else 'right so far, not written to the end'}{points}"]
         for name, state in self.stubs.items():
             lines.append(f"  {MARKS[state]} {name}" + ("  not written yet" if state == "not written yet" else ""))
         for finding in self.findings:

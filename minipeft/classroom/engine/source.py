@@ -118,7 +118,7 @@ def text_of(path):
 
 def variant_of(text):
     """The seed of variants that the first line of a started file tells, or None."""
-    found = re.match(r"# minipeft exercise: \w+ \(variants ([^\n]+)\)", text)
+    found = re.match(r"# minipeft exercise: \w+ \(variant ([^\n]+)\)", text)
     return found and found[1]
 
 

@@ -7,16 +7,21 @@ from torch import nn
 
 from minipeft.attach import attachments, trainable
 from minipeft.bases import base
-from minipeft.classroom import workbook
-from minipeft.classroom.bank import find_the_mistake as bank
-from minipeft.classroom.engine import diagnose, observe, source
-from minipeft.classroom.engine.exercise import edited, get_exercise
-from minipeft.classroom.workbook import find_the_mistake, lora_gradients, predict_memory, predict_parameters
+from minipeft.classroom.engine import source
+from minipeft.classroom.engine.exercise import get_exercise
 from minipeft.costs import delta_bytes, measure
+from minipeft.exercises import measuring
+from minipeft.exercises.find_the_mistake import observations as pieces
+from minipeft.exercises.find_the_mistake import sheet as find_the_mistake
+from minipeft.exercises.lora_gradients import sheet as lora_gradients
+from minipeft.exercises.predict_memory import sheet as predict_memory
+from minipeft.exercises.predict_parameters import sheet as predict_parameters
 from minipeft.methods import LoRA
 from minipeft.methods.qlora import QuantizedLinear, measured_bits
 from minipeft.tasks import task
 from minipeft.views import merge
+from tests import solutions
+from tests.solutions import judged as report_on
 
 n, into, out, r, alpha = 7, 5, 3, 2, 3.0
 
@@ -79,30 +84,30 @@ def test_a_step_by_hand_is_that_of_the_optimizer_and_leaves_A_at_first(letters):
 
 def test_the_large_models_have_the_known_numbers():
     assert predict_parameters.GPT3_LORA == 37_748_736  # "37.7M" in table 4 of the paper
-    assert 96 * 2 * workbook.factors(1, 12288, 12288) == 4_718_592
+    assert 96 * 2 * measuring.factors(1, 12288, 12288) == 4_718_592
     assert predict_parameters.T5_PROMPT == 20_480
     assert predict_parameters.BERT_BITFIT * 12 + 2 * 768 == 102_912  # with the norm of the embeddings, and the pooler
     bert = {"vocab": 1, "dim": 12, "layers": 12, "heads": 1, "ff": 48, "context": 1, "pre_norm": False}
-    assert workbook.measured("LoRA(rank=8)", **bert) * 64 == 294_912
-    assert workbook.measured("IA3()", **bert) * 64 == 55_296
+    assert measuring.measured("LoRA(rank=8)", **bert) * 64 == 294_912
+    assert measuring.measured("IA3()", **bert) * 64 == 55_296
 
 
 def test_measuring_leaves_no_trace_on_the_model_that_is_shared():
     shape = predict_parameters.SHAPE
-    first = [workbook.measured(method, **shape) for method in ("Houlsby(size=8)", "LoRA()", "Full()")]
-    workbook.counted.cache_clear()
-    assert [workbook.measured(method, **shape) for method in ("Full()", "LoRA()", "Houlsby(size=8)")] == first[::-1]
-    model = workbook.transformer(tuple(shape.items()))
+    first = [measuring.measured(method, **shape) for method in ("Houlsby(size=8)", "LoRA()", "Full()")]
+    measuring.counted.cache_clear()
+    assert [measuring.measured(method, **shape) for method in ("Full()", "LoRA()", "Houlsby(size=8)")] == first[::-1]
+    model = measuring.transformer(tuple(shape.items()))
     assert not attachments(model)
     assert trainable(model).keys() == dict(model.named_parameters()).keys()
 
 
 def test_measuring_draws_no_random_numbers():
     before = torch.get_rng_state()
-    workbook.counted.cache_clear()
-    workbook.measured("LoRA()", **predict_parameters.SHAPE)
-    workbook.factors(2, 3, 4)
-    workbook.kept(False, 2, 10, 6, 4)
+    measuring.counted.cache_clear()
+    measuring.measured("LoRA()", **predict_parameters.SHAPE)
+    measuring.factors(2, 3, 4)
+    measuring.kept(False, 2, 10, 6, 4)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -126,9 +131,9 @@ def test_bits_are_what_a_large_layer_stores():
 
 
 def test_kept_activations():
-    assert workbook.kept(True, None, 10, 6, 4) == 4 * 10 * 6
-    assert workbook.kept(False, None, 10, 6, 4) == 0
-    assert workbook.kept(False, 2, 10, 6, 4) == 4 * 10 * (6 + 2)
+    assert measuring.kept(True, None, 10, 6, 4) == 4 * 10 * 6
+    assert measuring.kept(False, None, 10, 6, 4) == 0
+    assert measuring.kept(False, 2, 10, 6, 4) == 4 * 10 * (6 + 2)
 
 
 @pytest.fixture
@@ -142,37 +147,37 @@ def double():
 @pytest.mark.parametrize("variant", [None, "other letters", "other layers", "other places"])
 def test_each_piece_has_one_true_statement_and_it_is_the_answer(variant, double):
     x = get_exercise("find_the_mistake")
-    text = edited(x.plain(), next((h.edits for h in x.variants if h.id == variant), ()))
+    text = x.with_edits(next((v.diffs[0] for v in x.variants if v.id == variant), ()))
     impl = source.load(source.ast.parse(text), "sheet", text)
-    for name in [name for names in bank.GROUPS.values() for name in names]:
-        there = bank.statements(getattr(impl, name))
+    for name in [name for names in pieces.GROUPS.values() for name in names]:
+        there = pieces.statements(getattr(impl, name))
         assert len(there) in (4, 5, 6)
-        assert [letter for letter, said in there.items() if bank.holds(said, name, impl)] == [
+        assert [letter for letter, said in there.items() if pieces.holds(said, name, impl)] == [
             getattr(impl, name.upper())
         ]
 
 
 def test_every_trial_is_of_a_statement_that_is_there():
-    pieces = [getattr(find_the_mistake, name) for names in bank.GROUPS.values() for name in names]
-    said = {statement for piece in pieces for statement in bank.statements(piece).values()}
-    assert set(bank.TRIALS) <= said
+    there = [getattr(find_the_mistake, name) for names in pieces.GROUPS.values() for name in names]
+    said = {statement for piece in there for statement in pieces.statements(piece).values()}
+    assert set(pieces.TRIALS) <= said
 
 
 def test_a_wrong_letter_does_not_tell_the_right_one():
     x = get_exercise("find_the_mistake")
     text = source.emptied(x.plain(), x.stubs).replace("FIRST = ...", 'FIRST = "c"')
-    said = diagnose.judge(x, text, observe.Subject(x, text)).text()
+    said = report_on(x.name, text).text()
     assert "FIRST has another answer" in said
     assert "does not hold" in said
     assert "can never learn" not in said
     text = text.replace('FIRST = "c"', "FIRST = 3")
-    assert "one of the letters a, b, c, d, e is expected" in diagnose.judge(x, text, observe.Subject(x, text)).text()
+    assert "one of the letters a, b, c, d, e is expected" in report_on(x.name, text).text()
 
 
 def judged(body):
     x = get_exercise("write_a_test")
     text = f"import torch\nfrom torch import nn\n\n\ndef test(impl):\n{body}"
-    return diagnose.judge(x, text, observe.Subject(x, text))
+    return solutions.judged(x.name, text)
 
 
 def test_every_mistake_in_the_linear_layer_is_used():
@@ -180,7 +185,7 @@ def test_every_mistake_in_the_linear_layer_is_used():
     names = {o.name for o in x.observations}
     elsewhere = ("LoRAEmbedding", "LoRA.")
     for mistake in lora.mistakes:
-        changed = source.functions(source.ast.parse(edited(lora.plain(), mistake.edits)))
+        changed = source.functions(source.ast.parse(lora.with_edits(mistake.diffs[0])))
         same = source.functions(source.ast.parse(lora.plain()))
         moved = {k for k in same if source.ast.dump(changed[k][1]) != source.ast.dump(same[k][1]) and "." in k}
         assert (f"catches {mistake.id}" in names) == any(k.startswith("LoRALinear.") for k in moved)
