@@ -411,13 +411,13 @@ def test_start_writes_a_file_once_and_the_progress_follows(tmp_path):
         return desk.progress(tmp_path)["lora"]
 
     path = desk.start("lora", tmp_path)
-    assert lora() == desk.State("0 of 7 written, to be checked", 0)
+    assert lora() == desk.State("0 of 7 written", 0)
     assert not desk.check_file(path).passed
     assert lora() == desk.State("0 of 8 points", 0)
     with pytest.raises(FileExistsError, match="stays as it is"):
         desk.start("lora", tmp_path)
     path.write_text(NO_SCALE)
-    assert lora().words == "7 of 7 written, to be checked"
+    assert lora().words == "7 of 7 written"
     report = desk.check_file(path)
     assert not report.passed
     points = sum(report.groups().values())
@@ -425,7 +425,7 @@ def test_start_writes_a_file_once_and_the_progress_follows(tmp_path):
     assert f"not right yet ({points} of 8 points)" in report.text()
     assert lora() == desk.State(f"{points} of 8 points", points / 8)
     path.write_text(with_bodies(LoRA__scale="return self.alpha / (rank**0.5 if self.rslora else rank)"))
-    assert lora() == desk.State("1 of 7 written, to be checked", points / 8)
+    assert lora() == desk.State("1 of 7 written", points / 8)
     path.write_text(LORA.plain())
     assert desk.check_file(path).passed
     assert lora() == desk.State("right", 1)

@@ -57,13 +57,19 @@ def contents(folder):
         title="Exercises, in the order of the course", title_justify="left", box=SIMPLE, pad_edge=False,
         collapse_padding=True,
     )  # fmt: skip
-    for heading in ("name", "", "min", "", "points", "yours"):
-        table.add_column(heading, justify="right" if heading == "min" else "left", overflow="fold")
-    for name, state in desk.progress(folder).items():
-        x = get_exercise(name)
+    rows = [(name, get_exercise(name), state) for name, state in desk.progress(folder).items()]
+    widths = {"name": max(len(name) for name, *_ in rows), "exercise": 0, "min": 3, "level": 7, "points": 10}
+    widths["yours"] = max(len("yours"), *(len(state.words) for *_, state in rows))
+    titles = {name: x.title.partition(": ")[2] or x.title for name, x, _ in rows}  # its beginning is in the name
+    longest = max(map(len, titles.values()))  # where there is little room, titles are cut
+    widths["exercise"] = min(longest, max(15, console.width - sum(widths.values()) - 2 * len(widths)))
+    for heading, width in widths.items():
+        justify = "right" if heading == "min" else "left"
+        table.add_column(heading, justify=justify, width=width, no_wrap=True, overflow="ellipsis")
+    for name, x, state in rows:
         style = "green" if state.words == "right" else "bold" if state.words else ""
         bar = ProgressBar(1.0, state.share, width=10) if state.words else ""
-        table.add_row(name, escape(x.title), str(x.minutes), LEVELS[x.difficulty], bar, state.words, style=style)
+        table.add_row(name, escape(titles[name]), str(x.minutes), LEVELS[x.difficulty], bar, state.words, style=style)
     table.caption, table.caption_justify = "Begin one: python -m minipeft start NAME", "left"
     return table
 

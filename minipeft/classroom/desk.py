@@ -131,5 +131,5 @@ def state(exercise, folder):
     last, full = notes_of(path), len(exercise.groups)
     share = last.get("points", 0) / full
     if last.get("text") != mark(text):
-        return State(f"{len(written)} of {len(exercise.stubs)} written, to be checked", share)
+        return State(f"{len(written)} of {len(exercise.stubs)} written", share)
     return State("right" if last["passed"] else f"{last['points']} of {full} points", share)
