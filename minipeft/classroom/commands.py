@@ -190,6 +190,9 @@ def tell(book, places, title):
             console.print(f"[yellow]{escape(row.shown)}: {escape(flag)}[/yellow]", soft_wrap=True)
     for group in book.alike():
         console.print(f"[yellow]{escape(likeness(book, group))}[/yellow]", soft_wrap=True)
+    if left := places.leftovers(book):
+        names = ", ".join(path.name for path in left)
+        console.print(f"[yellow]Left from an earlier run, and nobody's now: {escape(names)}[/yellow]", soft_wrap=True)
     said = {"Table": places.out, "The class": places.overview, "Pages": places.feedback}
     said |= {
         "JUnit": places.junit,

@@ -5,6 +5,7 @@ so this is a reason to look, never a proof.
 """
 
 import ast
+import copy
 import hashlib
 from dataclasses import dataclass
 
@@ -40,7 +41,7 @@ def bodies(text, exercise, seed=None):
 
 def fingerprint(function):
     """[hash, number of nodes] of a function without its docstring, its types and the names of what is local to it."""
-    body = [ast.parse(ast.unparse(node)).body[0] for node in source.statements(function)]
+    body = copy.deepcopy(source.statements(function))
     local = [a.arg for a in ast.walk(function.args) if isinstance(a, ast.arg)]
     inside = [node for statement in body for node in ast.walk(statement)]
     local += [n.id for n in inside if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]

@@ -4,7 +4,6 @@ A group of observations that all agree is worth a point. What is done is on the 
 and page student by student. An interrupted run goes on where it stopped; a second run looks only at what is new.
 """
 
-import contextlib
 import hashlib
 import math
 import threading
@@ -64,11 +63,14 @@ def grade(
             else:
                 (alone if journal.suspected(student, name, job[3]) else todo).append(job)
     reports.write(book, places)
-    with contextlib.closing(graded(todo, alone, journal, course.variant, limits, workers)) as results:
-        for result in results:
-            book.add(result)
-            if book.complete(result.student):
-                reports.write_one(book, places, result.student)
+
+    def note(result):
+        journal.add(result)
+        book.add(result)
+        if book.complete(result.student):
+            reports.write_one(book, places, result.student)
+
+    work_through(todo, alone, journal, note, course.variant, limits, workers)
     reports.write(book, places)
     return book
 
@@ -117,43 +119,37 @@ def known(student, name, mine, journal, seed, limits, retry):
     return None, (student, name, path, key, when)
 
 
-def graded(todo, alone, journal, seed, limits, workers):
-    """Grade these jobs, several at a time and `alone` one by one; yields each Result once it is in the journal."""
-    open_jobs = {}
+def work_through(todo, alone, journal, note, seed, limits, workers):
+    """Grade these jobs, several at a time, then those `alone` one by one. note: is given each Result, before the same
+    worker begins anything else, so that whatever kills the grader next finds it on the disk."""
+    begun, writing = {}, threading.Lock()
 
     def work(job):
         student, name, path, key, when = job
-        open_jobs[student, name, key] = True
+        begun[student, name, key] = True
         journal.write({"began": [student, name, key]})
-        return grade_one(student, name, path, seed, limits, key, when)
-
-    def note(result):
-        journal.add(result)
-        open_jobs.pop((*result.place, result.key))
-        return result
+        result = grade_one(student, name, path, seed, limits, key, when)
+        with writing:
+            note(result)
+            del begun[student, name, key]
 
     bar = tqdm(total=len(todo) + len(alone), desc="grading", disable=not todo + alone)
     pool = ThreadPoolExecutor(workers)
     running = [pool.submit(work, job) for job in todo]
     try:
         for done in as_completed(running):
-            yield note(done.result())
+            done.result()
             bar.update()
         for job in alone:
-            yield note(work(job))
+            work(job)
             bar.update()
-    finally:  # also when the teacher interrupts it: what is finished is kept, nobody is blamed for the rest
+    finally:
         try:
-            pool.shutdown(cancel_futures=True)
-            for done in running:
-                if done.done() and not done.cancelled() and not done.exception():
-                    result = done.result()
-                    if (*result.place, result.key) in open_jobs:
-                        note(result)
-        finally:
+            pool.shutdown(cancel_futures=True)  # what has begun is finished
+        finally:  # the teacher is in a hurry: nobody is to be blamed for what was not finished
             bar.close()
-            for left in open_jobs:
-                journal.write({"left": list(left)})
+            for job in list(begun):
+                journal.write({"left": list(job)})
 
 
 def grade_one(student, name, path, seed, limits, key, when):

@@ -171,9 +171,13 @@ def table(caption, head, rows):
     yield f"<caption>{say(caption)}</caption><thead><tr>"
     yield "".join(f'<th scope="col">{say(cell)}</th>' for cell in head) + "</tr></thead><tbody>"
     for first, *rest in rows:
-        cells = "".join(f"<td{' class=number' * cell.lstrip('<b>')[:1].isdigit()}>{cell}</td>" for cell in rest)
+        cells = "".join(('<td class="number">' if is_number(cell) else "<td>") + f"{cell}</td>" for cell in rest)
         yield f'<tr><th scope="row">{first}</th>{cells}</tr>'
     yield "</tbody></table></div>"
+
+
+def is_number(cell):
+    return cell.removeprefix("<b>")[:1].isdigit()
 
 
 def relative(folder, start):

@@ -68,6 +68,12 @@ class Places:
             if path.exists() and not force:
                 place(path, "page")
 
+    def leftovers(self, book):
+        """Pages of an earlier run that belong to nobody now, such as those with names of a class made anonymous."""
+        pages_now = {f"{page}.html" for page in book.pages.values()}
+        found = sorted(self.feedback.glob("*.html")) if self.feedback else []
+        return [path for path in found if path.name not in pages_now and path.is_file() and pages.is_page(path)]
+
 
 def write(book, places):
     """Write everything; each file is there whole, the old one or the new one."""

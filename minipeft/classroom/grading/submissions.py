@@ -94,7 +94,7 @@ def files_of(entries, mine):
                 [],
                 f"there are more than {FILES:,} files; hand in the exercises alone, without environments and data",
             )
-        if path.suffix not in SUFFIXES:
+        if path.suffix not in SUFFIXES and not (path.is_symlink() and path.is_dir()):
             continue
         if why := unfit(path):
             mine.flags.append(f"{shown(inside(path, entries))} is not read: {why}")
@@ -116,9 +116,8 @@ def walk(entries, mine):
             continue
         cannot = lambda error: mine.flags.append(f"{shown(inside(error.filename, entries))} cannot be read")  # noqa: E731
         for place, folders, files in os.walk(entry, onerror=cannot):
-            for name in [name for name in folders if Path(place, name).is_symlink()]:
-                mine.flags.append(f"{shown(inside(Path(place, name), entries))} is not read: it is a link")
             folders[:] = sorted(name for name in folders if not hidden(name))
+            yield from (path for name in folders if (path := Path(place, name)).is_symlink())
             yield from (Path(place, name) for name in sorted(files) if not hidden(name))
 
 
