@@ -354,6 +354,25 @@ def test_what_the_sandbox_flags_is_told_to_the_teacher_alone(tmp_path, monkeypat
     assert "forged" not in (places.feedback / "ann.html").read_text()
 
 
+def test_the_flags_of_a_child_process_are_kept(tmp_path, monkeypatch):
+    class Odd:
+        output, flags = "", ["it left a process running"]
+
+        def __init__(self, *_):
+            pass
+
+        __enter__ = __exit__ = lambda *_: None
+
+        def observe(self, *_):
+            raise Stopped("no answer")
+
+    monkeypatch.setattr(grading, "Child", Odd)
+    path = tmp_path / "lora.py"
+    path.write_text(right("lora"))
+    found = grading.grade_one("ann", "lora", path, None, Limits(), "k", 0.0)
+    assert (found.flags, found.text) == (["it left a process running"], "lora: no answer")
+
+
 # -- what is handed in -------------------------------------------------------------------------------------------------
 
 
@@ -640,6 +659,7 @@ def test_an_exercise_may_have_a_deadline_of_its_own_and_late_work_may_be_marked_
         ("late = 101", "from 0 to 100"),
         ("late = nan", "from 0 to 100"),
         ("hints = 5", "from 1 to 4"),
+        ("hints = ''", "from 1 to 4"),
         ("weights = 2", "weights is a table"),
         ("[weights]\nlora = -1", "the weight of lora"),
         ("[weights]\nlaura = 1", "no exercise 'laura'"),
@@ -839,3 +859,83 @@ def test_the_variant_stands_in_one_place(tmp_path):
 def test_grades_without_a_class_are_told(tmp_path):
     with pytest.raises(ValueError, match="tells of no class; grade one first"):
         run("grades", tmp_path / "g.csv")
+
+
+# -- what the documentation promises -----------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[1]
+TEACHING = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
+
+
+def plan(hours):
+    """The rows of a plan: [(start, minutes, what, bodies left out)]"""
+    text = TEACHING.split(f"### {hours} hours\n")[1].split("\n#")[0]
+    rows = re.findall(r"^\| (\d+):(\d\d) \| (\d+) \| (.+?) \| (.*?) ?\|$", text, re.MULTILINE)
+    return [(60 * int(h) + int(m), int(n), what, re.findall(r"`(.+?)`", out)) for h, m, n, what, out in rows]
+
+
+def minutes_of_lesson(number):
+    """What the first lines of a lesson promise."""
+    (path,) = (ROOT / "lessons").glob(f"{number}_*.py")
+    return int(re.search(r"(\d+) minutes", path.read_text(encoding="utf-8"))[1])
+
+
+@pytest.mark.parametrize(("hours", "first"), [(2, 0), (6, 0), (12, 6)])
+def test_a_plan_adds_up(hours, first):
+    rows, now = plan(hours), 60 * first
+    assert len(rows) >= 4
+    for start, minutes, *_ in rows:
+        assert start == now
+        now += minutes
+    assert now == 60 * hours
+
+
+@pytest.mark.parametrize("hours", [2, 6, 12])
+def test_a_plan_leaves_time_for_what_it_asks(hours):
+    for _, minutes, what, left_out in plan(hours):
+        if number := re.match(r"lesson (\d\d)", what):
+            assert minutes >= minutes_of_lesson(number[1]), what
+        elif (name := re.match(r"`(\w+)`", what)) and name[1] in exercises():
+            x = get_exercise(name[1])
+            assert set(left_out) < set(x.stubs), what
+            assert minutes >= x.minutes * (1 - len(left_out) / len(x.stubs)), what
+        else:
+            assert not left_out
+
+
+def test_the_course_file_of_the_documentation_is_read(tmp_path):
+    (text,) = re.findall(r"```toml\n(.*?)```", TEACHING, re.DOTALL)
+    files = {"times": "student,time\nann,2026-12-01T10:00\n", "overrides": "student,exercise,points,reason\n"}
+    settings = course(tmp_path, text, **files)
+    assert settings.weight("lora") == 2
+    assert settings.days_late("lora", settings.handed_in(["ann"], "lora", None)) == 1
+    assert all(name in TEACHING for name in course_settings())
+
+
+def course_settings():
+    return list(Course.__dataclass_fields__)
+
+
+def test_the_workflow_for_github_classroom_works_in_a_tiny_imitation(tmp_path, monkeypatch):
+    yaml = pytest.importorskip("yaml")
+    text = (ROOT / "graders" / "github" / "classroom.yml").read_text(encoding="utf-8")
+    (job,) = yaml.safe_load(text)["jobs"].values()
+    graders = [step for step in job["steps"] if "command-grader" in step.get("uses", "")]
+    installs = [line for step in job["steps"] for line in step.get("run", "").splitlines()]
+    assert all(line.startswith("pip install ") for line in installs)
+    monkeypatch.chdir(tmp_path)
+    Path("work").mkdir()
+    for step in graders:
+        told, name = step["with"], step["name"]
+        python, dash_m, package, *words = told["command"].split()
+        assert (python, dash_m, package) == ("python", "-m", "minipeft")
+        assert told["max-score"] == len(get_exercise(name).groups)
+        x, path = get_exercise(name), Path("work", f"{name}.py")
+        for solution, code in ((source.emptied(x.plain(), x.stubs), 1), (x.plain(), 0)):
+            path.write_text(solution, encoding="utf-8")
+            assert run(*words).exit_code == code
+    report = job["steps"][-1]
+    ids = report["with"]["runners"].split(",")
+    assert ids == [step["id"] for step in graders]
+    assert all(i.isalnum() for i in ids), "the reporter takes letters and digits"
+    assert report["env"] == {f"{i.upper()}_RESULTS": f"${{{{steps.{i}.outputs.result}}}}" for i in ids}

@@ -15,6 +15,7 @@ lora = 2
 import csv
 import dataclasses
 import math
+import os
 import sys
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -48,8 +49,13 @@ class Course:
     def __post_init__(self):
         if self.variant is not None:
             seed_of(self.variant)
-        if self.told not in (1, 2, 3, 4):
-            raise ValueError(f"hints is a number from 1 to 4, got {self.told!r}")
+        if str(hints := os.environ.get("MINIPEFT_HINTS", 4) if self.hints is None else self.hints) not in (
+            "1",
+            "2",
+            "3",
+            "4",
+        ):
+            raise ValueError(f"hints, or MINIPEFT_HINTS, is a number from 1 to 4, got {hints!r}")
         for due in self.due.values() if isinstance(self.due, dict) else [self.due] * (self.due is not None):
             if not isinstance(due, datetime):
                 raise ValueError(f"due is a day and a time, such as 2026-11-30T23:59:00; got {due}")

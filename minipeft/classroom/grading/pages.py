@@ -21,7 +21,8 @@ ul.groups {{ list-style: none; padding: 0 }}
 .scroll {{ overflow-x: auto }} table {{ border-collapse: collapse }}
 caption {{ text-align: left; padding-bottom: .4rem }}
 th, td {{ border-bottom: 1px solid #ccc; padding: .3rem .6rem; text-align: left; vertical-align: top }}
-td.number, th.number {{ text-align: right; font-variant-numeric: tabular-nums }}
+tbody th {{ max-width: 16rem; overflow-wrap: anywhere; font-weight: normal }}
+td.number {{ text-align: right; font-variant-numeric: tabular-nums }}
 a {{ color: #0b4f9e }} a:focus, summary:focus, .scroll:focus {{ outline: 3px solid #0b4f9e }}
 </style></head><body><main>
 {body}
@@ -52,7 +53,7 @@ def remarks(mark):
         yield f"Your teacher gave {amount(mark.points)} points: {mark.reason}"
     if mark.late:
         cost = f" This takes {amount(mark.cost)} % of the points." if mark.cost else ""
-        yield f"Handed in late, {counted(mark.late, 'day')} after the deadline or less.{cost}"
+        yield f"Handed in late: within {counted(mark.late, 'day')} after the deadline.{cost}"
 
 
 def remark(row):
@@ -96,7 +97,10 @@ def overview(book, feedback=None):
     feedback: the folder of the students' pages, as it is reached from this page.
     """
     when = datetime.now().strftime("%Y-%m-%d %H:%M")
-    body = ["<h1>The class</h1>", f"<p>{counted(len(book.students), 'student')}, as of {when}. For you alone.</p>"]
+    body = [
+        "<h1>The class</h1>",
+        f"<p>{counted(len(book.students), 'student')}, as of {when}. This page is for the teacher.</p>",
+    ]
     body += [*points(book, feedback), *to_look_at(book), *same(book)]
     for name in book.names:
         body += statistics(book, name)

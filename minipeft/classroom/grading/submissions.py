@@ -114,11 +114,14 @@ def walk(entries, mine):
         if entry.is_symlink() or not entry.is_dir():
             yield entry
             continue
-        cannot = lambda error: mine.flags.append(f"{shown(inside(error.filename, entries))} cannot be read")  # noqa: E731
-        for place, folders, files in os.walk(entry, onerror=cannot):
+        for place, folders, files in os.walk(entry, onerror=lambda error: cannot_be_read(error, entries, mine)):
             folders[:] = sorted(name for name in folders if not hidden(name))
             yield from (path for name in folders if (path := Path(place, name)).is_symlink())
             yield from (Path(place, name) for name in sorted(files) if not hidden(name))
+
+
+def cannot_be_read(error, entries, mine):
+    mine.flags.append(f"{shown(inside(error.filename, entries))} cannot be read")
 
 
 def inside(path, entries):
