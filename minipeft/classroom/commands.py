@@ -164,7 +164,7 @@ def grades(
     course: CourseFile = None,
     force: Force = False,
 ):
-    """Count the points of a graded class anew, with other weights, deadlines or overrides. Nothing is graded again."""
+    """Compute the points of a graded class again, with other weights, deadlines or overrides. Nothing is graded."""
     places = Places(out, feedback, junit, gradescope)
     places.refuse(force=force)
     book = book_of(places.journal, read_course(course) if course else Course(), places.key)

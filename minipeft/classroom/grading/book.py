@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from minipeft.classroom.engine import diagnose
 from minipeft.classroom.engine.exercise import get_exercise
 from minipeft.classroom.grading import alike
-from minipeft.classroom.grading.journal import FAILED, GRADED, SKIPPED, Journal, Result
+from minipeft.classroom.grading.journal import GRADED, Journal, Result
 from minipeft.classroom.grading.names import id_of, pages_of, shown
 from minipeft.files import write_atomically
 
@@ -128,10 +128,6 @@ class Book:
 
     def graded(self, exercise):
         return [r for r in self.results.values() if r.exercise == exercise and r.state == GRADED]
-
-    def left_out(self):
-        """What could not be graded through no fault of the student."""
-        return [r for r in self.results.values() if r.state in (SKIPPED, FAILED)]
 
     def mistakes(self, exercise):
         """[(how many, what it looks like, the hint)], the commonest first."""

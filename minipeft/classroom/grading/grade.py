@@ -44,11 +44,11 @@ def grade(
     handed_in = collect(folder, names)
     names = counting(handed_in, names, folder)
     places.refuse(folder, force)
+    book = Book({student: mine.flags for student, mine in handed_in.items()}, names, course, places.key)
+    places.refuse_pages(book, force)
     if again or (places.journal.exists() and not is_journal(places.journal)):
         places.journal.unlink(missing_ok=True)
     journal = Journal(places.journal)
-    book = Book({student: mine.flags for student, mine in handed_in.items()}, names, course, places.key)
-    places.refuse_pages(book, force)
     for name in names:
         diagnose.expected(get_exercise(name), course.variant)  # before there are threads
     journal.write({"class": book.students, "exercises": names, "variant": course.variant})

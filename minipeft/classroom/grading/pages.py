@@ -124,7 +124,7 @@ def to_look_at(book):
     flags = [(row.shown, flag) for row in book.rows() for flag in row.flags]
     yield "<h2>To look at</h2>"
     if not flags:
-        yield "<p>Nothing was conspicuous.</p>"
+        yield "<p>There is nothing to look at.</p>"
         return
     yield "<ul>"
     yield from (f"<li><b>{say(name)}</b>: {say(flag)}</li>" for name, flag in flags)
