@@ -1,4 +1,4 @@
-"""The command line: python -m minipeft compare | train | eval | generate | inspect | sweep | start | check | grade."""
+"""The command line: python -m minipeft compare | train | eval | generate | inspect | sweep, and the classroom's."""
 
 import io
 import json
@@ -59,7 +59,7 @@ app = typer.Typer(
         "python -m minipeft start lora     (write it yourself; then: check work/lora.py)"
     ),
 )
-for command in (commands.start, commands.check, commands.grade):
+for command in (commands.start, commands.check, commands.grade, commands.grades):
     app.command()(command)
 console = Console(markup=False, emoji=False)  # what looks like markup in a name or a note is shown as it is
 complaints = Console(stderr=True, markup=False, emoji=False)

@@ -1,4 +1,4 @@
-"""The commands of the classroom: python -m minipeft start | check | grade."""
+"""The commands of the classroom: python -m minipeft start | check | grade | grades."""
 
 import io
 import os
@@ -18,6 +18,11 @@ import minipeft.classroom.desk as desk
 from minipeft.classroom.engine.exercise import exercises, get_exercise
 from minipeft.classroom.engine.report import LEVELS
 from minipeft.classroom.grading import grade as grading
+from minipeft.classroom.grading import reports
+from minipeft.classroom.grading.book import book_of
+from minipeft.classroom.grading.course import Course, read_course
+from minipeft.classroom.grading.pages import amount, likeness
+from minipeft.classroom.grading.reports import Places
 from minipeft.classroom.grading.sandbox import Limits
 from minipeft.files import SIGNED, place, write_atomically
 
@@ -121,45 +126,96 @@ def check(
     raise SystemExit(0 if report.passed else 1)
 
 
+Out = Annotated[Path, typer.Option(help="The table, CSV. Beside it: the page of the class, .html, and .jsonl.")]
+Feedback = Annotated[Path | None, typer.Option(help="A folder for one page (HTML) per student.")]
+JUnit = Annotated[Path | None, typer.Option(help="A file for JUnit XML.")]
+CourseFile = Annotated[
+    Path | None, typer.Option("--course", help="A file, TOML: deadlines, weights, overrides; see docs/teaching.md.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite also what minipeft did not write.")]
+
+
 def grade(
     submissions: Annotated[Path, typer.Argument(help="A folder that holds a folder or a file for each student.")],
-    out: Annotated[Path, typer.Option(help="The table, CSV.")] = Path("grades.csv"),
-    feedback: Annotated[Path | None, typer.Option(help="A folder for one page (HTML) per student.")] = None,
-    junit: Annotated[Path | None, typer.Option(help="A file for JUnit XML.")] = None,
+    out: Out = Path("grades.csv"),
+    feedback: Feedback = None,
+    junit: JUnit = None,
+    course: CourseFile = None,
     exercises: Annotated[
-        str | None, typer.Option(help="The exercises that count, parted by commas; else all found.")
+        str | None, typer.Option(help="The exercises that count, separated by commas; by default all found.")
     ] = None,
     variant: Variant = None,
-    seconds: Annotated[float, typer.Option(min=1, help="Time for one exercise of one student.")] = Limits.seconds,
-    memory: Annotated[int, typer.Option(min=100, help="Megabytes for it, beyond Python and torch.")] = Limits.memory,
-    workers: Annotated[int | None, typer.Option(min=1, help="So many at a time; else one for each core.")] = None,
+    seconds: Annotated[float, typer.Option(help="Time for one exercise of one student.")] = Limits.seconds,
+    memory: Annotated[int, typer.Option(help="Megabytes for it, beyond Python and torch.")] = Limits.memory,
+    workers: Annotated[int | None, typer.Option(help="How many at a time; by default one for each core.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Grade all again, also what is known already.")] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Grade also, one at a time, what the grader was killed by.")
+    ] = False,
+    force: Force = False,
 ):
     """Grade a class: each exercise of each student in a process of its own. Interrupted, it goes on where it was."""
     names = [name.strip() for name in exercises.split(",")] if exercises else None
     for name in names or ():
         get_exercise(name)
-    began = time.monotonic()
-    results, strange = grading.grade(
-        submissions,
-        out,
-        feedback,
-        junit,
-        names,
-        variant,
-        Limits(seconds, memory),
-        workers or os.cpu_count() or 1,
-        again,
-    )
-    table = Table(title=f"Points ({time.monotonic() - began:.0f} s)", title_justify="left", box=SIMPLE)
-    columns = list(dict.fromkeys(r.exercise for r in results))
-    for heading in ("student", *columns, "sum"):
-        table.add_column(heading, justify="left" if heading == "student" else "right")
-    for student, mine in grading.by_student(results).items():
-        table.add_row(escape(student), *(str(r.points) for r in mine), str(sum(r.points for r in mine)))
-    full = [len(get_exercise(name).groups) for name in columns]
-    table.add_row("[dim]of[/dim]", *(f"[dim]{n}[/dim]" for n in full), f"[dim]{sum(full)}[/dim]")
+    settings = read_course(course) if course else Course()
+    if variant is not None:
+        if settings.variant not in (None, variant):
+            raise ValueError(f"{course} has the variant {settings.variant!r}, and --variant is {variant!r}")
+        settings = settings.under(variant)
+    workers = (os.cpu_count() or 1) if workers is None else workers
+    began, places = time.monotonic(), Places(out, feedback, junit)
+    book = grading.grade(
+        submissions, places, names, settings, Limits(seconds, memory), workers, again, retry, force
+    )  # fmt: skip
+    tell(book, places, f"Points ({time.monotonic() - began:.0f} s)")
+
+
+def grades(
+    out: Annotated[Path, typer.Argument(metavar="TABLE", help="The table that `grade` wrote.")] = Path("grades.csv"),
+    feedback: Feedback = None,
+    junit: JUnit = None,
+    gradescope: Annotated[
+        Path | None, typer.Option(help="A folder for one file per student as Gradescope reads it, results.json.")
+    ] = None,
+    course: CourseFile = None,
+    force: Force = False,
+):
+    """Compute the points of a graded class again, with other weights, deadlines or overrides. Nothing is graded."""
+    places = Places(out, feedback, junit, gradescope)
+    places.refuse(force=force)
+    book = book_of(places.journal, read_course(course) if course else Course(), places.key)
+    places.refuse_pages(book, force)
+    reports.write(book, places)
+    tell(book, places, "Points")
+
+
+def tell(book, places, title):
+    """Print the points of a class, and what its teacher should look at."""
+    table = Table(title=title, title_justify="left", box=SIMPLE)
+    for heading in ("student", *book.names, "sum"):
+        table.add_column(heading, justify="left" if heading == "student" else "right", overflow="fold")
+    rows = book.rows()
+    for row in rows:
+        cells = [amount(mark.points) if mark else "" for mark in row.marks.values()]
+        table.add_row(escape(row.shown), *cells, amount(row.points))
+    full = [amount(book.full(name)) for name in book.names]
+    table.add_row("[dim]of[/dim]", *(f"[dim]{n}[/dim]" for n in full), f"[dim]{amount(book.of)}[/dim]")
     console.print(table)
-    for path in strange:
-        console.print(f"[yellow]Not graded, belongs to no exercise: {escape(str(path))}[/yellow]")
-    console.print(f"Table: {escape(str(out))}" + (f"    Pages: {escape(str(feedback))}" if feedback else ""))
+    for row in rows:
+        for flag in row.flags:
+            console.print(f"[yellow]{escape(row.shown)}: {escape(flag)}[/yellow]", soft_wrap=True)
+    for group in book.alike():
+        console.print(f"[yellow]{escape(likeness(book, group))}[/yellow]", soft_wrap=True)
+    if left := places.leftovers(book):
+        names = ", ".join(path.name for path in left)
+        console.print(f"[yellow]Left from an earlier run, and nobody's now: {escape(names)}[/yellow]", soft_wrap=True)
+    said = {"Table": places.out, "The class": places.overview, "Pages": places.feedback}
+    said |= {
+        "JUnit": places.junit,
+        "Gradescope": places.gradescope,
+        "Key": places.key if book.course.anonymous else None,
+    }
+    for what, path in said.items():
+        if path:
+            console.print(f"{what}: {escape(str(path))}", soft_wrap=True)

@@ -73,7 +73,7 @@ class Exercise:
 
     def chosen(self, seed):
         """The variants that a teacher's seed chooses, none for None; an exercise without any stays as it is."""
-        if seed is None or not self.variants:
+        if seed is None or not (seed_of(seed) and self.variants):
             return []
         return random.Random(f"{self.name} {seed}").choice(self.compatible())
 
@@ -112,6 +112,21 @@ class Exercise:
             if seed is None:
                 raise
             return None
+
+
+def seed_of(text):
+    """A teacher's seed, if the first line of a started file can hold it as it is. ValueError says what is wrong.
+
+    Every command asks here: a seed that a file tells otherwise than the teacher would choose other variants.
+    """
+    text = str(text)
+    if not text.strip():
+        raise ValueError("a variant seed is a word or a number of your own, such as spring-7; this one is empty")
+    if not text.isprintable() or set(text) & set("()") or text != " ".join(text.split()):
+        raise ValueError(f"a variant seed has no brackets, tabs, line ends or spaces at its ends, got {text!r}")
+    if len(text) > 40:
+        raise ValueError(f"a variant seed has at most 40 characters, got {len(text)}")
+    return text
 
 
 @cache

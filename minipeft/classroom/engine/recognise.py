@@ -50,20 +50,21 @@ def symptom(exercise, mistake, name, seed=None, form=0):
 
 
 @cache
-def forms(exercise, seed=None):
-    """Every known mistake in each of its forms, [(mistake, number of the form)]; a variant makes the plain rule one."""
-    mistakes = list(exercise.mistakes)
-    if variants := exercise.chosen(seed):
-        mistakes.insert(0, plain_rule(variants))
-    found = [(mistake, form) for mistake in mistakes for form in range(len(mistake.diffs))]
-    return [one for one in found if broken(exercise, one[0], seed, one[1])]
-
-
-def plain_rule(variants):
-    return Mistake(
+def mistakes_of(exercise, seed=None):
+    """The known mistakes; under a variant the plain rule is one, and the first."""
+    variants = exercise.chosen(seed)
+    plain_rule = Mistake(
         PLAIN, ((),), "the rule of the paper, where your teacher asks for another",
         "what does the text of this exercise ask for?", f"Here {'; '.join(v.rule for v in variants)}.",
     )  # fmt: skip
+    return [plain_rule, *exercise.mistakes] if variants else list(exercise.mistakes)
+
+
+@cache
+def forms(exercise, seed=None):
+    """Every known mistake in each of its forms that has a place: [(mistake, number of the form)]"""
+    found = [(mistake, form) for mistake in mistakes_of(exercise, seed) for form in range(len(mistake.diffs))]
+    return [one for one in found if broken(exercise, one[0], seed, one[1])]
 
 
 @cache

@@ -1,116 +1,203 @@
-"""Grading a class: each exercise of each student in a child process; points, a table, JUnit, a page for each student.
+"""Grading a class: each exercise of each student in a child process, the results in a journal, tables and pages.
 
-A group of observations that all agree is worth a point. Each result is written down at once, so a run that was
-interrupted goes on where it stopped, and a second run looks only at what is new.
+A group of observations that all agree is worth a point. What is done is on the disk: the journal line by line, table
+and page student by student. An interrupted run goes on where it stopped; a second run looks only at what is new.
 """
 
-import csv
 import hashlib
-import html
-import json
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from xml.etree import ElementTree
+from dataclasses import replace
 
 from tqdm.auto import tqdm
 
-from minipeft.classroom.engine import check, source
+from minipeft.classroom.engine import source
 from minipeft.classroom.engine.diagnose import judge
 from minipeft.classroom.engine.exercise import exercises, get_exercise
 from minipeft.classroom.engine.observe import work_in
 from minipeft.classroom.engine.recognise import expected
+from minipeft.classroom.grading import alike, reports
+from minipeft.classroom.grading.book import Book
+from minipeft.classroom.grading.course import Course
+from minipeft.classroom.grading.journal import FAILED, GRADED, MISSING, REFUSED, SKIPPED, Journal, Result, is_journal
 from minipeft.classroom.grading.sandbox import Child, Limits, Stopped
+from minipeft.classroom.grading.submissions import collect, readable
 
-LARGEST = 1_000_000  # characters of a submission
 STARTING = threading.Lock()
+KILLED = "the grader itself was killed while it looked at this file, so it is left out until --retry asks for it"
 
 
-@dataclass
-class Result:
-    """One exercise of one student. groups: {name: right or not}; text: the diagnosis; output: what the code printed."""
+def grade(
+    folder, places, names=None, course=None, limits=None, workers=1, again=False, retry=False, force=False
+):  # fmt: skip
+    """Grade every submission in a folder and write what `places` asks for; see the module.
 
-    student: str
-    exercise: str
-    key: str
-    groups: dict[str, bool]
-    text: str
-    output: str = ""
-    seconds: float = field(default=0.0, compare=False)
+    Args:
+        names: the exercises that count; by default all that anybody handed in.
+        again: forget earlier results. retry: look, one at a time, at what killed the grader.
+        force: overwrite also what minipeft did not write.
 
-    @property
-    def points(self):
-        return sum(self.groups.values())
-
-
-def collect(folder, names=None):
-    """({student: {exercise: path}}, files that belong to no exercise).
-
-    A student is a folder, or a single .py or .ipynb file. A file belongs to the exercise that it is named after, that
-    its first line tells, or that it calls `check` for. Links that lead out of the folder are not followed.
+    Returns the Book. Raises ValueError, before anything is graded, if there is nothing to grade or a setting is wrong.
     """
-    root = Path(folder).resolve()
-    if not root.is_dir():
-        raise ValueError(f"{folder} is not a folder; give the one that holds a folder or a file for each student")
-    found, strange = {}, []
-    for entry in sorted(root.iterdir()):
-        if entry.name.startswith((".", "__")) or not (entry.is_dir() or entry.suffix in (".py", ".ipynb")):
-            continue
-        mine = found.setdefault(entry.name if entry.is_dir() else entry.stem, {})
-        for path in sorted(entry.rglob("*")) if entry.is_dir() else [entry]:
-            hidden = any(part.startswith((".", "__")) for part in path.relative_to(root).parts)
-            if path.suffix not in (".py", ".ipynb") or hidden or not path.is_file():
-                continue
-            about = exercises_in(path) if path.resolve().is_relative_to(root) else []
-            about = [name for name in about if names is None or name in names]
-            if not about:
-                strange.append(path)
-            for name in about:
-                mine.setdefault(name, path)
-    if not found:
-        raise ValueError(f"there is no submission in {folder}: no folder, no .py and no .ipynb file")
-    return found, strange
+    course, limits = course or Course(), limits or Limits()
+    refuse(limits, workers)
+    handed_in = collect(folder, names)
+    names = counting(handed_in, names, folder)
+    places.refuse(folder, force)
+    book = Book({student: mine.flags for student, mine in handed_in.items()}, names, course, places.key)
+    places.refuse_pages(book, force)
+    if again or (places.journal.exists() and not is_journal(places.journal)):
+        places.journal.unlink(missing_ok=True)
+    journal = Journal(places.journal)
+    for name in names:
+        expected(get_exercise(name), course.variant)  # before there are threads
+    journal.write({"class": book.students, "exercises": names, "variant": course.variant})
+
+    todo, alone = [], []
+    for student, mine in handed_in.items():
+        for name in names:
+            result, job = known(student, name, mine, journal, course.variant, limits, retry)
+            if result:
+                journal.add(result)
+                book.add(result)
+            else:
+                (alone if journal.suspected(student, name, job[3]) else todo).append(job)
+    reports.write(book, places)
+
+    def note(result):
+        journal.add(result)
+        book.add(result)
+        if book.complete(result.student):
+            reports.write_one(book, places, result.student)
+
+    work_through(todo, alone, journal, note, course.variant, limits, workers)
+    reports.write(book, places)
+    return book
 
 
-def exercises_in(path):
+def refuse(limits, workers):
+    """Raises ValueError for limits under which a class could not be graded."""
+    for name, value, least, most in (
+        ("seconds", limits.seconds, 1, 600),
+        ("memory", limits.memory, 100, 100_000),
+        ("workers", workers, 1, 256),
+    ):
+        if not math.isfinite(value) or not least <= value <= most:
+            raise ValueError(f"--{name} is a number from {least} to {most:,}, got {value}")
+
+
+def counting(handed_in, names, folder):
+    """The exercises that count, in the order of the course."""
+    found = {name for mine in handed_in.values() for name in (*mine.files, *mine.refused)}
+    names = [name for name in exercises() if name in (found if names is None else names)]
+    if not names:
+        raise ValueError(f"no file in {folder} belongs to an exercise; name them after one: {', '.join(exercises())}")
+    return names
+
+
+def known(student, name, mine, journal, seed, limits, retry):
+    """(a Result that needs no grading, None), or (None, the job that finds it)."""
+
+    def without(state, why, key="", flags=()):
+        groups = dict.fromkeys(get_exercise(name).groups, False)
+        return Result(student, name, key, groups, [f"{name}: {why}"], state=state, flags=list(flags)), None
+
+    if mine.problem or name in mine.refused:
+        return without(REFUSED, mine.problem or mine.refused[name])
+    if name not in mine.files:
+        return without(MISSING, "not handed in")
+    path = mine.files[name]
     try:
-        text = readable(path)
-    except source.Unreadable:
-        return [path.stem] if path.stem in exercises() else []
-    return check.exercises_named(path, text)
+        key, when = key_of(name, path, seed, limits), path.stat().st_mtime
+    except OSError as error:
+        return without(REFUSED, f"{path.name} cannot be read ({error.strerror})", flags=["the file cannot be read"])
+    if journal.suspected(student, name, key) and not retry:
+        return without(SKIPPED, KILLED, key, [KILLED])
+    old = journal.known.get((student, name, key))
+    if old and old.state == GRADED:
+        return replace(old, handed_in=min(old.handed_in or when, when)), None
+    return None, (student, name, path, key, when)
 
 
-def readable(path):
-    if path.stat().st_size > 20 * LARGEST:
-        raise source.Unreadable(f"{path.name} is too large: {path.stat().st_size:,} bytes")
-    text = source.text_of(path)
-    if len(text) > LARGEST:
-        raise source.Unreadable(f"{path.name} is too large: {len(text):,} characters of Python")
-    return text
+def work_through(todo, alone, journal, note, seed, limits, workers):
+    """Grade these jobs, several at a time, then those `alone` one by one. note: is given each Result, before the same
+    worker begins anything else, so that whatever kills the grader next finds it on the disk."""
+    begun, writing = {}, threading.Lock()
+
+    def work(job):
+        student, name, path, key, when = job
+        begun[student, name, key] = True
+        journal.write({"began": [student, name, key]})
+        result = grade_one(student, name, path, seed, limits, key, when)
+        with writing:
+            note(result)
+            del begun[student, name, key]
+
+    bar = tqdm(total=len(todo) + len(alone), desc="grading", disable=not todo + alone)
+    pool = ThreadPoolExecutor(workers)
+    running = [pool.submit(work, job) for job in todo]
+    try:
+        for done in as_completed(running):
+            done.result()
+            bar.update()
+        for job in alone:
+            work(job)
+            bar.update()
+    finally:
+        try:
+            pool.shutdown(cancel_futures=True)  # what has begun is finished
+        finally:  # the teacher is in a hurry: nobody is to be blamed for what was not finished
+            bar.close()
+            for job in list(begun):
+                journal.write({"left": list(job)})
 
 
-def grade_one(student, name, path, seed, limits):
+def grade_one(student, name, path, seed, limits, key, when):
     """The result of one exercise. Whatever the code does, there is one."""
     exercise = get_exercise(name)
-    none = dict.fromkeys(exercise.groups, False)
-    key, output = key_of(name, path, seed, limits), ""
+    result = Result(student, name, key, dict.fromkeys(exercise.groups, False), [], handed_in=when)
     try:
         text = readable(path)
-        child = Child(name, text, seed, limits, "forkserver")
-        with STARTING:
-            child.__enter__()
-        try:
-            report = judge(work_in(exercise, text, seed), child)
-        finally:
-            child.__exit__()
-            output = child.output
-        groups, said = none if report.problem else report.groups(), report.text()
+        result.bodies = alike.bodies(text, exercise, seed)
+        told = source.variant_of(text)
+        if told and told != seed and exercise.variants:
+            asked = f"under {seed!r}" if seed else "without variants"
+            result.flags.append(f"the file was started with the variants {clean(told)!r} and is graded {asked}")
+        fill(result, exercise, judged(result, exercise, text, seed, limits))
     except (Stopped, source.Unreadable) as problem:
-        groups, said = none, f"{name}: {problem}"
-    except (RecursionError, MemoryError, TypeError, ValueError, OSError) as error:
-        groups, said = none, f"{name}: this could not be read or looked at ({type(error).__name__})"
-    return Result(student, name, key, groups, clean(said), clean(output))
+        result.texts = [f"{name}: {problem}"]
+    except Exception as error:  # whatever it is, the others are graded
+        result.state, result.texts = FAILED, [f"{name}: this could not be looked at ({type(error).__name__})"]
+        result.flags.append(
+            f"the grader failed at it, and tries again in the next run: {type(error).__name__}: {error}"
+        )
+    result.texts, result.output = [clean(text) for text in result.texts], clean(result.output)
+    result.flags = [clean(flag) for flag in result.flags]
+    return result
+
+
+def judged(result, exercise, text, seed, limits):
+    """The report on a text whose code runs in a child process; what it printed and what was odd goes to the result."""
+    child = Child(exercise.name, text, seed, limits, "forkserver")
+    with STARTING:
+        child.__enter__()
+    try:
+        return judge(work_in(exercise, text, seed), child)
+    finally:
+        child.__exit__(None, None, None)
+        result.output = child.output
+        result.flags += getattr(child, "flags", [])
+
+
+def fill(result, exercise, report):
+    """Take over what a report says."""
+    texts = [report.text(hints) for hints in (1, 2, 3, 4)]
+    result.texts = texts if len(set(texts)) > 1 else texts[:1]
+    result.stubs = dict(report.stubs)
+    if not report.problem:
+        result.groups = report.groups()
+    result.findings = [[f.stub, f.observation, f.mistake and f.mistake.id] for f in report.findings]
 
 
 def clean(text):
@@ -121,144 +208,6 @@ def clean(text):
 def key_of(name, path, seed, limits):
     """What a result depends on: the submission, the exercise, the variants, the limits."""
     exercise = get_exercise(name)
-    parts = [
-        path.read_bytes(),
-        exercise.reference(seed),
-        *(path.read_bytes() for path in sorted(exercise.folder.glob("*.*"))),
-    ]
-    parts += [f"{seed} {limits}"]
-    return hashlib.sha256(b"\0".join(p if isinstance(p, bytes) else p.encode() for p in parts)).hexdigest()[:32]
-
-
-def grade(folder, out, feedback=None, junit=None, names=None, seed=None, limits=None, workers=1, again=False):
-    """Grade every submission in a folder; see the module.
-
-    Args:
-        out: the table, CSV. Beside it `.jsonl` keeps single results, to go on from.
-        feedback: a folder for one HTML page per student. junit: a file for JUnit XML.
-        names: the exercises that count; by default all that anybody handed in.
-        seed: of the variants. again: forget earlier results.
-
-    Returns ([Result], files that belong to no exercise). Raises ValueError if there is nothing to grade.
-    """
-    out, limits = Path(out), limits or Limits()
-    students, strange = collect(folder, names)
-    handed_in = {name for mine in students.values() for name in mine}
-    names = [name for name in exercises() if name in (handed_in if names is None else names)]
-    if not names:
-        raise ValueError(f"no file in {folder} belongs to an exercise; name them after one: {', '.join(exercises())}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    journal = out.with_suffix(".jsonl")
-    if again:
-        journal.unlink(missing_ok=True)
-    known = remembered(journal)
-    results, todo = [], []
-    for student, mine in students.items():
-        for name in names:
-            if name not in mine:
-                results.append(
-                    Result(student, name, "", dict.fromkeys(get_exercise(name).groups, False), f"{name}: not handed in")
-                )
-            elif old := known.get((student, name, key_of(name, mine[name], seed, limits))):
-                results.append(old)
-            else:
-                todo.append((student, name, mine[name]))
-    for name in names:
-        expected(get_exercise(name), seed)  # before there are threads
-    with ThreadPoolExecutor(workers) as pool, journal.open("a", encoding="utf-8") as book:
-        running = [pool.submit(grade_one, *job, seed, limits) for job in todo]
-        try:
-            for done in tqdm(as_completed(running), total=len(running), desc="grading", disable=not running):
-                results.append(done.result())
-                book.write(json.dumps(asdict(results[-1])) + "\n")
-                book.flush()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    order = {(s, n): i for i, (s, n) in enumerate((s, n) for s in students for n in names)}
-    results.sort(key=lambda r: order[r.student, r.exercise])
-    write_table(results, names, out)
-    if junit:
-        write_junit(results, Path(junit))
-    if feedback:
-        write_feedback(results, Path(feedback))
-    return results, strange
-
-
-def remembered(journal):
-    found = {}
-    if journal.exists():
-        for line in journal.read_text(encoding="utf-8").splitlines():
-            try:
-                result = Result(**json.loads(line))
-            except (ValueError, TypeError):  # the last line of a run that was interrupted
-                continue
-            found[result.student, result.exercise, result.key] = result
-    return found
-
-
-def by_student(results):
-    found = {}
-    for result in results:
-        found.setdefault(result.student, []).append(result)
-    return found
-
-
-def write_table(results, names, path):
-    """One line for each student: points of each exercise, their sum, what can be had, and the first line that helps."""
-    full = {name: len(get_exercise(name).groups) for name in names}
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(
-            ["student", *(f"{name} (of {full[name]})" for name in names), "points", f"of {sum(full.values())}"]
-        )
-        for student, mine in by_student(results).items():
-            points = [r.points for r in mine]
-            share = f"{100 * sum(points) / sum(full.values()):.0f} %"
-            table.writerow(["'" + student if student[:1] in "=+-@" else student, *points, sum(points), share])
-
-
-def write_junit(results, path):
-    """JUnit XML: a suite for each student, a case for each group of observations."""
-    suites = ElementTree.Element("testsuites")
-    for student, mine in by_student(results).items():
-        groups = [(r, group, right) for r in mine for group, right in r.groups.items()]
-        failed = sum(not right for *_, right in groups)
-        suite = ElementTree.SubElement(suites, "testsuite", name=student, tests=str(len(groups)), failures=str(failed))
-        for result, group, right in groups:
-            case = ElementTree.SubElement(suite, "testcase", classname=f"{student}.{result.exercise}", name=group)
-            if not right:
-                ElementTree.SubElement(case, "failure", message=f"{result.exercise}: {group}").text = result.text
-    ElementTree.ElementTree(suites).write(path, encoding="utf-8", xml_declaration=True)
-
-
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{student}</title><style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-pre {{ background: #f4f4f4; padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 14px }}
-li.right::marker {{ content: "✓  "; color: #087f5b }} li.wrong::marker {{ content: "✗  "; color: #b3261e }}
-h2 {{ margin-top: 2rem; border-top: 1px solid #ccc; padding-top: 1rem }}
-</style><h1>{student}</h1><p><b>{points} of {full} points</b></p>{body}</html>
-"""
-
-
-def write_feedback(results, folder):
-    """One page for each student, whole in itself: points, which groups, the diagnosis, what the code printed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    say = html.escape
-    for student, mine in by_student(results).items():
-        parts = []
-        for r in mine:
-            title = get_exercise(r.exercise).title
-            parts.append(f"<h2>{say(title)}</h2><p>{r.points} of {len(r.groups)} points</p><ul>")
-            parts += [f'<li class="{"right" if ok else "wrong"}">{say(g)}</li>' for g, ok in r.groups.items()]
-            parts.append(f"</ul><pre>{say(r.text)}</pre>")
-            if r.output.strip():
-                parts.append(f"<details><summary>What your code printed</summary><pre>{say(r.output)}</pre></details>")
-        page = PAGE.format(
-            student=say(student),
-            points=sum(r.points for r in mine),
-            full=sum(len(r.groups) for r in mine),
-            body="\n".join(parts),
-        )
-        (folder / f"{student}.html").write_text(page, encoding="utf-8")
+    rules = [file.read_bytes() for file in sorted(exercise.folder.glob("*.*"))]
+    parts = [path.read_bytes(), exercise.reference(seed).encode(), *rules, f"{seed} {limits}".encode()]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
