@@ -5,7 +5,7 @@ from torch import nn
 
 from minipeft import attach
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import fill, linear, numbers
+from minipeft.exercises.models import arrivals, fill, linear, numbers, types
 from minipeft.methods.lora import LoRALinear
 
 observe = Observations()
@@ -14,6 +14,17 @@ observe = Observations()
 def layer(impl, rank=2, alpha=6, base=None):
     """A DoRALinear far from its start, with in ≠ out ≠ r and a bias."""
     return fill(impl.DoRALinear(base or linear(), rank, alpha / rank), "trainable")
+
+
+def spread(factor):
+    """How the numbers of a factor lie, in words."""
+    values = factor.detach().flatten()
+    if not values.any():
+        return "all zero"
+    if values.min() >= 0 or values.max() <= 0:
+        return "all on one side of zero"
+    apart = (values - values.mean()).abs().max() / values.std()  # √3 if they are spread evenly
+    return "crowded round zero like a bell" if apart > 2.5 else "spread evenly"
 
 
 def holed():
@@ -61,6 +72,12 @@ def trained_in_a_model(impl):
     return {name: p.numel() for name, p in attach.trainable(attached(impl)).items()}
 
 
+@observe("set-up", "A, B and m should have the type of the base, whatever it is: 16 bits in front of 16 bits.")
+def type_of_the_parameters(impl):
+    bases = [linear().to(dtype) for dtype in (torch.float32, torch.bfloat16)]
+    return [{name: str(p.dtype) for name, p in attach.trainable(impl.DoRALinear(b, 2, 3.0)).items()} for b in bases]
+
+
 @observe("start", "At the start the output must be that of the base.")
 def start(impl):
     base = linear()
@@ -72,16 +89,44 @@ def start_of_m(impl):
     return impl.DoRALinear(linear(), 2, 3.0).m
 
 
-@observe("start", "One of A and B should start at zero and the other should not: which, and how wide is it?")
+@observe("start", "One of A and B should start at zero and the other random: how do its numbers lie?")
+def spread_of_the_start(impl):
+    made = impl.DoRALinear(linear(100, 80), 8, 1.0)
+    return {name: spread(getattr(made, name)) for name in "AB"}
+
+
+@observe(
+    "start", "In units of 1/√in, the smallest and the largest number that A or B starts with are not the expected ones."
+)
 def width_of_the_start(impl):
-    made = impl.DoRALinear(linear(400, 4), 8, 1.0)
-    return {name: round(20 * float(getattr(made, name).detach().abs().max()) * 20) / 20 for name in "AB"}
+    made = impl.DoRALinear(linear(100, 80), 8, 1.0)
+    ends = {name: (float(getattr(made, name).min()), float(getattr(made, name).max())) for name in "AB"}
+    return {name: [round(20 * end * 100**0.5) / 20 for end in both] for name, both in ends.items()}
+
+
+@observe("start", "Two layers made one after the other start with the same random numbers. Is a seed set?")
+def two_layers_differ(impl):
+    first, second = (impl.DoRALinear(linear(), 2, 3.0) for _ in range(2))
+    return {
+        "random": any(spread(getattr(first, name)) != "all zero" for name in "AB"),
+        "different": any(bool((getattr(first, name) != getattr(second, name)).any()) for name in "AB"),
+    }
+
+
+@observe("start", "Making a layer sets the seed of all random numbers of the program.")
+def random_numbers_go_on(impl):
+    after = []
+    for seed in (1, 2):
+        torch.default_generator.manual_seed(seed)
+        impl.DoRALinear(linear(), 2, 3.0)
+        after.append(float(torch.rand(())))
+    return after[0] != after[1]
 
 
 @observe("start", "The first step should reach B and m, and not yet A.")
 def where_the_first_gradient_goes(impl):
     made = impl.DoRALinear(linear(), 2, 3.0)
-    made(numbers("x", (4, 5))).pow(2).sum().backward()
+    made(numbers("x", (4, 5)).requires_grad_()).pow(2).sum().backward()
     return {name: p.grad is not None and bool(p.grad.abs().max() > 1e-9) for name, p in attach.trainable(made).items()}
 
 
@@ -116,11 +161,46 @@ def output_without_a_bias(impl):
     return layer(impl, base=linear(bias=False))(numbers("x", (4, 5)))
 
 
+@observe("forward", "Once B is no longer zero, a gradient should reach A, B and m.")
+def where_gradients_arrive(impl):
+    made = layer(impl)
+    return arrivals(made, made(numbers("x", (4, 5)).requires_grad_()))
+
+
 @observe("forward", "The gradients that reach A, B and m are not the expected ones.")
 def gradients(impl):
     made = layer(impl)
-    made(numbers("x", (4, 5))).pow(2).sum().backward()
-    return {name: p.grad for name, p in made.named_parameters()}
+    made(numbers("x", (4, 5)).requires_grad_()).pow(2).sum().backward()
+    return {name: p.grad for name, p in attach.trainable(made).items()}
+
+
+@observe("forward", "The gradient that goes on to the layer below is not the expected one.")
+def gradient_of_the_input(impl):
+    x = numbers("x", (4, 5)).requires_grad_()
+    layer(impl)(x).pow(2).sum().backward()
+    return x.grad
+
+
+@observe("forward", "After A, B and m have changed, the output should follow. Is something kept from before?")
+def after_a_change(impl):
+    made, x = layer(impl), numbers("x", (4, 5))
+    made(x)
+    return fill(made, "trainable", 0.2)(x)
+
+
+@observe("forward", "A pass has changed the base or the input, which others read too.")
+def nothing_else_is_changed(impl):
+    base, x = linear(), numbers("x", (4, 5))
+    layer(impl, base=base)(x)
+    return [base.weight - linear().weight, base.bias - linear().bias, x - numbers("x", (4, 5))]
+
+
+@observe("forward", "On a base in 64 or 16 bits the answer, or its type, is not the expected one.")
+def bases_of_other_types(impl):
+    x = numbers("x", (4, 5))
+    return types(
+        lambda dtype: impl.DoRALinear(linear().to(dtype), 2, 3.0), lambda made: made(x.to(made.base.weight.dtype))
+    )
 
 
 @observe("forward", "The output of a model with two such layers is not the expected one.")
@@ -131,6 +211,13 @@ def output_of_a_model(impl):
 @observe("merge", "ΔW is not what has to be added to W to get W'.")
 def delta(impl):
     return layer(impl).delta()
+
+
+@observe("merge", "After A, B and m have changed, ΔW should follow. Is something kept from before?")
+def delta_after_a_change(impl):
+    made = layer(impl)
+    made(numbers("x", (4, 5))), made.delta()
+    return fill(made, "trainable", 0.2).delta()
 
 
 @observe("merge", "The merged layer should answer as the layer did.")
@@ -154,5 +241,5 @@ def zeros_in_the_weight(impl):
 
 @observe("fine print", "In front of a LoRA, the layer should take over the weight that acts below, LoRA included.")
 def stacked(impl):
-    made = layer(impl, base=fill(LoRALinear(linear(), 2, 3.0)).requires_grad_(False))
+    made = layer(impl, base=fill(LoRALinear(linear(), 2, 3.0), "trainable", 0.3).requires_grad_(False))
     return [made(numbers("x", (4, 5))), made.merged().weight]

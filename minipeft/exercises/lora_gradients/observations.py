@@ -26,6 +26,12 @@ def array(value, of):
     return np.asarray(value, dtype=float)
 
 
+def moved(before, after):
+    """The change of a factor; the factor itself if it has another shape."""
+    after = array(after, "a factor")
+    return after - before if after.shape == before.shape else after
+
+
 @observe("forward", "y has another shape, or not the numbers that x Wᵀ + b + s·x Aᵀ Bᵀ gives.")
 def output(impl):
     return array(impl.forward(*given("x", "W", "b", "A", "B"), S), "y")
@@ -88,16 +94,37 @@ def gradient_of_alpha(impl):
     return array(impl.gradient_of_alpha(*given("dy", "x", "A", "B")), "dα")
 
 
-@observe("steps", "After a step A and B are not the expected ones.")
+@observe("below and above", "With r = 1, where s is α, dα is not the expected one.")
+def gradient_of_alpha_with_rank_one(impl):
+    dy, x, A, B = given("dy", "x", "A", "B")
+    return array(impl.gradient_of_alpha(dy, x, A[:1], B[:, :1]), "dα")
+
+
+@observe("steps", "`step` should return A and B after the step, in this order and with their shapes.")
+def shapes_after_a_step(impl):
+    after = impl.step(*given("x", "target", "W", "b", "A", "B"), S, 0.1)
+    return [str(array(t, "a factor").shape) for t in after]
+
+
+@observe("steps", "The change of A and B in a step is not the expected one.")
 def a_step(impl):
-    return [array(t, "a factor") for t in impl.step(*given("x", "target", "W", "b", "A", "B"), S, 0.1)]
+    x, target, W, b, A, B = given("x", "target", "W", "b", "A", "B")
+    A1, B1 = impl.step(x, target, W, b, A.copy(), B.copy(), S, 0.1)
+    return [moved(A, A1), moved(B, B1)]
+
+
+@observe("steps", "With a learning rate of zero A and B should stay where they are.")
+def a_step_of_no_size(impl):
+    x, target, W, b, A, B = given("x", "target", "W", "b", "A", "B")
+    A1, B1 = impl.step(x, target, W, b, A.copy(), B.copy(), S, 0.0)
+    return [moved(A, A1), moved(B, B1)]
 
 
 @observe("steps", "When B starts at zero, the first step should move B alone and the second step both factors.")
 def two_steps_from_the_start(impl):
     x, target, W, b, A, B = given("x", "target", "W", "b", "A", "B", zero="B")
-    A1, B1 = impl.step(x, target, W, b, A, B, S, 0.1)
-    A2, B2 = impl.step(x, target, W, b, A1, B1, S, 0.1)
+    A1, B1 = impl.step(x, target, W, b, A.copy(), B.copy(), S, 0.1)
+    A2, B2 = impl.step(x, target, W, b, np.copy(A1), np.copy(B1), S, 0.1)
     return [array(t, "a factor") for t in (A1 - A, B1 - B, A2 - A1, B2 - B1)]
 
 

@@ -5,7 +5,7 @@ from torch import nn
 
 from minipeft import attach
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import fill, linear, numbers
+from minipeft.exercises.models import arrivals, fill, linear, numbers, types
 from minipeft.methods.lora import LoRALinear
 
 observe = Observations()
@@ -43,15 +43,48 @@ def largest_part_of_a_tall_weight(impl):
     return second @ first
 
 
-@observe("split", "A₀A₀ᵀ or B₀ᵀB₀ shows that the singular values are not shared between the two as they should be.")
+@observe(
+    "split",
+    "The sizes of A₀'s rows or of B₀'s columns show that each factor has not the share of S that it should have.",
+)
 def share_of_each_factor(impl):
     first, second, _ = parts(impl)
-    return [first @ first.T, second.T @ second]
+    return {"A": (first @ first.T).diagonal().sort()[0], "B": (second.T @ second).diagonal().sort()[0]}
+
+
+@observe("split", "The rows of A₀, and the columns of B₀, should stand at right angles, as singular vectors do.")
+def right_angles(impl):
+    first, second, _ = parts(impl)
+    both = {"A": first @ first.T, "B": second.T @ second}
+    return {name: bool((g - g.diagonal().diag()).abs().max() < 1e-3) for name, g in both.items()}
+
+
+@observe("split", "In double precision the parts are exact to only seven digits. In which type are they computed?")
+def digits(impl):
+    first, second, _ = parts(impl)
+    return [bool((g - g.diagonal().diag()).abs().max() < 1e-10) for g in (first @ first.T, second.T @ second)]
 
 
 @observe("split", "R should be what B₀A₀ leaves of W.")
 def rest(impl):
     return parts(impl)[2]
+
+
+@observe("split", "A weight is split differently the second time: then a stored A and B would meet another R.")
+def the_same_again(impl):
+    return [bool((a - b).abs().max() < 1e-12) for a, b in zip(parts(impl), parts(impl), strict=True)]
+
+
+@observe("split", "A weight in 32 bits is split less exactly than the same numbers in 64 bits.")
+def digits_in_32_bits(impl):
+    W = numbers("W", (40, 60)).float()
+    rough, exact = (impl.split(W.to(dtype), 3)[0].detach().double() for dtype in (torch.float32, torch.float64))
+    return bool((rough.abs() - exact.abs()).abs().max() < 3e-7 * exact.abs().max())
+
+
+@observe("split", "A weight in 16 bits should be split too, into parts of its own type.")
+def types_of_the_parts(impl):
+    return [str(part.dtype) for part in impl.split(numbers("W", (4, 6)).bfloat16(), 2)]
 
 
 @observe("set-up", "The layer should train A (r, in) and B (out, r), and nothing else.")
@@ -96,11 +129,49 @@ def bias(impl):
     return layer(impl)(torch.zeros(1, 5)) - linear().bias
 
 
+@observe("forward", "A layer without a bias should work as well.")
+def output_without_a_bias(impl):
+    return layer(impl, base=linear(bias=False))(numbers("x", (4, 5)))
+
+
+@observe("forward", "A gradient should reach A and B from the first step on.")
+def where_gradients_arrive(impl):
+    x = numbers("x", (4, 5))
+    return [arrivals(made, made(x.clone().requires_grad_())) for made in (impl.PiSSALinear(linear(), 2), layer(impl))]
+
+
 @observe("forward", "The gradients that reach A and B are not the expected ones.")
 def gradients(impl):
     made = layer(impl)
-    made(numbers("x", (4, 5))).pow(2).sum().backward()
+    made(numbers("x", (4, 5)).requires_grad_()).pow(2).sum().backward()
     return {name: p.grad for name, p in made.named_parameters() if p.requires_grad}
+
+
+@observe("forward", "The gradient that goes on to the layer below, through R and through A and B, is not right.")
+def gradient_of_the_input(impl):
+    x = numbers("x", (4, 5)).requires_grad_()
+    layer(impl)(x).pow(2).sum().backward()
+    return x.grad
+
+
+@observe("forward", "After A and B have changed, the output should follow. Is something kept from before?")
+def after_a_change(impl):
+    made, x = layer(impl), numbers("x", (4, 5))
+    made(x)
+    return fill(made, "trainable", 0.2)(x)
+
+
+@observe("forward", "The input is changed in place, so other layers that read it get the changed numbers.")
+def input_is_left_alone(impl):
+    x = numbers("x", (4, 5))
+    layer(impl)(x)
+    return x - numbers("x", (4, 5))
+
+
+@observe("forward", "On a base in 64 or 16 bits the answer, or its type, is not the expected one.")
+def bases_of_other_types(impl):
+    x = numbers("x", (4, 5))
+    return types(lambda dtype: impl.PiSSALinear(linear().to(dtype), 2), lambda made: made(x.to(made.base.weight.dtype)))
 
 
 @observe("forward", "The output of a model with two such layers is not the expected one.")
@@ -113,6 +184,13 @@ def delta(impl):
     return layer(impl).delta()
 
 
+@observe("merge", "After A and B have changed, ΔW should follow. Is something kept from before?")
+def delta_after_a_change(impl):
+    made = layer(impl)
+    made(numbers("x", (4, 5))), made.delta()
+    return fill(made, "trainable", 0.2).delta()
+
+
 @observe("merge", "The merged layer should answer as the layer did.")
 def merged(impl):
     made, x = layer(impl), numbers("x", (4, 5))
@@ -121,7 +199,7 @@ def merged(impl):
 
 @observe("fine print", "In front of a LoRA, the layer should split the weight that acts below, LoRA included.")
 def stacked(impl):
-    below = fill(LoRALinear(linear(), 2, 3.0)).requires_grad_(False)
+    below = fill(LoRALinear(linear(), 2, 3.0), "trainable", 0.3).requires_grad_(False)
     made = impl.PiSSALinear(below, 2)
     return [made.B @ made.A, made(numbers("x", (4, 5))), made.merged().weight]
 
@@ -129,8 +207,3 @@ def stacked(impl):
 @observe("fine print", "A layer that is moved to another type should take R along.")
 def moved(impl):
     return str(layer(impl).float()(numbers("x", (4, 5)).float()).dtype)
-
-
-@observe("fine print", "A weight in 16 bits should be split too, into parts of its own type.")
-def types(impl):
-    return [str(part.dtype) for part in impl.split(numbers("W", (4, 6)).bfloat16(), 2)]
