@@ -8,8 +8,8 @@ import pytest
 
 from minipeft.classroom.engine import diagnose, observe
 from minipeft.classroom.engine.exercise import PACKAGE, edited, get_exercise
-from minipeft.classroom.grading import sandbox
-from minipeft.classroom.grading.sandbox import Child, Limits, Stopped, landlock
+from minipeft.classroom.grading import confine, sandbox
+from minipeft.classroom.grading.sandbox import Child, Limits, Stopped
 
 LORA = get_exercise("lora")
 LINE = "        h = F.linear(self.dropout(x), self.A)  # (..., r)\n"
@@ -110,7 +110,7 @@ def kernel_helps():
     """Asked in a child, because there is no way back."""
     pid = os.fork()
     if not pid:
-        os._exit(0 if landlock("/tmp") else 1)
+        os._exit(0 if confine.landlock("/tmp") else 1)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
@@ -139,8 +139,8 @@ def test_its_home_is_a_folder_that_is_gone_afterwards():
     code = "import os; open('mine.txt', 'w').write('x'); open(os.path.expanduser('~/too.txt'), 'w'); print(os.getcwd())"
     report, child = looked_at(doing(code))
     assert report.passed
-    assert child.output.startswith(str(child.place / "home"))
-    assert not child.place.exists()
+    assert child.output.startswith(str(child.first.place / "home"))
+    assert not child.first.place.exists()
 
 
 def test_output_and_files_are_limited_and_the_output_is_kept():

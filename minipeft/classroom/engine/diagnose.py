@@ -20,7 +20,7 @@ from minipeft.arguments import got
 from minipeft.classroom.engine import source
 from minipeft.classroom.engine.compare import difference, differing, drawable, same
 from minipeft.classroom.engine.exercise import Mistake, edited, exercises, get_exercise
-from minipeft.classroom.engine.observe import Handed, Subject, observe
+from minipeft.classroom.engine.observe import Handed, Stopped, Subject, observe
 
 PLAIN = "plain rule"
 
@@ -226,8 +226,8 @@ def weigh(exercise, asked, there, subject, seed=None, group=None, suspects=None)
     group: if this group of observations is right, look no further; another body may run for ever.
     suspects: bodies that are not the project's own word for word; None if that cannot be told.
 
-    First all together, with the project's own where nothing is written yet. If that is not right, each body alone among
-    the project's own, to find where the mistake is.
+    Points first: what is there, by itself. Only then are the project's own bodies asked for help, to fill what is not
+    written yet, and to stand around each body alone, to find where the mistake is. What they help to earns nothing.
     """
     right = expected(exercise, seed)
     states = {name: "right" if name in there else "not written yet" for name in asked}
@@ -236,14 +236,21 @@ def weigh(exercise, asked, there, subject, seed=None, group=None, suspects=None)
     complete, first = len(there) == len(states), [o.name for o in exercise.observations if o.group == group]
     if first and not differing({n: right[n] for n in first}, subject.observe(there, complete, first)):
         return Report(exercise, states, first)
-    whole = graded = subject.observe(there, True)
-    if not complete:
-        graded = subject.observe(there, False)
+    graded = subject.observe(there, False)
     report = Report(exercise, states, [n for n in right if same(right[n], graded.get(n))])
-    wrong = differing(right, whole)
-    if not wrong:
-        return report
-    suspects = suspects or there
+    try:
+        whole = graded if complete else subject.observe(there, True)
+        if wrong := differing(right, whole):
+            explain(report, there, subject, seed, suspects or there, whole, wrong)
+    except Stopped as problem:  # the points are earned already
+        states.update(dict.fromkeys(suspects or there, "unclear"))
+        report.notes.append(f"(With the project's own bodies beside yours: {problem})")
+    return report
+
+
+def explain(report, there, subject, seed, suspects, whole, wrong):
+    """Find which of the suspects is wrong, and which mistake it looks like; the report is told."""
+    exercise, right, states = report.exercise, expected(report.exercise, seed), report.stubs
     one = len(suspects) == 1
     alone = {h: whole if one else right | single(subject, h, there, wrong) for h in suspects}
     guilty = [stub for stub, got in alone.items() if differing(right, got)]
@@ -256,7 +263,6 @@ def weigh(exercise, asked, there, subject, seed=None, group=None, suspects=None)
         rest = [name for name in right if name not in wrong]  # another body may have hidden what is wrong there
         got = whole if one else alone[guilty[0]] | single(subject, guilty[0], there, rest)
         report.finding = find(exercise, got, seed, guilty[:1])
-    return report
 
 
 def single(subject, stub, there, only):
