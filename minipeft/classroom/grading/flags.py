@@ -38,6 +38,7 @@ FRAMES = {
     "__globals__", "__builtins__", "__closure__", "__code__", "__subclasses__", "__loader__", "__spec__", "settrace",
     "setprofile",
 }  # fmt: skip
+PLUMBING = {"attach", "views", "arguments"}  # parts of minipeft that hold no solution
 DYNAMIC = {"__import__", "eval", "exec", "compile", "globals", "open", "breakpoint"}
 
 
@@ -66,7 +67,7 @@ def sign(node, imported):
     """What a piece of a body does that a solution has no need of, or None."""
     if isinstance(node, ast.Import | ast.ImportFrom):
         modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
-        return next(filter(None, (of_module(m.partition(".")[0]) for m in modules)), None)
+        return next(filter(None, map(of_module, modules)), None)
     if isinstance(node, ast.Name) and (node.id in DYNAMIC or node.id in FRAMES):
         return "makes or finds code while it runs, or opens a file"
     if isinstance(node, ast.Attribute) and node.attr in FRAMES:
@@ -85,7 +86,8 @@ def sign(node, imported):
 
 
 def of_module(name):
-    if name == "minipeft":
+    name, _, part = name.partition(".")
+    if name == "minipeft" and part not in PLUMBING:
         return "imports the project inside a body; its own solution may do the work"
     if name in INSIDE:
         return "looks into the checker that runs it"
