@@ -29,7 +29,8 @@ IN_THE_BODY = {
     "outlives its time": (
         "import signal; signal.signal(signal.SIGXCPU, lambda *_: None)\nwhile True: pass", "does a loop never end"),
     "threads without end": (
-        "import threading, time\nfor _ in range(3): threading.Thread(target=time.sleep, args=(600,)).start()", None),
+        "import threading, time\nfor _ in range(3): threading.Thread(target=time.sleep, args=(600,)).start()",
+        "can't start new thread"),
     # ends
     "exits": ("import os; os._exit(0)", "ended the process"),
     "SystemExit": ("raise SystemExit(0)", "SystemExit"),
@@ -73,7 +74,7 @@ for way in ways:
         "writes more than 5 megabytes"),
     "takes memory": (
         "import numpy, torch\nz = bytearray(2 * 10**9), numpy.ones(10**9), torch.ones(10**9)", "emory"),
-    "returns gigabytes": ("return torch.zeros(1).expand(10**9)", "emory|loop"),
+    "returns gigabytes": ("import torch; return torch.zeros(1).expand(10**9)", "emory|loop"),
     # files
     "deletes": (
         "import os, shutil; shutil.rmtree(os.path.dirname(os.getcwd()))", "may not change files"),
@@ -101,12 +102,14 @@ message = {'secret': frame.f_locals['secret'], 'values': [{'update': {'shape': [
 import json
 frame.f_locals['send'](json.dumps(message).encode())""", "of its own"),
     # values
-    "NaN": ("return self.base(x) * float('nan')", "NaN"),
-    "lies about its shape": ("""class Liar(torch.Tensor):
+    "NaN": ("return self.base(x) * float('nan')", "not right yet"),
+    "lies about its shape": ("""import torch
+class Liar(torch.Tensor):
     shape = property(lambda self: torch.Size([4, 3]))
     def flatten(self, *_): return torch.zeros(10**6)
 return torch.zeros(2).as_subclass(Liar)""", "not the expected|must|not right|should"),
-    "another class": ("""class Sly:
+    "another class": ("""import torch
+class Sly:
     __class__ = property(lambda self: torch.Tensor)
     def __getattr__(self, name): return Sly()
     def __call__(self, *a, **k): return Sly()
@@ -133,13 +136,7 @@ sys.settrace(lambda *_: None)""", None),
 # {what is tried: (code behind the classes of the file, which is run when it is loaded, words of the report)}
 AT_LOAD = {
     "a metaclass": ("""
-class Meta(type):
-    def __new__(cls, *args):
-        import os
-        os.kill(os.getppid(), 9)
-
-
-class Made(metaclass=Meta):
+class Made(metaclass=lambda *_: __import__("os").kill(__import__("os").getppid(), 9)):
     pass
 """, "may not stop other processes"),
     "a default value": ("""

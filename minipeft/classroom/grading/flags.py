@@ -39,6 +39,7 @@ FRAMES = {
     "setprofile",
 }  # fmt: skip
 PLUMBING = {"attach", "views", "arguments"}  # parts of minipeft that hold no solution
+USUAL = ("torch", "nn", "F", "np", "json", "math")  # imported by most files, and by the reference
 DYNAMIC = {"__import__", "eval", "exec", "compile", "globals", "open", "breakpoint"}
 
 
@@ -46,7 +47,7 @@ def of_text(text):
     """Sentences about a submission's functions and classes; what stands between them is not run. [] if unreadable."""
     try:
         tree = source.parsed(text)
-        imported = set(itertools.chain.from_iterable(names_of_import(node) for node in tree.body))
+        imported = set(itertools.chain(USUAL, *(names_of_import(node) for node in ast.walk(tree))))
         found = []
         for node in tree.body:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):

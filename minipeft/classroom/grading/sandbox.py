@@ -155,19 +155,21 @@ class Process:
     def wait(self, seconds, what):
         """What the child says. It may also begin to speak and then stop: a timer ends it."""
         late = f"no answer after {5 * self.limits.seconds:g} seconds; does a loop never end?"
-        began = time.monotonic()
+        deadline = time.monotonic() + max(seconds, 0) + 1
         if not self.line.poll(max(seconds, 0)):
             raise Stopped(late)
-        timer = threading.Timer(max(seconds, 0) + 1, self.process.terminate)
+        timer = threading.Timer(deadline - time.monotonic(), self.process.terminate)
         timer.start()
         try:
             message = json.loads(self.line.recv_bytes(LONGEST))
             if message["secret"] != self.secret:
                 raise ValueError
             return message[what]
-        except EOFError:
-            raise Stopped(late if time.monotonic() > began + max(seconds, 0) + 1 else self.why()) from None
-        except Exception:
+        except Exception as error:
+            if time.monotonic() >= deadline:
+                raise Stopped(late) from None
+            if isinstance(error, EOFError):
+                raise Stopped(self.why()) from None
             self.flag("It sent a message that is no answer to what it was asked.")
             raise Stopped("it sent something of its own instead of observations") from None
         finally:
@@ -203,7 +205,7 @@ class Process:
         shutil.rmtree(self.place, ignore_errors=True)
 
 
-REFUSED = re.compile(r"\[Errno (1|13)\]|Operation not permitted|Permission denied")
+REFUSED = re.compile(r"\[Errno (1|13)\]|Operation not permitted|Permission denied|not allowed to raise")
 
 
 def cleaned(value, depth=0):
@@ -218,7 +220,7 @@ def cleaned(value, depth=0):
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):
-        return value if abs(value) < 2**63 else math.copysign(math.inf, value)
+        return value if abs(value) < 2**63 else math.inf if value > 0 else -math.inf
     if isinstance(value, list):
         return [cleaned(v, depth + 1) for v in value]
     keys = set(value)
