@@ -74,11 +74,11 @@ for way in ways:
         "writes more than 5 megabytes"),
     "takes memory": (
         "import numpy, torch\nz = bytearray(2 * 10**9), numpy.ones(10**9), torch.ones(10**9)", "emory"),
-    "returns gigabytes": ("import torch; return torch.zeros(1).expand(10**9)", "emory|loop"),
+    "returns gigabytes": ("y = self.base(x)\nreturn y.expand(10**8, *y.shape)", "emory|loop"),
     # files
     "deletes": (
         "import os, shutil; shutil.rmtree(os.path.dirname(os.getcwd()))", "may not change files"),
-    "links": ("import os; os.symlink('/etc/passwd', 'mine'); print(open('mine').read())", "may not read outside"),
+    "links": ("import os; os.symlink('/etc/passwd', 'mine'); print(open('mine').read())", "may not change files"),
     # the line to the grader
     "forges": ("""import os, pickle
 for fd in range(3, 60):
@@ -107,7 +107,7 @@ frame.f_locals['send'](json.dumps(message).encode())""", "of its own"),
 class Liar(torch.Tensor):
     shape = property(lambda self: torch.Size([4, 3]))
     def flatten(self, *_): return torch.zeros(10**6)
-return torch.zeros(2).as_subclass(Liar)""", "not the expected|must|not right|should"),
+return torch.zeros(2).as_subclass(Liar)""", "not right|of its own"),
     "another class": ("""import torch
 class Sly:
     __class__ = property(lambda self: torch.Tensor)

@@ -1,8 +1,11 @@
 """A student's code in a child process: what it is refused, and that the parent gets an answer or a reason."""
 
 import ast
+import json
 import math
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -343,24 +346,38 @@ def texts():
 print([n in t for n in needles for t in texts()].count(True), 'found')"""
 
 
-def test_the_process_that_earns_points_does_not_hold_what_makes_a_variant(monkeypatch):
-    """Its texts, trees and modules are searched, with nothing to refuse it; the second process shows what is found."""
+FRESH = """import json, multiprocessing, sys
+from minipeft.classroom.grading import confine, sandbox
+job, stubs = json.load(sys.stdin)
+confine.LAYERS = []
+process = sandbox.Process(multiprocessing.get_context("fork"), sandbox.Limits(seconds=20), job)
+process.start()
+process.observe(stubs, False, ["shape"])
+process.stop()
+print(process.output)"""
+
+
+def found_in(around, text):
+    """What SEARCH finds in a process that starts as a forkserver does, and with nothing to refuse it."""
+    job = json.dumps([["lora", text, around], LORA.stubs])
+    return subprocess.run(
+        [sys.executable, "-c", FRESH], input=job, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_the_process_that_earns_points_does_not_hold_what_makes_a_variant():
+    """Its texts, trees and modules are searched; what the second process holds shows that this would find it."""
     reference = LORA.reference(SEED)
     plain, other = (source.functions(ast.parse(text)) for text in (LORA.plain(), reference))
     changed = [name for name in LORA.stubs if ast.dump(plain[name][1]) != ast.dump(other[name][1])]
-    needles = [ast.unparse(source.statements(other[name][1])[-1]) for name in changed]
-    needles = [n for n in needles if n not in LORA.plain()]
+    known = ast.unparse(ast.parse(LORA.plain()))
+    needles = [ast.unparse(line) for name in changed for line in source.statements(other[name][1])]
+    needles = [n for n in needles if n not in known]
     assert needles
-    diagnose.expected(LORA, SEED)  # as it would be inherited
-    monkeypatch.setattr(confine, "LAYERS", [])
-    code = SEARCH.replace("NEEDLES", repr([n[::-1] for n in needles]))
-    text = doing(code)
-    with Child("lora", text, SEED, Limits(seconds=20)) as child:
-        child.observe(["LoRALinear.forward"], False, ["shape"])
-        child.observe(["LoRALinear.forward"], True, ["shape"])
-    assert set(child.first.output.split("\n")[:-1]) == {"0 found"}
-    assert "0 found" not in child.second.output
-    assert "found" in child.second.output
+    text = doing(SEARCH.replace("NEEDLES", repr([n[::-1] for n in needles])))
+    child = Child("lora", text, SEED)
+    assert found_in(child.first.job[2], text) == "0 found"
+    assert found_in(child.second.job[2], text) not in ("", "0 found")
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
@@ -412,7 +429,8 @@ def test_what_reaches_for_the_checker_is_shown_to_the_teacher(code):
 
 
 def test_what_is_exchanged_while_it_runs_is_shown_to_the_teacher():
-    code = "import json, torch, minipeft.classroom.engine.observe as o\nplain = o.plain\njson.dumps, o.plain = str, lambda v: plain(v)"
+    code = "import json, minipeft.classroom.engine.observe as o\nplain = o.plain\n"
+    code += "json.dumps, o.plain = str, lambda v: plain(v)"
     _, child = looked_at(doing(code))
     assert any("json.dumps" in f and "observe.plain" in f for f in child.flags), child.flags
 
