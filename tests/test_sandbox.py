@@ -4,6 +4,7 @@ import ast
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -402,7 +403,7 @@ def fits():
     report, _ = looked_at(text, method, seconds=1)
     assert report.right == here.right
     assert not report.passed
-    assert "beside yours: it takes longer than 1 seconds" in report.text()
+    assert re.search("beside yours: .*does a loop never end", report.text())
 
 
 FLAGGED = {
@@ -433,6 +434,37 @@ def test_what_is_exchanged_while_it_runs_is_shown_to_the_teacher():
     code += "json.dumps, o.plain = str, lambda v: plain(v)"
     _, child = looked_at(doing(code))
     assert any("json.dumps" in f and "observe.plain" in f for f in child.flags), child.flags
+
+
+WITH_THE_PLAIN_RULES = {  # what earns all the points with somebody else's work, where the paper's own rule is asked for
+    "import": "from minipeft.methods.lora import LoRALinear as L\nreturn L.forward(self, x)",
+    "__import__": "return __import__('minipeft.methods.lora', fromlist='x').LoRALinear.forward(self, x)",
+    "importlib": "import importlib as i\nreturn i.import_module('minipeft.methods.lora').LoRALinear.forward(self, x)",
+    "modules": "import sys\nreturn sys.modules['minipeft.methods.lora'].LoRALinear.forward(self, x)",
+    "forged numbers": """import json, sys, minipeft.methods.lora as real, minipeft.classroom.engine.observe as o
+frame = sys._getframe()
+while 'secret' not in frame.f_locals: frame = frame.f_back
+told = frame.f_locals
+values = o.observe(told['exercise'], real)
+told['send'](json.dumps({'secret': told['secret'], 'values': [values, []]}).encode())
+import time; time.sleep(600)""",
+    "exchanged checker": """import minipeft.methods.lora as real, minipeft.classroom.engine.observe as o
+look, o.look = o.look, lambda observation, impl: look(observation, real)
+return look""",
+}
+
+
+@pytest.mark.parametrize("how", WITH_THE_PLAIN_RULES)
+def test_what_gets_through_under_the_plain_rules_is_flagged_and_does_not_under_a_variant(how):
+    text = doing(WITH_THE_PLAIN_RULES[how]).replace(LINE, "        return self.base(x)\n")
+    report, child = looked_at(text)
+    whole = len(LORA.groups)
+    assert child.flags
+    assert sum(report.groups().values()) >= whole - 1
+    with Child("lora", text, SEED, Limits(seconds=2)) as child:
+        report = diagnose.judge(LORA, text, child, SEED)
+    assert sum(report.groups().values()) < whole
+    assert child.flags
 
 
 def test_a_solution_is_not_flagged():

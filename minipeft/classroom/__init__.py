@@ -1,7 +1,7 @@
 """The classroom: write a method yourself, and be told which mistake it looks like.
 
 engine     the checker: source (taking bodies from a file), observe (what is seen of them), diagnose (what that means)
-grading    a class: sandbox (a child process with limits), grade (points, tables, pages)
+grading    a class: sandbox (child processes), confine (what they may do), flags, grade (points, tables, pages)
 commands   start, check and grade on the command line
 desk       a student's folder: start an exercise, check a file, see the progress
 using      the student's file drives the course
