@@ -17,8 +17,7 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import CliRunner
 
-from minipeft.classroom import desk
-from minipeft.classroom import expect
+from minipeft.classroom import desk, expect
 from minipeft.classroom.engine import source
 from minipeft.classroom.engine.exercise import exercises, get_exercise
 from minipeft.classroom.grading import alike, names, pages, reports, submissions

@@ -1,7 +1,7 @@
 """The classroom: write a method yourself, and be told which mistake it looks like.
 
 engine     the checker: source (taking bodies from a file), observe (what is seen of them), diagnose (what that means)
-grading    a class: submissions, sandbox (a child process with limits), grade, journal, book, reports and pages
+grading    a class: sandbox and confine (child processes, and what they may do), grade, journal, book, pages
 commands   start, check and grade on the command line
 desk       a student's folder: start an exercise, check a file, see the progress
 using      the student's file drives the course

@@ -4,6 +4,7 @@ What a grader's child process sends is plain numbers; all the comparing and judg
 """
 
 from minipeft.classroom.engine.compare import differing, same
+from minipeft.classroom.engine.observe import Stopped
 from minipeft.classroom.engine.recognise import expected, explain, recognise
 from minipeft.classroom.engine.report import Report
 
@@ -18,12 +19,16 @@ def judge(work, subject):
     all_written, all_asked = len(work.written) == len(work.asked), len(work.asked) == len(work.exercise.stubs)
     earned = subject.observe(work.written, fill=all_written and not all_asked)
     report.right = [name for name in right if same(right[name], earned.get(name))]
-    got = earned if all_written else subject.observe(work.written, fill=True)  # the project's own for what is missing
-    if differing(right, got):
-        alone = suspects(work, subject, got)
-        for name in alone or work.changed or work.written:
-            states[name] = "wrong" if alone else "unclear"
-        report.findings = findings(work, got, alone)
+    try:  # from here on with the project's own bodies for what is missing: that earns nothing
+        got = earned if all_written else subject.observe(work.written, fill=True)
+        if differing(right, got):
+            alone = suspects(work, subject, got)
+            report.findings = findings(work, got, alone)
+            for name in alone or work.changed or work.written:
+                states[name] = "wrong" if alone else "unclear"
+    except Stopped as problem:
+        states.update(dict.fromkeys(work.changed or work.written, "unclear"))
+        report.notes.append(f"(with the project's own bodies beside yours: {problem})")
     return report
 
 

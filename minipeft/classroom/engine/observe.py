@@ -14,6 +14,10 @@ import torch
 from minipeft.classroom.engine import source
 
 
+class Stopped(Exception):
+    """No observations came back from a process; the message says why, to the student."""
+
+
 def observe(exercise, impl, only=None):
     """{observation: plain value} of a module; an error becomes {"error": ..., "line": ...}. only: names, else all."""
     return {o.name: look(o, impl) for o in exercise.observations if only is None or o.name in only}
@@ -51,11 +55,14 @@ def work_in(exercise, text, seed=None, only=None):
 class Subject:
     """A student's text as something to observe. A grader keeps it in a child process and judges what it tells.
 
+    around: the text that the student's bodies are put into; by default the whole reference under the seed.
+
     Raises Unreadable if the text is not Python.
     """
 
-    def __init__(self, exercise, text, seed=None):
-        self.exercise, self.text, self.reference = exercise, text, exercise.tree(seed)
+    def __init__(self, exercise, text, seed=None, around=None):
+        self.exercise, self.text = exercise, text
+        self.reference = exercise.tree(seed) if around is None else source.parsed(around)
         self.tree = source.ast.increment_lineno(source.parsed(text), source.THEIRS)
 
     def observe(self, take, fill, only=None):

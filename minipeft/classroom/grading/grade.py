@@ -24,7 +24,6 @@ from minipeft.classroom.grading.journal import FAILED, GRADED, MISSING, REFUSED,
 from minipeft.classroom.grading.sandbox import Child, Limits, Stopped
 from minipeft.classroom.grading.submissions import collect, readable
 
-STARTING = threading.Lock()
 KILLED = "the grader itself was killed while it looked at this file, so it is left out until --retry asks for it"
 
 
@@ -180,14 +179,12 @@ def grade_one(student, name, path, seed, limits, key, when):
 def judged(result, exercise, text, seed, limits):
     """The report on a text whose code runs in a child process; what it printed and what was odd goes to the result."""
     child = Child(exercise.name, text, seed, limits, "forkserver")
-    with STARTING:
-        child.__enter__()
     try:
-        return judge(work_in(exercise, text, seed), child)
+        with child:
+            return judge(work_in(exercise, text, seed), child)
     finally:
-        child.__exit__(None, None, None)
         result.output = child.output
-        result.flags += getattr(child, "flags", [])
+        result.flags += child.flags
 
 
 def fill(result, exercise, report):

@@ -3,29 +3,31 @@
 The child only observes; what it tells, plain numbers as JSON, is judged by the parent (`diagnose.judge`). Around the
 student's code stand, from the outside in:
 
-  the parent       gives so much time, then has everything ended; believes only messages that carry its secret
-  a supervisor     adopts whatever the code leaves running, and kills it when the code is done
-  the kernel       limits memory, processor time and file size; on Linux (Landlock) it also refuses to write outside a
-                   temporary home, to read other submissions, to run programs, to connect, to signal other processes
-  Python           an audit hook refuses the same with a message that the student can read, on every system
+  the parent       gives so much time, then has everything ended; believes only answers to what it asked
+  a supervisor     adopts whatever the code leaves running and kills it when the code is done, or the parent is dead
+  `confine`        what the process may do: limits, Landlock and a filter of the kernel, an audit hook of Python
+
+There are two such processes. The first earns the points: the project's bodies are not in it, nor the rules by which a
+variant is made. The second has them, to fill what is not written yet, and to find out which body is wrong; it is asked
+only afterwards, and what it says earns nothing.
 
 This is meant for the accidents and pranks of a class. It is no prison: for strangers' code use a container as well.
 """
 
 import contextlib
-import ctypes
 import faulthandler
 import json
 import math
 import multiprocessing
+import multiprocessing.connection
 import os
+import re
 import secrets
 import shutil
 import signal
-import site
-import struct
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from dataclasses import dataclass
@@ -33,10 +35,14 @@ from pathlib import Path
 
 import torch
 
-from minipeft.classroom.engine import observe
-from minipeft.classroom.engine.exercise import get_exercise
+from minipeft.classroom.engine import observe, source
+from minipeft.classroom.engine.exercise import exercises, get_exercise
+from minipeft.classroom.engine.observe import Stopped
+from minipeft.classroom.grading import flags
+from minipeft.classroom.grading.confine import MEGABYTE, confine, prctl
 
-MEGABYTE = 2**20
+LONGEST = 16 * MEGABYTE  # of an answer
+STARTING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Limits:
     """For one exercise of one student.
 
     seconds: of the processor, and five times as many by the clock, so that a busy machine is nobody's loss.
-    memory: megabytes beyond what Python and torch take. files: megabytes for what is written.
+    memory: megabytes beyond what Python and torch take. files: megabytes for all that is written.
     """
 
     seconds: float = 5.0
@@ -52,28 +58,64 @@ class Limits:
     files: int = 10
 
 
-class Stopped(Exception):
-    """No observations came back; the message says why, to the student."""
-
-
 class Child:
-    """A `observe.Subject` that lives in a process of its own: `with Child("lora", text) as subject: ...`
+    """A `observe.Subject` that lives in processes of its own: `with Child("lora", text) as subject: ...`
+
+    flags: sentences for the teacher about what looks like an attempt on the checker. output: what the code printed.
 
     Raises Stopped when it runs out of time or memory, ends by itself or sends what it should not.
     """
 
     def __init__(self, name, text, seed=None, limits=None, method="fork"):
-        self.limits, self.secret, self.output = limits or Limits(), secrets.token_hex(16), ""
-        self.context = multiprocessing.get_context(
-            method if method in multiprocessing.get_all_start_methods() else "spawn"
-        )
-        if self.context.get_start_method() == "forkserver":
-            self.context.set_forkserver_preload(
+        context = multiprocessing.get_context(method if method in multiprocessing.get_all_start_methods() else "spawn")
+        if context.get_start_method() == "forkserver":
+            context.set_forkserver_preload(
                 ["minipeft.classroom.grading.sandbox", "minipeft.exercises.lora.observations"]
             )
-        self.job = name, text, seed
+        exercise = get_exercise(name)
+        whole = exercise.reference(seed)
+        bare = source.emptied(whole, exercise.stubs, exercise.hidden)
+        self.forks = context.get_start_method() == "fork"
+        self.first, self.second = (
+            Process(context, limits or Limits(), (name, text, around)) for around in (bare, whole)
+        )
+        self.text_flags = flags.of_text(text)
 
     def __enter__(self):
+        remove_stale_folders()
+        self.first.start()
+        if self.forks:  # now: a process that is forked after autograd has run here would hang in its backward pass
+            self.second.start()
+        return self
+
+    def observe(self, take, fill, only=None):
+        """As a `Subject`; with `fill` it is the second process that is asked."""
+        process = self.second if fill else self.first
+        if process.place is None:
+            process.start()
+        return process.observe(take, fill, only)
+
+    def __exit__(self, *_):
+        self.first.stop()
+        self.second.stop()
+
+    @property
+    def output(self):
+        return self.first.output
+
+    @property
+    def flags(self):
+        return [*self.text_flags, *self.first.flags]
+
+
+class Process:
+    """One process with a student's code, and the line to it."""
+
+    def __init__(self, context, limits, job):
+        self.context, self.limits, self.job = context, limits, job
+        self.secret, self.place, self.output, self.flags, self.end = secrets.token_hex(16), None, "", [], None
+
+    def start(self):
         self.place = Path(tempfile.mkdtemp(prefix=f"minipeft-{os.getpid()}-"))
         (self.place / "home").mkdir()
         self.heard = (self.place / "output.txt").open("w+b")
@@ -81,37 +123,59 @@ class Child:
         self.process = self.context.Process(
             target=serve, args=(theirs, self.secret, self.place, self.limits, *self.job), daemon=True
         )
-        with quiet_start():
+        with STARTING, quiet_start():
             self.process.start()
         theirs.close()
-        self.end = None
-        return self
 
-    def observe(self, take, fill, only=None):
+    def observe(self, take, fill, only):
         if self.end is None:  # time counts from the first answer that the child is ready, not while Python starts
             self.wait(60.0, "ready")
             self.end = time.monotonic() + 5 * self.limits.seconds
+        with contextlib.suppress(OSError):
+            if self.line.poll(0):
+                self.flag("It sent an answer before it was asked.")
+                raise Stopped("it sent something of its own instead of observations")
+        self.secret = secrets.token_hex(16)  # a new one each time: an answer cannot be written before the question
         try:
-            self.line.send_bytes(json.dumps([list(take), fill, only]).encode())
+            self.line.send_bytes(json.dumps([self.secret, list(take), fill, only]).encode())
         except OSError:
             raise Stopped(self.why()) from None
-        values = self.wait(self.end - time.monotonic(), "values")
-        if not isinstance(values, dict):
-            raise Stopped("it sent something of its own instead of observations")
+        try:
+            values, changed = self.wait(self.end - time.monotonic(), "values")
+            values = {str(name): cleaned(value) for name, value in values.items()}
+            changed = [str(name)[:60] for name in changed]
+        except (AttributeError, TypeError, ValueError, RecursionError):
+            raise Stopped("it sent something of its own instead of observations") from None
+        if changed:
+            self.flag(f"While it ran, these were exchanged for something else: {', '.join(changed[:5])}.")
         return values
 
+    def flag(self, sentence):
+        if sentence not in self.flags:
+            self.flags.append(sentence)
+
     def wait(self, seconds, what):
+        """What the child says. It may also begin to speak and then stop: a timer ends it."""
+        late = f"no answer after {5 * self.limits.seconds:g} seconds; does a loop never end?"
+        deadline = time.monotonic() + max(seconds, 0) + 1
         if not self.line.poll(max(seconds, 0)):
-            raise Stopped(f"no answer after {5 * self.limits.seconds:g} seconds; does a loop never end?")
+            raise Stopped(late)
+        timer = threading.Timer(deadline - time.monotonic(), self.process.terminate)
+        timer.start()
         try:
-            message = json.loads(self.line.recv_bytes(64 * MEGABYTE))
+            message = json.loads(self.line.recv_bytes(LONGEST))
             if message["secret"] != self.secret:
                 raise ValueError
             return message[what]
-        except EOFError:
-            raise Stopped(self.why()) from None
-        except Exception:
+        except Exception as error:
+            if time.monotonic() >= deadline:
+                raise Stopped(late) from None
+            if isinstance(error, EOFError):
+                raise Stopped(self.why()) from None
+            self.flag("It sent a message that is no answer to what it was asked.")
             raise Stopped("it sent something of its own instead of observations") from None
+        finally:
+            timer.cancel()
 
     def why(self):
         """Why a child ended without an answer."""
@@ -121,12 +185,16 @@ class Child:
             code -= 256
         if code in (OUT_OF_MEMORY, -9):
             return f"it needs more than {self.limits.memory} megabytes of memory"
-        if code == -24:
+        if code == TOO_MUCH_WRITTEN:
+            return f"it writes more than {self.limits.files} megabytes into files"
+        if code == OUT_OF_TIME:
             return f"it takes longer than {self.limits.seconds:g} seconds; does a loop never end?"
         how = f" (signal {-code})" if code < 0 else f" (exit code {code})" if code else ""
         return "it ended the process before it could be looked at" + how
 
-    def __exit__(self, *_):
+    def stop(self):
+        if self.place is None:
+            return
         self.line.close()
         self.process.terminate()  # the supervisor then ends whatever is left
         self.process.join(5)
@@ -137,6 +205,60 @@ class Child:
         self.output = self.heard.read(4000).decode(errors="replace")
         self.heard.close()
         shutil.rmtree(self.place, ignore_errors=True)
+
+
+REFUSED = re.compile(r"\[Errno (1|13)\]|Operation not permitted|Permission denied|not allowed to raise")
+
+
+def cleaned(value, depth=0):
+    """What a child sent, if it looks as `observe.plain` would have left it; ValueError if not. Text becomes printable.
+
+    A refusal by the kernel gets a sentence.
+    """
+    if depth > 40:
+        raise ValueError("too deep")
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) < 2**63 else math.inf if value > 0 else -math.inf
+    if isinstance(value, list):
+        return [cleaned(v, depth + 1) for v in value]
+    keys = set(value)
+    if keys == {"items"}:
+        return {"items": {cleaned(k): cleaned(v, depth + 1) for k, v in value["items"].items()}}
+    if keys == {"error", "line", "code"} and isinstance(value["error"], str):
+        said, line, code = (cleaned(value[key]) for key in ("error", "line", "code"))
+        if REFUSED.search(said) and "a solution may not" not in said:
+            said += " (the grader refuses it: a solution computes, and touches no files, processes or settings)"
+        return {"error": said, "line": line if isinstance(line, int) else None, "code": code and str(code)}
+    shape, data = value["shape"], value["data"]
+    if keys != {"shape", "data"} or not all(type(n) is int and n >= 0 for n in shape) or len(shape) > 64:
+        raise ValueError("not what was asked for")
+    if math.prod(shape) != len(data) or not all(type(x) is float or (type(x) is int and abs(x) < 2**63) for x in data):
+        raise ValueError("not as many numbers as the shape says")
+    return value
+
+
+def remove_stale_folders():
+    """Remove the temporary folders of graders that died. Only where a process can be asked for without harm."""
+    if os.name != "posix":
+        return
+    for folder in Path(tempfile.gettempdir()).glob("minipeft-*-*"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            if folder.stat().st_uid == os.getuid() and not is_running(int(folder.name.split("-")[1])):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @contextlib.contextmanager
@@ -155,38 +277,78 @@ def quiet_start():
             setattr(main, name, value)
 
 
-# -- in the child ------------------------------------------------------------------------------------------------------
+# -- the supervisor ----------------------------------------------------------------------------------------------------
 
-OUT_OF_MEMORY = 66
+OUT_OF_MEMORY, TOO_MUCH_WRITTEN, OUT_OF_TIME = 66, 67, -24  # how it tells the parent why the code has ended
 
 
-def serve(line, secret, place, limits, name, text, seed):
+def serve(line, secret, place, limits, *job):
     """Fork the student's process and stay beside it until it ends or time is up; then end what it has left running."""
     if not hasattr(os, "fork"):
-        return work(line, secret, place, limits, name, text, seed)
+        return work(line, secret, place, limits, *job)
     with contextlib.suppress(OSError, ValueError):
         os.setsid()
     prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: orphans become this process's children
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            work(line, secret, place, limits, name, text, seed)
-            code = 0
-        except MemoryError:
-            code = OUT_OF_MEMORY
-        finally:
-            os._exit(code)
-    line.close()
+    child = 0
 
     def stop(*_):
         finish(child)
         os._exit(0)
 
     signal.signal(signal.SIGTERM, stop)
-    _, status = os.waitpid(child, 0)
-    finish(None)
-    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+    child = os.fork()
+    if not child:
+        be_the_child(line, secret, place, limits, *job)
+    line.close()
+    code = stay_beside(child, place, limits)
+    finish(0)
+    os._exit(code & 0xFF)
+
+
+def be_the_child(*args):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it does not outlive its supervisor
+    code = 1
+    try:
+        work(*args)
+        code = 0
+    except MemoryError:
+        code = OUT_OF_MEMORY
+    finally:
+        os._exit(code)
+
+
+def stay_beside(child, place, limits):
+    """Wait for the child's end and return why it ended. Ends everything if the parent dies, or the disk fills."""
+    parent, full = multiprocessing.parent_process().sentinel, False
+    while True:
+        pid, status, used = os.wait4(child, os.WNOHANG)
+        if pid:
+            break
+        if multiprocessing.connection.wait([parent], 0.05):
+            finish(child)
+            shutil.rmtree(place, ignore_errors=True)
+            os._exit(0)
+        if not full and holds_more_than(place / "home", limits.files * MEGABYTE):
+            full = True
+            os.kill(child, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(status)
+    if full:
+        return TOO_MUCH_WRITTEN
+    return OUT_OF_TIME if code == -9 and used.ru_utime + used.ru_stime >= limits.seconds else code
+
+
+def holds_more_than(folder, limit):
+    """Do the files below a folder take more than so many bytes? Each counts at least as a page."""
+    size = 0
+    for path, folders, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(OSError):
+                size += max(os.lstat(os.path.join(path, name)).st_blocks * 512, 4096)
+        size += 4096 * len(folders)
+        if size > limit:
+            return True
+    return False
 
 
 def finish(child):
@@ -214,153 +376,61 @@ def children(pid):
         return []
 
 
-def work(line, secret, place, limits, name, text, seed):
-    """Answer the parent's requests about a student's text."""
+# -- the child ---------------------------------------------------------------------------------------------------------
+
+KEPT = {"PATH", "LANG", "LANGUAGE", "TZ", "SYSTEMROOT", "WINDIR"}  # of the environment
+
+
+def work(line, secret, place, limits, name, text, around):
+    """Answer the parent's requests about a student's text. around: the reference's text, in which its bodies go."""
     torch.set_num_threads(1)
     exercise = get_exercise(name)
+    settle(line, place)
+    subject = observe.Subject(exercise, text, around=around)
+    forget()
+    del around
+    changed = flags.watch(exercise)
+    send, receive, dumps, loads, look = line.send_bytes, line.recv_bytes, json.dumps, json.loads, subject.observe
+    confine(place / "home", limits)
+    send(dumps({"secret": secret, "ready": True}).encode())
+    while True:
+        try:
+            secret, *request = loads(receive())
+        except EOFError:
+            return
+        values = look(*request)
+        send(dumps({"secret": secret, "values": [values, changed()]}).encode())
+
+
+def settle(line, place):
+    """A home and an output of its own; nothing of the parent's stays open, and little of its environment."""
     home = place / "home"
-    os.environ.update(HOME=str(home), TMPDIR=str(home), USERPROFILE=str(home))
-    for known in [k for k in os.environ if k.upper().endswith(("_TOKEN", "_KEY", "_SECRET", "PASSWORD"))]:
+    for known in [k for k in os.environ if k.upper() not in KEPT and not k.startswith("LC_")]:
         del os.environ[known]
+    os.environ.update(HOME=str(home), TMPDIR=str(home), USERPROFILE=str(home))
     tempfile.tempdir = str(home)
     os.chdir(home)
     faulthandler.disable()
     os.closerange(3, line.fileno())  # what was open in the parent
-    os.closerange(line.fileno() + 1, 1024)
+    os.closerange(line.fileno() + 1, 65536)
     out = os.open(place / "output.txt", os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(out, stream)
+    os.close(out)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     sys.stdin, sys.stdout, sys.stderr = (open(0), *(open(n, "w", buffering=1, errors="replace") for n in (1, 2)))  # noqa: SIM115
     sys.dont_write_bytecode = True
-    subject = observe.Subject(exercise, text, seed)
-    confine(home, limits)
-    send = line.send_bytes
-
-    def tell(what, value):
-        send(json.dumps({"secret": secret, what: value}).encode())
-
-    tell("ready", True)
-    while True:
-        try:
-            request = line.recv_bytes()
-        except EOFError:
-            return
-        tell("values", subject.observe(*json.loads(request)))
 
 
-def confine(home, limits):
-    """From here on this process may compute, and write into its home."""
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource
-
-        size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        resource.setrlimit(resource.RLIMIT_AS, [size + limits.memory * MEGABYTE] * 2)
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        enough = math.ceil(used.ru_utime + used.ru_stime + limits.seconds)
-        resource.setrlimit(resource.RLIMIT_CPU, (enough, enough + 1))
-        resource.setrlimit(resource.RLIMIT_FSIZE, [limits.files * MEGABYTE] * 2)
-        resource.setrlimit(resource.RLIMIT_CORE, [0, 0])
-    landlock(home)
-    sys.addaudithook(hook(os.path.realpath(home)))
-
-
-FORBIDDEN = {
-    "os.system": "start programs", "os.exec": "start programs", "os.posix_spawn": "start programs",
-    "os.spawn": "start programs", "subprocess.Popen": "start programs", "pty.spawn": "start programs",
-    "os.fork": "start processes", "os.forkpty": "start processes", "_posixsubprocess.fork_exec": "start processes",
-    "os.kill": "stop other processes", "os.killpg": "stop other processes",
-    "socket.__new__": "use the network", "socket.connect": "use the network", "socket.bind": "use the network",
-    "ctypes.dlopen": "call the system", "ctypes.dlsym": "call the system", "ctypes.call_function": "call the system",
-    "gc.get_objects": "look around in the checker", "gc.get_referrers": "look around in the checker",
-    "sys._current_frames": "look around in the checker", "sys.addaudithook": "listen to the checker",
-    "os.setxattr": "change files", "os.removexattr": "change files",
-}  # fmt: skip
-PATHS = {
-    "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.chmod", "os.chown", "os.link", "os.symlink", "os.truncate",
-    "os.utime", "shutil.rmtree", "shutil.move", "shutil.copyfile", "shutil.copytree", "shutil.chown",
-    "shutil.copymode", "shutil.copystat",
-}  # fmt: skip
-
-
-def hook(home):
-    """An audit hook that refuses, in words, what a solution has no need of. All it knows is local to it."""
-    forbidden, paths, inside = dict(FORBIDDEN), set(PATHS), home + os.sep
-    writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-    real, text_of, join, cwd = os.path.realpath, os.fsdecode, os.path.join, os.getcwd
-    allowed = {os.devnull}
-
-    def outside(path):
-        if isinstance(path, int) or path is None:
-            return False
-        whole = real(join(cwd(), text_of(path)))
-        return whole not in allowed and not (whole + os.sep).startswith(inside)
-
-    def refuse(event, args):
-        if event in forbidden:
-            raise PermissionError(f"a solution may not {forbidden[event]} ({event})")
-        if event == "open" and isinstance(args[2], int) and args[2] & writing and outside(args[0]):
-            raise PermissionError(f"a solution may not write outside its temporary home ({args[0]})")
-        if event in paths and any(outside(a) for a in args if isinstance(a, str | bytes | os.PathLike)):
-            raise PermissionError(f"a solution may not change files outside its temporary home ({event})")
-
-    return refuse
-
-
-# -- Landlock: the kernel's own refusal, on Linux 5.13 and later -------------------------------------------------------
-
-READ, EXECUTE = 0b1100, 0b1  # files and folders may be read; programs run
-CREATE, ADD_RULE, RESTRICT = 444, 445, 446  # system calls
-
-
-def prctl(*args):
-    with contextlib.suppress(OSError, AttributeError):
-        return ctypes.CDLL(None, use_errno=True).prctl(*args, *[0] * (5 - len(args)))
-
-
-def landlock(home):
-    """Let this process read what Python needs, write below `home`, and run, connect and signal nothing else.
-
-    Returns whether the kernel can. Neither the project's own files nor other submissions can be read.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    system = ctypes.CDLL(None, use_errno=True).syscall
-    version = system(CREATE, None, 0, 1)
-    if version < 1:
-        return False
-    every = (1 << (13 if version == 1 else 14 if version == 2 else 15)) - 1  # refer since 2, truncate since 3
-    network, scope = (0b11 if version >= 4 else 0), (0b11 if version >= 6 else 0)  # TCP; sockets and signals
-    rules = struct.pack("QQQ", every, network, scope)
-    rules = rules[: 8 if version < 4 else 16 if version < 6 else 24]
-    ruleset = system(CREATE, rules, len(rules), 0)
-    if ruleset < 0:
-        return False
-
-    def allow(path, rights):
-        with contextlib.suppress(OSError):
-            place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            rights &= every if os.path.isdir(path) else every & ~0b1000
-            system(ADD_RULE, ruleset, 1, struct.pack("=Qi", rights, place), 0)
-            os.close(place)
-
-    allow(home, every & ~EXECUTE)
-    allow(os.devnull, READ | 0b10)
-    for path in readable():
-        allow(path, READ)
-    prctl(38, 1)  # PR_SET_NO_NEW_PRIVS
-    done = system(RESTRICT, ruleset, 0) == 0
-    os.close(ruleset)
-    return done
-
-
-def readable():
-    """What Python and torch may still want to read: themselves and the system, without minipeft."""
-    yield from ("/usr", "/lib", "/lib64", "/etc", "/proc", "/sys", "/dev")
-    own = Path(__file__).resolve().parents[1]
-    for folder in {Path(p).resolve() for p in (*site.getsitepackages(), os.path.dirname(os.__file__))}:
-        with contextlib.suppress(OSError):
-            for entry in folder.iterdir():
-                if not own.is_relative_to(entry.resolve()):
-                    yield entry
+def forget():
+    """Forget what would tell: the edits that make variants and mistakes, and every text and module made of them."""
+    for exercise in exercises().values():
+        for edits in ("variants", "mistakes", "rights"):
+            object.__setattr__(exercise, edits, ())
+    for name, module in list(sys.modules.items()):
+        if name.startswith("minipeft.classroom."):
+            owners = [module, *(c for c in vars(module).values() if isinstance(c, type))]
+            for thing in [thing for owner in owners for thing in vars(owner).values()]:
+                if hasattr(thing, "cache_clear"):
+                    thing.cache_clear()
