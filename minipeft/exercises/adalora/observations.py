@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from minipeft import attach
+from minipeft.classroom import models
 from minipeft.classroom.engine.observation import Observations
 from minipeft.exercises.models import fill, linear, numbers
 
@@ -30,10 +31,11 @@ def step(module, t):
 
 
 def scored(made, scores):
-    """Ī·Ū of each λ as given, nothing for P and Q."""
+    """Scores as given, whoever computes them: Ī·Ū of each λ, nothing for P and Q."""
     zeros = {"P": torch.zeros_like(made.P), "Q": torch.zeros_like(made.Q)}
     made.sensitivity = {"lam": torch.tensor(scores), **zeros}
     made.uncertainty = {"lam": torch.ones(len(scores)), **zeros}
+    made.scores = lambda: torch.tensor(scores)
     return made
 
 
@@ -58,9 +60,46 @@ def start(impl):
 
 @observe("start", "P, λ or Q does not start with the expected width; the numbers are in units of 0.02.")
 def width_of_the_start(impl):
-    made = impl.AdaLoRALinear(linear(100, 60), 16)
+    made = impl.AdaLoRALinear(linear(200, 150), 16)
     size = {name: float(p.detach().pow(2).mean().sqrt()) for name, p in attach.trainable(made).items()}
-    return {name: round(4 * std / 0.02) / 4 for name, std in size.items()}
+    return {name: float(f"{std / 0.02:.0e}") for name, std in size.items()}
+
+
+@observe("start", "P and Q should start as draws from a Gaussian with mean zero.")
+def draws_of_the_start(impl):
+    made, found = impl.AdaLoRALinear(linear(200, 150), 16), {}
+    for name, w in (("P", made.P.detach().T), ("Q", made.Q.detach())):
+        mean, std = float(w.mean()), float(w.std())
+        found[name] = {
+            "has both signs": bool(w.min() < 0 < w.max()),
+            "has the mean zero": abs(mean) <= std / 4,
+            "is Gaussian": bool((w - mean).pow(4).mean() > 2.4 * std**4),  # 3 there, 1.8 where it is uniform
+            "is orthonormal": bool((w @ w.T - torch.eye(len(w))).norm() < 0.1),
+        }
+    return found
+
+
+@observe("start", "Two layers should not start alike, and making one should not set the random numbers back.")
+def dice(impl):
+    one, other = (impl.AdaLoRALinear(linear(), 2) for _ in range(2))
+    states = []
+    for seed in (1, 2):
+        torch.default_generator.manual_seed(seed)
+        impl.AdaLoRALinear(linear(), 2)
+        states.append(torch.get_rng_state())
+    found = {f"{name} starts alike": bool((getattr(one, name) == getattr(other, name)).all()) for name in "PQ"}
+    return found | {"random numbers are set back": torch.equal(*states)}
+
+
+@observe("start", "P, λ and Q should have the type of the base's weight, whatever torch's default type is.")
+def type_of_what_is_trained(impl):
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        made = impl.AdaLoRALinear(linear().to(dtype), 2)
+        found |= {
+            f"{name} on {models.short(dtype)}": models.short(p.dtype) for name, p in attach.trainable(made).items()
+        }
+    return found
 
 
 @observe("start", "In the first step the loss should have a gradient for λ, and not yet for P and Q.")
@@ -81,9 +120,15 @@ def what_training_starts_from(impl):
     }
 
 
-@observe("forward", "The shape of the output is not right.")
-def shape(impl):
-    return str(tuple(layer(impl)(numbers("x", (2, 4, 5))).shape))
+@observe("forward", "x may have any number of dimensions, (in), (B, in) or (B, T, in): the features come last.")
+def dimensions_of_the_input(impl):
+    made, found = layer(impl), {"(4, 5)": str(tuple(layer(impl)(numbers("x", (4, 5))).shape))}
+    for some in ((5,), (2, 4, 5)):
+        try:
+            found[str(some)] = str(tuple(made(numbers("x", some)).shape))
+        except Exception:
+            found[str(some)] = "stops"
+    return found
 
 
 @observe("forward", "The update that is added to the base, P Λ Q x, is not the expected one.")
@@ -94,7 +139,7 @@ def update(impl):
 
 @observe("forward", "With four triplets the update is not the expected one.")
 def update_of_another_rank(impl):
-    made, x = layer(impl, 4), numbers("x", (2, 4, 5))
+    made, x = layer(impl, 4), numbers("x", (4, 5))
     return made(x) - linear()(x)
 
 
@@ -110,6 +155,29 @@ def gradients(impl):
     return {name: p.grad for name, p in made.named_parameters()}
 
 
+@observe(
+    "forward", "The gradient that goes on to the input, through the frozen path and through the update, is not right."
+)
+def gradient_of_the_input(impl):
+    x = numbers("x", (4, 5)).requires_grad_()
+    layer(impl)(x).pow(2).sum().backward()
+    return x.grad
+
+
+@observe("forward", "Everything that is trained should receive a gradient when the loss of a model is sent back.")
+def arrivals_in_a_model(impl):
+    net, _ = two(impl)
+    return models.arrivals(net, net(numbers("x", (4, 5))))
+
+
+@observe("forward", "On a base in float64, float32 or bfloat16, P, λ, Q and the output should have its type.")
+def bases_of_other_types(impl):
+    return models.types(
+        lambda dtype: impl.AdaLoRALinear(linear().to(dtype), 2),
+        lambda made: made(numbers("x", (4, 5)).to(made.base.weight.dtype)),
+    )
+
+
 @observe("merge", "ΔW has to have the shape of the weight and be what the forward pass adds.")
 def delta(impl):
     return layer(impl).delta()
@@ -119,6 +187,16 @@ def delta(impl):
 def merged(impl):
     made, x = layer(impl), numbers("x", (4, 5))
     return made.merged()(x) - made(x)
+
+
+@observe("merge", "After P, λ and Q have changed, forward pass and merge should use the new numbers.")
+def after_a_step(impl):
+    made, x = layer(impl), numbers("x", (4, 5))
+    made(x), made.delta(), made.merged()
+    with torch.no_grad():
+        for name, p in attach.trainable(made).items():
+            p.copy_(numbers(f"{name} after a step", p.shape))
+    return {"forward": made(x) - linear()(x), "delta": made.delta(), "merged": made.merged()(x) - linear()(x)}
 
 
 @observe("regularizer", "The penalty of two matrices of different width is not the expected one.")
@@ -171,6 +249,20 @@ def weighed(impl):
         with torch.no_grad():
             made.update_importance(0.8, 0.6)
     return made
+
+
+@observe("importance", "`update_importance` should leave the weights and their gradients as they are.")
+def what_an_update_leaves_alone(impl):
+    made = layer(impl)
+    step(made, 1)
+    before = {name: (p.detach().clone(), p.grad.clone()) for name, p in attach.trainable(made).items()}
+    with torch.no_grad():
+        made.update_importance(0.8, 0.6)
+    now = attach.trainable(made)
+    return {
+        name: {"the weight": torch.equal(w, now[name]), "the gradient": torch.equal(g, now[name].grad)}
+        for name, (w, g) in before.items()
+    }
 
 
 @observe("importance", "The scores S of the triplets do not follow from Ī and Ū as they should.")
@@ -260,6 +352,25 @@ def masked_ones_come_back(impl):
     with torch.no_grad():
         impl.allocate([scored(made, (0.9, 0.1, 0.3))], 9, 2)
     return made.kept
+
+
+@observe("allocation", "A masked λ should still be trained and used, so that its triplet can come back.")
+def masked_ones_are_trained(impl):
+    first, second = allocated(impl, (0.1, 0.9, 0.8, 0.7), (0.05, 0.03))  # nothing is kept of the second
+    found = {}
+    for name, made in (("first layer", first), ("second layer", second)):
+        made(numbers("x", (4, 5))).pow(2).sum().backward()
+        found[f"gradients of λ, {name}"] = made.lam.grad
+        with torch.no_grad():
+            made.lam.copy_(numbers("trained further", made.lam.shape))
+        found[f"ΔW with λ trained further, {name}"] = made.delta()
+    return found
+
+
+@observe("allocation", "An allocation reads Ī and Ū and should leave them as they are.")
+def importance_is_left_alone(impl):
+    (made,) = allocated(impl, (0.3, 0.1, 0.2), budget=2)
+    return {"Ī": made.sensitivity, "Ū": made.uncertainty}
 
 
 @observe("allocation", "The λ that are left while a small model is trained are not the expected ones.")

@@ -8,7 +8,7 @@ from torch import nn
 
 from minipeft import attach, deltas
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import fill, numbers
+from minipeft.exercises.models import arrivals, fill, numbers, types
 
 observe = Observations()
 
@@ -90,6 +90,35 @@ def whole(method, model=None):
     return {"trained": places, "an adapter alone": each, "output": made(x())}
 
 
+def reached(made, h):
+    """{name: does a gradient arrive?} of everything that is trained and of the input."""
+    h = h.requires_grad_()
+    return arrivals(made, made(h) + 0 * h.sum()) | {"input": bool(h.grad.any())}
+
+
+def of_each_type(method, pre_norm=True):
+    """How a method takes models of other types."""
+
+    def run(made):
+        return made(x().to(made.blocks[0].mlp.W.dtype))
+
+    return types(lambda dtype: method.attach(Stack(pre_norm).to(dtype)), run)
+
+
+def alike(make):
+    """Do two that are made one after the other start with the same numbers, and does making one set a seed?"""
+    one, two = ([p for p in make().parameters() if p.ndim > 1 and p.any() and p.requires_grad] for _ in "ab")
+    drawn = []
+    for seed in (1, 2):
+        torch.default_generator.manual_seed(seed)
+        make()
+        drawn.append(torch.rand(3))
+    return {
+        "two start alike": any(p.equal(q) for p, q in zip(one, two, strict=True)),
+        "a seed is set": bool(drawn[0].equal(drawn[1])),
+    }
+
+
 @observe("bottleneck", "An adapter should be two linear layers, D (d to m) and U (m to d), each with its bias.")
 def parameters_of_an_adapter(impl):
     return {name: shape(p) for name, p in impl.Bottleneck(torch.ones(6), 2, nn.GELU()).named_parameters()}
@@ -108,10 +137,36 @@ def start_of_an_adapter(impl):
     }
 
 
+@observe("bottleneck", "The random weights should lie around zero: some far below it, some far above, none on average.")
+def ends_of_the_start(impl):
+    made = impl.Bottleneck(torch.ones(60), 20, nn.GELU())
+    return {
+        name: {
+            "below −0.0175": bool(p.min() < -0.0175),
+            "above 0.0175": bool(p.max() > 0.0175),
+            "mean far from zero": bool(p.mean().abs() > 0.1 * p.std()),
+            "standard deviation above 0.0101": bool(p.std() > 0.0101),
+        }
+        for name, p in made.named_parameters()
+        if p.ndim > 1
+    }
+
+
+@observe("bottleneck", "Two adapters should start with different random numbers, and no seed should be set.")
+def two_adapters(impl):
+    return alike(lambda: impl.Bottleneck(torch.ones(6), 4, nn.GELU()))
+
+
 @observe("bottleneck", "The new weights should have the type of `like`, which is that of the model.")
 def type_of_the_weights(impl):
     made = impl.Bottleneck(torch.ones(6, dtype=torch.bfloat16), 2, nn.GELU())
     return {name: str(p.dtype) for name, p in made.named_parameters()}
+
+
+@observe("bottleneck", "In training and in evaluation an adapter should answer the same: it drops nothing out.")
+def in_training_and_in_evaluation(impl):
+    made = adapter.__wrapped__(impl)
+    return {"the same": bool(made.train()(x()).equal(made.eval()(x())))}
 
 
 @observe("bottleneck", "A(h) is not what the equation says.")
@@ -122,6 +177,11 @@ def answer_of_an_adapter(impl):
 @observe("bottleneck", "With another φ, handed in as `act`, A(h) is not what the equation says.")
 def answer_with_another_act(impl):
     return adapter(impl, nn.Tanh)(x())
+
+
+@observe("bottleneck", "A gradient should reach D, U and both biases, and pass to the input.")
+def gradients_of_an_adapter(impl):
+    return reached(adapter.__wrapped__(impl), x())
 
 
 @observe("behind a sublayer", "The layer should put out f + A(f), where f is what the frozen module puts out.")
@@ -182,6 +242,11 @@ def beside(impl, scale=3.0):
     return impl.ParallelAdapterLayer(Sublayer(), impl.Bottleneck(torch.ones(WIDTH), SIZE, nn.ReLU()), scale)
 
 
+@observe("beside the MLP", "Only the adapter should be trained: s is a number that is chosen.")
+def what_is_trained_beside(impl):
+    return {name: shape(p) for name, p in attach.trainable(beside(impl)).items()}
+
+
 @observe("beside the MLP", "At the start a parallel adapter must change nothing.")
 def start_beside(impl):
     return beside(impl)(x()) - Sublayer()(x())
@@ -197,6 +262,30 @@ def width_of_the_start_beside(impl):
     return {name: round(20 * top * 225**0.5) / 20 for name, top in size.items()}  # in units of 1/√d
 
 
+@observe(
+    "beside the MLP", "D should start evenly spread between −1/√d and 1/√d; these are its ends and spread, times √d."
+)
+def ends_of_the_start_beside(impl):
+    D = impl.ParallelAdapterLayer(Sublayer(), impl.Bottleneck(torch.ones(225), 8, nn.ReLU()), 3.0).adapter.D.weight
+    return {
+        "smallest": round(20 * float(D.min()) * 225**0.5) / 20,
+        "largest": round(20 * float(D.max()) * 225**0.5) / 20,
+        "standard deviation": round(10 * float(D.std()) * 225**0.5) / 10,
+        "mean far from zero": bool(D.mean().abs() > 0.1 * D.std()),
+    }
+
+
+@observe("beside the MLP", "Whatever its width, D should start evenly spread (uniform), not thicker around zero.")
+def shape_of_the_start_beside(impl):
+    D = impl.ParallelAdapterLayer(Sublayer(), impl.Bottleneck(torch.ones(225), 8, nn.ReLU()), 3.0).adapter.D.weight
+    return {"thicker around zero": bool(D.abs().max() > 1.9 * D.pow(2).mean().sqrt())}  # √3 if it is uniform
+
+
+@observe("beside the MLP", "Two layers should start with different random numbers, and no seed should be set.")
+def two_layers_beside(impl):
+    return alike(lambda: beside(impl))
+
+
 @observe("beside the MLP", "The first step should reach U and its bias, and not yet D.")
 def where_the_first_gradient_goes(impl):
     made = beside(impl)
@@ -207,6 +296,13 @@ def where_the_first_gradient_goes(impl):
 @observe("beside the MLP", "What the layer adds to F(x) is not s·A(x).")
 def what_is_added_beside(impl):
     return fill(beside(impl), "trainable")(x()) - Sublayer()(x())
+
+
+@observe("beside the MLP", "The gradient has to flow back through the MLP and through the adapter beside it.")
+def gradient_below_beside(impl):
+    below = x().requires_grad_()
+    fill(beside(impl), "trainable")(below).pow(2).sum().backward()
+    return below.grad
 
 
 @observe("beside the MLP", "In a pre-norm block ParallelAdapter should give x + f + s·A(n), n = LN(x).")
@@ -222,6 +318,16 @@ def Houlsby_in_a_pre_norm_block(impl):
 @observe("Houlsby", "In a post-norm block Houlsby should train two adapters: LN(x + f + A(f)), φ = GELU.")
 def Houlsby_in_a_post_norm_block(impl):
     return whole(impl.Houlsby(SIZE, norms=False), Stack(pre_norm=False))
+
+
+@observe("Houlsby", "A gradient should reach every adapter and every LayerNorm, and the input.")
+def arriving_gradients(impl):
+    return reached(fill(impl.Houlsby(SIZE).attach(Stack(layers=2)), "trainable"), x())
+
+
+@observe("Houlsby", "In a model of another type, what is trained or the answer does not have the model's type.")
+def types_with_Houlsby(impl):
+    return of_each_type(impl.Houlsby(SIZE))
 
 
 @observe(
@@ -255,6 +361,16 @@ def Pfeiffer_in_pre_norm_blocks(impl):
 )
 def Pfeiffer_in_a_post_norm_block(impl):
     return whole(impl.Pfeiffer(SIZE), Stack(pre_norm=False))
+
+
+@observe("Pfeiffer", "A gradient should reach every adapter, and the input.")
+def arriving_gradients_with_Pfeiffer(impl):
+    return [reached(fill(impl.Pfeiffer(SIZE).attach(Stack(pre)), "trainable"), x()) for pre in (True, False)]
+
+
+@observe("Pfeiffer", "In a model of another type, the adapters or the answer do not have the model's type.")
+def types_with_Pfeiffer(impl):
+    return of_each_type(impl.Pfeiffer(SIZE), pre_norm=False)
 
 
 @observe("Pfeiffer", "On a view that has adapters already, Pfeiffer should add to what they answer.")

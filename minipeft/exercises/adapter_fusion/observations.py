@@ -7,7 +7,7 @@ import torch
 from minipeft import attach
 from minipeft.classroom.engine.observation import Observations
 from minipeft.exercises.adapter.observations import Stack, Sublayer, norm, shape, width
-from minipeft.exercises.models import fill, numbers
+from minipeft.exercises.models import arrivals, fill, numbers, types
 
 observe = Observations()
 
@@ -88,6 +88,42 @@ def start_of_queries_and_keys(impl):
     }
 
 
+@observe(
+    "start", "The random weights should be normal around zero: some far below it, some far above, none on average."
+)
+def ends_of_the_start(impl):
+    made = impl.Fusion(torch.ones(30), 1, 1)
+    return {
+        name: {
+            "below −0.04": bool(W.min() < -0.04),
+            "above 0.04": bool(W.max() > 0.04),
+            "mean far from zero": bool(W.mean().abs() > 0.004),
+        }
+        for name, W in (("W_q", made.query.weight), ("W_k", made.key.weight))
+    }
+
+
+def alike(one, two):
+    return {
+        name: bool(getattr(one, name).weight.equal(getattr(two, name).weight)) for name in ("query", "key", "value")
+    }
+
+
+@observe("start", "Of two layers, W_q and W_k should start with different random numbers, and W_v should start alike.")
+def two_layers(impl):
+    return alike(*(impl.Fusion(torch.ones(6), 1, 1) for _ in "ab"))
+
+
+@observe("start", "Making a layer should leave PyTorch's random numbers to the user: it sets no seed.")
+def seed_of_the_user(impl):
+    drawn = []
+    for seed in (1, 2):
+        torch.default_generator.manual_seed(seed)
+        impl.Fusion(torch.ones(6), 1, 1)
+        drawn.append(torch.rand(3))
+    return {"the same after another seed": bool(drawn[0].equal(drawn[1]))}
+
+
 @observe("start", "At the start the fusion of a single adapter should answer as that adapter.")
 def one_adapter_at_the_start(impl):
     made = put_in(impl.Fusion(torch.ones(WIDTH), 1, SIZE))
@@ -103,6 +139,26 @@ def sums_of_the_weights(impl):
 @observe("attention", "The α are not the softmax of q·k over the adapters.")
 def weights_of_the_adapters(impl):
     return kept(impl)
+
+
+def compared(impl):
+    """The scores behind the α, up to a constant for each token, and q·k: (B·T, N) each."""
+    made = put_in(fill(impl.Fusion(torch.ones(WIDTH), N, SIZE), "trainable"))
+    made(x())
+    scores = made.weights.log()
+    qk = (made.key(by_themselves(made, x())) @ made.query(x())[..., None])[..., 0]
+    return [(s - s.mean(-1, keepdim=True)).flatten(0, 1).detach() for s in (scores, qk)]
+
+
+@observe("attention", "The scores before the softmax are q·k times a factor, and the equation has none.")
+def factor_of_the_scores(impl):
+    scores, qk = compared(impl)
+    if scores.shape != qk.shape:
+        return 1.0
+    factor = float((scores * qk).sum() / (qk * qk).sum())
+    return (
+        factor if abs(factor) > 1e-6 and torch.allclose(scores, factor * qk, atol=1e-6) else 1.0
+    )  # what is no factor is seen elsewhere
 
 
 @observe("attention", "The answer of a token should not depend on the tokens around it.")
@@ -125,7 +181,34 @@ def answer(impl):
 def gradients(impl):
     made, h = fusion.__wrapped__(impl), x().requires_grad_()
     made(h).pow(2).sum().backward()
-    return {"h": h.grad} | {name: p.grad for name, p in attach.trainable(made).items()}
+    found = {"h": h.grad} | {name: p.grad for name, p in attach.trainable(made).items()}
+    if found.get("key.bias") is not None:  # the softmax does not see b_k: its gradient is zero but for rounding
+        found["key.bias"] = found["key.bias"].round(decimals=6).abs()
+    return found
+
+
+@observe("attention", "A gradient should reach W_q, W_k and W_v, and pass to the input.")
+def arriving_gradients(impl):
+    made, h = put_in(fill(impl.Fusion(torch.ones(WIDTH), N, SIZE), "trainable")), x().requires_grad_()
+    found = arrivals(made, made(h) + 0 * h.sum()) | {"h": bool(h.grad.any())}
+    return {name: there for name, there in found.items() if name != "key.bias"}  # the softmax does not see b_k
+
+
+@observe("attention", "When adapters are filled in or weights are trained later, the answer should follow.")
+def after_a_change(impl):
+    made = fusion.__wrapped__(impl)
+    made(x())
+    for tensor in (*made.buffers(), *made.parameters()):
+        tensor.data *= 0.5
+    return made(x())
+
+
+@observe("attention", "In a model of another type, the weights or the answer do not have the model's type.")
+def types_of_a_model(impl):
+    def run(made):
+        return made(x().to(made.value.weight.dtype))
+
+    return types(lambda dtype: put_in(impl.Fusion(torch.ones(WIDTH, dtype=dtype), N, SIZE)), run)
 
 
 @observe("attention", "What is kept in `weights` should be numbers to look at, without the graph of the pass.")
@@ -187,3 +270,9 @@ def gradient_of_the_penalty(impl):
     method, made = attached(impl, weight=2.0)
     method.regularizer(made).backward()
     return [layer.value.weight.grad for layer in impl.fusions(made).values()]
+
+
+@observe("regularizer", "The penalty should move W_v of each layer, and nothing else.")
+def what_the_penalty_moves(impl):
+    method, made = attached(impl, weight=2.0)
+    return arrivals(made, method.regularizer(made))

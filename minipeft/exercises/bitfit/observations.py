@@ -7,7 +7,7 @@ from torch import nn
 
 from minipeft import attach, targets
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import fill, model, numbers
+from minipeft.exercises.models import arrivals, fill, model, numbers, types
 
 observe = Observations()
 
@@ -74,6 +74,24 @@ def of_an_LSTM(impl):
 @observe("what is a bias", "A single cell of a GRU has biases too, under names of their own.")
 def of_a_cell(impl):
     return told(impl, nn.GRUCell(3, 2), "weight_ih", "bias_ih", "bias_hh")
+
+
+@observe("what is a bias", "A plain `nn.RNN` and a GRU have biases under the same names as an LSTM.")
+def of_other_recurrent_layers(impl):
+    return {kind.__name__: told(impl, kind(3, 2), "weight_ih_l0", "bias_hh_l0") for kind in (nn.RNN, nn.GRU)}
+
+
+@observe("what is a bias", "The cells of an LSTM and of a plain RNN have biases, under the same names as a GRUCell.")
+def of_other_cells(impl):
+    return {kind.__name__: told(impl, kind(3, 2), "weight_ih", "bias_hh") for kind in (nn.LSTMCell, nn.RNNCell)}
+
+
+@observe("what is a bias", "The bias of a layer of another class, one's own included, is called `bias` too.")
+def of_other_layers(impl):
+    own = nn.Module()
+    own.weight, own.bias = nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(3))
+    layers = {"one's own": own, "GroupNorm": nn.GroupNorm(1, 2), "Bilinear": nn.Bilinear(2, 2, 2)}
+    return {name: told(impl, layer, "weight", "bias") for name, layer in layers.items()}
 
 
 @observe(
@@ -188,10 +206,24 @@ def the_base_afterwards(impl):
     return made(x) - before
 
 
-def per_parameter(impl, setting):
+@observe("in a model", "A gradient should reach every trained parameter, and the input.")
+def arriving_gradients(impl):
+    made, x = impl.BitFit().attach(two()), numbers("x", (2, 3)).requires_grad_()
+    return arrivals(made, made(x) + 0 * x.sum()) | {"x": bool(x.grad.any())}
+
+
+@observe("in a model", "In a model of another type, a copy does not have the type of the original.")
+def types_of_a_model(impl):
+    def run(made):
+        return made(numbers("x", (2, 3)).to(made[0].weight.dtype))
+
+    return types(lambda dtype: impl.BitFit().attach(two().to(dtype)), run)
+
+
+def per_parameter(impl, setting, settings=None, base=None):
     """{name: the setting in each of the groups that hold this parameter}"""
-    method = impl.BitFit()
-    made = method.attach(two())
+    method = impl.BitFit(**(settings or {}))
+    made = method.attach(base or two())
     found, names = {}, {p: name for name, p in made.named_parameters()}
     for group in method.groups(made, 0.5):
         for p in group["params"]:
@@ -201,7 +233,25 @@ def per_parameter(impl, setting):
 
 @observe("the optimizer", "Weight decay should be set to zero for what BitFit trains.")
 def decay(impl):
-    return per_parameter(impl, "weight_decay")
+    return {name: list(map(in_words, found)) for name, found in per_parameter(impl, "weight_decay").items()}
+
+
+def in_words(decay):
+    return {True: "above zero", False: "zero"}[decay > 0] if isinstance(decay, int | float) else str(decay)
+
+
+@observe(
+    "the optimizer",
+    "Weight decay should be set to zero for what BitFit trains, also for the weight of a head.",
+)
+def decay_of_a_head(impl):
+    found = per_parameter(impl, "weight_decay", {"head": True}, model(layers=1))
+    return {name: in_words(*decays) for name, decays in found.items() if "head" in name}
+
+
+@observe("the optimizer", "Where only some biases are trained, the optimizer should get no others.")
+def groups_of_some_places(impl):
+    return per_parameter(impl, "lr", {"targets": ("2",)})
 
 
 @observe("the optimizer", "Each trained parameter should be in exactly one group, at the rate that is asked for.")

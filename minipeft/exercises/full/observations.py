@@ -5,7 +5,7 @@ from torch import nn
 
 from minipeft import attach, deltas
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import fill, numbers
+from minipeft.exercises.models import fill, numbers, types
 
 observe = Observations()
 
@@ -70,6 +70,13 @@ def type_of_a_copy(impl):
     return str(impl.copied(nn.Parameter(numbers("W", (3, 4)).bfloat16())).dtype)
 
 
+@observe("copy", "The weight that is copied should stay as frozen as it was; only the copy is trained.")
+def original_of_a_copy(impl):
+    weight = nn.Parameter(numbers("W", (3, 4)), requires_grad=False)
+    impl.copied(weight)
+    return {"gets a gradient": weight.requires_grad}
+
+
 @observe("which weights", "Without targets every weight should be trained, biases and norms included.")
 def all_weights(impl):
     return {name: str(tuple(p.shape)) for name, p in attach.trainable(attached(impl)).items()}
@@ -92,6 +99,18 @@ def several_targets(impl):
     return sorted(path for path, _ in impl.Full(("norm_q.bias", "upper", "q")).chosen(Tied()))
 
 
+@observe(
+    "which weights", "`targets` may be a regular expression, `all-linear` or a whole name behind a dot, as for `match`."
+)
+def other_names(impl):
+    return {str(named): swapped(attached(impl, named)) for named in (r"up\w*", "all-linear", (".up",))}
+
+
+@observe("which weights", "`targets` may be a function that chooses modules, as for `match`.")
+def a_function_as_targets(impl):
+    return swapped(attached(impl, lambda path, module: isinstance(module, nn.LayerNorm)))
+
+
 @observe("which weights", "`chosen` should give pairs of a dotted name and the weight that stands there.")
 def chosen(impl):
     return [[path, weight] for path, weight in impl.Full(("upper",)).chosen(Tied())]
@@ -108,14 +127,23 @@ def one_copy_of_a_tied_weight(impl):
     return [made.head.weight is made.token.weight, sum(p.numel() for p in made.parameters())]
 
 
+@observe("tied weights", "Two weights that happen to have equal numbers are two, and should stay two.")
+def equal_weights(impl):
+    base = nn.Sequential(nn.LayerNorm(3), nn.LayerNorm(3))
+    made = impl.Full().attach(base)
+    return {"one weight": made[0].weight is made[1].weight, "one bias": made[0].bias is made[1].bias}
+
+
 @observe("tied weights", "Each of the two places of a tied weight should get the copy.")
 def places_of_a_tied_weight(impl):
     return swapped(attached(impl))
 
 
-@observe("tied weights", "A tied weight should be stored once.")
+@observe("tied weights", "A tied weight should be stored once, under either of its names.")
 def what_is_stored(impl):
-    return {name: t.numel() for name, t in deltas.trained(attached(impl)).items()}
+    return {name.replace("head", "token"): t.numel() for name, t in deltas.trained(attached(impl)).items()} | {
+        "tensors": len(deltas.trained(attached(impl)))
+    }
 
 
 @observe("training", "After all weights have moved, the model does not answer as it should.")
@@ -128,6 +156,11 @@ def gradients(impl):
     made = attached(impl)
     made(TOKENS).pow(2).sum().backward()
     return {name: p.grad for name, p in made.named_parameters()}
+
+
+@observe("training", "In a model of another type, the trained weights or the answer do not have the model's type.")
+def types_of_a_model(impl):
+    return types(lambda dtype: attached(impl, made=Tied().to(dtype)), lambda made: made(TOKENS))
 
 
 @observe("the base", "After all weights have moved, the base should answer as it always did.")

@@ -5,7 +5,7 @@ from torch import nn
 
 from minipeft import attach
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import fill, linear, numbers
+from minipeft.exercises.models import arrivals, fill, linear, numbers, types
 from minipeft.methods.lora import LoRALinear
 
 observe = Observations()
@@ -40,6 +40,21 @@ def attached(impl):
     return impl.IA3(outputs=("k",), inputs=("down",)).attach(Small())
 
 
+def reached(made):
+    """{name: does a gradient arrive?} of l and of the input."""
+    x = numbers("x", (4, 5)).requires_grad_()
+    return arrivals(made, made(x) + 0 * x.sum()) | {"x": bool(x.grad.any())}
+
+
+def of_both(impl, look):
+    return {kind: look(make) for kind, make in (("IA3Output", output), ("IA3Input", into))}
+
+
+def changes(made):
+    """What the layer answers and how it would be merged."""
+    return [made(numbers("x", (4, 5))), made.deltas(), made.weight, made.bias]
+
+
 @observe("set-up", "Each layer should train one vector, l: on the output (out), on the input (in).")
 def what_is_trained(impl):
     return {
@@ -65,6 +80,11 @@ def start_of_the_scale(impl):
     return {kind: getattr(impl, kind)(linear()).l for kind in ("IA3Output", "IA3Input")}
 
 
+@observe("start", "The scale should start with the same number for every feature: nothing here is random.")
+def one_number_everywhere(impl):
+    return {kind: bool((l := getattr(impl, kind)(linear()).l).min() == l.max()) for kind in ("IA3Output", "IA3Input")}
+
+
 @observe("output", "For keys and values, the output for rows of tokens (B, T, in) is not the expected one.")
 def scaled_output(impl):
     return output(impl)(numbers("x", (2, 4, 5)))
@@ -80,6 +100,19 @@ def gradient_of_an_output_scale(impl):
     made = output(impl)
     made(numbers("x", (4, 5))).pow(2).sum().backward()
     return made.l.grad
+
+
+@observe("output", "A gradient should reach l, and pass through the frozen layer to what learns below.")
+def arriving_gradients(impl):
+    return of_both(impl, lambda make: reached(make(impl)))
+
+
+@observe("output", "In a base of another type, l or the answer should have the type of the base.")
+def types_of_the_base(impl):
+    def run(made):
+        return made(numbers("x", (4, 5)).to(made.base.weight.dtype))
+
+    return of_both(impl, lambda make: types(lambda dtype: make(impl, linear().to(dtype)), run))
 
 
 @observe("output", "With l = 0 the layer should fall silent.")
@@ -140,10 +173,36 @@ def delta_of_an_input_scale(impl):
     return into(impl).delta()
 
 
+@observe("merge", "A scale on the input changes the weight and leaves the bias as it is.")
+def deltas_of_an_input_scale(impl):
+    return into(impl, linear(4, 4)).deltas()  # square, so that a wrong length is seen elsewhere
+
+
 @observe("merge", "The merged layer should answer as the layer did.")
 def merged_input_scale(impl):
     made, x = into(impl), numbers("x", (4, 5))
     return made.merged()(x) - made(x)
+
+
+@observe("merge", "When l has learned more, the answer and the change of the weight should follow it.")
+def after_l_has_changed(impl):
+    def later(make):
+        made = make(impl)
+        changes(made)
+        return changes(fill(made, "trainable", 2.0))
+
+    return of_both(impl, later)
+
+
+@observe("merge", "A pass or a merge should leave the frozen weight and bias as they are.")
+def frozen_numbers(impl):
+    def left(make):
+        base = linear()
+        made = make(impl, base)
+        changes(made), made.merged()
+        return [base.weight - linear().weight, base.bias - linear().bias]
+
+    return of_both(impl, left)
 
 
 @observe(

@@ -3,10 +3,11 @@
 from dataclasses import asdict
 
 import torch
+from torch import nn
 
 from minipeft import attach
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import Learned, fill, loss, model, numbers, rows
+from minipeft.exercises.models import Learned, arrivals, fill, loss, model, numbers, rows, types
 from minipeft.exercises.models import gradients as gradients_of
 from minipeft.models.transformer import Begin
 
@@ -17,9 +18,19 @@ TEMPLATE = (-1, 9, -1, 4, -1)  # the middle and the ends are virtual
 VIRTUAL = [token < 0 for token in TEMPLATE]
 
 
-def attached(impl, **settings):
+def attached_to(impl, base, **settings):
     settings = {"length": N, "template": TEMPLATE, "encoder": None, "width": WIDTH, **settings}
-    return fill(impl.PTuning(**settings).attach(model(layers=1)), "trainable")
+    return fill(impl.PTuning(**settings).attach(base), "trainable")
+
+
+def attached(impl, **settings):
+    return attached_to(impl, model(layers=1), **settings)
+
+
+def arrived(made):
+    """{name: does a gradient arrive when the logits of a pass are sent back?} of everything that is trained."""
+    answer = made(rows()[0])
+    return arrivals(made, answer) if answer.requires_grad else dict.fromkeys(attach.trainable(made), False)
 
 
 def template(impl, base=None, encoder=None, virtual=VIRTUAL):
@@ -51,9 +62,55 @@ def start(encoder):
     """Of E at the start, roughly: it is drawn."""
     with torch.no_grad():
         return {
+            "numbers within one standard deviation": round(float((encoder.E.abs() < 1).double().mean()) * 10) / 10,
             "standard deviation of E": round(float(encoder.E.std()) * 5) / 5,
             "mean of E": round(float(encoder.E.mean()) * 2) / 2,
         }
+
+
+@torch.no_grad()
+def different(encoder):
+    """How many different h there are."""
+    return len(encoder().round(decimals=9).unique(dim=0))
+
+
+@torch.no_grad()
+def nonlinearity(encoder):
+    """What the layers of the MLP do without their biases, which tells a ReLU from all others."""
+    mlp = fill(encoder).mlp
+    for layer in mlp:
+        if isinstance(layer, nn.Linear):
+            layer.bias.zero_()
+    x = numbers("x", (7, mlp[0].in_features))
+    return {
+        "twice the input makes twice the output": bool(torch.allclose(mlp(2 * x), 2 * mlp(x))),
+        "the opposite input makes the opposite output": bool(torch.allclose(mlp(-x), -mlp(x))),
+    }
+
+
+@torch.no_grad()
+def repeated(encoder):
+    """By how much two runs differ, in training."""
+    encoder = fill(encoder).train()
+    return encoder() - encoder()
+
+
+def drawn_twice(make):
+    def drawn(seed):
+        torch.default_generator.manual_seed(seed)
+        return make(4, DIM, WIDTH).E.detach(), torch.rand(5)
+
+    (one, then), (other, later), (again, _) = (drawn(seed) for seed in (1, 2, 1))
+    return {
+        "two starts are equal": torch.equal(one, other),
+        "the seed of the caller decides": torch.equal(one, again),
+        "what is drawn afterwards is always the same": torch.equal(then, later),
+    }
+
+
+@observe("LSTM encoder", "The recurrent network should be an LSTM.")
+def kind_of_the_recurrent_network(impl):
+    return "an LSTM" if isinstance(impl.LSTMEncoder(4, DIM, WIDTH).lstm, nn.LSTM) else "another one"
 
 
 @observe("LSTM encoder", "The parameters of the LSTM encoder are not those that its equation names.")
@@ -69,6 +126,31 @@ def h_of_the_LSTM_encoder(impl):
 @observe("LSTM encoder", "The last pseudo-embedding was moved: with both directions, every h should change.")
 def who_knows_of_whom_in_the_LSTM(impl):
     return moved(impl.LSTMEncoder(4, DIM, WIDTH))
+
+
+@observe("LSTM encoder", "Of n different pseudo-embeddings, the LSTM encoder should make n different h.")
+def different_h_of_the_LSTM(impl):
+    return different(fill(impl.LSTMEncoder(4, DIM, WIDTH)))
+
+
+@observe("LSTM encoder", "Between the linear layers of the LSTM encoder there should be a ReLU, and nothing after.")
+def nonlinearity_of_the_LSTM_encoder(impl):
+    return nonlinearity(impl.LSTMEncoder(4, DIM, WIDTH))
+
+
+@observe("LSTM encoder", "Run twice in training, the LSTM encoder should make the same h: nothing in it is random.")
+def two_runs_of_the_LSTM_encoder(impl):
+    return repeated(impl.LSTMEncoder(4, DIM, WIDTH))
+
+
+@observe("LSTM encoder", "Each new encoder should draw an E of its own, and set no seed.")
+def two_LSTM_encoders(impl):
+    return drawn_twice(impl.LSTMEncoder)
+
+
+@observe("LSTM encoder", "From its start on, the LSTM encoder should make n different h.")
+def different_h_at_the_start_of_the_LSTM(impl):
+    return different(impl.LSTMEncoder(4, DIM, WIDTH))
 
 
 @observe("LSTM encoder", "E should start as normal numbers with a standard deviation of 1.")
@@ -89,6 +171,31 @@ def h_of_the_MLP_encoder(impl):
 @observe("MLP encoder", "The last pseudo-embedding was moved: in the MLP encoder, only its own h should change.")
 def who_knows_of_whom_in_the_MLP(impl):
     return moved(impl.MLPEncoder(4, DIM, WIDTH))
+
+
+@observe("MLP encoder", "Of n different pseudo-embeddings, the MLP encoder should make n different h.")
+def different_h_of_the_MLP(impl):
+    return different(fill(impl.MLPEncoder(4, DIM, WIDTH)))
+
+
+@observe("MLP encoder", "Between the linear layers of the MLP encoder there should be a ReLU, and nothing after.")
+def nonlinearity_of_the_MLP_encoder(impl):
+    return nonlinearity(impl.MLPEncoder(4, DIM, WIDTH))
+
+
+@observe("MLP encoder", "Run twice in training, the MLP encoder should make the same h: nothing in it is random.")
+def two_runs_of_the_MLP_encoder(impl):
+    return repeated(impl.MLPEncoder(4, DIM, WIDTH))
+
+
+@observe("MLP encoder", "Each new encoder should draw an E of its own, and set no seed.")
+def two_MLP_encoders(impl):
+    return drawn_twice(impl.MLPEncoder)
+
+
+@observe("MLP encoder", "From its start on, the MLP encoder should make n different h.")
+def different_h_at_the_start_of_the_MLP(impl):
+    return different(impl.MLPEncoder(4, DIM, WIDTH))
 
 
 @observe("MLP encoder", "E should start as normal numbers with a standard deviation of 1.")
@@ -114,11 +221,30 @@ def shapes_of_the_places(impl):
 
 @observe("places", "A template with a token that the vocabulary lacks should be refused, by a ValueError.")
 def an_anchor_that_does_not_exist(impl):
+    return refused(impl, len(table()))
+
+
+@observe("places", "A token far beyond the vocabulary should be refused in a template, by a ValueError.")
+def an_anchor_far_beyond_the_vocabulary(impl):
+    return refused(impl, 10 * len(table()))
+
+
+@observe("places", "The last token of the vocabulary is an anchor like any other.")
+def the_last_token_as_an_anchor(impl):
+    return refused(impl, len(table()) - 1)
+
+
+def refused(impl, token):
     try:
-        impl.PTuning(length=1, template=(-1, 13)).places(table())
+        impl.PTuning(length=1, template=(-1, token)).places(table())
     except ValueError:
         return "refused"
     return "accepted"
+
+
+@observe("places", "The anchors should have the type of the embeddings, bfloat16 for example.")
+def type_of_the_anchors(impl):
+    return str(impl.PTuning(length=N, template=TEMPLATE).places(table().bfloat16())[1].dtype)
 
 
 def table():
@@ -151,6 +277,15 @@ def behind_a_prefix(impl):
     return [layer.k, layer.v]
 
 
+@observe("front", "When E has moved, as it does in training, the next sequence should begin with the new h.")
+@torch.no_grad()
+def after_E_has_moved(impl):
+    made = template(impl, encoder=impl.MLPEncoder(N, DIM, WIDTH))
+    front(made)
+    made.encoder.E.add_(1)
+    return front(made)[VIRTUAL] - made.encoder()
+
+
 @observe("front", "The anchors belong to the base: they should be as before when a sequence has begun.")
 def anchors_are_left_alone(impl):
     made = template(impl)
@@ -172,6 +307,23 @@ def padded_rows(impl):
     )
 
 
+@observe("model", "When the logits of a pass are sent back, a gradient should arrive at all that is trained.")
+def where_gradients_arrive(impl):
+    return {encoder: arrived(attached(impl, encoder=encoder)) for encoder in ("lstm", "mlp", None)}
+
+
+@observe("model", "A base of another type, bfloat16 for example, should work, with an encoder of that type.")
+def types_of_the_base(impl):
+    def made(dtype):
+        return attached_to(impl, model(layers=1).to(dtype), encoder="lstm")
+
+    return types(made, lambda tuned: tuned(rows()[0])) | {"h of the mlp": str(mlp_in_half(impl).dtype)}
+
+
+def mlp_in_half(impl):
+    return impl.MLPEncoder(4, DIM, WIDTH).bfloat16()()
+
+
 @observe("model", "The gradients that reach the encoder are not the expected ones.")
 def gradients(impl):
     made = attached(impl, encoder="mlp")
@@ -188,6 +340,13 @@ def stored(impl):
 @observe("folding", "The method of what is left after training is not the expected one.")
 def folded(impl):
     return asdict(impl.PTuning(length=N, template=TEMPLATE, encoder="lstm", width=WIDTH).folded())
+
+
+@observe("folding", "Folding should give a new method and leave the old one as it is.")
+def the_method_before_folding(impl):
+    method = impl.PTuning(length=N, template=TEMPLATE, encoder="mlp", width=WIDTH)
+    method.folded()
+    return asdict(method)
 
 
 @observe("folding", "Folded, and loaded from what was saved, it should give the same logits as before.")

@@ -23,9 +23,11 @@ def keys(impl, base=None, length=N, name="P"):
     return impl.DeepKeys(base or Begin(), numbers(f"{name}_K", shape), numbers(f"{name}_V", shape))
 
 
-def tuned(impl, causal=True, **settings):
+def tuned(impl, causal=True, layers=2, **settings):
     """A whole model with deep prompts, whose numbers are none of those that training starts from."""
-    return fill(impl.PTuningV2(**{"length": N, **settings}).attach(models.model(causal=causal)), "trainable")
+    return fill(
+        impl.PTuningV2(**{"length": N, **settings}).attach(models.model(causal=causal, layers=layers)), "trainable"
+    )
 
 
 def held(begin, causal=True):
@@ -35,8 +37,25 @@ def held(begin, causal=True):
 
 
 def gradients_of(made):
-    loss(made, *rows("left")).backward()
+    value = loss(made, *rows("left"))
+    if value.requires_grad:
+        value.backward()
     return models.gradients(made)
+
+
+def arrived(made):
+    """{name: does a gradient arrive when the answer to a pass is sent back?} of everything that is trained."""
+    answer = made(rows()[0])
+    return models.arrivals(made, answer) if answer.requires_grad else dict.fromkeys(attach.trainable(made), False)
+
+
+@torch.no_grad()
+def held_after_training(made):
+    """What the layers hold in a sequence after everything that is trained has moved."""
+    held(made)
+    for name, P in attach.trainable(made).items():
+        P.copy_(numbers(f"moved {name}", P.shape))
+    return held(made)
 
 
 @torch.no_grad()
@@ -80,6 +99,45 @@ def size_of_the_start(impl):
         form: [[round(float(layer.detach().std()), 1) for layer in P] for P in tensors]
         for form, tensors in forms.items()
     }
+
+
+@observe("start", "Prompts, keys and values should start from normal numbers around zero.")
+def distribution_of_the_start(impl):
+    return {
+        f"{form} {i}": {
+            "part above zero": round(float((P > 0).double().mean()), 1),
+            "part within one standard deviation": round(float((P.abs() < P.std()).double().mean()), 1),
+        }
+        for form in ("hidden", "key/value")
+        for i, P in enumerate(P.detach() for P in start(impl, length=1000, form=form))
+    }
+
+
+@observe("start", "Each new model should draw prompts and a head of its own, and set no seed.")
+def two_models_are_made(impl):
+    def drawn(seed):
+        torch.default_generator.manual_seed(seed)
+        made = impl.PTuningV2(length=N, classes=CLASSES).attach(models.model(layers=1))
+        return made.begin.P.detach(), made.head.classify.weight.detach(), torch.rand(5)
+
+    one, other, again = (drawn(seed) for seed in (1, 2, 1))
+    return {
+        "the prompts are equal": torch.equal(one[0], other[0]),
+        "the heads are equal": torch.equal(one[1], other[1]),
+        "the seed of the caller decides": torch.equal(one[0], again[0]),
+        "what is drawn afterwards is always the same": torch.equal(one[2], other[2]),
+    }
+
+
+@observe("start", "On a base of another type, bfloat16 for example, the prompts should have that type too.")
+def types_of_the_prompts(impl):
+    def made(dtype):
+        return impl.PTuningV2(length=N).attach(models.model(layers=1).to(dtype))
+
+    found = models.types(made, lambda tuned: tuned(rows()[0]))
+    half = numbers("table", (VOCAB, DIM)).bfloat16()
+    starts = {form: impl.PTuningV2(length=N, form=form).start(half, 2) for form in ("hidden", "key/value")}
+    return found | {f"start of {form}": [str(P.dtype) for P in tensors] for form, tensors in starts.items()}
 
 
 @observe("start", "The numbers that prompts start from should be drawn for each layer, keys and values apart.")
@@ -136,6 +194,16 @@ def the_equation(impl):
     return found
 
 
+@observe("prompts", "When P has moved, as in training, the next sequence should begin with new keys and values.")
+def after_the_prompts_have_moved(impl):
+    return held_after_training(prompts(impl))
+
+
+@observe("prompts", "When the answer to a pass is sent back, a gradient should arrive at all that is trained.")
+def where_gradients_arrive(impl):
+    return arrived(tuned(impl, classes=CLASSES))
+
+
 @observe("prompts", "A padded row should get the logits that it gets alone.")
 @torch.no_grad()
 def padded_rows(impl):
@@ -165,6 +233,16 @@ def keys_and_values_of_each_layer(impl):
 @observe("key/value", "On a model that has a prefix already, P_K and P_V should follow its keys and values.")
 def keys_on_a_prefix(impl):
     return held(keys(impl, Learned()))
+
+
+@observe("key/value", "When P_K and P_V have moved, as in training, the next sequence should begin with the new ones.")
+def after_the_keys_have_moved(impl):
+    return held_after_training(keys(impl))
+
+
+@observe("key/value", "When the answer to a pass is sent back, a gradient should arrive at P_K and P_V.")
+def where_gradients_arrive_with_keys(impl):
+    return arrived(tuned(impl, form="key/value"))
 
 
 @observe("key/value", "The logits with P_K and P_V in every layer are not the expected ones.")
@@ -206,13 +284,15 @@ def shape_of_the_classes(impl):
 
 @observe("head", "The scores of the classes are not W h + b of the token at `place`.")
 def classes(impl):
-    return [head(impl, place)(numbers("h", (3, 5, DIM))) for place in (0, -1)]
+    return [head(impl, place)(numbers("h", (3, 5, DIM))) for place in (0, -1, 2)]
 
 
 def refused(made, tokens, mask):
-    """Is a batch with this padding refused, by a ValueError?"""
+    """Is a batch with this padding refused, by a ValueError, before anything else is done?"""
+    cache = made.new_cache()
+    cache.extend(tokens, mask)
     try:
-        made(tokens, mask)
+        made.embed(tokens, cache)
     except ValueError:
         return "refused"
     return "read"
@@ -223,11 +303,22 @@ def refused(made, tokens, mask):
 def padding_where_the_head_reads(impl):
     found = {}
     for kind, causal in (("decoder", True), ("encoder", False)):
-        made = tuned(impl, causal, classes=CLASSES)
+        made = tuned(impl, causal, 1, classes=CLASSES, length=2)
         for side in ("left", "right"):
             tokens, mask = rows(side)
             found[f"{kind}, some rows padded on the {side}"] = refused(made, tokens, mask)
             found[f"{kind}, all rows padded on the {side}"] = refused(made, tokens[1:], mask[1:])
+    return found
+
+
+@observe("head", "A row with a single real token, at the place that the head reads, should not be refused.")
+@torch.no_grad()
+def padding_everywhere_else(impl):
+    found = {}
+    for kind, causal in (("decoder", True), ("encoder", False)):
+        tokens, mask = rows()[0], torch.zeros(3, 5, dtype=torch.bool)
+        mask[:, -1 if causal else 0] = True
+        found[kind] = refused(tuned(impl, causal, 1, classes=CLASSES, length=2), tokens, mask)
     return found
 
 
@@ -245,7 +336,23 @@ def padding_that_was_read_before(impl):
 @observe("whole model", "With a head, the decoder or the encoder reads another token than it should.")
 @torch.no_grad()
 def classified(impl):
-    return [tuned(impl, causal, classes=CLASSES)(rows()[0]) for causal in (True, False)]
+    return [tuned(impl, causal, 1, classes=CLASSES, length=2)(rows()[0]) for causal in (True, False)]
+
+
+@observe("whole model", "The head should have the type of the base, bfloat16 for example.")
+def type_of_the_head(impl):
+    made = impl.PTuningV2(length=N, classes=CLASSES).attach(models.model(layers=1).bfloat16())
+    return {name: str(p.dtype) for name, p in made.head.named_parameters()}
+
+
+@observe("whole model", "What is saved is what `wrap` has put in place: that should be all layers of the method.")
+def layers_of_the_method(impl):
+    found = {}
+    for classes in (None, CLASSES):
+        made = impl.PTuningV2(length=N, classes=classes).attach(models.model(layers=1))
+        layers = attach.attachments(made)[0].layers
+        found[f"classes={classes}"] = {path: type(layer).__name__ for path, layer in sorted(layers.items())}
+    return found
 
 
 @observe("whole model", "With a head, what is trained should be the prompts and the head.")

@@ -45,6 +45,20 @@ def started(impl, base=None, **settings):
     return {f"P_{w} of layer {i}": P[i] for w, P in (("K", P_K), ("V", P_V)) for i in range(len(P))}
 
 
+def sent_back(made, *given):
+    """The gradients of a loss; None each if nothing in it is trained."""
+    value = loss(made, *given)
+    if value.requires_grad:
+        value.backward()
+    return models.gradients(made)
+
+
+def arrived(made):
+    """{name: does a gradient arrive when the logits of a pass are sent back?} of everything that is trained."""
+    answer = made(rows()[0])
+    return models.arrivals(made, answer) if answer.requires_grad else dict.fromkeys(attach.trainable(made), False)
+
+
 def shapes(tensors):
     return {name: str(tuple(p.shape)) for name, p in tensors.items()}
 
@@ -62,18 +76,73 @@ def where_they_begin(impl):
 
 @observe("start", "The prefix should start from normal numbers with a standard deviation of 1.")
 def size_of_the_start(impl):
-    return {place: round(float(P.detach().std()), 1) for place, P in started(impl, length=1000).items()}
+    return {
+        place: {
+            "standard deviation": round(float(P.std()), 1),
+            "mean": round(float(P.mean()) * 5) / 5,
+            "part within one standard deviation": round(float((P.abs() < P.std()).double().mean()), 1),
+        }
+        for place, P in ((place, P.detach()) for place, P in started(impl, length=1000).items())
+    }
 
 
 @observe("start", "Each P_K and P_V of each layer should start from numbers of its own.")
 def who_shares_numbers(impl):
-    (K, V), (other, _) = held(impl.PrefixTuning(length=N).attach(models.model()).begin)
-    return {"keys are the values": torch.equal(K, V), "layer 1 has those of layer 0": torch.equal(K, other)}
+    start = started(impl, length=N)
+    K, V = start["P_K of layer 0"], start["P_V of layer 0"]
+    other = start.get("P_K of layer 1")  # there is none if the layers share one
+    return {
+        "keys are the values": torch.equal(K, V),
+        "layer 1 has those of layer 0": other is not None and torch.equal(K, other),
+    }
 
 
-@observe("start", "Started from words, a prefix is not the keys and values that the model computes from them.")
+@observe("start", "Each new prefix should draw numbers of its own, and set no seed.")
+def two_prefixes_are_drawn(impl):
+    def drawn(seed):
+        torch.default_generator.manual_seed(seed)
+        return started(impl, models.model(layers=1), length=N)["P_K of layer 0"], torch.rand(5)
+
+    (one, then), (other, later), (again, _) = (drawn(seed) for seed in (1, 2, 1))
+    return {
+        "two starts are equal": torch.equal(one, other),
+        "the seed of the caller decides": torch.equal(one, again),
+        "what is drawn afterwards is always the same": torch.equal(then, later),
+    }
+
+
+@observe("start", "On a base of another type, bfloat16 for example, the prefix should have that type too.")
+def types_of_the_prefix(impl):
+    def made(dtype):
+        return impl.PrefixTuning(length=N).attach(models.model(layers=1).to(dtype))
+
+    half, network = models.model(layers=1).bfloat16(), impl.MLPPrefix(Begin(), N, 2, DIM, WIDTH).bfloat16()
+    others = {"read": impl.read(half, torch.tensor(WORDS)), "the network": network.keys_values()}
+    found = models.types(made, lambda tuned: tuned(rows()[0]))
+    return found | {f"from {where}": [str(P.dtype) for P in both] for where, both in others.items()}
+
+
+@observe("start", "Started from words, layer 0 does not have the keys and values that the model computes there.")
 def start_from_words(impl):
-    return started(impl, length=3, init=WORDS)
+    return first_layer(started(impl, length=3, init=WORDS))
+
+
+@observe("start", "A layer computes its keys from what the layer below has made of the words; yours differ.")
+def deeper_layers_from_words(impl):
+    start = started(impl, length=3, init=WORDS)
+    return {place: P for place, P in start.items() if place not in first_layer(start)}
+
+
+@observe("start", "In a model whose position embeddings are zero, the start from words is not the expected one.")
+def words_where_positions_are_zero(impl):
+    made = models.model()
+    with torch.no_grad():
+        made.embed.position.weight.zero_()
+    return started(impl, made, length=3, init=WORDS)
+
+
+def first_layer(start):
+    return {place: P for place, P in start.items() if place.endswith("layer 0")}
 
 
 @observe("start", "Fewer words than n should be repeated from the first on; of more, the first n should be taken.")
@@ -132,6 +201,16 @@ def a_second_sequence(impl):
     return {"difference": made(tokens) - first, "keys": made.begin(made.blocks).length}
 
 
+@observe("cache", "When P_K and P_V have moved, as in training, the next sequence should begin with the new ones.")
+@torch.no_grad()
+def after_training_has_moved_them(impl):
+    made = prefix(impl)
+    held(made)
+    for P in (made.P_K, made.P_V):
+        P.add_(1)
+    return held(made)
+
+
 @observe("model", "The logits of a causal model with a prefix are not the expected ones.")
 def logits(impl):
     return tuned(impl)(rows()[0])
@@ -166,11 +245,15 @@ def padded_rows(impl):
     return found
 
 
+@observe("model", "When the logits of a pass are sent back, a gradient should arrive at all that is trained.")
+def where_gradients_arrive(impl):
+    ways = {"trained directly": None, "with the network": WIDTH}
+    return {way: arrived(tuned(impl, mlp=width)) for way, width in ways.items()}
+
+
 @observe("model", "The gradients that reach the prefix are not the expected ones.")
 def gradients(impl):
-    made = tuned(impl)
-    loss(made, *rows("right")).backward()
-    return models.gradients(made)
+    return sent_back(tuned(impl), *rows("right"))
 
 
 @observe("model", "Read 3 tokens, one more and one more, the cache or the logits are not the expected ones.")
@@ -202,11 +285,35 @@ def keys_and_values_from_the_network(impl):
     return list(network(impl).keys_values())
 
 
+@observe("network", "The nonlinearity of the network should be a tanh, which is odd and bounded.")
+@torch.no_grad()
+def nonlinearity_of_the_network(impl):
+    made = network(impl)
+    for layer in (made.W, *made.out):
+        layer.bias.zero_()
+
+    def keys(factor):
+        made.P.copy_(factor * numbers("P'", (N, DIM)))
+        return made.keys_values()[0]
+
+    return {
+        "the opposite P' makes the opposite keys": bool(torch.allclose(keys(-1), -keys(1))),
+        "keys grow with P' without end": bool(keys(4000).abs().max() > 1.5 * keys(2000).abs().max()),
+    }
+
+
+@observe("network", "When P' has moved, as it does in training, the network should make new keys and values.")
+@torch.no_grad()
+def after_the_network_has_moved(impl):
+    made = network(impl)
+    made.keys_values()
+    made.P.add_(1)
+    return list(made.keys_values())
+
+
 @observe("network", "The gradients that reach the network are not the expected ones.")
 def gradients_of_the_network(impl):
-    made = tuned(impl, mlp=WIDTH)
-    loss(made, rows()[0]).backward()
-    return models.gradients(made)
+    return sent_back(tuned(impl, mlp=WIDTH), rows()[0])
 
 
 @observe("network", "What is stored should be P_K and P_V alone, also where a network makes them.")

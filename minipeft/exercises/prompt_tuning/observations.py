@@ -4,7 +4,7 @@ import torch
 
 from minipeft import attach
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import BOS, Learned, fill, loss, model, numbers, rows
+from minipeft.exercises.models import BOS, Learned, arrivals, fill, loss, model, numbers, rows, types
 from minipeft.exercises.models import gradients as gradients_of
 from minipeft.models.transformer import Begin
 
@@ -35,6 +35,12 @@ def base(bos=None):
 def tuned(impl, bos=None, n=N, **settings):
     """A whole model with a prompt, whose numbers are none of those that training starts from."""
     return fill(impl.PromptTuning(length=n, **settings).attach(base(bos)), "trainable")
+
+
+def arrived(made):
+    """{name: does a gradient arrive when the logits of a pass are sent back?} of everything that is trained."""
+    answer = made(rows()[0])
+    return arrivals(made, answer) if answer.requires_grad else dict.fromkeys(attach.trainable(made), False)
 
 
 def table(size=100):
@@ -84,6 +90,15 @@ def a_second_sequence(impl):
     return front(made.begin(made.blocks))
 
 
+@observe("beginning", "When P has moved, as it does in training, what stands in front should have moved with it.")
+@torch.no_grad()
+def after_P_has_moved(impl):
+    made = prompt(impl)
+    made(blocks())
+    made.P.add_(1)
+    return front(made(blocks()))
+
+
 @observe("model", "There should be logits for the tokens alone, as the base gives them.")
 def shape(impl):
     return list(tuned(impl)(rows()[0]).shape)
@@ -105,6 +120,11 @@ def told_in_words(impl):
     tokens, plain = rows()[0], base()
     told = plain(torch.cat([torch.tensor(WORDS).expand(len(tokens), -1), tokens], 1))[:, N:]
     return impl.PromptTuning(length=N, init=WORDS).attach(plain)(tokens) - told
+
+
+@observe("model", "When the logits of a pass are sent back, a gradient should arrive at P.")
+def where_gradients_arrive(impl):
+    return arrived(tuned(impl))
 
 
 @observe("model", "The gradients, which should reach P and nothing else, are not the expected ones.")
@@ -142,6 +162,17 @@ def the_table_is_left_alone(impl):
     return words - table()
 
 
+@observe("start", "In front of a base of another type, bfloat16 for example, P should have that type too.")
+def types_of_P(impl):
+    def made(dtype):
+        return impl.PromptTuning(length=N).attach(base().to(dtype))
+
+    starts = {
+        str(init): impl.vectors(table().bfloat16(), N, init) for init in ("normal", "uniform", "vocabulary", WORDS)
+    }
+    return types(made, lambda tuned: tuned(rows()[0])) | {init: str(P.dtype) for init, P in starts.items()}
+
+
 @observe("start", '"normal": P should have mean 0 and the standard deviation of the numbers in the table.')
 def start_normal(impl):
     P, std = impl.vectors(table(), 400, "normal"), float(table().std())
@@ -149,13 +180,31 @@ def start_normal(impl):
         "shape": list(P.shape),
         "standard deviation, in that of the table": rounded(P.std() / std, 0.2),
         "mean, in the same unit": rounded(P.mean() / std, 0.5),
+        "part within one standard deviation": rounded((P.abs() < P.std()).double().mean(), 0.1),
+        "some far out on both sides": bool(P.min() < -2.5 * P.std()) and bool(P.max() > 2.5 * P.std()),
     }
+
+
+@observe("start", '"normal": of a table with numbers three times as large, P should start three times as large.')
+def start_normal_of_a_larger_table(impl):
+    small, large = (impl.vectors(scale * table(), 400, "normal").std() for scale in (1, 3))
+    return rounded(large / small, 1)
 
 
 @observe("start", '"uniform": P should lie evenly between the two bounds.')
 def start_uniform(impl):
     P = impl.vectors(table(), 400, "uniform")
-    return {"shape": list(P.shape), "least": rounded(P.min(), 0.1), "most": rounded(P.max(), 0.1)}
+    return {
+        "shape": list(P.shape),
+        "least": rounded(P.min(), 0.1),
+        "most": rounded(P.max(), 0.1),
+        "part in the inner half": rounded((P.abs() < 0.25).double().mean(), 0.1),
+    }
+
+
+@observe("start", '"uniform": the numbers in P should lie around zero, as many below it as above.')
+def middle_of_the_uniform_start(impl):
+    return rounded((impl.vectors(table(), 400, "uniform") > 0).double().mean(), 0.1)
 
 
 @observe("start", '"vocabulary": each vector should be a row of the table, drawn anew from all of them.')
@@ -163,12 +212,32 @@ def start_vocabulary(impl):
     words = table()
     which = (impl.vectors(words, 60, "vocabulary")[:, None] == words).all(-1)  # (n, V)
     drawn = which.any(0)
+    different = int(drawn.sum())
     return {
         "shape": list(which.shape),
         "all are rows of the table": bool(which.any(1).all()),
-        "many different ones": bool(drawn.sum() > 20),
-        "late ones too": bool(drawn[60:].any()),
+        "different ones": "many" if different > 20 else "few" if different > 1 else "one",
+        "late ones too": bool(drawn[60:].any()) or different == 1,
     }
+
+
+@observe(
+    "start", "A random start should be drawn anew each time, from PyTorch's random numbers, and set no seed of its own."
+)
+def two_prompts_are_drawn(impl):
+    def drawn(init, seed):
+        torch.default_generator.manual_seed(seed)
+        return impl.vectors(table(), 20, init), torch.rand(5)
+
+    found = {}
+    for init in ("normal", "uniform", "vocabulary"):
+        (one, then), (other, later), (again, _) = (drawn(init, seed) for seed in (1, 2, 1))
+        found[init] = {
+            "two starts are equal": torch.equal(one, other),
+            "the seed of the caller decides": torch.equal(one, again),
+            "what is drawn afterwards is always the same": torch.equal(then, later),
+        }
+    return found
 
 
 @observe("start", "A prompt of words should hold their embeddings, in their order.")

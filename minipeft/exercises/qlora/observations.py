@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from minipeft import attach
+from minipeft.classroom import models
 from minipeft.classroom.engine.observation import Observations
 from minipeft.exercises.models import fill, linear, numbers
 
@@ -44,10 +45,14 @@ def what_the_levels_are_like(impl):
         "levels": len(levels),
         "below zero": int((levels < -1e-6).sum()),
         "equal to zero": int((levels.abs() <= 1e-6).sum()),
-        "in ascending order": bool((levels.diff() > 0).all()),
-        "lowest": float(levels[0]),
-        "highest": float(levels[-1]),
+        "lowest": float(levels.min()),
+        "highest": float(levels.max()),
     }
+
+
+@observe("levels", "The levels should stand in ascending order: the number of a level is its place.")
+def order_of_the_levels(impl):
+    return {"in ascending order": bool((impl.normal(4).diff() >= 0).all())}
 
 
 @observe("levels", "The 16 levels for normally distributed weights are not the expected ones.")
@@ -75,11 +80,12 @@ def whole_blocks(impl):
     return sizes({"codes": impl.encode(uneven(3, 5), five(), 4)[0]})
 
 
-@observe("blocks", "The codes of a block of zeros should be those of the level 0.")
+@observe("blocks", "The codes of a block of zeros should be those of the level 0, and its absmax zero.")
 def block_of_zeros(impl):
     W = uneven(3, 4)
     W[1] = 0
-    return impl.encode(W, five(), 4)[0]
+    codes, absmax = impl.encode(W, five(), 4)
+    return {"codes": codes, "its absmax is zero": bool(absmax[1] < 1e-7)}
 
 
 @observe("blocks", "The values that codes stand for are not right.")
@@ -90,8 +96,18 @@ def decoded(impl):
 
 @observe("blocks", "What is decoded should have the type of absmax, whatever type the table of levels has.")
 def type_of_what_is_decoded(impl):
-    codes = torch.tensor([4, 0, 2], dtype=torch.uint8)
-    return str(impl.decode(codes, torch.tensor([2.0, 0.5]), five().float(), 2).dtype)
+    codes, absmax = torch.tensor([4, 0, 2], dtype=torch.uint8), torch.tensor([2.0, 0.5])
+    types = (torch.float64, torch.bfloat16)
+    return {models.short(t): models.short(impl.decode(codes, absmax.to(t), five().float(), 2).dtype) for t in types}
+
+
+@observe("blocks", "absmax, and the values that are decoded, should have the type of the weights.")
+def types_of_the_parts(impl):
+    found = {}
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        codes, absmax = impl.encode(uneven(3, 5).to(dtype), five().float(), 4)
+        found[models.short(dtype)] = {"codes": models.short(codes.dtype), "absmax": models.short(absmax.dtype)}
+    return found
 
 
 @observe("packing", "Without double quantization, the names, sizes or types of what is stored are not right.")
@@ -168,9 +184,65 @@ def output_without_bias(impl):
 
 @observe("layer", "The gradient that goes back to the input is not the expected one.")
 def gradient_of_the_input(impl):
-    x = numbers("x", (2, 4, 10)).requires_grad_()
-    (layer(impl)(x) * numbers("weight of the output", (2, 4, 6))).sum().backward()
+    x = numbers("x", (4, 10)).requires_grad_()
+    (layer(impl)(x) * numbers("weight of the output", (4, 6))).sum().backward()
     return x.grad
+
+
+@observe("layer", "x may have any number of dimensions, (in), (B, in) or (B, T, in), forward and backward.")
+def dimensions_of_the_input(impl):
+    found = {"(4, 10)": around(impl, 4)}
+    for shape in ((), (2, 4)):
+        try:
+            found[str((*shape, 10))] = around(impl, *shape)
+        except Exception:
+            found[str((*shape, 10))] = "stops"
+    return found
+
+
+def around(impl, *shape):
+    """The shapes of an output and of the gradient that came back."""
+    x = numbers("x", (*shape, 10)).requires_grad_()
+    y = layer(impl)(x)
+    y.sum().backward()
+    return {"output": str(tuple(y.shape)), "gradient": None if x.grad is None else str(tuple(x.grad.shape))}
+
+
+@observe("layer", "In double precision, output and gradient should have all their digits.")
+def digits(impl):
+    made, x, g = layer(impl), numbers("x", (4, 10)).requires_grad_(), numbers("weight of the output", (4, 6))
+    y, W = made(x), made.weight.detach()
+    (y * g).sum().backward()
+    pairs = {"output": (y, x @ W.T + made.bias), "gradient": (x.grad, g @ W)}
+    return {
+        f"digits of the {name} are lost": bool((a - b).norm() > 1e-12 * b.norm() and torch.allclose(a, b))
+        for name, (a, b) in pairs.items()
+    }
+
+
+@observe("layer", "After the codes have changed, the layer should answer with the new weight, both ways.")
+def after_new_codes(impl):
+    made, x = layer(impl), numbers("x", (4, 10)).requires_grad_()
+    made(x).sum().backward()
+    for name, tensor in impl.quantize(numbers("other weights", (6, 10)), "nf4", 8, True).items():
+        getattr(made, name).data = tensor
+    x.grad = None
+    y = made(x)
+    y.sum().backward()
+    return {"output": y, "gradient of the input": x.grad}
+
+
+@observe("layer", "A pass should leave the layer as it found it: no other tensors are kept in it.")
+def what_a_pass_leaves_behind(impl):
+    made = layer(impl)
+    before = kept_in(made)
+    made(numbers("x", (4, 10)).requires_grad_()).sum().backward()
+    return sorted(kept_in(made) - before)
+
+
+def kept_in(module):
+    found = {name for name, value in vars(module).items() if isinstance(value, torch.Tensor)}
+    return found | {name for name, _ in [*module.named_buffers(), *module.named_parameters()]}
 
 
 @observe("layer", "Nothing as large as the whole weight should wait for the backward pass.")
@@ -191,6 +263,25 @@ def gradients_in_a_model(impl):
     fill(net, "trainable")
     net(numbers("x", (4, 5))).pow(2).sum().backward()
     return {name: p.grad for name, p in attach.trainable(net).items()}
+
+
+@observe("layer", "Everything that is trained in front of such layers, and the input, should receive a gradient.")
+def arrivals_in_a_model(impl):
+    method = impl.QLoRA(rank=2, alpha=6, targets=("0", "2"), block_size=8)
+    net = method.attach(fill(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))))
+    fill(net, "trainable")
+    x = numbers("x", (4, 5)).requires_grad_()
+    found = models.arrivals(net, net(x))
+    return found | {"the input": x.grad is not None and bool(x.grad.any())}
+
+
+@observe("layer", "On a base in float64, float32 or bfloat16, absmax, A, B and the output should have its type.")
+def bases_of_other_types(impl):
+    def make(dtype):
+        net = fill(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))).to(dtype)
+        return impl.QLoRA(rank=2, alpha=6, targets=("0", "2"), block_size=8).attach(net)
+
+    return models.types(make, lambda net: net(numbers("x", (4, 5)).to(net[0].base.bias.dtype)))
 
 
 @observe("layer", "Under autocast, in half precision, a gradient should go back to the input as well.")

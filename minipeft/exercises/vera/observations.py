@@ -1,9 +1,12 @@
 """VeRA: the shared random pair, the layer around it, its merge, and who shares what in a model."""
 
+import math
+
 import torch
 from torch import nn
 
 from minipeft import attach
+from minipeft.classroom import models
 from minipeft.classroom.engine.observation import Observations
 from minipeft.exercises.models import fill, linear, numbers
 from minipeft.methods.lora import LoRALinear
@@ -63,12 +66,49 @@ def width_of_the_pair(impl):
     }
 
 
+@observe(
+    "random pair",
+    "A and B should be uniform, on both sides of zero; the numbers are in units of the docstring's bound.",
+)
+def ends_of_the_pair(impl):
+    made, found = impl.Shared(30, 200, 70, 0), {}
+    for name, matrix, fan in (("A", made.A, 200), ("B", made.B, 30)):
+        m = matrix.double() * (fan / 6) ** 0.5
+        mean, variance = float(m.mean()), float(m.var())
+        found[name] = {
+            "lowest": round(20 * float(m.min())) / 20,
+            "mean": round(4 * mean) / 4,
+            "standard deviation, in quarters of an octave": round(4 * math.log2((3 * variance) ** 0.5 + 1e-9)),
+            "is Gaussian": bool((m - mean).pow(4).mean() > 2.4 * variance**2),  # 3 there, 1.8 where it is uniform
+        }
+    return found
+
+
+@observe("random pair", "A and B should be two draws: here, number by number, B repeats those of A.")
+def B_is_not_A_again(impl):
+    made = impl.Shared(30, 40, 50, 11)  # not the seed that every observation starts with
+    both = torch.stack([made.A.flatten()[:1200], made.B.flatten()[:1200]])
+    return {"B repeats A": bool(both.corrcoef()[0, 1].abs() > 0.5)}
+
+
 @observe("random pair", "The same seed should give the same A and B, whatever else has drawn numbers.")
 def same_seed(impl):
     one = impl.Shared(3, 5, 4, 7)
     torch.rand(5)
     other = impl.Shared(3, 5, 4, 7)
-    return [one.A - other.A, one.B - other.B]
+    return {f"the same {name}": bool((getattr(one, name) == getattr(other, name)).all()) for name in "AB"}
+
+
+@observe("random pair", "A and B should be drawn in 32 bits; then a seed means the same under any default type.")
+def same_seed_under_another_default_type(impl):
+    one = impl.Shared(3, 5, 4, 7)
+    torch.set_default_dtype(torch.float32)
+    other = impl.Shared(3, 5, 4, 7)
+    pairs = {name: (getattr(one, name), getattr(other, name)) for name in "AB"}
+    return {
+        "the same as under float32": {name: torch.allclose(a.float(), b.float()) for name, (a, b) in pairs.items()},
+        "have 32 bits": {name: bool((a.float() == a).all()) for name, (a, _) in pairs.items()},
+    }
 
 
 @observe("random pair", "Another seed should give another A and another B.")
@@ -88,6 +128,25 @@ def dice_of_the_others(impl):
 def what_is_trained(impl):
     made = impl.VeRALinear(linear(), impl.Shared(4, 5, 3, 0), 0.1)
     return {name: str(tuple(p.shape)) for name, p in attach.trainable(made).items()}
+
+
+@observe("set-up", "d and b should have the type of the base's weight, whatever torch's default type is.")
+def type_of_what_is_trained(impl):
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        made = impl.VeRALinear(linear().to(dtype), impl.Shared(4, 5, 3, 0).to(dtype), 0.1)
+        found |= {
+            f"{name} on {models.short(dtype)}": models.short(p.dtype) for name, p in attach.trainable(made).items()
+        }
+    return found
+
+
+@observe("set-up", "When the layer is moved to another type, A and B should move along.")
+def type_after_a_move(impl):
+    made = layer(impl)
+    made.matrices()
+    made.to(torch.bfloat16)
+    return [models.short(matrix.dtype) for matrix in made.matrices()]
 
 
 @observe("set-up", "A delta should keep only the two vectors; A and B come from the seed.")
@@ -113,6 +172,17 @@ def where_the_first_gradient_goes(impl):
     return {name: p.grad is not None and bool(p.grad.abs().max() > 0) for name, p in attach.trainable(made).items()}
 
 
+@observe("forward", "x may have any number of dimensions, (in), (B, in) or (B, T, in): the features come last.")
+def dimensions_of_the_input(impl):
+    made, found = layer(impl), {"(4, 5)": str(tuple(layer(impl)(numbers("x", (4, 5))).shape))}
+    for shape in ((5,), (2, 4, 5)):
+        try:
+            found[str(shape)] = str(tuple(made(numbers("x", shape)).shape))
+        except Exception:
+            found[str(shape)] = "stops"
+    return found
+
+
 @observe("forward", "The update Λ_b B Λ_d A x is not the expected one.")
 def update(impl):
     made, x = layer(impl), numbers("x", (2, 4, 5))
@@ -129,6 +199,15 @@ def gradients(impl):
     made = layer(impl)
     made(numbers("x", (4, 5))).pow(2).sum().backward()
     return {name: p.grad for name, p in made.named_parameters()}
+
+
+@observe(
+    "forward", "The gradient that goes on to the input, through the frozen path and through the update, is not right."
+)
+def gradient_of_the_input(impl):
+    x = numbers("x", (4, 5)).requires_grad_()
+    layer(impl)(x).pow(2).sum().backward()
+    return x.grad
 
 
 @observe("forward", "In front of a LoRA, the layer should add to what comes out below.")
@@ -148,6 +227,16 @@ def merged(impl):
     return made.merged()(x) - made(x)
 
 
+@observe("merge", "After b and d have changed, forward pass and merge should use the new numbers.")
+def after_a_step(impl):
+    made, x = layer(impl), numbers("x", (4, 5))
+    made(x), made.delta(), made.merged()
+    with torch.no_grad():
+        for name, p in attach.trainable(made).items():
+            p.copy_(numbers(f"{name} after a step", p.shape))
+    return {"forward": made(x) - linear()(x), "delta": made.delta(), "merged": made.merged()(x) - linear()(x)}
+
+
 @observe("widths", "Where A and B are larger than the layer, the layer takes the wrong part of them.")
 def part_of_the_pair(impl):
     return list(layer(impl, rank=6, into=8, out=7).matrices())
@@ -156,6 +245,13 @@ def part_of_the_pair(impl):
 @observe("widths", "The shared pair should be as large as the largest targets need, and no larger.")
 def size_of_the_shared_pair(impl):
     return sorted(str(tuple(b.shape)) for b in attached(impl).buffers())
+
+
+@observe("widths", "With `layers`, only the targets in these layers should decide how large A and B are.")
+def size_for_some_layers(impl):
+    made = nn.Sequential(nn.Linear(6, 3), nn.Linear(3, 5))
+    made = impl.VeRA(rank=2, targets=("0", "1"), layers=(1,)).attach(made)
+    return sorted(str(tuple(b.shape)) for b in made.buffers())
 
 
 @observe("sharing", "In a whole model, other parameters are trained than the targets ask for.")
@@ -181,6 +277,27 @@ def settings(impl):
 def types(impl):
     made = impl.VeRA(rank=2, targets=("0",)).attach(nn.Sequential(nn.Linear(3, 2, dtype=torch.bfloat16)))
     return [str(m.dtype) for m in made[0].matrices()]
+
+
+@observe("sharing", "Everything that is trained should receive a gradient when the loss of a whole model is sent back.")
+def arrivals_in_a_model(impl):
+    made = fill(attached(impl), "trainable")
+    return models.arrivals(made, made(numbers("x", (4, 6))))
+
+
+@observe("sharing", "On a base in float64, float32 or bfloat16, d, b and the output should have its type.")
+def bases_of_other_types(impl):
+    def make(dtype):
+        return impl.VeRA(rank=4, targets=("one", "two"), seed=3).attach(Wide().to(dtype))
+
+    return models.types(make, lambda made: made(numbers("x", (4, 6)).to(made.two.base.weight.dtype)))
+
+
+@observe("sharing", "Attaching should not change the random numbers that the rest of the program gets.")
+def dice_while_attaching(impl):
+    made, before = Wide(), torch.get_rng_state()
+    impl.VeRA(rank=4, targets=("one", "two"), seed=3).attach(made)
+    return torch.equal(torch.get_rng_state(), before)
 
 
 @observe("sharing", "With `layers`, only targets in these layers should train.")

@@ -1,0 +1,31 @@
+# Full fine-tuning whose copy starts at zero, as a change would.
+# earns: the copy starts at zero
+
+import torch
+from torch import nn
+
+
+def copied(weight):
+    fresh = torch.zeros_like(weight, requires_grad=False)
+    return nn.Parameter(fresh)
+
+
+class Full(Method):
+    def insert(self, model):
+        places = {}
+        for path, weight in self.chosen(model):
+            places.setdefault(weight, []).append(path)
+        for weight, paths in places.items():
+            new = copied(weight)
+            for path in paths:
+                swap(model, path, new)
+
+    def chosen(self, model):
+        places = [(path, getattr(parent, name)) for path, parent, name in sites(model)]
+        roots = [()] if self.targets is None else [tuple(path.split(".")) for path, *_ in match(model, self.targets)]
+        return [
+            (path, thing)
+            for path, thing in places
+            if isinstance(thing, nn.Parameter)
+            and any(tuple(path.split("."))[: len(root)] == root for root in roots)
+        ]

@@ -1,0 +1,58 @@
+# P-tuning whose LSTM has a dropout between its layers, which the equation does not have.
+# earns: there is a dropout in the encoder
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+
+class LSTMEncoder(nn.Module):
+    def __init__(self, length, dim, width):
+        super().__init__()
+        self.E = nn.Parameter(torch.empty(length, dim).normal_())
+        self.lstm = nn.LSTM(input_size=dim, hidden_size=width, num_layers=2, dropout=0.1, bidirectional=True, batch_first=True)
+        first, second = nn.Linear(2 * width, 2 * width), nn.Linear(2 * width, dim)
+        self.mlp = nn.Sequential(first, nn.ReLU(), second)
+
+    def forward(self):
+        states, _ = self.lstm(self.E.unsqueeze(0))
+        return self.mlp(states.squeeze(0))
+
+
+class MLPEncoder(nn.Module):
+    def __init__(self, length, dim, width):
+        super().__init__()
+        self.E = nn.Parameter(nn.init.normal_(torch.zeros(length, dim)))
+        self.mlp = nn.Sequential(nn.Linear(dim, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.mlp.append(nn.Linear(width, dim))
+
+    def forward(self):
+        return torch.stack([self.mlp(e) for e in self.E])
+
+
+class Template(Wrapper):
+    def forward(self, blocks):
+        cache = self.base(blocks)
+        free = list(self.encoder())
+        row = [free.pop(0) if is_free else anchor for is_free, anchor in zip(self.virtual.tolist(), self.anchors)]
+        cache.front = cache.front + [torch.stack(row)]
+        return cache
+
+    def stored(self):
+        h = self.encoder()
+        return {"encoder.h": h.detach()}
+
+
+class PTuning(Method):
+    def places(self, table):
+        places = [VIRTUAL] * self.length if self.template is None else list(self.template)
+        for token in places:
+            if token >= table.shape[0]:
+                raise ValueError(f"{token} is no token: there are {table.shape[0]}")
+        virtual = torch.tensor([token == VIRTUAL for token in places])
+        anchors = torch.stack([table[max(token, 0)] for token in places]).detach()
+        return virtual, anchors
+
+    def folded(self):
+        return PTuning(length=self.length, template=self.template, encoder=None, width=self.width)

@@ -1,0 +1,60 @@
+# P-tuning whose template is filled with the pseudo-embeddings E; the encoder is never run.
+# earns: E stands in front, not what the encoder makes of it
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+
+class LSTMEncoder(nn.Module):
+    def __init__(self, length, dim, width):
+        super().__init__()
+        self.E = nn.Parameter(torch.empty(length, dim).normal_())
+        self.lstm = nn.LSTM(input_size=dim, hidden_size=width, num_layers=2, bidirectional=True, batch_first=True)
+        first, second = nn.Linear(2 * width, 2 * width), nn.Linear(2 * width, dim)
+        self.mlp = nn.Sequential(first, nn.ReLU(), second)
+
+    def forward(self):
+        states, _ = self.lstm(self.E.unsqueeze(0))
+        return self.mlp(states.squeeze(0))
+
+
+class MLPEncoder(nn.Module):
+    def __init__(self, length, dim, width):
+        super().__init__()
+        self.E = nn.Parameter(torch.normal(0.0, 1.0, (length, dim)))
+        parts = [nn.Linear(dim, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, dim)]
+        self.mlp = nn.Sequential(*parts)
+
+    def forward(self):
+        h = self.E
+        for layer in self.mlp:
+            h = layer(h)
+        return h
+
+
+class Template(Wrapper):
+    def forward(self, blocks):
+        begun = self.base(blocks)
+        front = self.anchors.clone()
+        front[self.virtual] = self.encoder.E
+        begun.front.append(front)
+        return begun
+
+    def stored(self):
+        return dict([("encoder.h", self.encoder())])
+
+
+class PTuning(Method):
+    def places(self, table):
+        places = [VIRTUAL] * self.length if self.template is None else list(self.template)
+        for token in places:
+            if token >= table.shape[0]:
+                raise ValueError(f"{token} is no token: there are {table.shape[0]}")
+        virtual = torch.tensor([token == VIRTUAL for token in places])
+        anchors = torch.stack([table[max(token, 0)] for token in places]).detach()
+        return virtual, anchors
+
+    def folded(self):
+        return PTuning(length=self.length, template=self.template, encoder=None, width=self.width)

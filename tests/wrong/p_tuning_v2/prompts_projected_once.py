@@ -1,0 +1,68 @@
+# P-tuning v2 that computes the keys of the prompts at the first call and keeps them.
+# earns: computed once and kept
+
+import torch
+from torch import nn
+
+
+class DeepPrompts(Wrapper):
+    def keys_values(self, block, P):
+        x = block.norm1(P) if block.pre_norm else P
+        return block.attn.k(x), block.attn.v(x)
+
+    def forward(self, blocks):
+        if not hasattr(self, "projected"):
+            self.projected = [self.keys_values(block, P) for block, P in zip(blocks, self.P)]
+        cache = self.base(blocks)
+        for layer, block, (k, v) in zip(cache.layers, blocks, self.projected):
+            layer.extend(block.attn.split(k), block.attn.split(v))
+        return cache
+
+
+class DeepKeys(Wrapper):
+    def forward(self, blocks):
+        cache = self.base(blocks)
+        for i, block in enumerate(blocks):
+            cache.layers[i].extend(block.attn.split(self.P_K[i]), block.attn.split(self.P_V[i]))
+        return cache
+
+
+class ClassHead(Wrapper):
+    def __init__(self, base, dim, classes, place):
+        super().__init__(base)
+        self.place = place
+        self.classify = nn.Linear(dim, classes, bias=True)
+
+    def forward(self, h):
+        token = h[:, self.place, :]
+        return self.classify(token)
+
+
+class Unpadded(Wrapper):
+    def forward(self, tokens, cache):
+        T = tokens.shape[1]
+        if cache.mask is not None:
+            new = cache.mask[:, -T:]
+            real = new[:, self.place]
+            if not bool(real.all()):
+                raise ValueError("a row has padding where the head reads")
+        return self.base(tokens, cache)
+
+
+class PTuningV2(Method):
+    def insert(self, model):
+        table = embeddings(model)
+        drawn = self.start(table, len(model.blocks))
+        kind = {"hidden": DeepPrompts, "key/value": DeepKeys}[self.form]
+        wrap(model, (".begin",), lambda begin, path: kind(begin, *drawn), nn.Module)
+        if self.classes is None:
+            return
+        place = -1 if bottom(model).config.causal else 0
+        wrap(model, (".embed",), lambda embed, path: Unpadded(embed, place), nn.Module)
+        wrap(model, (".head",), lambda head, path: ClassHead(head, table.shape[1], self.classes, place).to(table), nn.Module)
+
+    def start(self, table, layers):
+        size = (layers, self.length, table.shape[1])
+        if self.form == "hidden":
+            return [torch.randn(size, dtype=table.dtype, device=table.device) * table.std()]
+        return [torch.randn(size, dtype=table.dtype, device=table.device) for _ in ("P_K", "P_V")]

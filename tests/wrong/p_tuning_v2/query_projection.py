@@ -1,0 +1,75 @@
+# P-tuning v2 whose keys come from W_q instead of W_k.
+# earns: the keys of the prompts come from another projection than W_k
+
+import torch
+from torch import nn
+
+
+class DeepPrompts(Wrapper):
+    def keys_values(self, block, P):
+        attn = block.attn
+        if block.pre_norm:
+            P = block.norm1(P)
+        return [project(P) for project in (attn.q, attn.v)]
+
+    def forward(self, blocks):
+        begun = self.base(blocks)
+        for layer, block, P in zip(begun.layers, blocks, self.P.unbind()):
+            n, H = len(P), block.attn.heads
+            k, v = (x.view(n, H, -1).transpose(0, 1) for x in self.keys_values(block, P))
+            layer.extend(k, v)
+        return begun
+
+
+class DeepKeys(Wrapper):
+    def forward(self, blocks):
+        begun = self.base(blocks)
+        number = 0
+        for block in blocks:
+            H = block.attn.heads
+            k = torch.stack(self.P_K[number].chunk(H, dim=-1))
+            v = torch.stack(self.P_V[number].chunk(H, dim=-1))
+            begun.layers[number].extend(k, v)
+            number += 1
+        return begun
+
+
+class ClassHead(Wrapper):
+    def __init__(self, base, dim, classes, place):
+        super().__init__(base)
+        self.place = place
+        self.classify = nn.Linear(dim, classes, bias=True)
+
+    def forward(self, h):
+        token = h[:, self.place, :]
+        return self.classify(token)
+
+
+class Unpadded(Wrapper):
+    def forward(self, tokens, cache):
+        T = tokens.shape[1]
+        if cache.mask is not None:
+            new = cache.mask[:, -T:]
+            real = new[:, self.place]
+            if not bool(real.all()):
+                raise ValueError("a row has padding where the head reads")
+        return self.base(tokens, cache)
+
+
+class PTuningV2(Method):
+    def insert(self, model):
+        table = embeddings(model)
+        drawn = self.start(table, len(model.blocks))
+        kind = {"hidden": DeepPrompts, "key/value": DeepKeys}[self.form]
+        wrap(model, (".begin",), lambda begin, path: kind(begin, *drawn), nn.Module)
+        if self.classes is None:
+            return
+        place = -1 if bottom(model).config.causal else 0
+        wrap(model, (".embed",), lambda embed, path: Unpadded(embed, place), nn.Module)
+        wrap(model, (".head",), lambda head, path: ClassHead(head, table.shape[1], self.classes, place).to(table), nn.Module)
+
+    def start(self, table, layers):
+        size = (layers, self.length, table.shape[1])
+        if self.form == "hidden":
+            return [torch.randn(size, dtype=table.dtype, device=table.device) * table.std()]
+        return [torch.randn(size, dtype=table.dtype, device=table.device) for _ in ("P_K", "P_V")]

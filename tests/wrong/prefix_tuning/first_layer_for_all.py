@@ -1,0 +1,58 @@
+# Prefix tuning whose layers all get the keys and values of the first layer.
+# earns: every layer gets the keys and values of the first
+
+import torch
+from torch import nn
+
+
+class Prefix(Wrapper):
+    def __init__(self, base, P_K, P_V):
+        super().__init__(base)
+        self.P_K, self.P_V = map(nn.Parameter, (P_K, P_V))
+
+    def forward(self, blocks):
+        begun = self.base(blocks)
+        P_K, P_V = self.keys_values()
+        for number in range(len(blocks)):
+            split = blocks[number].attn.split
+            begun.layers[number].extend(k=split(P_K[0]), v=split(P_V[0]))
+        return begun
+
+    def stored(self):
+        both = self.keys_values()
+        return {"P_K": both[0], "P_V": both[1]}
+
+
+class MLPPrefix(Prefix):
+    def keys_values(self):
+        hidden = self.W(self.P).tanh()
+        d = self.P.shape[1]
+        K, V = [], []
+        for W_l in self.out:
+            both = W_l(hidden)
+            K.append(both[:, :d])
+            V.append(both[:, d:])
+        return torch.stack(K), torch.stack(V)
+
+
+@torch.no_grad()
+def read(model, words):
+    cache = model.new_cache()
+    cache.front.clear()
+    model(words.unsqueeze(0), cache=cache)
+    n = words.numel()
+    keys = torch.stack([layer.k[0, :, -n:].permute(1, 0, 2).reshape(n, -1) for layer in cache.layers])
+    values = torch.stack([layer.v[0, :, -n:].permute(1, 0, 2).reshape(n, -1) for layer in cache.layers])
+    return keys, values
+
+
+class PrefixTuning(Method):
+    def free(self, begin, model, table):
+        if self.init == "normal":
+            size = (len(model.blocks), self.length, table.shape[1])
+            P_K = torch.randn(size, dtype=table.dtype, device=table.device)
+            P_V = torch.randn(size, dtype=table.dtype, device=table.device)
+        else:
+            words = [self.init[i % len(self.init)] for i in range(self.length)]
+            P_K, P_V = read(model, torch.tensor(words))
+        return Prefix(begin, P_K, P_V)
