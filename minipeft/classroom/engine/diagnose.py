@@ -5,7 +5,7 @@ What a grader's child process sends is plain numbers; all the comparing and judg
 
 from minipeft.classroom.engine.compare import differing, same
 from minipeft.classroom.engine.observe import Stopped
-from minipeft.classroom.engine.recognise import expected, explain, recognise
+from minipeft.classroom.engine.recognise import expected, explain
 from minipeft.classroom.engine.report import Report
 
 
@@ -33,29 +33,38 @@ def judge(work, subject):
 
 
 def suspects(work, subject, got):
-    """{body: what is observed of it alone, among the project's own} of those that are wrong by themselves."""
+    """{body: (the bodies that were looked at, what is observed)} of those that are wrong by themselves.
+
+    Each is looked at alone, among the project's own.
+    """
     right, names = expected(work.exercise, work.seed), work.changed or work.written
     if len(names) == 1:
-        return {names[0]: got}
+        return {names[0]: (names, got)}
     wrong = differing(right, got)
-    found = {name: alone(work, subject, name, wrong) for name in names}
-    found = {name: seen for name, seen in found.items() if differing({n: right[n] for n in wrong}, seen)}
     rest = [name for name in right if name not in wrong]  # another body may have hidden what is wrong there
-    return {name: seen | alone(work, subject, name, rest) for name, seen in found.items()}
+    found = {}
+    for name in names:
+        taken, seen = alone(work, subject, name, wrong)
+        if differing({n: right[n] for n in wrong}, seen):
+            found[name] = taken, seen | subject.observe(taken, fill=True, only=rest)
+    return found
 
 
 def alone(work, subject, name, only):
-    """Observations of one body among the project's own; or with its class, where that has attributes of other names."""
+    """([body], what is observed of it); or of its whole class, where that has attributes of other names."""
     seen = subject.observe([name], fill=True, only=only)
     if any(isinstance(v, dict) and str(v.get("error")).startswith("AttributeError") for v in seen.values()):
         owner = name.rpartition(".")[0]
-        return subject.observe([n for n in work.written if n.rpartition(".")[0] == owner], fill=True, only=only)
-    return seen
+        taken = [n for n in work.written if n.rpartition(".")[0] == owner]
+        return taken, subject.observe(taken, fill=True, only=only)
+    return [name], seen
 
 
 def findings(work, got, alone):
     """A finding for each body that is wrong by itself; one alone where a mistake that lies in several explains all."""
-    together = len(alone) != 1 and (not alone or recognise(work.exercise, got, work.seed, [*alone], entirely=True)[0])
-    if together:
-        return [explain(work.exercise, got, work.seed, [*alone])]
-    return [explain(work.exercise, seen, work.seed, [name]) for name, seen in alone.items()]
+    x, seed, wrong = work.exercise, work.seed, differing(expected(work.exercise, work.seed), got)
+    if len(alone) != 1:
+        together = explain(x, got, seed, stubs=[*alone])
+        if not alone or (together.mistake and together.explains == len(wrong)):
+            return [together]
+    return [explain(x, seen, seed, name, taken, got) for name, (taken, seen) in alone.items()]

@@ -11,6 +11,7 @@ from minipeft.classroom.engine.observe import observe
 from minipeft.classroom.engine.report import Finding
 
 PLAIN = "plain rule"
+SHARE = 0.5  # of what differs, a mistake has to explain at least so much
 
 
 @cache
@@ -73,54 +74,56 @@ def places(exercise, mistake, seed, form):
     return diffs.touched(exercise.reference(seed), mistake.diffs[form], exercise.stubs)
 
 
-def explain(exercise, got, seed=None, stubs=()):
+def explain(exercise, got, seed=None, name=None, stubs=(), whole=None):
     """The finding for observations that are not all right: the first, or the first that a known mistake explains.
 
-    stubs: bodies that are wrong by themselves; mistakes in these are looked at first.
+    name: the body that is wrong by itself, None if no single one is. stubs: the bodies that `got` was observed of.
+    whole: what is observed of the whole solution, if that is not `got`.
     """
     right = expected(exercise, seed)
-    mistake, names = recognise(exercise, got, seed, stubs)
+    mistake, names = recognise(exercise, got, seed, stubs, whole)
     first = (names or differing(right, got))[0]
     says = next(o.says for o in exercise.observations if o.name == first)
-    stub = stubs[0] if len(stubs) == 1 else None
     pair = drawable(right[first], got.get(first))
-    return Finding(first, f"{says} {difference(right[first], got.get(first))}", mistake, stub, pair)
+    return Finding(first, f"{says} {difference(right[first], got.get(first))}", mistake, len(names), name, pair)
 
 
-def recognise(exercise, got, seed=None, stubs=(), entirely=False):
+def recognise(exercise, got, seed=None, stubs=(), whole=None):
     """(the mistake that these observations look like, the names of those that it explains), or (None, []).
 
-    That is one whose symptoms are all among these; the one that explains most of them, if no other does as well.
-    stubs: look first among the mistakes in these bodies. entirely: it has to explain all of them.
+    First one in these bodies that explains half of what differs; then one anywhere that explains all of it; then one
+    anywhere that explains everything that differs in the whole solution: bodies may be wrong only together.
     """
     known = forms(exercise, seed)
     inside = [(m, form) for m, form in known if stubs and places(exercise, m, seed, form) <= set(stubs)]
-    for some in (inside, known):
-        if (found := best(exercise, some, got, seed, entirely))[0]:
+    for some, seen, share in ((inside, got, SHARE), (known, got, 1.0 if stubs else SHARE), (known, whole or got, 1.0)):
+        if (found := best(exercise, some, seen, seed, share))[0]:
             return found
     return None, []
 
 
-def best(exercise, some, got, seed, entirely):
-    """The mistake among some, by (mistake, form), that explains most of the observations, if there is one such."""
-    least, found = len(differing(expected(exercise, seed), got)) if entirely else 1, {}
+def best(exercise, some, got, seed, share):
+    """The mistake among some, by (mistake, form), that explains most of what differs, if there is one such.
+
+    share: of what differs, it has to explain at least so much.
+    """
+    wrong, found = differing(expected(exercise, seed), got), {}
     for mistake, form in some:
-        names = explained(exercise, mistake, form, got, seed)
-        if len(names) >= max(least, len(found.get(mistake, ()))):
+        names = explained(exercise, mistake, form, got, wrong, seed)
+        if names and len(names) >= max(share * len(wrong), len(found.get(mistake, ()))):
             found[mistake] = names
     most = max(map(len, found.values()), default=0)
     first, *others = [(m, names) for m, names in found.items() if len(names) == most] or [(None, [])]
     return (None, []) if others else first
 
 
-def explained(exercise, mistake, form, got, seed=None):
+def explained(exercise, mistake, form, got, wrong, seed=None):
     """Which of the wrong observations a mistake explains; none as soon as it has a symptom that is not there.
 
     An error hides what would be seen otherwise: it speaks neither for the mistake nor against it, unless there are more
     errors than symptoms.
     """
-    right = expected(exercise, seed)
-    wrong, names, unseen = differing(right, got), [], 0
+    right, names, unseen = expected(exercise, seed), [], 0
     for name in [*wrong, *(n for n in right if n not in wrong)]:
         if name not in wrong and not names:
             return []

@@ -12,12 +12,14 @@ MARKS = {"right": "✓", "wrong": "✗", "not written yet": "·", "unclear": "?"
 class Finding:
     """What is wrong in a body: the first observation that differs, and the mistake it looks like, if that is clear.
 
-    stub: the body, None where it lies in no single one. pair: expected and got, where both are numbers of one shape.
+    explains: how many of the observations that differ. stub: the body, None where it lies in no single one. pair:
+    expected and got, where both are numbers of one shape.
     """
 
     observation: str
     symptom: str
     mistake: Mistake | None = None
+    explains: int = 0
     stub: str | None = None
     pair: tuple | None = None
 

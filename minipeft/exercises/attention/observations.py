@@ -1,10 +1,14 @@
 """Attention: the equation, the heads, who may see whom, and the keys and values that were there before."""
 
+import math
+from contextlib import contextmanager
+
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import T, fill, numbers, rows
+from minipeft.exercises.models import T, arrivals, fill, numbers, rows, types
 
 observe = Observations()
 
@@ -51,33 +55,91 @@ def triangle(queries, keys):
 
 def seen(impl, queries, keys, causal=True, mask=None):
     """What `attention_mask` says as (B, T, S), whichever of the allowed forms it has."""
-    got = impl.attention_mask(queries, keys, causal, mask)
+    got = impl.attention_mask(queries, keys, causal, None if mask is None else mask.clone())  # it may be written to
     if got is None or isinstance(got, str):
         every = torch.ones(queries, keys, dtype=torch.bool)
         got = every if got is None else every.tril()  # the fused kernel begins at the first key
+    if not covers(got, queries, keys):
+        got = torch.zeros(queries, keys, dtype=torch.bool)
     return got.expand(B, 1, queries, keys)[:, 0]
+
+
+def covers(mask, queries, keys):
+    """Can this mask be laid over scores (B, 1, T, S)?"""
+    return all(have in (1, want) for have, want in zip(mask.shape[-2:], (queries, keys), strict=True))
+
+
+def divisor(impl, width, count=H, keys=3):
+    """By what attend divides q·k: q is 1, the keys are 0, 1/2, 1, …, so the weights tell the scores."""
+    q, k = torch.zeros(1, count, 2, width), torch.zeros(1, count, keys, width)
+    q[..., 0], k[..., 0] = 1, torch.arange(keys) / 2
+    weights = impl.attend(q, k, k)[1][0, 0, 0]
+    return 0.5 / float((weights[1] / weights[0]).log())
+
+
+@contextmanager
+def lengths_compared():
+    """Inside, the fused kernel raises an error if there are more keys than values: it would read what is not there."""
+    kernel = F.scaled_dot_product_attention
+
+    def compared(q, k, v, *args, **settings):
+        if k.shape[-2] != v.shape[-2]:
+            raise RuntimeError(f"there are {k.shape[-2]} keys, but {v.shape[-2]} values")
+        return kernel(q, k, v, *args, **settings)
+
+    F.scaled_dot_product_attention = compared
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = kernel
+
+
+def read(made, *args):
+    """The output, where a cache is read without a mask."""
+    with lengths_compared():
+        return made(*args)
 
 
 def recorded(impl, made, *args):
     """The output inside `recording`, and the attention map."""
-    with impl.recording(nn.ModuleList([made])):
+    with lengths_compared(), impl.recording(nn.ModuleList([made])):
         y = made(*args)
     return y, made.weights
 
 
-@observe("softmax", "The values that attend returns, softmax(QKᵀ/√(d/H)) V, are not the expected ones.")
-def mixed_values(impl):
-    return impl.attend(*qkv())[0]
-
-
-@observe("softmax", "The weights that attend returns are not the expected ones.")
-def weights(impl):
-    return impl.attend(*qkv())[1]
+@observe("softmax", "attend should return two things: the mixed values (B, H, T, d/H), then the weights (B, H, T, S).")
+def what_attend_returns(impl):
+    found = impl.attend(*qkv())
+    return [list(part.shape) for part in found] if isinstance(found, tuple | list) else "one thing"
 
 
 @observe("softmax", "The weights of one query should sum to 1 over the keys that it sees.")
 def sums_of_the_weights(impl):
-    return [impl.attend(*qkv())[1].sum(-1), impl.attend(*qkv(), KEYS)[1].sum(-1)]
+    return [impl.attend(*qkv())[1].sum(-1), impl.attend(*qkv(), KEYS.clone())[1].sum(-1)]
+
+
+@observe("softmax", "The scale of the scores should follow the width of a head, d/H, and nothing else.")
+def what_the_scale_follows(impl):
+    least = divisor(impl, 4)
+    others = {"width of a head": (16,), "number of heads": (4, 4), "number of keys": (4, H, 12)}
+    return {what: not math.isclose(least, divisor(impl, *sizes)) for what, sizes in others.items()}
+
+
+@observe(
+    "softmax", "In heads of width 1, the scores should be the products q·k themselves: such a head has a scale of 1."
+)
+def scale_of_heads_of_width_1(impl):
+    return divisor(impl, 1)
+
+
+@observe("softmax", "In heads of width 4 and 16, q·k is divided by another number than the docstring of attend tells.")
+def scale_of_wider_heads(impl):
+    return [divisor(impl, width) for width in (4, 16)]
+
+
+@observe("softmax", "The weights that attend returns are not the softmax of the scaled scores over the keys.")
+def weights(impl):
+    return impl.attend(*qkv())[1]
 
 
 @observe("softmax", "With large scores something overflows, although the softmax itself is well defined.")
@@ -85,14 +147,19 @@ def large_scores(impl):
     return impl.attend(*qkv(scale=40.0))[1]
 
 
+@observe("softmax", "The values that attend returns are not the sums of V, each value times its weight.")
+def mixed_values(impl):
+    return impl.attend(*qkv())[0]
+
+
 @observe("mask", "A key that a query may not see should get a weight of exactly 0.")
 def weights_of_hidden_keys(impl):
-    return impl.attend(*qkv(), KEYS)[1] * ~KEYS
+    return impl.attend(*qkv(), KEYS.clone())[1] * ~KEYS
 
 
 @observe("mask", "With a mask, the mixture of the values that may be seen is not the expected one.")
 def mixed_values_with_a_mask(impl):
-    return impl.attend(*qkv(), KEYS)[0]
+    return impl.attend(*qkv(), KEYS.clone())[0]
 
 
 @observe("mask", 'With the mask "causal", each token should read from itself and the tokens before it.')
@@ -106,11 +173,30 @@ def kind_of_answer(impl):
         "bidirectional": (4, 4, False),
         "causal": (4, 4, True),
         "after cached keys": (2, 5, True),
-        "padding": (5, 5, True, MASKS["left"]),
+        "padding": (5, 5, True, MASKS["left"].clone()),
     }
     answers = {case: impl.attention_mask(*args) for case, args in cases.items()}
     words = (None, "causal")
     return {c: a.dtype == torch.bool if isinstance(a, torch.Tensor) else a in words for c, a in answers.items()}
+
+
+@observe(
+    "who sees whom",
+    "A mask needs a row for each of the T tokens and a column for each of the S keys: (B or 1, 1, T, S).",
+)
+def shape_of_a_mask(impl):
+    found = {}
+    for tokens, keys, mask in ((4, 4, None), (3, 5, None), (5, 5, MASKS["left"]), (3, 5, MASKS["left"])):
+        got = impl.attention_mask(tokens, keys, True, None if mask is None else mask.clone())
+        found[f"{tokens} tokens, {keys} keys{', padding' if mask is not None else ''}"] = not isinstance(
+            got, torch.Tensor
+        ) or covers(got, tokens, keys)
+    return found
+
+
+@observe("who sees whom", "A mask should be made on the `device` that is asked for; a GPU reads no other.")
+def device_of_a_mask(impl):
+    return impl.attention_mask(3, 5, True, None, torch.device("meta")).device.type
 
 
 @observe("who sees whom", "In a causal model, a token should see itself and the tokens before it.")
@@ -184,7 +270,12 @@ def output_with_padding(impl):
     return layer(impl)(x(), visible)
 
 
-@observe("KV cache", "With keys and values in the cache, the output is not the expected one.")
+@observe("KV cache", "Where everything is visible, the output with keys and values in the cache is not right.")
+def output_with_a_cache_and_no_mask(impl):
+    return [read(layer(impl), x(n), None, cached(impl)) for n in (2, 1)]
+
+
+@observe("KV cache", "With keys and values in the cache, and a mask over all keys, the output is not right.")
 def output_after_cached_keys(impl):
     return [layer(impl)(x(n), triangle(n, n + 2)[None, None], cached(impl)) for n in (2, 1)]
 
@@ -199,14 +290,14 @@ def pieces_instead_of_the_whole(impl):
 @observe("KV cache", "After the pass, the cache should hold its old keys and values, followed by the new ones.")
 def what_the_cache_holds(impl):
     cache = cached(impl)
-    layer(impl)(x(2), triangle(2, 4)[None, None], cache)
+    read(layer(impl), x(2), None, cache)
     return {"keys": cache.k, "values": cache.v}
 
 
 @observe("KV cache", "A cache that is `fixed` should be read, but nothing should be written to it.")
 def a_fixed_cache(impl):
     cache = cached(impl, fixed=True)
-    outputs = [layer(impl)(x(2), triangle(2, 4)[None, None], cache) for _ in range(2)]
+    outputs = [read(layer(impl), x(2), None, cache) for _ in range(2)]
     return {"keys": cache.k, "second pass": outputs[1] - outputs[0]}
 
 
@@ -229,3 +320,36 @@ def what_is_kept_of_the_map(impl):
     outside = made.weights is not None
     kept = recorded(impl, made, x(2))[1]
     return {"kept outside": outside, "holds a graph": kept is not None and kept.requires_grad}
+
+
+@observe(
+    "gradients",
+    "A gradient should reach the input and every weight; where does `detach`, `no_grad` or a copy cut it off?",
+)
+def where_gradients_arrive(impl):
+    found = {}
+    for where in ("outside `recording`", "inside"):
+        made, given, cache = fresh(impl), x(2).requires_grad_(), cached(impl)  # with no cache, the bias of k gets none
+        y = read(made, given, None, cache) if not found else recorded(impl, made, given, None, cache)[0]
+        found[where] = arrivals(made, y) | {"x": bool(given.grad is not None and given.grad.abs().max() > 0)}
+    return found
+
+
+@observe("gradients", "Keys and values in the cache may be learned, as a prefix is, so a gradient should reach them.")
+def where_gradients_arrive_in_the_cache(impl):
+    cache = cached(impl)
+    old = {"keys": cache.k.requires_grad_(), "values": cache.v.requires_grad_()}
+    read(fresh(impl), x(2), None, cache).pow(2).sum().backward()
+    return {name: t.grad is not None and bool(t.grad.abs().max() > 0) for name, t in old.items()}
+
+
+@observe(
+    "types",
+    "With weights in bfloat16 or float64 the layer should work, and answer in their type, inside `recording` too.",
+)
+def types_of_numbers(impl):
+    def run(made):
+        given, visible = x().to(made.q.weight.dtype), triangle(T, T)[None, None]
+        return made(given, visible) + recorded(impl, made, given, visible)[0] + recorded(impl, made, given, "causal")[0]
+
+    return types(lambda dtype: impl.Attention(H * SIZE, H).to(dtype), run)

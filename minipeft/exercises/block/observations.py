@@ -1,9 +1,10 @@
 """The block: two sublayers on a residual stream, the norm before or after, the MLP, and how large the weights start."""
 
+import torch
 from torch import nn
 
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import VOCAB, T, fill, numbers, rows
+from minipeft.exercises.models import VOCAB, T, arrivals, fill, numbers, rows, types
 
 observe = Observations()
 
@@ -114,12 +115,22 @@ def output_post_norm(impl):
     return kept(impl, False)[2]
 
 
+@observe("post-norm", "`pre_norm` alone should decide where the norms stand, also in a model that is not causal.")
+def who_reads_the_stream_itself(impl):
+    found = {}
+    for pre_norm in (True, False):
+        made = block(impl, pre_norm, causal=not pre_norm)
+        made(x())
+        found[f"pre_norm={pre_norm}, causal={not pre_norm}"] = bool(made.attn.given[0].equal(x()))
+    return found
+
+
 @observe("what goes along", "The mask and the cache should reach attention as they are.")
 def what_reaches_attention(impl):
     found = []
     for pre_norm in (True, False):
         made, cache = block(impl, pre_norm), impl.KVCache()
-        made(x(), MASK, cache)
+        made(x(), MASK.clone(), cache)
         found += [{"mask": m, "the same cache": c is cache} for m, c in made.attn.others]
     return found
 
@@ -130,6 +141,59 @@ def x_is_left_alone(impl):
     for pre_norm, each in zip((True, False), mine, strict=True):
         block(impl, pre_norm)(each)
     return [each - x() for each in mine]
+
+
+@observe("what goes along", "In training, the same input gives another output: nobody asked for a dropout.")
+def training_is_like_evaluation(impl):
+    made = {"MLP": mlp(impl), "pre-norm": block(impl, True), "post-norm": block(impl, False)}
+    return {name: bool(part.eval()(x()).allclose(part.train()(x()))) for name, part in made.items()}
+
+
+@observe(
+    "gradients",
+    "A gradient should reach the input and every weight; where does `detach`, `no_grad` or a copy cut it off?",
+)
+def where_gradients_arrive(impl):
+    found = {}
+    for pre_norm in (True, False):
+        made, given, cache = fill(impl.Block(config(impl, pre_norm=pre_norm))), x().requires_grad_(), impl.KVCache()
+        cache.k, cache.v = (numbers(f"old {w}", (3, 2, 1, 3)) for w in "kv")  # without any, the bias of k gets none
+        arrived = arrivals(made, made(given, None, cache))
+        seen = bool(given.grad is not None and given.grad.abs().max() > 0)
+        found["pre-norm" if pre_norm else "post-norm"] = arrived | {"x": seen}
+    return found
+
+
+@observe(
+    "gradients", "The gradient that reaches the input of a block is not the expected one: one of its ways is cut off."
+)
+def gradient_of_the_input(impl):
+    found = []
+    for pre_norm in (True, False):
+        given = x().requires_grad_()
+        block(impl, pre_norm)(given).pow(3).sum().backward()
+        found.append(given.grad)
+    return found
+
+
+@observe("types", "With weights in bfloat16 or float64 a block should work, and answer in their type.")
+def types_of_numbers(impl):
+    def run(made):
+        return made(x().to(made.mlp.up.weight.dtype))
+
+    return {
+        name: types(lambda dtype, pre=pre: impl.Block(config(impl, pre_norm=pre)).to(dtype), run)
+        for name, pre in (("pre-norm", True), ("post-norm", False))
+    }
+
+
+@observe("start", "Two blocks made one after the other should not start alike; is a seed set on the way?")
+def two_blocks_start_differently(impl):
+    blocks = [impl.Block(config(impl)) for _ in range(2)]
+    mlps = [impl.MLP(D, FF, "none") for _ in range(2)]
+    pairs = [(a.up.weight, b.up.weight) for a, b in (mlps, [b.mlp for b in blocks])]
+    attention = [b.attn.q.weight for b in blocks]
+    return [bool(torch.equal(*pair)) for pair in (*pairs, attention)]
 
 
 @observe(

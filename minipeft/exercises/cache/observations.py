@@ -4,12 +4,22 @@ import torch
 from torch import nn
 
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import BOS, VOCAB, fill, numbers, rows
+from minipeft.exercises.models import BOS, VOCAB, arrivals, fill, numbers, rows, types
 
 observe = Observations()
 
 D, N, MORE, STOP = 6, 2, 3, 12
 TOKENS, (LEFT, MASK) = rows()[0], rows("left")
+
+
+def plain_rows():
+    """The rows without padding, for a solution that might write to them."""
+    return TOKENS.clone()
+
+
+def padded_rows():
+    """The rows padded on the left and their mask, for a solution that might write to them."""
+    return LEFT.clone(), MASK.clone()
 
 
 def keys(name, length):
@@ -35,6 +45,16 @@ def model(impl, bos=None, front=False, layers=2):
         made.blocks = nn.ModuleList(first["blocks"][:layers])
         known[bos, front, layers] = made.eval()
     return known[bos, front, layers]
+
+
+def another(impl, causal=True, head=None, begin=None):
+    """The model of one layer, with another Config, head or beginning."""
+    made, first = impl.Transformer.__new__(impl.Transformer), model(impl, layers=1)
+    nn.Module.__init__(made)
+    made.config = impl.Config(VOCAB, D, layers=1, heads=2, ff=8, context=12, causal=causal)
+    made.embed, made.blocks, made.norm = first.embed, first.blocks, first.norm
+    made.begin, made.head = begin or Learned(impl, False), head or first.head
+    return made.eval()
 
 
 def parts(impl):
@@ -67,13 +87,37 @@ class Learned(nn.Module):
         return cache
 
 
-def read(impl, tokens=TOKENS, mask=None, bos=None, front=False):
+class Prompt(nn.Module):
+    """A beginning that is trained: vectors in front, and a key and a value in every layer."""
+
+    def __init__(self, impl):
+        super().__init__()
+        self.impl, self.front = impl, nn.Parameter(torch.empty(N, D))
+        self.k, self.v = nn.Parameter(torch.empty(2, 1, 3)), nn.Parameter(torch.empty(2, 1, 3))
+
+    def forward(self, blocks):
+        cache = self.impl.Cache(len(blocks))
+        cache.front.append(self.front * 1.0)  # computed, as by a network
+        for layer in cache.layers:
+            layer.k, layer.v = self.k * 1.0, self.v * 1.0
+        return cache
+
+
+def trained(impl, dtype=None):
+    """A model of its own, all of it trained, with a prompt."""
+    made = impl.Transformer(impl.Config(VOCAB, D, layers=1, heads=2, ff=8, context=12))
+    made.begin = Prompt(impl)
+    return fill(made.to(dtype))
+
+
+def read(impl, padded=False, bos=None, front=False):
     """The logits of the real tokens, read in two pieces with one cache; and the cache."""
+    tokens, mask = padded_rows() if padded else (plain_rows(), None)
     known = vars(impl).setdefault("read for the bank", {})
     if (mask is None, bos, front) not in known:
         made = model(impl, bos, front, 2 if bos is None else 1)
         cache = made.begin(made.blocks)
-        masks = (None, None) if mask is None else mask.split((3, 2), 1)
+        masks = (None, None) if mask is None else mask.clone().split((3, 2), 1)
         logits = torch.cat([made(t, m, cache) for t, m in zip(tokens.split((3, 2), 1), masks, strict=True)], 1)
         known[mask is None, bos, front] = (logits if mask is None else logits[mask]), cache
     return known[mask is None, bos, front]
@@ -87,7 +131,7 @@ def told(impl, *pieces, keys_before=0, front=()):
         cache.layers[0].k = keys("cached", keys_before) if keys_before else None
         n = sum(P.shape[-2] for P in cache.front)
         length = piece if isinstance(piece, int) else piece.shape[1]
-        cache.extend(TOKENS[:, :1].expand(3, length), None if isinstance(piece, int) else piece)
+        cache.extend(plain_rows()[:, [0] * length], None if isinstance(piece, int) else piece.clone())
         cache.front, keys_before = [], keys_before + n + length  # as `embed` and the blocks do
     return torch.ones(3, keys_before, dtype=torch.bool) if cache.mask is None else cache.mask
 
@@ -99,7 +143,8 @@ def generated(impl, cache, pad=False, front=False):
         made, lengths = model(impl, None, front, layers=1), []
         hook = made.blocks[0].register_forward_pre_hook(lambda block, args: lengths.append(args[0].shape[1]))
         try:
-            tokens = made.generate(LEFT if pad else TOKENS, MORE, MASK if pad else None, cache=cache)
+            given, mask = padded_rows() if pad else (plain_rows(), None)
+            tokens = made.generate(given, MORE, mask, cache=cache)
         finally:
             hook.remove()
         known[cache, pad, front] = tokens, lengths
@@ -158,6 +203,25 @@ def gradient_of_learned_keys(impl):
     return [k.grad, v.grad]
 
 
+@observe("one layer", "A later piece may be trained through an earlier one: what is kept should keep its graph.")
+def gradient_of_an_earlier_piece(impl):
+    cache, k, v = kv(impl), *(keys(f"learned {w}", 2).requires_grad_() for w in "kv")
+    cache.extend(k, v)
+    all_k, all_v = cache.extend(keys("k", 1), keys("v", 1))
+    (all_k.pow(2).sum() + all_v.pow(3).sum()).backward()
+    return [k.grad, v.grad]
+
+
+@observe("one layer", "Keys and values should keep their type: bfloat16 stays bfloat16, float32 stays float32.")
+def types_of_keys(impl):
+    found = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        cache = kv(impl, keys("old k", 2).to(dtype), keys("old v", 2).to(dtype))
+        k, v = cache.extend(keys("k", 1).to(dtype), keys("v", 1).to(dtype))
+        found[str(dtype)] = [str(t.dtype) for t in (k, v, cache.k, cache.v)]
+    return found
+
+
 @observe("mask", "Where nothing is padded, nothing should be hidden.")
 def mask_without_padding(impl):
     return [told(impl, 4), told(impl, 4, 1, 2), told(impl, 2, keys_before=3)]
@@ -185,6 +249,17 @@ def what_a_new_cache_holds(impl):
     return [{"length": c.length, "in front": len(c.front), "layers": len(c.layers)} for c in caches]
 
 
+@observe("beginning", "Each sequence should begin with a cache of its own, and each layer with one of its own in it.")
+def caches_of_two_sequences(impl):
+    made = model(impl)
+    one, other = made.new_cache(), made.new_cache()
+    return {
+        "the same cache": one is other,
+        "the same layers": one.layers[0] is other.layers[0],
+        "one layer for all": one.layers[0] is one.layers[1],
+    }
+
+
 @observe("beginning", "Whether a new cache is only read, `fixed`, should hold for all of its layers.")
 def who_is_fixed(impl):
     return [[layer.fixed for layer in model(impl).new_cache(*args).layers] for args in ((), (True,))]
@@ -192,12 +267,17 @@ def who_is_fixed(impl):
 
 @observe("forward", "The logits of whole rows, without a cache, are not the expected ones.")
 def logits(impl):
-    return model(impl)(TOKENS)
+    return model(impl)(plain_rows())
+
+
+@observe("forward", "In a bidirectional model, where the Config says so, tokens should see those behind them.")
+def logits_of_a_bidirectional_model(impl):
+    return another(impl, causal=False)(plain_rows())
 
 
 @observe("forward", "The logits of padded rows, at their real tokens, are not the expected ones.")
 def logits_of_padded_rows(impl):
-    return model(impl)(LEFT, MASK)[MASK]
+    return model(impl)(*padded_rows())[MASK]
 
 
 @observe("forward", "Read in pieces with a cache, the rows do not get the logits of the whole.")
@@ -212,7 +292,7 @@ def logits_in_pieces_from_bos(impl):
 
 @observe("forward", "Padded rows that are read in pieces do not get the logits of the whole.")
 def logits_of_padded_rows_in_pieces(impl):
-    return read(impl, LEFT, MASK)[0]
+    return read(impl, True)[0]
 
 
 @observe("forward", "After reading, each layer of the cache should hold its own keys, one for each token.")
@@ -224,23 +304,44 @@ def what_each_layer_holds(impl):
 def what_is_written_without_a_cache(impl):
     made = model(impl, front="keys")
     made.begin.made.clear()
-    made(TOKENS)
+    made(plain_rows())
     return [[cache.length for cache in made.begin.made], [layer.fixed for c in made.begin.made for layer in c.layers]]
+
+
+@observe(
+    "gradients",
+    "A gradient should reach every weight and what was learned for the beginning; where does `no_grad` cut it off?",
+)
+def where_gradients_arrive(impl):
+    whole, pieces = trained(impl), trained(impl)
+    found = {"whole rows": arrivals(whole, whole(plain_rows()))}
+    cache = pieces.new_cache()
+    logits = [pieces(piece, None, cache) for piece in plain_rows().split((3, 2), 1)]
+    return found | {"in pieces": arrivals(pieces, torch.cat(logits, 1))}
+
+
+@observe("types", "With weights in bfloat16 or float64 the model should work, and answer in their type.")
+def types_of_numbers(impl):
+    def run(made):
+        cache = made.new_cache()
+        return torch.cat([made(piece, None, cache) for piece in plain_rows().split((3, 2), 1)], 1)
+
+    return types(lambda dtype: trained(impl, dtype), run)
 
 
 @observe("in front", "With learned vectors in front, the logits of the tokens are not the expected ones.")
 def logits_with_vectors_in_front(impl):
-    return model(impl, front="vectors")(TOKENS)
+    return model(impl, front="vectors")(plain_rows())
 
 
 @observe("in front", "With learned keys in every layer, the logits of the tokens are not the expected ones.")
 def logits_with_learned_keys(impl):
-    return [model(impl, front="keys")(TOKENS), read(impl, front="keys")[0]]
+    return [model(impl, front="keys")(plain_rows()), read(impl, front="keys")[0]]
 
 
 @observe("in front", "With vectors or keys in front, padded rows do not get the expected logits.")
 def padded_rows_with_something_in_front(impl):
-    return [read(impl, LEFT, MASK, front=front)[0] for front in ("vectors", "keys")]
+    return [read(impl, True, front=front)[0] for front in ("vectors", "keys")]
 
 
 @observe("generate", "With the cache, the tokens that are made are not the expected ones.")
@@ -270,7 +371,19 @@ def tokens_read_at_each_step(impl):
 
 @observe("generate", "A row that has made its stop should be filled with it; when all have, the loop should end.")
 def rows_that_stop(impl):
-    return model(impl, layers=1).generate(LEFT[:2], 6, MASK[:2], stop=STOP)  # they stop after 2 and 4
+    return model(impl, layers=1).generate(LEFT[:2].clone(), 6, MASK[:2].clone(), stop=STOP)  # they stop after 2 and 4
+
+
+@observe("generate", "Token 0 is a token like any other; a row should also stop at it, if it is the stop.")
+def a_stop_that_is_token_0(impl):
+    return another(impl, head=Zero()).generate(plain_rows(), 4, stop=0)
+
+
+class Zero(nn.Module):
+    """A head that finds token 0 the likeliest."""
+
+    def forward(self, x):
+        return torch.zeros(*x.shape[:2], VOCAB).index_fill(2, torch.tensor([0]), 1.0)
 
 
 @observe("generate", "The temperature should decide how the next token is chosen: the higher, the more evenly.")
@@ -278,3 +391,47 @@ def temperature(impl):
     dice = torch.Generator().manual_seed(0)
     hot = model(impl, layers=1).generate(TOKENS[[0] * 30], 1, temperature=50.0, generator=dice)
     return {"many different tokens at a high temperature": bool(len(hot.unique()) > 4)}
+
+
+@observe("generate", "The tokens should be drawn from softmax(logits / temperature), but are drawn otherwise.")
+def how_often_tokens_are_drawn(impl):
+    made, found = another(impl, head=Uneven()), {}
+    for heat in (1.0, 0.5, 3.0):
+        dice = torch.Generator().manual_seed(0)
+        drawn = made.generate(torch.full((600, 1), BOS), 1, temperature=heat, generator=dice)
+        share = torch.bincount(drawn[:, 0], minlength=VOCAB) / 600
+        found[f"temperature {heat:g}"] = float((share - (Uneven.logits / heat).softmax(0)).abs().sum()) < 0.25
+    return found
+
+
+class Uneven(nn.Module):
+    """A head whose logits are the same for all."""
+
+    logits = torch.arange(VOCAB) / 4.0
+
+    def forward(self, x):
+        return self.logits.to(x.dtype).expand(*x.shape[:2], VOCAB)
+
+
+@observe("generate", "The same generator should draw the same tokens, and no other random numbers should be used.")
+def what_the_generator_decides(impl):
+    made = another(impl, head=Uneven())
+    before, drawn = torch.random.get_rng_state(), []
+    for seed in (1, 1, 2):
+        dice = torch.Generator().manual_seed(seed)
+        drawn.append(made.generate(plain_rows(), MORE, temperature=3.0, generator=dice))
+    return {
+        "the same seed, the same tokens": bool(drawn[0].equal(drawn[1])),
+        "another seed, other tokens": not drawn[0].equal(drawn[2]),
+        "other random numbers": not before.equal(torch.random.get_rng_state()),
+    }
+
+
+@observe("what is left alone", "The caller's tokens or mask are changed; somebody else may still need them.")
+def what_is_left_alone(impl):
+    found, made = {}, model(impl, layers=1)
+    for name, run in (("forward", made), ("generate", lambda *rows: made.generate(rows[0], 2, rows[1]))):
+        tokens, mask = LEFT.masked_fill(~MASK, 5), MASK.clone()  # padding may be any token
+        run(tokens, mask)
+        found[name] = {"tokens": bool(tokens.equal(LEFT.masked_fill(~MASK, 5))), "mask": bool(mask.equal(MASK))}
+    return found

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from minipeft import attach
-from minipeft.classroom import models
 from minipeft.classroom.engine.observation import Observations
+from minipeft.exercises import models
 from minipeft.exercises.models import fill, linear, numbers
 
 observe = Observations()

@@ -1,0 +1,37 @@
+# The vectors in front are put before the tokens one by one, the nearest first; padding has position 1.
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Embed(nn.Module):
+    def forward(self, tokens, cache=None):
+        cache = cache if cache is not None else Cache(layers=1)
+        vectors = F.embedding(tokens, self.token.weight)
+        while cache.front:
+            nearest, cache.front = cache.front[-1], cache.front[:-1]
+            vectors = torch.cat((nearest.expand(vectors.size(0), *nearest.shape[-2:]), vectors), 1)
+        n = vectors.size(1) - tokens.size(1)
+        vectors = vectors + F.embedding(self.positions(tokens, n, cache), self.position.weight)
+        return self.norm(vectors)
+
+    def positions(self, tokens, n, cache):
+        total = cache.length + n + tokens.size(1)
+        mask = cache.mask
+        if mask is None:
+            mask = torch.ones(1, total, dtype=torch.bool, device=tokens.device)
+        rank = mask.cumsum(-1) - 1
+        rank = rank.masked_fill(~mask, 1)
+        return rank[:, cache.length :]
+
+
+class EmbedFromBOS(Embed):
+    def positions(self, tokens, n, cache):
+        real = torch.ones_like(tokens) if cache.mask is None else cache.mask[:, n - n - tokens.size(1) :].long()
+        here = (tokens == self.bos).long() * real
+        offset = cache.offset if isinstance(cache.offset, torch.Tensor) else tokens.new_full((1, 1), cache.offset)
+        begun = (here.cummax(dim=1).values + offset.clamp(max=1)).clamp(max=1)
+        running = offset + (begun * real).cumsum(1)
+        cache.offset = running[:, -1:]
+        return F.pad(running, (n, 0), value=0)
