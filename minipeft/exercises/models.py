@@ -116,8 +116,14 @@ def arrivals(made, answer):
 
     Everything that is trained has to be far from its start (`fill`): behind a zero nothing arrives.
     """
-    answer.pow(2).sum().backward()
+    if answer.requires_grad:  # else nothing is trained that the answer depends on
+        answer.pow(2).sum().backward()
     return {name: g is not None and bool(g.abs().max() > 0) for name, g in gradients(made).items()}
+
+
+def arrivals_in_a_pass(made):
+    """The same for a whole model, when its logits for `rows()` are sent back."""
+    return arrivals(made, made(rows()[0]))
 
 
 def types(make, run):

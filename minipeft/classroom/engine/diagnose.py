@@ -46,7 +46,8 @@ def suspects(work, subject, got):
     for name in names:
         taken, seen = alone(work, subject, name, wrong)
         if differing({n: right[n] for n in wrong}, seen):
-            found[name] = taken, seen | subject.observe(taken, fill=True, only=rest)
+            more_taken, more = alone(work, subject, name, rest)
+            found[name] = max(taken, more_taken, key=len), seen | more
     return found
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from minipeft import attach
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import Learned, arrivals, fill, loss, model, numbers, rows, types
+from minipeft.exercises.models import Learned, arrivals_in_a_pass, fill, loss, model, numbers, rows, types
 from minipeft.exercises.models import gradients as gradients_of
 from minipeft.models.transformer import Begin
 
@@ -25,12 +25,6 @@ def attached_to(impl, base, **settings):
 
 def attached(impl, **settings):
     return attached_to(impl, model(layers=1), **settings)
-
-
-def arrived(made):
-    """{name: does a gradient arrive when the logits of a pass are sent back?} of everything that is trained."""
-    answer = made(rows()[0])
-    return arrivals(made, answer) if answer.requires_grad else dict.fromkeys(attach.trainable(made), False)
 
 
 def template(impl, base=None, encoder=None, virtual=VIRTUAL):
@@ -309,7 +303,7 @@ def padded_rows(impl):
 
 @observe("model", "When the logits of a pass are sent back, a gradient should arrive at all that is trained.")
 def where_gradients_arrive(impl):
-    return {encoder: arrived(attached(impl, encoder=encoder)) for encoder in ("lstm", "mlp", None)}
+    return {encoder: arrivals_in_a_pass(attached(impl, encoder=encoder)) for encoder in ("lstm", "mlp", None)}
 
 
 @observe("model", "A base of another type, bfloat16 for example, should work, with an encoder of that type.")

@@ -43,12 +43,6 @@ def gradients_of(made):
     return models.gradients(made)
 
 
-def arrived(made):
-    """{name: does a gradient arrive when the answer to a pass is sent back?} of everything that is trained."""
-    answer = made(rows()[0])
-    return models.arrivals(made, answer) if answer.requires_grad else dict.fromkeys(attach.trainable(made), False)
-
-
 @torch.no_grad()
 def held_after_training(made):
     """What the layers hold in a sequence after everything that is trained has moved."""
@@ -201,7 +195,7 @@ def after_the_prompts_have_moved(impl):
 
 @observe("prompts", "When the answer to a pass is sent back, a gradient should arrive at all that is trained.")
 def where_gradients_arrive(impl):
-    return arrived(tuned(impl, classes=CLASSES))
+    return models.arrivals_in_a_pass(tuned(impl, classes=CLASSES))
 
 
 @observe("prompts", "A padded row should get the logits that it gets alone.")
@@ -242,7 +236,7 @@ def after_the_keys_have_moved(impl):
 
 @observe("key/value", "When the answer to a pass is sent back, a gradient should arrive at P_K and P_V.")
 def where_gradients_arrive_with_keys(impl):
-    return arrived(tuned(impl, form="key/value"))
+    return models.arrivals_in_a_pass(tuned(impl, form="key/value"))
 
 
 @observe("key/value", "The logits with P_K and P_V in every layer are not the expected ones.")

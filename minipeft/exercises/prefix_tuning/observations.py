@@ -53,12 +53,6 @@ def sent_back(made, *given):
     return models.gradients(made)
 
 
-def arrived(made):
-    """{name: does a gradient arrive when the logits of a pass are sent back?} of everything that is trained."""
-    answer = made(rows()[0])
-    return models.arrivals(made, answer) if answer.requires_grad else dict.fromkeys(attach.trainable(made), False)
-
-
 def shapes(tensors):
     return {name: str(tuple(p.shape)) for name, p in tensors.items()}
 
@@ -248,7 +242,7 @@ def padded_rows(impl):
 @observe("model", "When the logits of a pass are sent back, a gradient should arrive at all that is trained.")
 def where_gradients_arrive(impl):
     ways = {"trained directly": None, "with the network": WIDTH}
-    return {way: arrived(tuned(impl, mlp=width)) for way, width in ways.items()}
+    return {way: models.arrivals_in_a_pass(tuned(impl, mlp=width)) for way, width in ways.items()}
 
 
 @observe("model", "The gradients that reach the prefix are not the expected ones.")

@@ -4,7 +4,7 @@ import torch
 
 from minipeft import attach
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import BOS, Learned, arrivals, fill, loss, model, numbers, rows, types
+from minipeft.exercises.models import BOS, Learned, arrivals_in_a_pass, fill, loss, model, numbers, rows, types
 from minipeft.exercises.models import gradients as gradients_of
 from minipeft.models.transformer import Begin
 
@@ -35,12 +35,6 @@ def base(bos=None):
 def tuned(impl, bos=None, n=N, **settings):
     """A whole model with a prompt, whose numbers are none of those that training starts from."""
     return fill(impl.PromptTuning(length=n, **settings).attach(base(bos)), "trainable")
-
-
-def arrived(made):
-    """{name: does a gradient arrive when the logits of a pass are sent back?} of everything that is trained."""
-    answer = made(rows()[0])
-    return arrivals(made, answer) if answer.requires_grad else dict.fromkeys(attach.trainable(made), False)
 
 
 def table(size=100):
@@ -124,7 +118,7 @@ def told_in_words(impl):
 
 @observe("model", "When the logits of a pass are sent back, a gradient should arrive at P.")
 def where_gradients_arrive(impl):
-    return arrived(tuned(impl))
+    return arrivals_in_a_pass(tuned(impl))
 
 
 @observe("model", "The gradients, which should reach P and nothing else, are not the expected ones.")
