@@ -152,6 +152,15 @@ def statements(piece):
     return dict(re.findall(r"^\s*([a-f])\) (.*)$", piece.__doc__, re.MULTILINE))
 
 
+def letter_of(answer, there):
+    """The letter of an answer: "b", "B)", "b) A can never learn …", or the statement itself; None for anything else."""
+    if not isinstance(answer, str):
+        return None
+    said = {statement.rstrip("."): letter for letter, statement in there.items()}
+    found = re.match(r"\W*([a-f])(\W*$|[).:]\s)", answer.lower())
+    return found[1] if found else said.get(answer.strip().rstrip("."))
+
+
 def holds(statement, name, impl):
     trial = TRIALS.get(statement, lambda impl: False)
     trial = trial[name] if isinstance(trial, dict) else trial
@@ -161,7 +170,7 @@ def holds(statement, name, impl):
 def asks(name):
     def look(impl):
         there, answer = statements(getattr(impl, name)), getattr(impl, name.upper())
-        letter = answer.strip(" ().").lower() if isinstance(answer, str) else None
+        letter = letter_of(answer, there)
         if letter not in there:
             raise ValueError(f"{name.upper()} is {answer!r}, one of the letters {', '.join(there)} is expected")
         true = holds(there[letter], name, impl)

@@ -1,5 +1,8 @@
 """Predicting how many bytes training, saving and storing take."""
 
+import numpy as np
+import torch
+
 import minipeft.exercises.measuring  # noqa: F401  # a child process may not import it later, once it runs a student's text
 
 GROUPS = {
@@ -37,15 +40,28 @@ SAYS = {
 
 def asks(name):
     def look(impl):
-        value = getattr(impl, name)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"{name} is a {type(value).__name__}, a number is expected")
-        return round(value, 3)
+        return torch.tensor(
+            float(round(number(impl, name), 3))
+        )  # of a zero in a tensor no difference tells the right answer
 
     look.__name__ = name
     return look
 
 
+def number(impl, name):
+    value = getattr(impl, name)
+    if isinstance(value, np.generic | np.ndarray | torch.Tensor) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} is a {type(value).__name__}, a number is expected")
+    return value
+
+
 for group, names in GROUPS.items():
     for name in names:
         observe(group, SAYS[name])(asks(name))
+
+
+@observe("what is saved", "For a hundred tasks the last digits are not right: is something small added or left out?")
+def last_digits_of_HUNDRED_TASKS(impl):
+    return round(number(impl, "HUNDRED_TASKS"), 3) % 1000  # numbers are compared within a millionth, and that is 1 here

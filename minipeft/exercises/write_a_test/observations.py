@@ -1,11 +1,11 @@
-"""Writing a test for LoRALinear: it is run on the right layers and on the mistakes of the bank of `lora`."""
+"""Writing a test for LoRALinear: it is run on right layers and on wrong ones, from the banks of `lora` and of `layers.md`."""
 
 import ast
 import re
 from functools import cache
+from pathlib import Path
 
-from minipeft.classroom.engine import diffs, source
-from minipeft.classroom.engine.bank import Mistake, Right
+from minipeft.classroom.engine import bank, diffs, source
 from minipeft.classroom.engine.exercise import load
 from minipeft.classroom.engine.observation import Observations
 
@@ -14,47 +14,24 @@ observe = Observations()
 
 # -- the layers that are tested ---------------------------------------------------------------------------------------
 
-lora = load("lora")
+lora, ours = load("lora"), bank.read(Path(__file__).with_name("layers.md"))
 TEXT = lora.plain()  # read now: a child process may not, once it runs what a student wrote
 
-OTHER_NUMBERS = Right(
-    "A drawn by columns",
-    (
-        diffs.diff("""
-            @ LoRALinear.__init__
-            - self.A = nn.Parameter(base.weight.new_empty(rank, into))
-            + self.A = nn.Parameter(base.weight.new_empty(into, rank).uniform_(-(into**-0.5), into**-0.5).T.contiguous())
-            @ LoRALinear.__init__
-              self.B = nn.Parameter(base.weight.new_zeros(out, rank))
-            - nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # U(−1/√in, 1/√in)
-        """),
-    ),
-)
-SUBTRACTED = Mistake(
-    "update subtracted",
-    (
-        diffs.diff("""
-            @ LoRALinear.forward
-            - return self.base(x) + F.linear(h, self.scale * self.B)  # (..., out)
-            + return self.base(x) - F.linear(h, self.scale * self.B)
-            @ LoRALinear.delta
-            - return self.scale * self.B @ self.A  # (out, in)
-            + return -self.scale * self.B @ self.A
-        """),
-    ),
-    "the update is subtracted instead of added", "", "",
-)  # fmt: skip
-STRANGE = Mistake(
+BEYOND = {
+    "type of its own", "seed in the layer", "computed in 32 bits", "bottom of the base", "bias taken for granted",
+}  # fmt: skip  # mistakes of `lora` of which the sheet says nothing: other types, a seed, stacked layers, no bias
+STRANGE = bank.Mistake(
     "another description", (),
-    "a layer that is right by another description: its matrices have other names, and its third argument means something "
-    "else", "", "",
+    "a layer that is right by another description: its matrices have other names, and its third argument means "
+    "something else", "", "",
 )  # fmt: skip
 
 
 def concerning():
     """(mistake or right solution, the first method of LoRALinear that it changes), of those that change one."""
     methods = [name for name in diffs.spans(TEXT) if name.startswith("LoRALinear.")]
-    for thing in [*lora.rights, OTHER_NUMBERS, *lora.mistakes, SUBTRACTED]:
+    right = [*lora.rights, *ours["Right solutions"]]
+    for thing in [*right, *ours["Mistakes"], *(m for m in lora.mistakes if m.id not in BEYOND)]:
         touched = diffs.touched(TEXT, thing.diffs[0], methods)
         if first := next((name for name in methods if name in touched), None):
             yield thing, first.partition(".")[2]
@@ -131,11 +108,20 @@ def catches(thing):
 
 observe("right layers", "Your test rejects the project's own layer, which is right.")(passes(None))
 for thing, _ in concerning():
-    if isinstance(thing, Right):
+    if isinstance(thing, bank.Right):
         says = f"Your test rejects a right layer, one that is only written in another way ({thing.id})."
         observe("right layers", says)(passes(thing))
 GROUP = {"__init__": "layers made wrongly", "forward": "layers that answer wrongly", "delta": "wrong ΔW"}
+OF_DROPOUT = {"probability to keep", "not made larger", "one mask"}
+
+
+def group_of(thing, method):
+    if "dropout" in thing.id or thing.id in OF_DROPOUT:
+        return "wrong dropout"
+    return "wrong gradients" if thing.id.endswith("cut off") else GROUP[method]
+
+
 for thing, method in concerning():
-    if not isinstance(thing, Right):
-        observe(GROUP[method], f"Your test lets this pass: {thing.what}.")(catches(thing))
+    if not isinstance(thing, bank.Right):
+        observe(group_of(thing, method), f"Your test lets this pass: {thing.what}.")(catches(thing))
 observe("layers made wrongly", f"Your test lets this pass: {STRANGE.what}.")(catches(STRANGE))
