@@ -1,5 +1,8 @@
 """Predicting how many bytes training, saving and storing take."""
 
+import numpy as np
+import torch
+
 import minipeft.classroom.workbook  # noqa: F401  # a child process may not import it later, once it runs a student's text
 from minipeft.classroom.engine.exercise import Exercise
 
@@ -47,6 +50,8 @@ SAYS = {
 def asks(name):
     def look(impl):
         value = getattr(impl, name)
+        if isinstance(value, np.generic | np.ndarray | torch.Tensor) and value.ndim == 0:
+            value = value.item()
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(f"{name} is a {type(value).__name__}, a number is expected")
         return round(value, 3)

@@ -214,9 +214,7 @@ def judge(exercise, text, subject, seed=None):
     there = source.written(tree, exercise.stubs)
     suspects = source.changed(tree, exercise.tree(seed), there)
     report = weigh(exercise, exercise.stubs, there, subject, seed, suspects=suspects)
-    _, refused = source.additions(tree, exercise.tree(seed))
-    if refused:
-        report.notes.append(f"(left out: import of {', '.join(dict.fromkeys(refused))}, which a solution may not use)")
+    report.notes += [f"({said})" for said in source.notes(text, tree, exercise.tree(seed), exercise.stubs)]
     return report
 
 

@@ -6,6 +6,7 @@ Both put the student's bodies into a fresh reference and are asked in the same w
 """
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ class Subject:
             tree = source.splice(self.reference, self.tree, x.stubs, take, fill)
             impl = source.load(tree, label, self.text)
         except (Exception, SystemExit) as error:  # in a default argument or a decorator, say
-            failed = failure(error)
+            failed = failure(error, SimpleNamespace(__files__={f"<{label}>"}))
             return {o.name: failed for o in x.observations if only is None or o.name in only}
         return observe(x, impl, only)
 
@@ -75,7 +76,9 @@ def plain(value):
         if value.is_sparse or value.is_quantized:
             value = value.to_dense()
         return {"shape": list(value.shape), "data": value.detach().cpu().double().flatten().tolist()}
-    if isinstance(value, np.ndarray | np.generic):
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, np.ndarray):
         return plain(torch.from_numpy(np.asarray(value, dtype=float)))
     if isinstance(value, dict):
         return {"items": {str(key): plain(v) for key, v in value.items()}}
