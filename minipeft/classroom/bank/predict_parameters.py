@@ -66,9 +66,18 @@ for group, names in GROUPS.items():
         exercise.observe(group, SAYS[name])(asks(name))
 
 
-def wrong(id, name, change, what, question, hint, seen="classic"):
+@exercise.observe("large models", "For GPT-3 the last digits are not right: is something small added or left out?")
+def last_digits_of_GPT3_LORA(impl):
+    return asks("GPT3_LORA")(impl) % 1000  # numbers are compared within a millionth, and that is 38 here
+
+
+def changes(**of):
+    return tuple((f"\n{name} = ", f"\n{name} = {change}") for name, change in of.items())
+
+
+def wrong(id, name, change, what, question, hint, seen="classic", forms=()):
     """A wrong formula as a change of what is measured, "1 / 2 * " or "-D + ", so that it follows a variant."""
-    exercise.mistake(id, ((f"\n{name} = ", f"\n{name} = {change}"),), what, question, hint, seen)
+    exercise.mistake(id, changes(**{name: change}), what, question, hint, seen, forms)
 
 
 wrong(
@@ -367,6 +376,146 @@ wrong(
     "all twelve layers of BERT instead of one",
     "what does the question ask for?",
     "One layer is enough here.",
+)  # fmt: skip
+
+wrong(
+    "matrices alone", "FULL", "-(LAYERS * (9 * D + FF) + 2 * D + VOCAB) + ",
+    "the matrices alone are counted, as in the well-known 12·d² for each layer",
+    "which parts of a layer are no matrices?",
+    "The rule of thumb leaves out biases and LayerNorms: little of a large model, but here the exact number is asked for.",
+)  # fmt: skip
+wrong(
+    "half a norm", "FULL", "-(2 * LAYERS + 1) * D + ",
+    "half of each LayerNorm is left out, γ or β",
+    "what does a LayerNorm do to the numbers once they are normalized?",
+    "It multiplies each by one learned number and adds another.",
+    forms=(changes(HOULSBY="-(2 * LAYERS + 1) * D + "), changes(FULL="-(2 * LAYERS + 1) * D + ", HOULSBY="-(2 * LAYERS + 1) * D + ")),
+)  # fmt: skip
+wrong(
+    "all without the last norm", "FULL", "-2 * D + ",
+    "the LayerNorm behind the last layer is forgotten",
+    "what stands between the last layer and the head?",
+    "Besides two in each layer the docstring lists one more.",
+)  # fmt: skip
+wrong(
+    "all without the head's bias", "FULL", "-VOCAB + ",
+    "the head's bias is forgotten",
+    "does the head add something to its scores?",
+    "Every linear layer of this model has a bias, the head too.",
+)  # fmt: skip
+wrong(
+    "with the frozen base", "LORA", "FULL + ",
+    "the frozen base is counted along",
+    "which numbers does the optimizer move?",
+    "The whole model is larger; the question is what of it is trained.",
+    forms=tuple(changes(**{name: "FULL + "}) for name in ("DORA", "ADALORA", "VERA", "IA_3", "HOULSBY", "PROMPT", "PREFIX", "P_TUNING_V2")),
+)  # fmt: skip
+wrong(
+    "in thousands", "FULL", "1 / 1000 * ",
+    "the answer is given in thousands",
+    "in which unit is the number asked for?",
+    "Give the whole number, every digit of it.",
+    forms=(changes(GPT3_LORA="1 / 1000 * "), changes(GPT3_LORA="1 / 1000**2 * "), changes(FULL="1 / 1000 * ", GPT3_LORA="1 / 1000 * ")),
+)  # fmt: skip
+wrong(
+    "factors with biases", "LORA", "2 * LAYERS * (4 + D) + ",
+    "A and B are counted as linear layers with biases",
+    "what does the equation of LoRA add besides the product s·B A x?",
+    "A and B are matrices and nothing else.",
+    forms=(changes(LORA="2 * LAYERS * D + "), changes(LORA="2 * LAYERS * 4 + ")),
+)  # fmt: skip
+wrong(
+    "four projections", "LORA", "2 * ",
+    "all four projections of the attention are counted",
+    "in front of which matrices does LoRA stand here?",
+    "The question names two of the four.",
+    forms=(changes(GPT3_LORA="2 * "),),
+)  # fmt: skip
+wrong(
+    "one rank lower", "RANK_OF_NO_SAVING", "-1 + ",
+    "one rank lower: the last at which something is still saved",
+    "does LoRA have as many numbers as the matrix at your rank, or fewer?",
+    "The two numbers have to be equal.",
+)  # fmt: skip
+wrong(
+    "magnitudes of the rank", "DORA", "-2 * LAYERS * (D - 4) + ",
+    "the magnitudes are counted as long as the rank",
+    "what is it that a magnitude gives a length to?",
+    "A magnitude belongs to a row of W', and there are as many rows as outputs.",
+)  # fmt: skip
+wrong(
+    "rank of the end", "ADALORA", "-2 * LAYERS * 2 * (2 * D + 1) + ",
+    "the rank that is left in the end is counted, not the one that it starts with",
+    "at which rank does AdaLoRA start, and when is it pruned?",
+    "The question is about the moment before anything is pruned.",
+)  # fmt: skip
+wrong(
+    "vectors shared", "VERA", "1 / (2 * LAYERS) * ",
+    "the vectors are counted once, as if all places shared them as they share A and B",
+    "what tells one place from another, if A and B are the same everywhere?",
+    "The random matrices are shared; the two vectors are each place's own.",
+    forms=(changes(VERA="1 / LAYERS * "), changes(VERA="1 / 2 * ")),
+)  # fmt: skip
+wrong(
+    "IA³ in one layer", "IA_3", "1 / LAYERS * ",
+    "only one layer is counted",
+    "how many layers have keys, values and an MLP?",
+    "Every layer gets three vectors of its own.",
+)  # fmt: skip
+wrong(
+    "one vector too few", "IA_3", "-LAYERS * D + ",
+    "keys or values are left out",
+    "at how many places of a layer does IA³ multiply?",
+    "Keys, values and the middle of the MLP: three vectors in each layer.",
+)  # fmt: skip
+wrong(
+    "one matrix of the adapter", "HOULSBY", "-2 * LAYERS * (8 * D + D) + ",
+    "only one of the adapter's two matrices is counted",
+    "how does the adapter come back from its bottleneck to the width of the model?",
+    "Going down is one matrix, coming up another, and each has a bias.",
+    forms=(changes(HOULSBY="-2 * LAYERS * 8 * D + "), changes(HOULSBY="-2 * LAYERS * (8 * D + 8) + ")),
+)  # fmt: skip
+wrong(
+    "positions of the prompt", "PROMPT", "2 * ",
+    "positions of the virtual tokens are counted too",
+    "what is trained about a virtual token besides its vector?",
+    "Whatever the model uses for positions belongs to the base, which is frozen.",
+)  # fmt: skip
+wrong(
+    "as wide as one head", "PREFIX", "1 / HEADS * ",
+    "the prefix is counted as wide as one head",
+    "how many heads have to get keys and values?",
+    "The heads together have the width D, and so has the prefix.",
+)  # fmt: skip
+wrong(
+    "half of each layer's network", "PREFIX_MLP", "-LAYERS * (D * 32 + D) + ",
+    "W_l and b_l are counted for keys alone, but they make keys and values both",
+    "how long is what one layer needs for one place, [P_K ; P_V]?",
+    "The question gives the shape of W_l.",
+)  # fmt: skip
+wrong(
+    "one output for all layers", "PREFIX_MLP", "-(LAYERS - 1) * (2 * D * 32 + 2 * D) + ",
+    "W_l and b_l are counted once for all layers",
+    "which letters of the formula carry the number of a layer?",
+    "The layers share what comes before, and each has its own way out.",
+)  # fmt: skip
+wrong(
+    "network and prefix", "PREFIX_MLP", "2 * LAYERS * 4 * D + ",
+    "the keys and values are counted besides the network that makes them",
+    "are the keys and values parameters while the network makes them?",
+    "What is computed is not trained; only what it is computed from is.",
+)  # fmt: skip
+wrong(
+    "the paper's subset", "BERT_BITFIT", "-6 * 768 + ",
+    "only the paper's subset is counted: the biases of q and of the middle of the MLP",
+    "which biases does BitFit train when nothing more is said?",
+    "The paper shows that two of the biases nearly do; the question asks for all of them.",
+)  # fmt: skip
+wrong(
+    "BERT's norm weights too", "BERT_BITFIT", "2 * 768 + ",
+    "the weights γ of the LayerNorms are counted along with their biases",
+    "which of the two, γ or β, is added?",
+    "BitFit trains only what is added.",
 )  # fmt: skip
 
 exercise.right(

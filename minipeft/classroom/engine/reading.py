@@ -9,6 +9,7 @@ import json
 import re
 from dataclasses import dataclass
 
+NO_TEXT = {0xFEFF: None, 0: "?"}  # the mark of the byte order, and a byte that Python cannot read
 RUNS_PYTHON = {"time", "timeit", "capture", "prun"}  # cell magics whose cell is Python that counts
 # a line that only a notebook understands: %matplotlib inline, !ls, x = !ls, LoRALinear?, ?LoRALinear
 COMMAND = re.compile(r"(\s*)([%!?]|[\w., ]+=\s*[%!]|[\w.]+\?\??\s*(#.*)?$)")
@@ -44,7 +45,7 @@ def text_of(path):
         return raw
     try:
         cells = [c for c in json.loads(raw)["cells"] if c["cell_type"] == "code"]
-        sources = ["".join(c["source"]).replace("\ufeff", "").encode(errors="replace").decode() for c in cells]
+        sources = ["".join(c["source"]).translate(NO_TEXT).encode(errors="replace").decode() for c in cells]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise Unreadable(f"{path.name} is not a notebook") from None
     return "\n".join(of_cell(number, cell) for number, cell in enumerate(sources, 1))
