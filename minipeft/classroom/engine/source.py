@@ -67,10 +67,13 @@ def splice(reference, student, stubs, take, fill):
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     for node in classes.values():
         node.body = [copy.copy(n) for n in node.body]
-    ours, theirs = functions(tree), functions(student)
+    ours, theirs, answers = functions(tree), functions(student), []
     for name in stubs:
         body, node = ours[name]
-        if name in take:
+        if name in take and body is tree.body and isinstance(theirs[name][1], ast.Assign | ast.AnnAssign):
+            body.remove(node)  # answers may build on each other, so they come in the student's order
+            answers += [theirs[name][1]] if theirs[name][1] not in answers else []
+        elif name in take:
             body[body.index(node)] = theirs[name][1]
         elif not fill:
             empty = ast.parse(f"raise NotImplementedError({name + ': not written yet'!r})").body
@@ -80,7 +83,8 @@ def splice(reference, student, stubs, take, fill):
                 node.body = [ast.increment_lineno(n, node.lineno) for n in empty]
     last_import = max(i for i, n in enumerate(tree.body) if isinstance(n, ast.Import | ast.ImportFrom))
     extra = Additions(student, reference).extra
-    insert(tree.body, [node for owner, node in extra if not owner], last_import + 1)
+    outside = [*answers, *(node for owner, node in extra if not owner)]
+    insert(tree.body, sorted(outside, key=lambda node: node.lineno), last_import + 1)
     for name, node in classes.items():
         more = [part for owner, part in extra if owner == name]
         fields = [part for part in more if isinstance(part, ast.AnnAssign)]  # of a dataclass: behind its own

@@ -214,9 +214,12 @@ def installed(module):
 
 def insert(body, extra, first):
     """Put statements into a body at `first`, or behind what they need while it runs; they keep their order."""
-    added = []
+    within, added = {name: free(node) for node in extra for name in names_of(node)}, []
     for node in extra:
-        needs = needed(node)
+        needs, new = set(), needed(node)
+        while new - needs:  # a function that is called needs what stands in it
+            needs |= new
+            new = set().union(*(within.get(name, ()) for name in new))
         behind = [i + 1 for i, n in enumerate(body) if any(needs & set(names_of(p)) for p in (n, *inner(n)))]
         place = max([first, *behind])
         while place < len(body) and body[place] in added:
