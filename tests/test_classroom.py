@@ -197,6 +197,7 @@ def forward_with(above, use):
         ("import torch\nTensor = torch.Tensor\nONE: Tensor = torch.ones(1).double()", "ONE"),
         ("import numpy as np\nONE = np.float64(1)\nTABLE = np.array([ONE, 2.0])", "TABLE[0]"),
         ("from functools import partial\ndef twice(x, y):\n    return x * y\nhalf = partial(twice, 0.5)", "half(2)"),
+        ("from collections import namedtuple\nPair = namedtuple('Pair', 'a b')\npair = Pair(1, 2)", "pair.a"),
         ("ONE, TWO = 1, 2\n(A, *B) = [ONE, TWO]", "A"),
         ("TWO, ONE = ONE, TWO = (1, 2)", "ONE"),
         ("ONE = 1 if torch.cuda.is_available() else 1.0\nimport torch", "1"),

@@ -49,15 +49,21 @@ SAYS = {
 
 def asks(name):
     def look(impl):
-        value = getattr(impl, name)
-        if isinstance(value, np.generic | np.ndarray | torch.Tensor) and value.ndim == 0:
-            value = value.item()
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"{name} is a {type(value).__name__}, a number is expected")
-        return round(value, 3)
+        return torch.tensor(
+            float(round(number(impl, name), 3))
+        )  # of a zero in a tensor no difference tells the right answer
 
     look.__name__ = name
     return look
+
+
+def number(impl, name):
+    value = getattr(impl, name)
+    if isinstance(value, np.generic | np.ndarray | torch.Tensor) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} is a {type(value).__name__}, a number is expected")
+    return value
 
 
 for group, names in GROUPS.items():
@@ -65,18 +71,45 @@ for group, names in GROUPS.items():
         exercise.observe(group, SAYS[name])(asks(name))
 
 
-def wrong(id, name, change, what, question, hint, seen="classic"):
+@exercise.observe(
+    "what is saved", "For a hundred tasks the last digits are not right: is something small added or left out?"
+)
+def last_digits_of_HUNDRED_TASKS(impl):
+    return round(number(impl, "HUNDRED_TASKS"), 3) % 1000  # numbers are compared within a millionth, and that is 1 here
+
+
+def changes(**of):
+    return tuple((f"\n{name} = ", f"\n{name} = {change}") for name, change in of.items())
+
+
+def wrong(id, name, change, what, question, hint, seen="classic", forms=()):
     """A wrong formula as a change of what is measured, "1 / 2 * " or "-D + ", so that it follows a variant."""
-    exercise.mistake(id, ((f"\n{name} = ", f"\n{name} = {change}"),), what, question, hint, seen)
+    exercise.mistake(id, changes(**{name: change}), what, question, hint, seen, forms)
 
 
-NUMBERS = (
+NUMBERS = ("FULL_WEIGHTS", "FULL_GRADIENTS", "FULL_OPTIMIZER", "LORA_WEIGHTS", "LORA_GRADIENTS", "LORA_OPTIMIZER", "MERGED", "DELTA", "DELTA_OF_PREFIX", "HUNDRED_TASKS", "KEPT_BY_FULL", "KEPT_BY_LORA")  # fmt: skip
+wrong(
+    "numbers", "FULL_WEIGHTS", "1 / 4 * ",
     "numbers instead of bytes",
     "how many bytes has one number in float32?",
     "Multiply what you count by the size of one number.",
-)
-for name in ("FULL_WEIGHTS", "FULL_GRADIENTS", "LORA_GRADIENTS", "DELTA"):
-    wrong(f"numbers of {name}", name, "1 / 4 * ", *NUMBERS)
+    forms=(*(changes(**{name: "1 / 4 * "}) for name in NUMBERS[1:8]), changes(**dict.fromkeys(NUMBERS, "1 / 4 * "))),
+)  # fmt: skip
+wrong(
+    "two bytes", "FULL_WEIGHTS", "1 / 2 * ",
+    "two bytes for each number, as if all were stored in half precision",
+    "in which precision are the numbers, says the docstring?",
+    "Half precision halves every answer; here all is in float32.",
+    forms=(changes(LORA_WEIGHTS="1 / 2 * "), changes(MERGED="1 / 2 * "), changes(KEPT_BY_FULL="1 / 2 * "), changes(KEPT_BY_LORA="1 / 2 * ")),
+)  # fmt: skip
+wrong(
+    "kilobytes", "FULL_WEIGHTS", "1 / 1000 * ",
+    "kilobytes or megabytes instead of bytes",
+    "in which unit is the answer asked for?",
+    "Bytes, every one of them.",
+    forms=(changes(HUNDRED_TASKS="1 / 1000 * "), changes(HUNDRED_TASKS="1 / 1000**2 * "), changes(FULL_WEIGHTS="1 / 1024 * "),
+           changes(**dict.fromkeys(NUMBERS[:3], "1 / 1000 * ")), changes(**dict.fromkeys(NUMBERS, "1 / 1000 * "))),
+)  # fmt: skip
 wrong(
     "bits of the weights", "FULL_WEIGHTS", "8 * ",
     "bits instead of bytes",
@@ -299,6 +332,95 @@ wrong(
     "the input is counted twice, for the frozen weight and for A",
     "do the frozen weight and A read two copies of the input?",
     "It is one tensor, and the frozen weight has no use for it later.",
+)  # fmt: skip
+
+wrong(
+    "no moments", "SEVEN_FULL", "1 / 2 * ",
+    "weights and gradients alone: the moments are missing",
+    "what does Adam remember of each number?",
+    "All three questions above belong into this one, and the third counts twice.",
+)  # fmt: skip
+wrong(
+    "zero gradients", "LORA_GRADIENTS", "1 / 2 * ",
+    "one of the factors is left out",
+    "is there a gradient of A at the start, although all of it is zero?",
+    "A gradient that is zero takes as much memory as any other.",
+)  # fmt: skip
+wrong(
+    "update beside", "MERGED", "4 * LAYERS * 2 * D * D + ",
+    "ΔW is counted beside the weights",
+    "what is left of A and B once W + s·BA is written into W?",
+    "A sum takes no more room than what it is added to.",
+)  # fmt: skip
+wrong(
+    "whole models", "HUNDRED_TASKS", "99 * 4 * BASE - 100 * 4 * LEARNED + ",
+    "a whole model for every task",
+    "what do the hundred tasks have in common?",
+    "Merged models are as large as the base, each of them. Deltas can share one base.",
+)  # fmt: skip
+wrong(
+    "one task", "HUNDRED_TASKS", "-99 * 4 * LEARNED + ",
+    "the base with the delta of one task",
+    "how many deltas do a hundred tasks have?",
+    "Each task brings a delta of its own.",
+)  # fmt: skip
+wrong(
+    "bits of NF4", "NF4_BYTES", "8 * ",
+    "bits instead of bytes",
+    "how many bits has a byte?",
+    "A code has half a byte, a scale in float32 has four.",
+)  # fmt: skip
+wrong(
+    "bytes for bits", "NF4_BITS", "1 / 8 * ",
+    "bytes instead of bits",
+    "how many bits has the code alone?",
+    "The answer has to be larger than the four bits of a code.",
+    forms=(changes(DOUBLE_BITS="1 / 8 * "),),
+)  # fmt: skip
+wrong(
+    "overhead", "DOUBLE_BITS", "-4 + ",
+    "the scales alone, without the four bits of the code",
+    "what else is stored for each number?",
+    "The question is about all bits, those of the code too.",
+    forms=(changes(NF4_BITS="-4 + "),),
+)  # fmt: skip
+wrong(
+    "seven billion, not double", "SEVEN_NF4", "7 * (32 - 8 - 32 / 256) / 64 / 8 + ",
+    "as much as without double quantization",
+    "which of the two numbers of bits above belongs here?",
+    "All of them are stored as in the last question, with quantized scales.",
+)  # fmt: skip
+wrong(
+    "binary gigabytes of NF4", "SEVEN_NF4", "1e9 / 2**30 * ",
+    "units of 2³⁰ bytes (GiB), where GB, of 10⁹ bytes, are asked for",
+    "how many bytes has a GB?",
+    "The two units differ by 7 %.",
+)  # fmt: skip
+wrong(
+    "weight kept", "KEPT_BY_FULL", "4 * 64 * 256 + ",
+    "the weight is counted too",
+    "is the weight made anew in each pass, or is it there anyway?",
+    "What autograd keeps of the weight is the weight itself, and that is not to be counted here.",
+    forms=(changes(KEPT_BY_FROZEN="4 * 64 * 256 + "), changes(KEPT_BY_LORA="4 * 64 * 256 + ")),
+)  # fmt: skip
+wrong(
+    "nothing for LoRA", "KEPT_BY_LORA", "0 * ",
+    "nothing is kept, as with a frozen weight alone",
+    "A and B are trained: what is each of their gradients made of?",
+    "The frozen weight keeps nothing. The two thin ones are trained, and each of them has an input.",
+)  # fmt: skip
+wrong(
+    "output of LoRA", "KEPT_BY_LORA", "4 * 32 * 256 + ",
+    "the output is kept along with what goes in",
+    "does a sum of two linear maps need its result for a gradient?",
+    "Each gradient is made of an input and of what comes from above.",
+)  # fmt: skip
+wrong(
+    "one row", "KEPT_BY_FULL", "1 / 32 * ",
+    "what is kept of one row only",
+    "how many rows go through the layer at once?",
+    "Each row is kept until its gradient was made.",
+    forms=(changes(KEPT_BY_LORA="1 / 32 * "),),
 )  # fmt: skip
 
 exercise.right(

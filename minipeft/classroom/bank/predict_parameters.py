@@ -50,15 +50,19 @@ SAYS = {
 
 def asks(name):
     def look(impl):
-        value = getattr(impl, name)
-        if isinstance(value, np.generic | np.ndarray | torch.Tensor) and value.ndim == 0:
-            value = value.item()
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"{name} is a {type(value).__name__}, a number is expected")
-        return value
+        return torch.tensor(float(number(impl, name)))  # of a zero in a tensor no difference tells the right answer
 
     look.__name__ = name
     return look
+
+
+def number(impl, name):
+    value = getattr(impl, name)
+    if isinstance(value, np.generic | np.ndarray | torch.Tensor) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} is a {type(value).__name__}, a number is expected")
+    return value
 
 
 for group, names in GROUPS.items():
@@ -68,7 +72,7 @@ for group, names in GROUPS.items():
 
 @exercise.observe("large models", "For GPT-3 the last digits are not right: is something small added or left out?")
 def last_digits_of_GPT3_LORA(impl):
-    return asks("GPT3_LORA")(impl) % 1000  # numbers are compared within a millionth, and that is 38 here
+    return number(impl, "GPT3_LORA") % 1000  # numbers are compared within a millionth, and that is 38 here
 
 
 def changes(**of):

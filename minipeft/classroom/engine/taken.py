@@ -130,8 +130,17 @@ class Additions:
                     whole = alias.name if alias.asname or origin else alias.name.partition(".")[0]
                     self.means[(alias.asname or whole).partition(".")[0]] = origin + whole
         else:
-            means = self.path(node.value) if isinstance(node, ast.Assign) else None
+            means = self.meaning(node.value) if isinstance(node, ast.Assign) else None
             self.means |= dict.fromkeys(names_of(node), means)
+
+    def meaning(self, value):
+        """What another name stands for; what a partial calls; a kind of tuple is made by a call of `collections`."""
+        if isinstance(value, ast.Call):
+            called = self.path(value.func)
+            if called == "functools.partial" and value.args:
+                return self.path(value.args[0])
+            return called if called in ("collections.namedtuple", "typing.NamedTuple") else None
+        return self.path(value)
 
     def path(self, node):
         """What a name or attribute stands for, "torch.nn.GELU" for `nn.GELU`; None if that is not known."""

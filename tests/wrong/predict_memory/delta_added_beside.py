@@ -1,0 +1,23 @@
+# The merged model counted with ΔW stored beside W.
+# earns: once W + s·BA is written into W
+
+F32 = 4
+
+FULL_WEIGHTS = F32 * BASE
+FULL_GRADIENTS = F32 * BASE
+FULL_OPTIMIZER = 2 * F32 * BASE
+SEVEN_FULL = 7 * 4 * F32
+LORA_WEIGHTS = F32 * (BASE + LEARNED)
+LORA_GRADIENTS = F32 * LEARNED
+LORA_OPTIMIZER = 2 * F32 * LEARNED
+MERGED = F32 * (BASE + LAYERS * 2 * D * D)
+DELTA = F32 * LEARNED
+DELTA_OF_PREFIX = LAYERS * 2 * 4 * D * F32
+HUNDRED_TASKS = F32 * BASE + 100 * F32 * LEARNED
+NF4_BYTES = 64 * 256 * 4 // 8 + 64 * 256 // 64 * F32
+NF4_BITS = 4 + 32 / 64
+DOUBLE_BITS = 4 + 8 / 64 + 32 / (64 * 256)
+SEVEN_NF4 = 7 * (4 + 8 / 64 + 32 / (64 * 256)) / 8
+KEPT_BY_FULL = 32 * 64 * F32
+KEPT_BY_FROZEN = 0
+KEPT_BY_LORA = 32 * 64 * F32 + 32 * 4 * F32
