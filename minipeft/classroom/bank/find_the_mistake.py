@@ -161,6 +161,15 @@ def statements(piece):
     return dict(re.findall(r"^\s*([a-f])\) (.*)$", piece.__doc__, re.MULTILINE))
 
 
+def letter_of(answer, there):
+    """The letter of an answer: "b", "B)", "b) A can never learn …", or the statement itself; None for anything else."""
+    if not isinstance(answer, str):
+        return None
+    said = {statement.rstrip("."): letter for letter, statement in there.items()}
+    found = re.match(r"\W*([a-f])(\W*$|[).:]\s)", answer.lower())
+    return found[1] if found else said.get(answer.strip().rstrip("."))
+
+
 def holds(statement, name, impl):
     trial = TRIALS.get(statement, lambda impl: False)
     trial = trial[name] if isinstance(trial, dict) else trial
@@ -170,7 +179,7 @@ def holds(statement, name, impl):
 def asks(name):
     def look(impl):
         there, answer = statements(getattr(impl, name)), getattr(impl, name.upper())
-        letter = answer.strip(" ().").lower() if isinstance(answer, str) else None
+        letter = letter_of(answer, there)
         if letter not in there:
             raise ValueError(f"{name.upper()} is {answer!r}, one of the letters {', '.join(there)} is expected")
         true = holds(there[letter], name, impl)
@@ -327,6 +336,109 @@ tempting(
     "codes that are believed lost",
     "how many codes come back, and are they all different?",
     "Send sixteen different codes through and count.",
+)  # fmt: skip
+
+tempting(
+    "FIRST", "b", "a",
+    "a scale that is believed to be turned over",
+    "which of the two, α or r, is divided by the other?",
+    "Compare the line that sets the scale with the docstring.",
+)  # fmt: skip
+tempting(
+    "FIRST", "b", "c",
+    "a bias that is believed to be missing",
+    "what does `self.base(x)` add?",
+    "The base is called as a whole: try it with x = 0.",
+)  # fmt: skip
+tempting(
+    "SECOND", "c", "e",
+    "a bias that is believed to change",
+    "which tensor does `merge` write to?",
+    "Print `base.bias` before and after.",
+)  # fmt: skip
+tempting(
+    "THIRD", "a", "e",
+    "a bias that is believed to be scaled along",
+    "on which side of the product with m is the bias added?",
+    "`F.linear` adds what it is given last, as it is given.",
+)  # fmt: skip
+tempting(
+    "FOURTH", "b", "c",
+    "parameters that are believed to be left out of the pass",
+    "what does `requires_grad = False` stop: the pass, or the gradient?",
+    "A frozen parameter computes as before; it only stays what it is.",
+)  # fmt: skip
+tempting(
+    "FIFTH", "d", "a",
+    "a vector that is believed to be as long as the input",
+    "how long is l, for a base from 5 to 3?",
+    "Make a layer in front of a base that is not square, and print the shape of l.",
+)  # fmt: skip
+tempting(
+    "FIFTH", "d", "c",
+    "a frozen weight that is believed to be trained",
+    "which parameters of the layer need a gradient?",
+    "The base arrives frozen, and nothing here thaws it.",
+)  # fmt: skip
+tempting(
+    "SIXTH", "e", "a",
+    "an adapter that is believed to read the sublayer's input",
+    "what is handed to `self.D`: x, or what the base made of it?",
+    "Read `forward` from top to bottom, name by name.",
+)  # fmt: skip
+tempting(
+    "SIXTH", "e", "b",
+    "a bottleneck that is believed to be wide",
+    "which of d and m is the output of `D`?",
+    "The sizes are the caller's; look at which side of each layer is m.",
+)  # fmt: skip
+tempting(
+    "SEVENTH", "b", "c",
+    "prompts that are believed to differ from row to row",
+    "how many prompts does `expand` read from?",
+    "Compare the first vectors of two rows.",
+)  # fmt: skip
+tempting(
+    "SEVENTH", "b", "e",
+    "a prompt that is believed not to be trained",
+    "what does `named_parameters()` of this module list?",
+    "An `nn.Parameter` that is set on a module is found by the optimizer.",
+)  # fmt: skip
+tempting(
+    "EIGHTH", "c", "b",
+    "numbers that are believed to be lost",
+    "how many numbers go in, and how many come out?",
+    "Sort the numbers of the result and compare them with those of P.",
+)  # fmt: skip
+tempting(
+    "EIGHTH", "c", "d",
+    "a gradient that is believed to be cut off",
+    "does `reshape` compute something through which no gradient passes?",
+    "Send the sum of the result back and look at `P.grad`.",
+)  # fmt: skip
+tempting(
+    "NINTH", "d", "a",
+    "a diagonal that is believed to be empty",
+    "what stands on the diagonal of `tril()`?",
+    "Print it for T = S = 3 and read the first row.",
+)  # fmt: skip
+tempting(
+    "NINTH", "d", "c",
+    "a mask that is believed to be transposed",
+    "which of T and S comes first in the shape of the result?",
+    "Compare the shape with the docstring, for T = 1 and S = 4.",
+)  # fmt: skip
+tempting(
+    "TENTH", "b", "c",
+    "large codes that are believed to vanish",
+    "what does 15 become?",
+    "Four bits and four bits are a byte: there is room for every code.",
+)  # fmt: skip
+tempting(
+    "TENTH", "b", "e",
+    "codes that are believed to be added up",
+    "do the bits of the two codes overlap in a byte?",
+    "One of the two is moved by four places before they are joined.",
 )  # fmt: skip
 
 exercise.right(

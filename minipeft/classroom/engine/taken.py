@@ -21,9 +21,10 @@ ALLOWED = {
     "__future__", "abc", "collections", "contextlib", "copy", "dataclasses", "einops", "enum", "functools", "itertools",
     "math", "numbers", "numpy", "operator", "random", "statistics", "string", "torch", "typing", "warnings",
 }  # fmt: skip  # what an added import may bring; the reference brings its own
+VALUE = "a value"  # what a name stands for that is given a number, a text, a tensor ...
 BUILDERS = re.compile(
     r"abs|bool|bytes|complex|dict|float|frozenset|int|len|list|max|min|object|pow|range|round|set|slice|str|sum|tuple"
-    r"|type|(math|operator|typing|collections)\..+|functools\.(partial|partialmethod)|dataclasses\.field"
+    r"|type|zip|enumerate|reversed|a value\..+|(math|operator|typing|collections)\..+|functools\.(partial|partialmethod)|dataclasses\.field"
     r"|(torch|numpy)\.(tensor|array|as_?(tensor|array)|arange|linspace|zeros|ones|full|eye|sqrt|exp|log|prod|sum|finfo"
     r"|iinfo|device|Size|Generator|dtype|float(16|32|64)|u?int(8|16|32|64))|torch\.cuda\.is_available"
     r"|torch\.nn\.(GELU|ReLU|SiLU|Tanh|Sigmoid|Softmax|LeakyReLU|Identity|Dropout)"
@@ -135,18 +136,20 @@ class Additions:
 
     def meaning(self, value):
         """What another name stands for; what a partial calls; a kind of tuple is made by a call of `collections`."""
-        if isinstance(value, ast.Call):
-            called = self.path(value.func)
-            if called == "functools.partial" and value.args:
-                return self.path(value.args[0])
-            return called if called in ("collections.namedtuple", "typing.NamedTuple") else None
-        return self.path(value)
+        if isinstance(value, ast.Name | ast.Attribute | ast.Lambda):
+            return self.path(value)
+        called = self.path(value.func) if isinstance(value, ast.Call) else None
+        if called == "functools.partial":
+            return self.path(value.args[0]) if value.args else None
+        return called if called in ("collections.namedtuple", "typing.NamedTuple") else VALUE
 
     def path(self, node):
         """What a name or attribute stands for, "torch.nn.GELU" for `nn.GELU`; None if that is not known."""
         if isinstance(node, ast.Attribute):
             before = self.path(node.value)
             return before and f"{before}.{node.attr}"
+        if isinstance(node, ast.Subscript):
+            return VALUE if self.path(node.value) == VALUE else None
         return self.means.get(node.id) if isinstance(node, ast.Name) else None
 
     def builds(self, node):
@@ -278,7 +281,7 @@ def notes(text, tree, reference, stubs):
     for node in (n for n in found.left if ast.dump(n) not in given):
         if set(names_of(node)) & set(found.known):
             blocked[node] = names_of(node)
-        elif names := [n for n in sets(node) & found.used if found.means.get(n) is None]:
+        elif names := [n for n in sets(node) & found.used if found.means.get(n) in (None, VALUE)]:
             missed[node] = sorted(names)
         else:
             quiet.append(node)

@@ -1,0 +1,11 @@
+# Answers as sentences, with and without their letter.
+FIRST = "A can never learn: B is zero, and will stay so."
+SECOND = "c) After merging the update acts twice."
+THIRD = "The magnitudes belong to the inputs"
+FOURTH = "B"
+FIFTH = " d: The model does not start as the base. "
+SIXTH = "(e)"
+SEVENTH = "b."
+EIGHTH = "c"
+NINTH = """d) With a cache the queries are taken for the first tokens instead of the last."""
+TENTH = "[b]"
