@@ -24,7 +24,8 @@ ALLOWED = {
 VALUE = "a value"  # what a name stands for that is given a number, a text, a tensor ...
 BUILDERS = re.compile(
     r"abs|bool|bytes|complex|dict|float|frozenset|int|len|list|max|min|object|pow|range|round|set|slice|str|sum|tuple"
-    r"|type|zip|enumerate|reversed|a value\..+|(math|operator|typing|collections)\..+|functools\.(partial|partialmethod)|dataclasses\.field"
+    r"|type|zip|enumerate|reversed|a value\..+|(math|operator|typing|collections)\..+"
+    r"|functools\.(partial|partialmethod)|dataclasses\.field"
     r"|(torch|numpy)\.(tensor|array|as_?(tensor|array)|arange|linspace|zeros|ones|full|eye|sqrt|exp|log|prod|sum|finfo"
     r"|iinfo|device|Size|Generator|dtype|float(16|32|64)|u?int(8|16|32|64))|torch\.cuda\.is_available"
     r"|torch\.nn\.(GELU|ReLU|SiLU|Tanh|Sigmoid|Softmax|LeakyReLU|Identity|Dropout)"
