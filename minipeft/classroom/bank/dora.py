@@ -143,7 +143,10 @@ def width_of_the_start(impl):
 @exercise.observe("start", "Two layers made one after the other start with the same random numbers. Is a seed set?")
 def two_layers_differ(impl):
     first, second = (impl.DoRALinear(linear(), 2, 3.0) for _ in range(2))
-    return any(bool((getattr(first, name) != getattr(second, name)).any()) for name in "AB")
+    return {
+        "random": any(spread(getattr(first, name)) != "all zero" for name in "AB"),
+        "different": any(bool((getattr(first, name) != getattr(second, name)).any()) for name in "AB"),
+    }
 
 
 @exercise.observe("start", "Making a layer sets the seed of all random numbers of the program.")
@@ -204,7 +207,7 @@ def where_gradients_arrive(impl):
 def gradients(impl):
     made = layer(impl)
     made(numbers("x", (4, 5)).requires_grad_()).pow(2).sum().backward()
-    return {name: p.grad for name, p in made.named_parameters()}
+    return {name: p.grad for name, p in attach.trainable(made).items()}
 
 
 @exercise.observe("forward", "The gradient that goes on to the layer below is not the expected one.")
@@ -276,7 +279,7 @@ def zeros_in_the_weight(impl):
     "fine print", "In front of a LoRA, the layer should take over the weight that acts below, LoRA included."
 )
 def stacked(impl):
-    made = layer(impl, base=fill(LoRALinear(linear(), 2, 3.0)).requires_grad_(False))
+    made = layer(impl, base=fill(LoRALinear(linear(), 2, 3.0), "trainable", 0.3).requires_grad_(False))
     return [made(numbers("x", (4, 5))), made.merged().weight]
 
 
@@ -674,6 +677,29 @@ exercise.mistake(
     "what does your layer answer when the same input comes a second time?",
     "The base shares its numbers with the model that you attached to; a layer reads them and never writes.",
     "huggingface/peft#1355, where merging twice added the update twice",
+)  # fmt: skip
+exercise.mistake(
+    "direction first",
+    ((DIRECTION, "return W / magnitude[:, None], magnitude"),),
+    "`decompose` returns the direction before the magnitude",
+    "in which order does the docstring name the two?",
+    "Magnitude first, then direction.",
+)  # fmt: skip
+exercise.mistake(
+    "lengths as a column",
+    ((LENGTHS, "return W.norm(dim=1, keepdim=True).clamp(min=torch.finfo(W.dtype).tiny)"), (DIRECTION, "return magnitude, W / magnitude"),
+     (FORWARD, "return F.linear(x, self.g() * self.V(), self.base.bias)"), (DELTA, "return self.g() * self.V() - self.base.weight")),
+    "the lengths, and m with them, are a column (out, 1) instead of (out)",
+    "which shape do the docstrings give the lengths and m?",
+    "The numbers are right; a stored m should have the shape that everyone reads.",
+)  # fmt: skip
+exercise.mistake(
+    "W keeps its length",
+    ((SUM, "return y + g * BAx"), (DELTA, "return self.scale * self.g()[:, None] * (self.B @ self.A)")),
+    "only the update is multiplied by m/‖V‖, and W keeps its length",
+    "how long are the rows of your W', and how long should m make them?",
+    "V is W and the update together; its whole length becomes m.",
+    forms=(((SUM, "return y + g * BAx"),),),
 )  # fmt: skip
 
 exercise.right(

@@ -101,6 +101,11 @@ def rest(impl):
     return parts(impl)[2]
 
 
+@exercise.observe("split", "A weight is split differently the second time: then a stored A and B would meet another R.")
+def the_same_again(impl):
+    return [bool((a - b).abs().max() < 1e-12) for a, b in zip(parts(impl), parts(impl), strict=True)]
+
+
 @exercise.observe("split", "A weight in 32 bits is split less exactly than the same numbers in 64 bits.")
 def digits_in_32_bits(impl):
     W = numbers("W", (40, 60)).float()
@@ -224,7 +229,7 @@ def merged(impl):
 
 @exercise.observe("fine print", "In front of a LoRA, the layer should split the weight that acts below, LoRA included.")
 def stacked(impl):
-    below = fill(LoRALinear(linear(), 2, 3.0)).requires_grad_(False)
+    below = fill(LoRALinear(linear(), 2, 3.0), "trainable", 0.3).requires_grad_(False)
     made = impl.PiSSALinear(below, 2)
     return [made.B @ made.A, made(numbers("x", (4, 5))), made.merged().weight]
 
@@ -535,6 +540,15 @@ exercise.mistake(
     "which type has A, if the base has 16 bits?",
     "Compute as exactly as you like; what is trained has to fit the input and the weight beside it.",
     forms=(((PARAMETERS, "self.A, self.B = nn.Parameter(A.double()), nn.Parameter(B.double())"),),),
+)  # fmt: skip
+exercise.mistake(
+    "randomised",
+    (("U, S, Vt = torch.linalg.svd(exact, full_matrices=False)", "U, S, V = torch.svd_lowrank(exact, q=rank, niter=1)\n    Vt = V.T"),),
+    "the decomposition is a randomised one, which finds other parts each time",
+    "does your function return the same parts for the same weight, today and on the machine that loads the delta?",
+    "A delta keeps A and B alone, and R is computed again. Only the full decomposition gives the same R every time.",
+    "the library's pissa_niter, which stores what it found",
+    any_value=("largest part", "largest part of a tall weight", "share of each factor", "right angles", "digits", "rest", "output", "gradients", "gradient of the input", "after a change", "output of a model", "delta", "delta after a change", "stacked"),
 )  # fmt: skip
 
 exercise.right(
