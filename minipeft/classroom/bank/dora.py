@@ -127,7 +127,7 @@ def start_of_m(impl):
 
 @exercise.observe("start", "One of A and B should start at zero and the other random: how do its numbers lie?")
 def spread_of_the_start(impl):
-    made = impl.DoRALinear(linear(400, 300), 8, 1.0)
+    made = impl.DoRALinear(linear(100, 80), 8, 1.0)
     return {name: spread(getattr(made, name)) for name in "AB"}
 
 
@@ -135,9 +135,9 @@ def spread_of_the_start(impl):
     "start", "In units of 1/√in, the smallest and the largest number that A or B starts with are not the expected ones."
 )
 def width_of_the_start(impl):
-    made = impl.DoRALinear(linear(400, 300), 8, 1.0)
+    made = impl.DoRALinear(linear(100, 80), 8, 1.0)
     ends = {name: (float(getattr(made, name).min()), float(getattr(made, name).max())) for name in "AB"}
-    return {name: [round(20 * end * 400**0.5) / 20 for end in both] for name, both in ends.items()}
+    return {name: [round(20 * end * 100**0.5) / 20 for end in both] for name, both in ends.items()}
 
 
 @exercise.observe("start", "Two layers made one after the other start with the same random numbers. Is a seed set?")
@@ -459,6 +459,9 @@ exercise.mistake(
     "which part of the frozen layer's output is m/‖V‖ meant for?",
     "If you scale the output of the base instead of its weight, leave the bias out first.",
     "nbasyl/DoRA#2, where such terms are discussed",
+    forms=(
+        ((FORWARD, "return F.linear(x, self.V() / lengths(self.V()).detach()[:, None], self.base.bias) * self.m"),),
+    ),
 )
 exercise.mistake(
     "bias taken for granted",
@@ -498,9 +501,10 @@ exercise.mistake(
 exercise.mistake(
     "weight of the layer",
     ((DELTA, "return self.g()[:, None] * self.V() - self.weight"),),
-    "`delta` reads W through the layer's own `weight`, which is W + ΔW and asks for `delta` in turn",
+    "W is read through the layer's own `weight`, which is W + ΔW and asks for `delta` in turn",
     "what does `weight` of a `WeightWrapper` give, and what does it need for that?",
     "The weight of an adapted layer is the adapted one; the frozen one belongs to `base`.",
+    forms=(((V, "return self.weight + self.scale * self.B @ self.A"),),),
 )
 
 exercise.mistake(
@@ -700,6 +704,14 @@ exercise.mistake(
     "how long are the rows of your W', and how long should m make them?",
     "V is W and the update together; its whole length becomes m.",
     forms=(((SUM, "return y + g * BAx"),),),
+)  # fmt: skip
+exercise.mistake(
+    "m left out",
+    ((FORWARD, "return F.linear(x, self.V() / lengths(self.V()).detach()[:, None], self.base.bias)"),),
+    "m is left out of the output: every row of W' has the length 1",
+    "what changes in the output when m doubles?",
+    "A direction says which way a row goes. How long it is has to come from m.",
+    forms=(((FORWARD, "return F.linear(x, self.V() / lengths(self.V())[:, None], self.base.bias)"),),),
 )  # fmt: skip
 
 exercise.right(

@@ -75,12 +75,12 @@ class Two(nn.Module):
 TOKENS = torch.tensor([[1, 4, 6], [0, 2, 2]])
 
 
-def dropped(impl, rank, p):
+def dropped(impl, rank, p, rows=500):
     """What dropout does to rows of one feature each, in turn: (is all of a row's update gone, its size, what is left).
 
     All as parts of the update in evaluation, which is the fourth.
     """
-    made, x = layer(impl, rank=rank, dropout=p).train(), torch.eye(5).repeat(400, 1)
+    made, x = layer(impl, rank=rank, dropout=p).train(), torch.eye(5).repeat(rows // 5, 1)
     update, whole = made(x) - linear()(x), made.eval()(x) - linear()(x)
     return (update.abs() < 1e-5).all(1), update.norm(dim=1) / whole.norm(dim=1), update - whole / (1 - p), whole[:5]
 
@@ -124,7 +124,7 @@ def start(impl):
 
 @exercise.observe("start", "One of the two factors must start at zero, the other random: how do its numbers lie?")
 def spread_of_the_start(impl):
-    return {name: spread(p) for name, p in attach.trainable(impl.LoRALinear(linear(400, 300), 8, 1.0)).items()}
+    return {name: spread(p) for name, p in attach.trainable(impl.LoRALinear(linear(100, 80), 8, 1.0)).items()}
 
 
 @exercise.observe(
@@ -132,9 +132,9 @@ def spread_of_the_start(impl):
     "In units of 1/√in, the smallest and the largest number that a factor starts with are not the expected ones.",
 )
 def width_of_the_start(impl):
-    made = impl.LoRALinear(linear(400, 300), 8, 1.0)
+    made = impl.LoRALinear(linear(100, 80), 8, 1.0)
     ends = {name: (float(p.detach().min()), float(p.detach().max())) for name, p in attach.trainable(made).items()}
-    return {name: [round(20 * end * 400**0.5) / 20 for end in both] for name, both in ends.items()}
+    return {name: [round(20 * end * 100**0.5) / 20 for end in both] for name, both in ends.items()}
 
 
 @exercise.observe("start", "Two layers made one after the other start with the same random numbers. Is a seed set?")
@@ -289,7 +289,7 @@ def rows_are_dropped_from_apart(impl):
 
 @exercise.observe("dropout", "An input should be dropped with the probability p, the others multiplied by 1/(1 − p).")
 def probability_of_dropout(impl):
-    none, factor, _, whole = dropped(impl, 2, 0.2)
+    none, factor, _, whole = dropped(impl, 2, 0.2, 2000)
     kept = factor[~none]
     return {
         "share that is dropped": round(10 * float(none.double().mean())) / 10,

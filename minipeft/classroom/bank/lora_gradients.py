@@ -531,6 +531,20 @@ exercise.mistake(
     "which two sizes must agree in x W, and which do in x Wᵀ?",
     "`nn.Linear` stores (out, in), one row for each output; a row of x meets each of these rows.",
 )  # fmt: skip
+exercise.mistake(
+    "half twice",
+    ((DY, DY.replace("len(x)", "(2 * len(x))")),),
+    "the ½ is in dy too, though the derivative of the square has used it up",
+    "what is the derivative of ½ u²?",
+    "The 2 that comes down from the square and the ½ cancel.",
+)  # fmt: skip
+exercise.mistake(
+    "averaged twice",
+    ((DY, DY.replace("len(x)", "len(x) ** 2")),),
+    "the division by n is there twice",
+    "what is L divided by, and where does that enter?",
+    "The mean over rows enters through dy, once; the gradients made from dy have it in them.",
+)  # fmt: skip
 
 exercise.right(
     "by way of dW",

@@ -113,6 +113,11 @@ def digits_in_32_bits(impl):
     return bool((rough.abs() - exact.abs()).abs().max() < 3e-7 * exact.abs().max())
 
 
+@exercise.observe("split", "A weight in 16 bits should be split too, into parts of its own type.")
+def types_of_the_parts(impl):
+    return [str(part.dtype) for part in impl.split(numbers("W", (4, 6)).bfloat16(), 2)]
+
+
 @exercise.observe("set-up", "The layer should train A (r, in) and B (out, r), and nothing else.")
 def what_is_trained(impl):
     return {name: str(tuple(p.shape)) for name, p in attach.trainable(impl.PiSSALinear(linear(), 2)).items()}
@@ -237,11 +242,6 @@ def stacked(impl):
 @exercise.observe("fine print", "A layer that is moved to another type should take R along.")
 def moved(impl):
     return str(layer(impl).float()(numbers("x", (4, 5)).float()).dtype)
-
-
-@exercise.observe("fine print", "A weight in 16 bits should be split too, into parts of its own type.")
-def types_of_the_parts(impl):
-    return [str(part.dtype) for part in impl.split(numbers("W", (4, 6)).bfloat16(), 2)]
 
 
 exercise.mistake(
@@ -456,9 +456,10 @@ exercise.mistake(
 exercise.mistake(
     "sign of the rest",
     ((R, "R = B.cpu().double() @ A.cpu().double() - exact"),),
-    "R has the wrong sign",
+    "R has the wrong sign, where it is made or where it is used",
     "what should R + B₀A₀ be?",
     "R is what is missing from B₀A₀, not what is too much.",
+    forms=(((OUTER, "return F.linear(x, -self.R, self.base.bias) + F.linear(h, self.B)"),),),
 )  # fmt: skip
 exercise.mistake(
     "split in 32 bits",
