@@ -5,7 +5,7 @@ from torch import nn
 
 from minipeft import attach
 from minipeft.classroom.engine.exercise import Exercise
-from minipeft.classroom.models import fill, linear, numbers
+from minipeft.classroom.models import arrivals, fill, linear, numbers, types
 from minipeft.methods.lora import LoRALinear
 
 exercise = Exercise(
@@ -31,6 +31,11 @@ exercise = Exercise(
 LENGTHS = "return W.norm(dim=1).clamp(min=torch.finfo(W.dtype).tiny)"
 DIRECTION = "return magnitude, W / magnitude[:, None]"
 ZERO_B = "self.B = nn.Parameter(W.new_zeros(out, rank))"
+RANDOM_A = "nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # U(−1/√in, 1/√in)"
+FACTORS = (
+    "self.A = nn.Parameter(W.new_empty(rank, into))\n        self.B = nn.Parameter(W.new_zeros(out, rank))\n        "
+    + RANDOM_A
+)
 START_M = "self.m = nn.Parameter(lengths(W.detach()))"
 V = "return self.base.weight + self.scale * self.B @ self.A  # (out, in)"
 LENGTH = "        with torch.no_grad():\n            length = lengths(self.V())\n"
@@ -45,6 +50,17 @@ DELTA = "return self.g()[:, None] * self.V() - self.base.weight  # (out, in)"
 def layer(impl, rank=2, alpha=6, base=None):
     """A DoRALinear far from its start, with in ≠ out ≠ r and a bias."""
     return fill(impl.DoRALinear(base or linear(), rank, alpha / rank), "trainable")
+
+
+def spread(factor):
+    """How the numbers of a factor lie, in words."""
+    values = factor.detach().flatten()
+    if not values.any():
+        return "all zero"
+    if values.min() >= 0 or values.max() <= 0:
+        return "all on one side of zero"
+    apart = (values - values.mean()).abs().max() / values.std()  # √3 if they are spread evenly
+    return "crowded round zero like a bell" if apart > 2.5 else "spread evenly"
 
 
 def holed():
@@ -92,6 +108,12 @@ def trained_in_a_model(impl):
     return {name: p.numel() for name, p in attach.trainable(attached(impl)).items()}
 
 
+@exercise.observe("set-up", "A, B and m should have the type of the base, whatever it is: 16 bits in front of 16 bits.")
+def type_of_the_parameters(impl):
+    bases = [linear().to(dtype) for dtype in (torch.float32, torch.bfloat16)]
+    return [{name: str(p.dtype) for name, p in attach.trainable(impl.DoRALinear(b, 2, 3.0)).items()} for b in bases]
+
+
 @exercise.observe("start", "At the start the output must be that of the base.")
 def start(impl):
     base = linear()
@@ -103,16 +125,44 @@ def start_of_m(impl):
     return impl.DoRALinear(linear(), 2, 3.0).m
 
 
-@exercise.observe("start", "One of A and B should start at zero and the other should not: which, and how wide is it?")
+@exercise.observe("start", "One of A and B should start at zero and the other random: how do its numbers lie?")
+def spread_of_the_start(impl):
+    made = impl.DoRALinear(linear(100, 80), 8, 1.0)
+    return {name: spread(getattr(made, name)) for name in "AB"}
+
+
+@exercise.observe(
+    "start", "In units of 1/√in, the smallest and the largest number that A or B starts with are not the expected ones."
+)
 def width_of_the_start(impl):
-    made = impl.DoRALinear(linear(400, 4), 8, 1.0)
-    return {name: round(20 * float(getattr(made, name).detach().abs().max()) * 20) / 20 for name in "AB"}
+    made = impl.DoRALinear(linear(100, 80), 8, 1.0)
+    ends = {name: (float(getattr(made, name).min()), float(getattr(made, name).max())) for name in "AB"}
+    return {name: [round(20 * end * 100**0.5) / 20 for end in both] for name, both in ends.items()}
+
+
+@exercise.observe("start", "Two layers made one after the other start with the same random numbers. Is a seed set?")
+def two_layers_differ(impl):
+    first, second = (impl.DoRALinear(linear(), 2, 3.0) for _ in range(2))
+    return {
+        "random": any(spread(getattr(first, name)) != "all zero" for name in "AB"),
+        "different": any(bool((getattr(first, name) != getattr(second, name)).any()) for name in "AB"),
+    }
+
+
+@exercise.observe("start", "Making a layer sets the seed of all random numbers of the program.")
+def random_numbers_go_on(impl):
+    after = []
+    for seed in (1, 2):
+        torch.default_generator.manual_seed(seed)
+        impl.DoRALinear(linear(), 2, 3.0)
+        after.append(float(torch.rand(())))
+    return after[0] != after[1]
 
 
 @exercise.observe("start", "The first step should reach B and m, and not yet A.")
 def where_the_first_gradient_goes(impl):
     made = impl.DoRALinear(linear(), 2, 3.0)
-    made(numbers("x", (4, 5))).pow(2).sum().backward()
+    made(numbers("x", (4, 5)).requires_grad_()).pow(2).sum().backward()
     return {name: p.grad is not None and bool(p.grad.abs().max() > 1e-9) for name, p in attach.trainable(made).items()}
 
 
@@ -147,11 +197,46 @@ def output_without_a_bias(impl):
     return layer(impl, base=linear(bias=False))(numbers("x", (4, 5)))
 
 
+@exercise.observe("forward", "Once B is no longer zero, a gradient should reach A, B and m.")
+def where_gradients_arrive(impl):
+    made = layer(impl)
+    return arrivals(made, made(numbers("x", (4, 5)).requires_grad_()))
+
+
 @exercise.observe("forward", "The gradients that reach A, B and m are not the expected ones.")
 def gradients(impl):
     made = layer(impl)
-    made(numbers("x", (4, 5))).pow(2).sum().backward()
-    return {name: p.grad for name, p in made.named_parameters()}
+    made(numbers("x", (4, 5)).requires_grad_()).pow(2).sum().backward()
+    return {name: p.grad for name, p in attach.trainable(made).items()}
+
+
+@exercise.observe("forward", "The gradient that goes on to the layer below is not the expected one.")
+def gradient_of_the_input(impl):
+    x = numbers("x", (4, 5)).requires_grad_()
+    layer(impl)(x).pow(2).sum().backward()
+    return x.grad
+
+
+@exercise.observe("forward", "After A, B and m have changed, the output should follow. Is something kept from before?")
+def after_a_change(impl):
+    made, x = layer(impl), numbers("x", (4, 5))
+    made(x)
+    return fill(made, "trainable", 0.2)(x)
+
+
+@exercise.observe("forward", "A pass has changed the base or the input, which others read too.")
+def nothing_else_is_changed(impl):
+    base, x = linear(), numbers("x", (4, 5))
+    layer(impl, base=base)(x)
+    return [base.weight - linear().weight, base.bias - linear().bias, x - numbers("x", (4, 5))]
+
+
+@exercise.observe("forward", "On a base in 64 or 16 bits the answer, or its type, is not the expected one.")
+def bases_of_other_types(impl):
+    x = numbers("x", (4, 5))
+    return types(
+        lambda dtype: impl.DoRALinear(linear().to(dtype), 2, 3.0), lambda made: made(x.to(made.base.weight.dtype))
+    )
 
 
 @exercise.observe("forward", "The output of a model with two such layers is not the expected one.")
@@ -162,6 +247,13 @@ def output_of_a_model(impl):
 @exercise.observe("merge", "ΔW is not what has to be added to W to get W'.")
 def delta(impl):
     return layer(impl).delta()
+
+
+@exercise.observe("merge", "After A, B and m have changed, ΔW should follow. Is something kept from before?")
+def delta_after_a_change(impl):
+    made = layer(impl)
+    made(numbers("x", (4, 5))), made.delta()
+    return fill(made, "trainable", 0.2).delta()
 
 
 @exercise.observe("merge", "The merged layer should answer as the layer did.")
@@ -187,7 +279,7 @@ def zeros_in_the_weight(impl):
     "fine print", "In front of a LoRA, the layer should take over the weight that acts below, LoRA included."
 )
 def stacked(impl):
-    made = layer(impl, base=fill(LoRALinear(linear(), 2, 3.0)).requires_grad_(False))
+    made = layer(impl, base=fill(LoRALinear(linear(), 2, 3.0), "trainable", 0.3).requires_grad_(False))
     return [made(numbers("x", (4, 5))), made.merged().weight]
 
 
@@ -199,6 +291,7 @@ exercise.mistake(
     "the paper's W is (in, out) and speaks of columns; what is `nn.Linear`'s weight?",
     "One magnitude belongs to each output neuron, so there are as many as outputs.",
     "nbasyl/DoRA#1, NVlabs/DoRA#11, catid/dora#4, LyCORIS#216",
+    any_value=("zeros in the weight",),
 )  # fmt: skip
 exercise.mistake(
     "squared lengths",
@@ -242,6 +335,13 @@ exercise.mistake(
     "the update is cut out of the gradient along with ‖V‖, so A and B never learn",
     "what is `layer.B.grad` after a backward pass?",
     "Only the length that V is divided by counts as a constant, not V itself.",
+    forms=(
+        (
+            (V, "return (self.base.weight + self.scale * self.B @ self.A).detach()"),
+            (FORWARD, "return F.linear(x, self.g()[:, None] * self.V(), self.base.bias)"),
+        ),
+        ((FORWARD, "return F.linear(x, self.g()[:, None] * self.V().detach(), self.base.bias)"),),
+    ),
 )
 exercise.mistake(
     "no gradient for m",
@@ -249,6 +349,10 @@ exercise.mistake(
     "m is cut out of the gradient along with ‖V‖, so it never learns",
     "what is `layer.m.grad` after a backward pass?",
     "The quotient has a numerator that is trained; only the denominator counts as a constant.",
+    forms=(
+        ((RATIO, "return self.m.detach() / length"),),
+        ((FORWARD, FORWARD.replace("self.g(), self", "self.g().detach(), self")),),
+    ),
 )
 exercise.mistake(
     "length of W alone",
@@ -307,6 +411,16 @@ exercise.mistake(
     "A and B both start random",
     "what is V at the start, if B A is not zero?",
     "m starts at ‖W‖, and the base comes out only if V is W.",
+    forms=(
+        ((RANDOM_A, "nn.init.normal_(self.A)\n        nn.init.normal_(self.B)"),),
+        (
+            (
+                RANDOM_A,
+                "nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))\n        nn.init.kaiming_uniform_(self.B, a=math.sqrt(5))",
+            ),
+        ),
+    ),
+    any_value=("start", "spread of the start", "width of the start"),
 )
 exercise.mistake(
     "zero and random exchanged",
@@ -315,6 +429,7 @@ exercise.mistake(
     "A starts at zero and B random, instead of the other way round",
     "which of the two gets a gradient at the first step?",
     "It works too, but the paper, and every stored delta, starts with B at zero.",
+    any_value=("spread of the start", "width of the start"),
 )  # fmt: skip
 exercise.mistake(
     "no scale",
@@ -344,6 +459,9 @@ exercise.mistake(
     "which part of the frozen layer's output is m/‖V‖ meant for?",
     "If you scale the output of the base instead of its weight, leave the bias out first.",
     "nbasyl/DoRA#2, where such terms are discussed",
+    forms=(
+        ((FORWARD, "return F.linear(x, self.V() / lengths(self.V()).detach()[:, None], self.base.bias) * self.m"),),
+    ),
 )
 exercise.mistake(
     "bias taken for granted",
@@ -383,10 +501,218 @@ exercise.mistake(
 exercise.mistake(
     "weight of the layer",
     ((DELTA, "return self.g()[:, None] * self.V() - self.weight"),),
-    "`delta` reads W through the layer's own `weight`, which is W + ΔW and asks for `delta` in turn",
+    "W is read through the layer's own `weight`, which is W + ΔW and asks for `delta` in turn",
     "what does `weight` of a `WeightWrapper` give, and what does it need for that?",
     "The weight of an adapted layer is the adapted one; the frozen one belongs to `base`.",
+    forms=(((V, "return self.weight + self.scale * self.B @ self.A"),),),
 )
+
+exercise.mistake(
+    "Gaussian",
+    ((RANDOM_A, "nn.init.normal_(self.A)"),),
+    "A is drawn from a Gaussian, where this exercise spreads it evenly",
+    "between which two numbers should every number of A lie at the start?",
+    "The paper of LoRA says Gaussian; the authors' code, the library and this exercise use the uniform distribution that `nn.Linear` starts with.",
+    "Hu et al. 2021, section 4.1, beside loralib's reset_parameters",
+    forms=(((RANDOM_A, "nn.init.normal_(self.A, std=0.02)"),),),
+    any_value=("width of the start",),
+)  # fmt: skip
+exercise.mistake(
+    "one-sided",
+    ((RANDOM_A, "nn.init.uniform_(self.A, 0, into**-0.5)"),),
+    "the numbers of A all have one sign at the start",
+    "what is the mean of the numbers that A starts with?",
+    "`torch.rand` draws between 0 and 1. The mean of A should be zero, or each row of A adds up x with one sign.",
+    any_value=("width of the start",),
+)  # fmt: skip
+exercise.mistake(
+    "fan of the wrong side",
+    ((RANDOM_A, "nn.init.uniform_(self.A, -(rank**-0.5), rank**-0.5)"),),
+    "A starts with a width of 1/√r instead of 1/√in",
+    "how many numbers does one number of A x add up?",
+    "The initialiser has read r as the number of inputs, as it does for an A stored as (in, r).",
+    "rasbt/LLMs-from-scratch, appendix E",
+)  # fmt: skip
+exercise.mistake(
+    "type of its own",
+    ((FACTORS, "self.A = nn.Parameter(torch.empty(rank, into))\n        self.B = nn.Parameter(torch.zeros(out, rank))\n        " + RANDOM_A),),
+    "A, B or m is made without asking for the type of the base",
+    "which type has `torch.zeros(out, rank)`, and which type has a model in 16 bits?",
+    "The formula is right. A tensor made from sizes alone gets torch's default type; think of how it can take over the base's type.",
+    forms=(
+        ((FACTORS, FACTORS.replace("W.new_empty(rank, into)", "torch.empty(rank, into)")),),
+        ((FACTORS, FACTORS.replace("W.new_zeros(out, rank)", "torch.zeros(out, rank)")),),
+        ((START_M, "self.m = nn.Parameter(lengths(W.detach()).float())"),),
+        ((START_M, "self.m = nn.Parameter(lengths(W.detach()).to(torch.get_default_dtype()))"),),
+    ),
+)  # fmt: skip
+exercise.mistake(
+    "seed in the layer",
+    ((FACTORS, "torch.manual_seed(0)\n        " + FACTORS),),
+    "`__init__` sets a seed, so every layer starts with the same A",
+    "what do two layers of one model start with, and what becomes of the random numbers that the program draws next?",
+    "Whoever runs the experiment sets a seed, once. A layer only draws.",
+    forms=(
+        ((RANDOM_A, "nn.init.kaiming_uniform_(self.A, a=math.sqrt(5), generator=torch.Generator().manual_seed(0))"),),
+    ),
+)  # fmt: skip
+exercise.mistake(
+    "length kept",
+    ((LENGTH, "        if 'kept' not in vars(self):\n            self.kept = lengths(self.V()).detach()\n        length = self.kept\n"),),
+    "‖V‖ is kept from before, though A and B have changed since",
+    "when do A and B change, and when is your ‖V‖ computed?",
+    "Every step changes V. Its lengths have to be those of the V that acts now.",
+)  # fmt: skip
+exercise.mistake(
+    "V kept",
+    ((V, "if 'kept' not in vars(self):\n            self.kept = self.base.weight + self.scale * self.B @ self.A\n        return self.kept"),
+     (FORWARD, "return F.linear(x, self.g()[:, None] * self.V(), self.base.bias)")),
+    "V is kept from before, though A and B have changed since",
+    "when do A and B change, and when is your V computed?",
+    "Every step changes A and B. What is computed once and kept is that of an earlier step.",
+    forms=(
+        ((V, "if 'kept' not in vars(self):\n            self.kept = self.base.weight + self.scale * self.B @ self.A\n        return self.kept"),),
+    ),
+)  # fmt: skip
+exercise.mistake(
+    "delta kept",
+    ((DELTA, "if 'kept' not in vars(self):\n            self.kept = self.g()[:, None] * self.V() - self.base.weight\n        return self.kept"),),
+    "ΔW is kept from before, though A, B and m have changed since",
+    "when do A, B and m change, and when is your ΔW computed?",
+    "Every step changes them. What is computed once and kept is that of an earlier step.",
+    forms=(
+        ((DELTA, "if 'kept' not in vars(self):\n            self.kept = self.g()[:, None] * self.V() - self.base.weight\n        return self.kept"),
+         (FORWARD, "return self.base(x) + F.linear(x, self.delta())")),
+    ),
+)  # fmt: skip
+exercise.mistake(
+    "input cut off",
+    ((UPDATE, UPDATE.replace("F.linear(x, self.A)", "F.linear(x.detach(), self.A)")),),
+    "x is cut off from the gradient, so the layer below learns through a part of the weight only, or not at all",
+    "by which ways does a change of x reach the output, and does a gradient come back on each of them?",
+    "Frozen means that a weight is not trained. The gradient still has to pass through it to the layer below.",
+    forms=(
+        ((FORWARD, "x = x.detach()\n        " + FORWARD),),
+        ((FORWARD, FORWARD.replace("self.base(x)", "self.base(x).detach()")),),
+        ((FORWARD, FORWARD.replace("self.base(x)", "self.base(x.detach())")),),
+        ((FORWARD, "return F.linear(x.detach(), self.g()[:, None] * self.V(), self.base.bias)"),),
+    ),
+)  # fmt: skip
+exercise.mistake(
+    "lengths too long",
+    ((LENGTHS, "return W.norm(dim=1) + 0.01"),),
+    "a number is added to every length, not only to that of a row of zeros",
+    "how long is the row (3, 4), and what does your function say?",
+    "A guard against a division by zero should change nothing where there is no zero.",
+    forms=(
+        ((LENGTHS, "return W.norm(dim=1) + 1e-3"),),
+        ((LENGTHS, "return (W.square().sum(dim=1) + 1e-2).sqrt()"),),
+        ((LENGTHS, "return W.norm(dim=1) + 1e-5"),),
+        ((LENGTHS, "return W.norm(dim=1) + 1e-4"),),
+    ),
+)  # fmt: skip
+exercise.mistake(
+    "sums of sizes",
+    ((LENGTHS, "return W.abs().sum(dim=1).clamp(min=torch.finfo(W.dtype).tiny)"),),
+    "the lengths are sums of absolute values",
+    "how long is the row (3, 4)?",
+    "A length is the Euclidean norm: it does not change when a row is turned.",
+)  # fmt: skip
+exercise.mistake(
+    "mean of the squares",
+    ((LENGTHS, "return W.square().mean(dim=1).sqrt().clamp(min=torch.finfo(W.dtype).tiny)"),),
+    "the lengths are roots of the mean square instead of the sum",
+    "how long is the row (3, 4)?",
+    "A length adds the squares up; their mean is that of a norm layer.",
+)  # fmt: skip
+exercise.mistake(
+    "V scaled whole",
+    ((V, "return self.scale * (self.base.weight + self.B @ self.A)"),),
+    "the scale s multiplies W too",
+    "what is V at the start, when B is zero?",
+    "The start does not show it, because a direction does not know how long V is. s belongs to B A alone.",
+    forms=(
+        ((V, "return self.scale * (self.base.weight + self.B @ self.A)"), (FORWARD, "return F.linear(x, self.g()[:, None] * self.V(), self.base.bias)")),
+    ),
+)  # fmt: skip
+exercise.mistake(
+    "scale twice",
+    ((V, "return self.base.weight + self.scale**2 * self.B @ self.A"), (UPDATE, "BAx = F.linear(F.linear(x, self.A), self.scale**2 * self.B)")),
+    "the scale is applied twice",
+    "how often does s stand in the equation?",
+    "Somewhere s multiplies what has been multiplied by s already.",
+    forms=(
+        ((V, "return self.base.weight + self.scale**2 * self.B @ self.A"),),
+        ((UPDATE, "BAx = F.linear(F.linear(x, self.A), self.scale**2 * self.B)"),),
+    ),
+)  # fmt: skip
+exercise.mistake(
+    "base left out",
+    ((SUM, "return (g - 1) * Wx + g * BAx"),),
+    "the output of the frozen layer is missing; only the change of it comes out",
+    "what does the layer answer at the start, when m is ‖W‖ and B is zero?",
+    "(g − 1) W x is what W x has to be changed by, so W x has to be there too.",
+)  # fmt: skip
+exercise.mistake(
+    "update by g minus one",
+    ((SUM, "return y + (g - 1) * (Wx + BAx)"),),
+    "the update is multiplied by g − 1 like W x, though it is not in the base's output",
+    "how often is W x in your output, all in all, and how often is B A x?",
+    "The base brings W x along, so that only g − 1 of it is missing. Of B A x it brings nothing.",
+)  # fmt: skip
+exercise.mistake(
+    "sizes exchanged",
+    (("out, into = W.shape\n", "into, out = W.shape\n"),),
+    "the shape of the weight is read as (in, out), which makes A and B of each other's size",
+    "which of its two sizes does `nn.Linear`'s weight have first?",
+    "A square layer hides this. The weight is stored as (out, in), one row for each output.",
+)  # fmt: skip
+exercise.mistake(
+    "A before B",
+    ((V, "return self.base.weight + self.scale * self.A @ self.B"),),
+    "V multiplies the factors in the wrong order",
+    "in which order does x meet A and B, and which shapes have A B and B A?",
+    "V has the shape (out, in). The factor on the left gives it its rows, the one on the right its columns.",
+)  # fmt: skip
+exercise.mistake(
+    "base written over",
+    ((FORWARD, "self.base.weight.data += self.delta()\n        return self.base(x)"),),
+    "a pass writes W' into the frozen weight itself",
+    "what does your layer answer when the same input comes a second time?",
+    "The base shares its numbers with the model that you attached to; a layer reads them and never writes.",
+    "huggingface/peft#1355, where merging twice added the update twice",
+)  # fmt: skip
+exercise.mistake(
+    "direction first",
+    ((DIRECTION, "return W / magnitude[:, None], magnitude"),),
+    "`decompose` returns the direction before the magnitude",
+    "in which order does the docstring name the two?",
+    "Magnitude first, then direction.",
+)  # fmt: skip
+exercise.mistake(
+    "lengths as a column",
+    ((LENGTHS, "return W.norm(dim=1, keepdim=True).clamp(min=torch.finfo(W.dtype).tiny)"), (DIRECTION, "return magnitude, W / magnitude"),
+     (FORWARD, "return F.linear(x, self.g() * self.V(), self.base.bias)"), (DELTA, "return self.g() * self.V() - self.base.weight")),
+    "the lengths, and m with them, are a column (out, 1) instead of (out)",
+    "which shape do the docstrings give the lengths and m?",
+    "The numbers are right; a stored m should have the shape that everyone reads.",
+)  # fmt: skip
+exercise.mistake(
+    "W keeps its length",
+    ((SUM, "return y + g * BAx"), (DELTA, "return self.scale * self.g()[:, None] * (self.B @ self.A)")),
+    "only the update is multiplied by m/‖V‖, and W keeps its length",
+    "how long are the rows of your W', and how long should m make them?",
+    "V is W and the update together; its whole length becomes m.",
+    forms=(((SUM, "return y + g * BAx"),),),
+)  # fmt: skip
+exercise.mistake(
+    "m left out",
+    ((FORWARD, "return F.linear(x, self.V() / lengths(self.V()).detach()[:, None], self.base.bias)"),),
+    "m is left out of the output: every row of W' has the length 1",
+    "what changes in the output when m doubles?",
+    "A direction says which way a row goes. How long it is has to come from m.",
+    forms=(((FORWARD, "return F.linear(x, self.V() / lengths(self.V())[:, None], self.base.bias)"),),),
+)  # fmt: skip
 
 exercise.right(
     "W' written down",
@@ -409,7 +735,7 @@ exercise.right(
 exercise.right(
     "plain constructors",
     (("self.A = nn.Parameter(W.new_empty(rank, into))\n        self.B = nn.Parameter(W.new_zeros(out, rank))\n        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # U(−1/√in, 1/√in)\n",
-      "self.B = nn.Parameter(torch.zeros(out, rank))\n        self.A = nn.Parameter((torch.rand(rank, into) * 2 - 1) / into**0.5)\n"),),
+      "self.B = nn.Parameter(torch.zeros(out, rank).to(W))\n        self.A = nn.Parameter(((torch.rand(rank, into) * 2 - 1) / into**0.5).to(W))\n"),),
 )  # fmt: skip
 
 exercise.variant(

@@ -43,6 +43,12 @@ def array(value, of):
     return np.asarray(value, dtype=float)
 
 
+def moved(before, after):
+    """The change of a factor; the factor itself if it has another shape."""
+    after = array(after, "a factor")
+    return after - before if after.shape == before.shape else after
+
+
 @exercise.observe("forward", "y has another shape, or not the numbers that x Wᵀ + b + s·x Aᵀ Bᵀ gives.")
 def output(impl):
     return array(impl.forward(*given("x", "W", "b", "A", "B"), S), "y")
@@ -107,9 +113,30 @@ def gradient_of_alpha(impl):
     return array(impl.gradient_of_alpha(*given("dy", "x", "A", "B")), "dα")
 
 
-@exercise.observe("steps", "After a step A and B are not the expected ones.")
+@exercise.observe("below and above", "With r = 1, where s is α, dα is not the expected one.")
+def gradient_of_alpha_with_rank_one(impl):
+    dy, x, A, B = given("dy", "x", "A", "B")
+    return array(impl.gradient_of_alpha(dy, x, A[:1], B[:, :1]), "dα")
+
+
+@exercise.observe("steps", "`step` should return A and B after the step, in this order and with their shapes.")
+def shapes_after_a_step(impl):
+    after = impl.step(*given("x", "target", "W", "b", "A", "B"), S, 0.1)
+    return [str(array(t, "a factor").shape) for t in after]
+
+
+@exercise.observe("steps", "The change of A and B in a step is not the expected one.")
 def a_step(impl):
-    return [array(t, "a factor") for t in impl.step(*given("x", "target", "W", "b", "A", "B"), S, 0.1)]
+    x, target, W, b, A, B = given("x", "target", "W", "b", "A", "B")
+    A1, B1 = impl.step(x, target, W, b, A.copy(), B.copy(), S, 0.1)
+    return [moved(A, A1), moved(B, B1)]
+
+
+@exercise.observe("steps", "With a learning rate of zero A and B should stay where they are.")
+def a_step_of_no_size(impl):
+    x, target, W, b, A, B = given("x", "target", "W", "b", "A", "B")
+    A1, B1 = impl.step(x, target, W, b, A.copy(), B.copy(), S, 0.0)
+    return [moved(A, A1), moved(B, B1)]
 
 
 @exercise.observe(
@@ -117,8 +144,8 @@ def a_step(impl):
 )
 def two_steps_from_the_start(impl):
     x, target, W, b, A, B = given("x", "target", "W", "b", "A", "B", zero="B")
-    A1, B1 = impl.step(x, target, W, b, A, B, S, 0.1)
-    A2, B2 = impl.step(x, target, W, b, A1, B1, S, 0.1)
+    A1, B1 = impl.step(x, target, W, b, A.copy(), B.copy(), S, 0.1)
+    A2, B2 = impl.step(x, target, W, b, np.copy(A1), np.copy(B1), S, 0.1)
     return [array(t, "a factor") for t in (A1 - A, B1 - B, A2 - A1, B2 - B1)]
 
 
@@ -133,6 +160,15 @@ def nothing_is_changed(impl):
     impl.step(x, target, W, b, A, B, S, 0.1)
     return {name: here[name] - before for name, before in zip(names, given(*names), strict=True)}
 
+
+Y = "return x @ W.T + b + s * (x @ A.T) @ B.T"
+DW = "return dy.T @ x\n"
+DB = "return s * dy.T @ (x @ A.T)"
+DA = "return s * (dy @ B).T @ x"
+DX = "return dy @ W + s * (dy @ B) @ A"
+DALPHA = "return np.sum(dy * ((x @ A.T) @ B.T)) / rank"
+DY = "dy = (forward(x, W, b, A, B, s) - target) / len(x)"
+STEP = "return A - lr * gradient_of_A(dy, x, B, s), B - lr * gradient_of_B(dy, x, A, s)"
 
 exercise.mistake(
     "no scale in the gradients",
@@ -197,6 +233,7 @@ exercise.mistake(
     "a mean in dα where a sum belongs",
     "α acts on every number of y: how do its effects on the loss combine?",
     "What acts in many places gets the sum of what comes from each of them.",
+    forms=(((DALPHA, "return np.sum(dy * ((x @ A.T) @ B.T)) / rank / len(x)"),),),
 )  # fmt: skip
 exercise.mistake(
     "W transposed",
@@ -209,6 +246,13 @@ exercise.mistake(
     "mean over rows",
     (("return s * dy.T @ (x @ A.T)", "return s * dy.T @ (x @ A.T) / len(x)"), ("return s * (dy @ B).T @ x", "return s * (dy @ B).T @ x / len(x)")),
     "dA and dB are means over the rows instead of sums",
+    "if the loss is a mean over rows, where does 1/n enter: here, or in dy?",
+    "dy knows already how much each row counts in the loss.",
+)  # fmt: skip
+exercise.mistake(
+    "mean over rows in dW",
+    ((DW, "return dy.T @ x / len(x)\n"),),
+    "a dW that is the mean over the rows instead of the sum",
     "if the loss is a mean over rows, where does 1/n enter: here, or in dy?",
     "dy knows already how much each row counts in the loss.",
 )  # fmt: skip
@@ -246,6 +290,10 @@ exercise.mistake(
     "a dα for each row instead of one for all",
     "how many α are there?",
     "What acts in many places gets a sum of what comes from each of them.",
+    forms=(
+        ((DALPHA, "return dy * ((x @ A.T) @ B.T) / rank"),),
+        ((DALPHA, "return np.sum(dy * ((x @ A.T) @ B.T), axis=0) / rank"),),
+    ),
 )  # fmt: skip
 exercise.mistake(
     "alpha times rank",
@@ -275,6 +323,7 @@ exercise.mistake(
     "a mean over all numbers, as `mse_loss` has it, instead of rows",
     "by what does L divide: the number of rows, or of all numbers in y?",
     "The formula for L stands in the docstring.",
+    forms=(((DY, "dy = 2 * (forward(x, W, b, A, B, s) - target) / target.size"),),),
 )  # fmt: skip
 exercise.mistake(
     "half forgotten",
@@ -306,6 +355,10 @@ exercise.mistake(
     "A and B are changed in place",
     "is it your function that made the arrays A and B?",
     "`A -= …` writes into the array that was handed in, so the caller finds it changed.",
+    forms=(
+        ((STEP, "A -= lr * gradient_of_A(dy, x, B, s)\n    B -= lr * gradient_of_B(dy, x, A, s)\n    return A, B"),),
+        ((STEP, "B -= lr * gradient_of_B(dy, x, A, s)\n    A -= lr * gradient_of_A(dy, x, B, s)\n    return A, B"),),
+    ),
 )  # fmt: skip
 exercise.mistake(
     "bias forgotten",
@@ -334,6 +387,163 @@ exercise.mistake(
     "dA does not know B",
     "by which factor does a change of h reach y?",
     "Between A and the loss stands B: follow the chain through it. It is also why dA is zero at the start.",
+)  # fmt: skip
+
+exercise.mistake(
+    "scale twice in dA",
+    ((DA, "return s * s * (dy @ B).T @ x"),),
+    "the scale s stands in dA twice",
+    "how often does s stand in y?",
+    "If dh is taken with s, the rest of the product must be taken without.",
+)  # fmt: skip
+exercise.mistake(
+    "scale twice in both",
+    ((DA, "return s * s * (dy @ B).T @ x"), (DB, "return s * s * dy.T @ (x @ A.T)")),
+    "the scale s stands in dA and in dB twice",
+    "how often does s stand in y?",
+    "s is one factor of the product. Each gradient gets it once.",
+)  # fmt: skip
+exercise.mistake(
+    "scale twice in dx",
+    ((DX, "return dy @ W + s * s * (dy @ B) @ A"),),
+    "the scale s stands in dx twice",
+    "with which weight, all in all, is x multiplied?",
+    "As far as x can tell the layer is one matrix, W + s·B A.",
+)  # fmt: skip
+exercise.mistake(
+    "dx scaled everywhere",
+    ((DX, "return s * (dy @ W + (dy @ B) @ A)"),),
+    "in dx the scale s acts on the way through W too",
+    "what is dx when B is zero?",
+    "s belongs to the way through A and B; the way through W stays as it is.",
+)  # fmt: skip
+exercise.mistake(
+    "forward's transposes in dx",
+    ((DX, "return dy @ W.T + s * dy @ B.T @ A.T"),),
+    "dx multiplies by the transposes that the forward pass has",
+    "which shape has dx, and which have dy, W, A and B?",
+    "In P = M N, dM = dP Nᵀ; here N is Wᵀ, so it is transposed a second time.",
+)  # fmt: skip
+exercise.mistake(
+    "dW has the shape of the rows",
+    ((DW, "return np.einsum('no,ni->noi', dy, x)\n"),),
+    "a dW for each row of x, and no sum over the rows",
+    "every row of x meets the same W: how do their effects on the loss combine?",
+    "The gradient of a weight has the weight's shape. A weight that acts on many rows gets the sum of what they send.",
+)  # fmt: skip
+exercise.mistake(
+    "a gradient for each row",
+    ((DA, "return s * np.einsum('nr,ni->nri', dy @ B, x)"), (DB, "return s * np.einsum('no,nr->nor', dy, x @ A.T)")),
+    "a gradient for each row of x, and no sum over the rows",
+    "every row of x meets the same A and B: how do their effects on the loss combine?",
+    "The gradient of a weight has the weight's shape. A weight that acts on many rows gets the sum of what they send.",
+    forms=(
+        ((DA, "return s * np.einsum('nr,ni->nri', dy @ B, x)"),),
+        ((DB, "return s * np.einsum('no,nr->nor', dy, x @ A.T)"),),
+    ),
+)  # fmt: skip
+exercise.mistake(
+    "dB from x",
+    ((DB, "return s * dy.T @ x"),),
+    "dB is taken from x, as if B met x itself",
+    "what goes into A, and what goes into B?",
+    "B is multiplied by h, which has r numbers in a row; a gradient is made of what the weight was multiplied by.",
+)  # fmt: skip
+exercise.mistake(
+    "dy in place",
+    ((DB, "dy *= s\n    return dy.T @ (x @ A.T)"),),
+    "dy is changed in place, though the other gradients are computed from it next",
+    "who else reads the dy that your function gets?",
+    "`dy *= s` writes into the array that was handed in. Multiply into a new array.",
+    forms=(
+        ((DA, "dy *= s\n    return (dy @ B).T @ x"),),
+        ((DA, "dy *= s\n    return (dy @ B).T @ x"), (DB, "dy *= s\n    return dy.T @ (x @ A.T)")),
+    ),
+)  # fmt: skip
+exercise.mistake(
+    "factors in another order",
+    ((STEP, "return B - lr * gradient_of_B(dy, x, A, s), A - lr * gradient_of_A(dy, x, B, s)"),),
+    "`step` returns B before A",
+    "in which order does the docstring name the two?",
+    "The caller takes the first for A.",
+)  # fmt: skip
+exercise.mistake(
+    "gradients returned",
+    ((STEP, "return gradient_of_A(dy, x, B, s), gradient_of_B(dy, x, A, s)"),),
+    "`step` returns the gradients and takes no step",
+    "what should A be after a step with a learning rate of zero?",
+    "A step starts from where A and B are.",
+)  # fmt: skip
+exercise.mistake(
+    "change returned",
+    ((STEP, "return -lr * gradient_of_A(dy, x, B, s), -lr * gradient_of_B(dy, x, A, s)"),),
+    "`step` returns the changes of A and B instead of A and B",
+    "what should A be after a step with a learning rate of zero?",
+    "A step starts from where A and B are.",
+)  # fmt: skip
+exercise.mistake(
+    "only B moves",
+    ((STEP, "return A, B - lr * gradient_of_B(dy, x, A, s)"),),
+    "A stays where it is in every step",
+    "is dA zero as soon as B is not?",
+    "A stands still at the first step only, because B is zero there.",
+)  # fmt: skip
+exercise.mistake(
+    "only A moves",
+    ((STEP, "return A - lr * gradient_of_A(dy, x, B, s), B"),),
+    "B stays where it is in every step",
+    "which of the two gradients is not zero at the start?",
+    "If B stays at zero, dA stays at zero too, and nothing is learned.",
+)  # fmt: skip
+exercise.mistake(
+    "uphill in one factor",
+    ((STEP, "return A + lr * gradient_of_A(dy, x, B, s), B - lr * gradient_of_B(dy, x, A, s)"),),
+    "one of the two factors takes its step uphill",
+    "which sign has the step of A, and which that of B?",
+    "Both factors step against their gradients.",
+    forms=(((STEP, "return A - lr * gradient_of_A(dy, x, B, s), B + lr * gradient_of_B(dy, x, A, s)"),),),
+)  # fmt: skip
+exercise.mistake(
+    "base forgotten in the step",
+    ((DY, "dy = (s * (x @ A.T) @ B.T - target) / len(x)"),),
+    "the error of the step is that of the update alone, without the frozen layer",
+    "what is y in the formula for L?",
+    "The loss compares the whole output with the target, the frozen part included.",
+)  # fmt: skip
+exercise.mistake(
+    "no learning rate",
+    ((STEP, "return A - gradient_of_A(dy, x, B, s), B - gradient_of_B(dy, x, A, s)"),),
+    "the learning rate is left out of the step",
+    "what should A be after a step with a learning rate of zero?",
+    "A step goes lr times the gradient.",
+)  # fmt: skip
+exercise.mistake(
+    "bias scaled",
+    ((Y, "return x @ W.T + s * (b + (x @ A.T) @ B.T)"),),
+    "the scale s acts on the bias too",
+    "what is y for x = 0?",
+    "s belongs to the update; the base's part, its bias included, stays as it is.",
+)  # fmt: skip
+exercise.mistake(
+    "no transposes",
+    ((Y, "return x @ W + b + s * (x @ A) @ B"),),
+    "x is multiplied by the weights as they are stored, (out, in)",
+    "which two sizes must agree in x W, and which do in x Wᵀ?",
+    "`nn.Linear` stores (out, in), one row for each output; a row of x meets each of these rows.",
+)  # fmt: skip
+exercise.mistake(
+    "half twice",
+    ((DY, DY.replace("len(x)", "(2 * len(x))")),),
+    "the ½ is in dy too, though the derivative of the square has used it up",
+    "what is the derivative of ½ u²?",
+    "The 2 that comes down from the square and the ½ cancel.",
+)  # fmt: skip
+exercise.mistake(
+    "averaged twice",
+    ((DY, DY.replace("len(x)", "len(x) ** 2")),),
+    "the division by n is there twice",
+    "what is L divided by, and where does that enter?",
+    "The mean over rows enters through dy, once; the gradients made from dy have it in them.",
 )  # fmt: skip
 
 exercise.right(

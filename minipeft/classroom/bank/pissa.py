@@ -5,7 +5,7 @@ from torch import nn
 
 from minipeft import attach
 from minipeft.classroom.engine.exercise import Exercise
-from minipeft.classroom.models import fill, linear, numbers
+from minipeft.classroom.models import arrivals, fill, linear, numbers, types
 from minipeft.methods.lora import LoRALinear
 
 exercise = Exercise(
@@ -25,6 +25,7 @@ exercise = Exercise(
     lesson="13",
 )
 
+EXACT = "exact = W.detach().cpu().double()"
 ROOT = "root = S[:rank].sqrt()"
 A = "A = (root[:, None] * Vt[:rank]).to(W)"
 B = "B = (U[:, :rank] * root).to(W)"
@@ -33,6 +34,7 @@ PARAMETERS = "self.A, self.B = nn.Parameter(A), nn.Parameter(B)"
 BUFFER = 'self.register_buffer("R", R, persistent=False)'
 INNER = "h = F.linear(x, self.A)  # (..., r)"
 OUTER = "return F.linear(x, self.R, self.base.bias) + F.linear(h, self.B)  # (..., out)"
+FORWARD = f"{INNER}\n        {OUTER}"
 DELTA = "return self.R + self.B @ self.A - self.base.weight  # (out, in)"
 
 
@@ -69,16 +71,51 @@ def largest_part_of_a_tall_weight(impl):
 
 
 @exercise.observe(
-    "split", "A₀A₀ᵀ or B₀ᵀB₀ shows that the singular values are not shared between the two as they should be."
+    "split",
+    "The sizes of A₀'s rows or of B₀'s columns show that each factor has not the share of S that it should have.",
 )
 def share_of_each_factor(impl):
     first, second, _ = parts(impl)
-    return [first @ first.T, second.T @ second]
+    return {"A": (first @ first.T).diagonal().sort()[0], "B": (second.T @ second).diagonal().sort()[0]}
+
+
+@exercise.observe(
+    "split", "The rows of A₀, and the columns of B₀, should stand at right angles, as singular vectors do."
+)
+def right_angles(impl):
+    first, second, _ = parts(impl)
+    both = {"A": first @ first.T, "B": second.T @ second}
+    return {name: bool((g - g.diagonal().diag()).abs().max() < 1e-3) for name, g in both.items()}
+
+
+@exercise.observe(
+    "split", "In double precision the parts are exact to only seven digits. In which type are they computed?"
+)
+def digits(impl):
+    first, second, _ = parts(impl)
+    return [bool((g - g.diagonal().diag()).abs().max() < 1e-10) for g in (first @ first.T, second.T @ second)]
 
 
 @exercise.observe("split", "R should be what B₀A₀ leaves of W.")
 def rest(impl):
     return parts(impl)[2]
+
+
+@exercise.observe("split", "A weight is split differently the second time: then a stored A and B would meet another R.")
+def the_same_again(impl):
+    return [bool((a - b).abs().max() < 1e-12) for a, b in zip(parts(impl), parts(impl), strict=True)]
+
+
+@exercise.observe("split", "A weight in 32 bits is split less exactly than the same numbers in 64 bits.")
+def digits_in_32_bits(impl):
+    W = numbers("W", (40, 60)).float()
+    rough, exact = (impl.split(W.to(dtype), 3)[0].detach().double() for dtype in (torch.float32, torch.float64))
+    return bool((rough.abs() - exact.abs()).abs().max() < 3e-7 * exact.abs().max())
+
+
+@exercise.observe("split", "A weight in 16 bits should be split too, into parts of its own type.")
+def types_of_the_parts(impl):
+    return [str(part.dtype) for part in impl.split(numbers("W", (4, 6)).bfloat16(), 2)]
 
 
 @exercise.observe("set-up", "The layer should train A (r, in) and B (out, r), and nothing else.")
@@ -125,11 +162,51 @@ def bias(impl):
     return layer(impl)(torch.zeros(1, 5)) - linear().bias
 
 
+@exercise.observe("forward", "A layer without a bias should work as well.")
+def output_without_a_bias(impl):
+    return layer(impl, base=linear(bias=False))(numbers("x", (4, 5)))
+
+
+@exercise.observe("forward", "A gradient should reach A and B from the first step on.")
+def where_gradients_arrive(impl):
+    x = numbers("x", (4, 5))
+    return [arrivals(made, made(x.clone().requires_grad_())) for made in (impl.PiSSALinear(linear(), 2), layer(impl))]
+
+
 @exercise.observe("forward", "The gradients that reach A and B are not the expected ones.")
 def gradients(impl):
     made = layer(impl)
-    made(numbers("x", (4, 5))).pow(2).sum().backward()
+    made(numbers("x", (4, 5)).requires_grad_()).pow(2).sum().backward()
     return {name: p.grad for name, p in made.named_parameters() if p.requires_grad}
+
+
+@exercise.observe(
+    "forward", "The gradient that goes on to the layer below, through R and through A and B, is not right."
+)
+def gradient_of_the_input(impl):
+    x = numbers("x", (4, 5)).requires_grad_()
+    layer(impl)(x).pow(2).sum().backward()
+    return x.grad
+
+
+@exercise.observe("forward", "After A and B have changed, the output should follow. Is something kept from before?")
+def after_a_change(impl):
+    made, x = layer(impl), numbers("x", (4, 5))
+    made(x)
+    return fill(made, "trainable", 0.2)(x)
+
+
+@exercise.observe("forward", "The input is changed in place, so other layers that read it get the changed numbers.")
+def input_is_left_alone(impl):
+    x = numbers("x", (4, 5))
+    layer(impl)(x)
+    return x - numbers("x", (4, 5))
+
+
+@exercise.observe("forward", "On a base in 64 or 16 bits the answer, or its type, is not the expected one.")
+def bases_of_other_types(impl):
+    x = numbers("x", (4, 5))
+    return types(lambda dtype: impl.PiSSALinear(linear().to(dtype), 2), lambda made: made(x.to(made.base.weight.dtype)))
 
 
 @exercise.observe("forward", "The output of a model with two such layers is not the expected one.")
@@ -142,6 +219,13 @@ def delta(impl):
     return layer(impl).delta()
 
 
+@exercise.observe("merge", "After A and B have changed, ΔW should follow. Is something kept from before?")
+def delta_after_a_change(impl):
+    made = layer(impl)
+    made(numbers("x", (4, 5))), made.delta()
+    return fill(made, "trainable", 0.2).delta()
+
+
 @exercise.observe("merge", "The merged layer should answer as the layer did.")
 def merged(impl):
     made, x = layer(impl), numbers("x", (4, 5))
@@ -150,7 +234,7 @@ def merged(impl):
 
 @exercise.observe("fine print", "In front of a LoRA, the layer should split the weight that acts below, LoRA included.")
 def stacked(impl):
-    below = fill(LoRALinear(linear(), 2, 3.0)).requires_grad_(False)
+    below = fill(LoRALinear(linear(), 2, 3.0), "trainable", 0.3).requires_grad_(False)
     made = impl.PiSSALinear(below, 2)
     return [made.B @ made.A, made(numbers("x", (4, 5))), made.merged().weight]
 
@@ -158,11 +242,6 @@ def stacked(impl):
 @exercise.observe("fine print", "A layer that is moved to another type should take R along.")
 def moved(impl):
     return str(layer(impl).float()(numbers("x", (4, 5)).float()).dtype)
-
-
-@exercise.observe("fine print", "A weight in 16 bits should be split too, into parts of its own type.")
-def types(impl):
-    return [str(part.dtype) for part in impl.split(numbers("W", (4, 6)).bfloat16(), 2)]
 
 
 exercise.mistake(
@@ -203,6 +282,7 @@ exercise.mistake(
     "S is in B alone, where A and B should have a root of it each",
     "how large are A and B, one compared with the other?",
     "The product is right; the first steps are not, because each factor's gradient has the size of the other.",
+    forms=(((A, "A = Vt[:rank].to(W)"), (B, "B = (U[:, :rank] * S[:rank]).to(W)"), (ROOT + "\n", "pass\n")),),
 )
 exercise.mistake(
     "V transposed",
@@ -224,6 +304,13 @@ exercise.mistake(
     "A starts random and B at zero, as in LoRA",
     "what is left in R, if B A is zero?",
     "Here the two factors take something out of W at the start: its principal part.",
+    forms=(
+        (
+            (A, "A = torch.nn.init.kaiming_uniform_(torch.empty_like(exact[:rank])).to(W)"),
+            (B, "B = torch.zeros_like(exact[:, :rank]).to(W)"),
+        ),
+    ),
+    any_value=("share of each factor", "right angles", "digits"),
 )
 exercise.mistake(
     "rest is all of W",
@@ -337,6 +424,7 @@ exercise.mistake(
     "the singular values are computed in the type of the weight",
     "in which types does `torch.linalg.svd` work, and how exactly?",
     "In 16 bits there is no such function at all, and in 32 the rest depends on the machine.",
+    forms=(((EXACT, "exact = W.detach()"),),),
 )
 exercise.mistake(
     "types of the computation",
@@ -351,10 +439,123 @@ exercise.mistake(
     "Compute as exactly as you like, but return what fits the model.",
 )
 
+exercise.mistake(
+    "values in A alone",
+    ((A, "A = (root[:, None] ** 2 * Vt[:rank]).to(W)"), (B, "B = U[:, :rank].to(W)")),
+    "S is in A alone, where A and B should have a root of it each",
+    "how large are A and B, one compared with the other?",
+    "The product is right; the first steps are not, because each factor's gradient has the size of the other.",
+)  # fmt: skip
+exercise.mistake(
+    "U and V exchanged",
+    ((A, "A = (U[:, :rank] * root).T.to(W)"), (B, "B = (Vt[:rank].T * root).to(W)"), (R, "R = exact - (B.cpu().double() @ A.cpu().double()).T")),
+    "A is made of U and B of V, instead of the other way round",
+    "which of U and V has vectors as long as x?",
+    "x meets A first, so the rows of A have in numbers: those are the vectors of V.",
+)  # fmt: skip
+exercise.mistake(
+    "sign of the rest",
+    ((R, "R = B.cpu().double() @ A.cpu().double() - exact"),),
+    "R has the wrong sign, where it is made or where it is used",
+    "what should R + B₀A₀ be?",
+    "R is what is missing from B₀A₀, not what is too much.",
+    forms=(((OUTER, "return F.linear(x, -self.R, self.base.bias) + F.linear(h, self.B)"),),),
+)  # fmt: skip
+exercise.mistake(
+    "split in 32 bits",
+    ((EXACT, "exact = W.detach().cpu().float()"),
+     (R, "R = W.detach().cpu().double() - B.cpu().double() @ A.cpu().double()")),
+    "the singular values are computed in 32 bits, where double precision is asked for",
+    "which type has the matrix that you give to `torch.linalg.svd`?",
+    "R is computed again on every machine that loads A and B. In 32 bits each finds a slightly different one; in double precision they agree after rounding.",
+    forms=(((EXACT, "exact = W.detach().cpu().float()"), (R, "R = exact - B.cpu().float() @ A.cpu().float()")),),
+)  # fmt: skip
+exercise.mistake(
+    "factors cut off",
+    ((FORWARD, "return F.linear(x, (self.R + self.B @ self.A).detach(), self.base.bias)"),),
+    "A and B are cut off from the gradient in forward",
+    "what are `layer.A.grad` and `layer.B.grad` after a backward pass?",
+    "`.data`, `.detach()`, `torch.no_grad()` and `torch.tensor(…)` give the numbers without their history. A and B are what should learn.",
+    forms=(
+        ((INNER, "h = F.linear(x, self.A.detach())"),),
+        ((OUTER, "return F.linear(x, self.R, self.base.bias) + F.linear(h, self.B.detach())"),),
+        ((FORWARD, "with torch.no_grad():\n            return F.linear(x, self.R + self.B @ self.A, self.base.bias)"),),
+        ((INNER, "h = F.linear(x, self.A).detach()"),),
+        ((OUTER, "return F.linear(x, self.R, self.base.bias) + F.linear(h, self.B).detach()"),),
+    ),
+)  # fmt: skip
+exercise.mistake(
+    "input cut off",
+    ((OUTER, "return F.linear(x.detach(), self.R, self.base.bias) + F.linear(h, self.B)"),),
+    "x is cut off from the gradient, so the layer below learns through one of the two paths only, or not at all",
+    "by which ways does a change of x reach the output, and does a gradient come back on each of them?",
+    "Frozen means that a weight is not trained. The gradient still has to pass through it to the layer below.",
+    forms=(
+        ((INNER, "h = F.linear(x.detach(), self.A)"),),
+        ((INNER, "x = x.detach()\n        h = F.linear(x, self.A)"),),
+    ),
+)  # fmt: skip
+exercise.mistake(
+    "weight kept",
+    ((FORWARD, 'if "kept" not in vars(self):\n            self.kept = self.R + self.B @ self.A\n        return F.linear(x, self.kept, self.base.bias)'),),
+    "the sum R + B A is kept from before, though A and B have changed since",
+    "when do A and B change, and when is your sum computed?",
+    "Every step changes A and B. Only R stays as it was at the start.",
+)  # fmt: skip
+exercise.mistake(
+    "delta kept",
+    ((DELTA, 'if "kept" not in vars(self):\n            self.kept = self.R + self.B @ self.A - self.base.weight\n        return self.kept'),),
+    "ΔW is kept from before, though A and B have changed since",
+    "when do A and B change, and when is your ΔW computed?",
+    "Every step changes A and B. What is computed once and kept is that of an earlier step.",
+    forms=(
+        ((DELTA, 'if "kept" not in vars(self):\n            self.kept = self.R + self.B @ self.A - self.base.weight\n        return self.kept'),
+         (FORWARD, "return self.base(x) + F.linear(x, self.delta())")),
+    ),
+)  # fmt: skip
+exercise.mistake(
+    "bias taken for granted",
+    ((FORWARD, "return x @ self.R.T + x @ self.A.T @ self.B.T + self.base.bias"),),
+    "a layer without a bias is not thought of",
+    "what is `base.bias` in a model whose projections have none, like T5 or Llama?",
+    "Where there is no bias, there is nothing to add.",
+)  # fmt: skip
+exercise.mistake(
+    "input in place",
+    ((OUTER, "y = F.linear(x, self.R, self.base.bias) + F.linear(h, self.B)\n        x.mul_(0)\n        return y"),),
+    "an operation in place (one whose name ends in an underscore) changes x itself",
+    "which other layers read the same x, for example q, k and v?",
+    "The residual stream and the neighbouring projections get the same tensor.",
+)  # fmt: skip
+exercise.mistake(
+    "B before A",
+    ((FORWARD, "return F.linear(x, self.R, self.base.bias) + F.linear(F.linear(x, self.B), self.A)"),),
+    "x meets B first and then A",
+    "which of A and B has rows as long as x?",
+    "In W x = B A x the factor beside x comes first.",
+)  # fmt: skip
+exercise.mistake(
+    "types of the parameters",
+    ((PARAMETERS, "self.A, self.B = nn.Parameter(A.float()), nn.Parameter(B.float())"),),
+    "A and B have a type of their own instead of the base's",
+    "which type has A, if the base has 16 bits?",
+    "Compute as exactly as you like; what is trained has to fit the input and the weight beside it.",
+    forms=(((PARAMETERS, "self.A, self.B = nn.Parameter(A.double()), nn.Parameter(B.double())"),),),
+)  # fmt: skip
+exercise.mistake(
+    "randomised",
+    (("U, S, Vt = torch.linalg.svd(exact, full_matrices=False)", "U, S, V = torch.svd_lowrank(exact, q=rank, niter=1)\n    Vt = V.T"),),
+    "the decomposition is a randomised one, which finds other parts each time",
+    "does your function return the same parts for the same weight, today and on the machine that loads the delta?",
+    "A delta keeps A and B alone, and R is computed again. Only the full decomposition gives the same R every time.",
+    "the library's pissa_niter, which stores what it found",
+    any_value=("largest part", "largest part of a tall weight", "share of each factor", "right angles", "digits", "rest", "output", "gradients", "gradient of the input", "after a change", "output of a model", "delta", "delta after a change", "stacked"),
+)  # fmt: skip
+
 exercise.right(
     "diagonal matrices",
     ((A, "A = (torch.diag(root) @ Vt[:rank]).to(W)"), (B, "B = (U[:, :rank] @ torch.diag(root)).to(W)"),
-     (OUTER, "return x @ self.R.T + h @ self.B.T + self.base.bias")),
+     (OUTER, "return x @ self.R.T + h @ self.B.T + (0 if self.base.bias is None else self.base.bias)")),
 )  # fmt: skip
 exercise.right(
     "the rest from the smaller values",
