@@ -238,6 +238,7 @@ def test_a_constant_or_short_name_outside_of_the_bodies_is_there(above, use):
         ("class LoRA:\n    def insert(self, model): return 1", "0", "not used: your LoRA.insert in line 2"),
         ("@final\nclass LoRA(Method):\n    pass", "0", "bases and decorators of LoRA, in line 2, are"),
         ("LoRA.scale = lambda self, rank: 1", "0", "left out: LoRA in line 1"),
+        ("def check():\n    assert (1 == 2, 'a pair')", "0", "always true: `assert` of a pair in brackets, in line 2"),
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -9,6 +9,7 @@ from minipeft.attach import attachments, trainable
 from minipeft.bases import base
 from minipeft.classroom import workbook
 from minipeft.classroom.bank import find_the_mistake as bank
+from minipeft.classroom.bank import write_a_test
 from minipeft.classroom.engine import diagnose, observe, source
 from minipeft.classroom.engine.exercise import edited, get_exercise
 from minipeft.classroom.workbook import find_the_mistake, lora_gradients, predict_memory, predict_parameters
@@ -183,8 +184,16 @@ def test_every_mistake_in_the_linear_layer_is_used():
         changed = source.functions(source.ast.parse(edited(lora.plain(), mistake.edits)))
         same = source.functions(source.ast.parse(lora.plain()))
         moved = {k for k in same if source.ast.dump(changed[k][1]) != source.ast.dump(same[k][1]) and "." in k}
-        assert (f"catches {mistake.id}" in names) == any(k.startswith("LoRALinear.") for k in moved)
+        layers = any(k.startswith("LoRALinear.") for k in moved) and mistake.id not in write_a_test.BEYOND
+        assert (f"catches {mistake.id}" in names) == layers
         assert all(k.startswith(("LoRALinear.", *elsewhere)) for k in moved)
+
+
+def test_the_projects_own_test_tells_right_from_wrong():
+    x = get_exercise("write_a_test")
+    assert not write_a_test.BEYOND - {mistake.id for mistake in get_exercise("lora").mistakes}
+    for name, value in diagnose.expected(x).items():
+        assert value == ("caught" if name.startswith("catches") else "passed"), name
 
 
 def test_a_test_that_stops_with_an_error_is_told_from_a_layer_that_does():

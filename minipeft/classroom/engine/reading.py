@@ -7,6 +7,7 @@ in the text as a comment that says why; `parsed` lists these cells as the `left_
 import ast
 import json
 import re
+import warnings
 from dataclasses import dataclass
 
 NO_TEXT = {0xFEFF: None, 0: "?"}  # the mark of the byte order, and a byte that Python cannot read
@@ -51,6 +52,13 @@ def text_of(path):
     return "\n".join(of_cell(number, cell) for number, cell in enumerate(sources, 1))
 
 
+def parse(text):
+    """The tree of a text, without Python's warnings about how it is written."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(text)
+
+
 def of_cell(number, text):
     """A cell under a comment with its number, the notebook's own commands replaced by `pass`; or all of it commented.
 
@@ -60,7 +68,7 @@ def of_cell(number, text):
     why = f"it begins with %%{magic[1]}" if magic and magic[1] not in RUNS_PYTHON else None
     while not why:
         try:
-            ast.parse("\n".join(lines))
+            parse("\n".join(lines))
             return "\n".join([f"# -- code cell {number} --", *lines][number == 1 :])
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             at = (getattr(error, "lineno", None) or 0) - 1  # a command stops Python in its own line
@@ -87,7 +95,7 @@ def parsed(text, name="your file"):
     Its `left_out` holds the cells of a notebook that are not.
     """
     try:
-        tree = simplified(ast.parse(text))
+        tree = simplified(parse(text))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise Unreadable(f"{name} is not Python yet: {said(error)}") from None
     tree.left_out, lines = [], text.split("\n")

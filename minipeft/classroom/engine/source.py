@@ -9,6 +9,7 @@ import ast
 import copy
 import linecache
 import types
+import warnings
 
 from minipeft.classroom.engine.reading import (  # noqa: F401  # all of these are known as `source.NAME`
     Unreadable,
@@ -99,7 +100,9 @@ def load(tree, name, text=""):
     linecache.cache[filename] = len(text), None, text.splitlines(True), filename
     module = types.ModuleType(name)
     module.__files__ = {filename}
-    exec(compile(tree, filename, "exec"), module.__dict__)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(compile(tree, filename, "exec"), module.__dict__)
     return module
 
 

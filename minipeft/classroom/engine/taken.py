@@ -294,6 +294,9 @@ def notes(text, tree, reference, stubs):
         many = f"{len(quiet)} statement{'s' if quiet[1:] else ''}"
         yield f"not run: {many} outside functions and classes, in {at(*quiet)}"
     yield from replaced(tree, reference, stubs, at)
+    pairs = [n for n in ast.walk(tree) if isinstance(n, ast.Assert) and isinstance(n.test, ast.Tuple) and n.test.elts]
+    if pairs:
+        yield f"always true: `assert` of a pair in brackets, in {at(*pairs)}"
 
 
 def replaced(tree, reference, stubs, at):

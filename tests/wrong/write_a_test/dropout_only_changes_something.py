@@ -1,0 +1,56 @@
+# Everything, but of dropout only that it changes something while training and nothing in evaluation.
+# earns: only that something changes
+import torch
+from torch import nn
+
+
+def agree(a, b):
+    return a.shape == b.shape and torch.allclose(a, b, atol=1e-8)
+
+
+def test(impl):
+    d_in, d_out, r, s = 24, 10, 3, 4.0
+    base = nn.Linear(d_in, d_out).requires_grad_(False)
+    W, bias = base.weight.clone(), base.bias.clone()
+    x = torch.randn(2, 5, d_in)
+    kept = x.clone()
+
+    def new(p=0.0):
+        return impl.LoRALinear(base, r, s, dropout=p)
+
+    def right(lora, x):
+        return x @ (W + s * lora.B @ lora.A).T + bias
+
+    lora = new()
+    assert sorted(n for n, p in lora.named_parameters() if p.requires_grad) == ["A", "B"]
+    assert lora.A.shape == (r, d_in) and lora.B.shape == (d_out, r)
+    assert torch.count_nonzero(lora.B) == 0
+    spread, edge = lora.A.detach().flatten(), d_in**-0.5
+    assert spread.max() <= edge and spread.min() >= -edge and spread.max() > edge / 2 and spread.min() < -edge / 2
+    assert agree(lora(x), base(x))
+
+    with torch.no_grad():
+        lora.A.normal_(), lora.B.normal_()
+    assert agree(lora(x), right(lora, x))
+    assert agree(lora.delta(), s * lora.B @ lora.A)
+    assert agree(lora.merged()(x), right(lora, x))
+    assert torch.equal(x, kept)
+    with torch.no_grad():
+        lora.B.mul_(-2)
+    assert agree(lora(x), right(lora, x)) and agree(lora.delta(), s * lora.B @ lora.A)
+
+    probe, weights = x.clone().requires_grad_(), torch.randn(2, 5, d_out)
+    for tensor in (probe, lora.A, lora.B):
+        tensor.grad = None
+    (weights * lora(probe)).sum().backward()
+    got = [t.grad.clone() for t in (probe, lora.A, lora.B)]
+    for tensor in (probe, lora.A, lora.B):
+        tensor.grad = None
+    (weights * right(lora, probe)).sum().backward()
+    assert all(agree(g, t.grad) for g, t in zip(got, (probe, lora.A, lora.B)))
+
+
+    wet = new(0.5)
+    wet.B.data.normal_()
+    assert not agree(wet.train()(x), right(wet, x))
+    assert agree(wet.eval()(x), right(wet, x))
