@@ -194,7 +194,7 @@ def forward_with(above, use):
         ("from math import *\nFULL_TURN = 2 * pi", "FULL_TURN / tau"),
         ("softmax = lambda x: torch.softmax(x, -1)\nimport torch", "softmax(torch.zeros(1, dtype=x.dtype))"),
         ("import torch as t\nEPS = t.finfo(t.float32).eps", "1 + 0 * EPS"),
-        ("import torch\nTensor = torch.Tensor\nONE: Tensor = torch.ones(1).double()", "ONE"),
+        ("import torch\nTensor = torch.Tensor\nONE: Tensor = torch.ones(1).double().sum()", "ONE"),
         ("import numpy as np\nONE = np.float64(1)\nTABLE = np.array([ONE, 2.0])", "TABLE[0]"),
         ("from functools import partial\ndef twice(x, y):\n    return x * y\nhalf = partial(twice, 0.5)", "half(2)"),
         ("from collections import namedtuple\nPair = namedtuple('Pair', 'a b')\npair = Pair(1, 2)", "pair.a"),
@@ -512,7 +512,8 @@ class LoRALinear(WeightWrapper):
     def __init__(self, base, rank, scale, dropout=0.0):
         super().__init__(base)
         out, into = base.weight.shape
-        self.A, self.B = nn.Parameter(torch.randn(rank, into) / into**0.5 / 3), nn.Parameter(torch.zeros(out, rank))
+        self.A = nn.Parameter(base.weight.new_empty(rank, into))
+        self.B = nn.Parameter(base.weight.new_zeros(out, rank))
         nn.init.kaiming_uniform_(self.A, a=5**0.5)
         self.scale, self.dropout = scale, nn.Dropout(dropout)
 
