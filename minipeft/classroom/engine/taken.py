@@ -37,11 +37,13 @@ class Additions:
     """What a student added to the reference, and what is left out of it.
 
     extra: [(name of the reference's class or None, node)]. refused, missing: [(module, node)] of imports that are not
-    allowed, or not installed. left: other statements that are not taken.
+    allowed, or not installed. blocked: {statement inside an `if` or `try`: what of the reference it would define}.
+    left: other statements that are not taken.
     """
 
     def __init__(self, tree, reference):
-        self.known, self.extra, self.refused, self.missing, self.left = functions(reference), [], [], [], []
+        self.known, self.extra, self.blocked = functions(reference), [], {}
+        self.refused, self.missing, self.left = [], [], []
         classes = [node.name for node in reference.body if isinstance(node, ast.ClassDef)]
         self.means = {name: name for name in dir(builtins)}  # {name: what it stands for, "torch.nn", or None}
         for node in reference.body:
@@ -70,8 +72,8 @@ class Additions:
         """A statement as it is taken: [] if it is not."""
         if isinstance(node, ast.Import | ast.ImportFrom):
             return self.imported(node, inside)
-        if any(prefix + name in self.known for name in names_of(node)):
-            self.left += [node] if inside else []
+        if names := [prefix + name for name in names_of(node) if prefix + name in self.known]:
+            self.blocked |= {node: names} if inside else {}
             return []
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             return [node]
@@ -278,15 +280,13 @@ def notes(text, tree, reference, stubs):
         yield f"left out: {imports(found.missing)}, which is not installed here; torch can do without it"
     for cell in tree.left_out:
         yield f"left out: code cell {cell.number}, which is not Python: {cell.why}"
-    missed, blocked, quiet, given = {}, {}, [], {ast.dump(node) for node in reference.body}
+    missed, quiet, given = {}, [], {ast.dump(node) for node in reference.body}
     for node in (n for n in found.left if ast.dump(n) not in given):
-        if set(names_of(node)) & set(found.known):
-            blocked[node] = names_of(node)
-        elif names := [n for n in sets(node) & found.used if found.means.get(n) in (None, VALUE)]:
+        if names := [n for n in sets(node) & found.used if found.means.get(n) in (None, VALUE)]:
             missed[node] = sorted(names)
         else:
             quiet.append(node)
-    for nodes, why in ((blocked, "stands inside an `if` or `try`"), (missed, MISSED)):
+    for nodes, why in ((found.blocked, "stands inside an `if` or `try`"), (missed, MISSED)):
         if nodes:
             names = dict.fromkeys(name for some in nodes.values() for name in some)
             yield f"left out: {', '.join(names)} in {at(*nodes)}, which {why}"
