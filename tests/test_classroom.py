@@ -233,7 +233,7 @@ def test_a_constant_or_short_name_outside_of_the_bodies_is_there(above, use):
         ("import os", "len(os.sep)", "left out: import of os in line 1, which a solution may not use"),
         ("import torch\nbad = torch.eye(2) @ torch.eye(3)\nprint(bad)", "0", "not run: 2 statements outside"),
         ("if True:\n    class LoRA:\n        def scale(self, rank): return 1", "0", "left out: LoRA in line 2, which"),
-        ("class LoRA:\n    if 1:\n        def scale(self, rank): return 1", "0", "left out: LoRA.scale in line 3, which"),
+        ("class LoRA:\n    if 1:\n        def scale(self, rank): return 1", "0", "left out: LoRA.scale in line 3"),
         ("class LoRA:\n    @property\n    def scale(self): return 1", "0", "LoRA.scale in line 3 is a property, where"),
         ("class LoRA:\n    async def scale(self, rank): 1", "0", "LoRA.scale in line 2 is an async function"),
         ("class LoRA:\n    def insert(self, model): return 1", "0", "not used: your LoRA.insert in line 2"),
