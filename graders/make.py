@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from minipeft.classroom.engine import source
+from minipeft.classroom.engine import reading
 from minipeft.classroom.engine.compare import differing
 from minipeft.classroom.engine.exercise import exercises, get_exercise
 from minipeft.classroom.engine.observe import Subject, observe
@@ -47,7 +47,7 @@ def tasks(exercise, only=(), seed=None):
         raise ValueError(f"{exercise.name} asks for {', '.join(there)}; got {', '.join(strange)}")
     tree = ast.parse(exercise.reference(seed))
     for name in only or there:
-        if isinstance(source.functions(tree)[name][1], ast.Assign | ast.AnnAssign):
+        if isinstance(reading.functions(tree)[name][1], ast.Assign | ast.AnnAssign):
             raise ValueError(f"{name} is a constant, which graders cannot be handed; name the classes and functions")
     return [task(exercise, name, seed) for name in ordered(tree, only or there)]
 
@@ -63,7 +63,7 @@ def ordered(tree, names):
 
 
 def used(tree, name):
-    (node,) = (n for n in tree.body if name in source.names_of(n))
+    (node,) = (n for n in tree.body if name in reading.names_of(n))
     return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
 
 
@@ -109,13 +109,13 @@ def changed(text, other):
 def marked(exercise, name, seed=None):
     """The source of a class or function, its solutions between marks; bodies that would tell are left out."""
     text = exercise.reference(seed)
-    lines, found = text.splitlines(), source.functions(ast.parse(text))
+    lines, found = text.splitlines(), reading.functions(ast.parse(text))
     whole = found[name][1]
     after = len(lines) - whole.end_lineno
     inside = [h for h in (*exercise.stubs, *exercise.hidden) if h.partition(".")[0] == name]
     for stub in sorted(inside, key=lambda h: -found[h][1].lineno):
         node = found[stub][1]
-        first, last, indent = source.statements(node)[0].lineno, node.end_lineno, " " * node.body[0].col_offset
+        first, last, indent = reading.statements(node)[0].lineno, node.end_lineno, " " * node.body[0].col_offset
         if stub in exercise.hidden:
             lines[top(node) - 1 : last] = []
         else:
@@ -136,7 +136,7 @@ def opening(exercise, wanted, seed=None):
     told += [f"```text\n{ast.get_docstring(tree)}\n```"]
     told += ["Each test is worth a point. One that fails says what is wrong and which mistake it looks like."]
     imports = [ast.unparse(n) for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
-    names = {name for node in tree.body for name in source.names_of(node)} - set(wanted)
+    names = {name for node in tree.body for name in reading.names_of(node)} - set(wanted)
     if ours := names & set().union(*(used(tree, name) for name in wanted)):
         home = "minipeft." + exercise.reference_file.removesuffix(".py").replace("/", ".")
         imports.append(f"from {home} import {', '.join(sorted(ours))}")

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from minipeft.classroom.engine import compare, observe, recognise, source
+from minipeft.classroom.engine import compare, observe, reading, recognise, source
 from minipeft.classroom.engine.diagnose import judge
 from minipeft.classroom.engine.exercise import Exercise, exercises
 from tests.solutions import judged
@@ -62,16 +62,16 @@ def test_an_emptied_file_says_not_written_yet_and_has_nothing_of_the_solution(x)
     said = report(x, text).text()
     assert "not written yet" in said
     assert "✗" not in said
-    before, after = (source.functions(ast.parse(t)) for t in (x.plain(), text))
+    before, after = (reading.functions(ast.parse(t)) for t in (x.plain(), text))
     assert before.keys() == after.keys()
     for name, (_, node) in after.items():
         if name in x.stubs:
-            assert source.is_empty(node)
+            assert reading.is_empty(node)
             if isinstance(node, ast.FunctionDef):
                 assert ast.get_docstring(node) == ast.get_docstring(before[name][1])
                 assert ast.dump(node.args) == ast.dump(before[name][1].args)
         elif name in x.hidden:
-            assert source.is_empty(node)
+            assert reading.is_empty(node)
             assert "hidden" in ast.unparse(node)
         elif not isinstance(node, ast.ClassDef):
             assert ast.dump(node) == ast.dump(before[name][1]), f"{name} should be left as it is"

@@ -24,7 +24,7 @@ from minipeft.classroom import (
     expect,
     using,
 )
-from minipeft.classroom.engine import compare, observe, source
+from minipeft.classroom.engine import compare, observe, reading, source, taken
 from minipeft.classroom.engine.check import exercise_of
 from minipeft.classroom.engine.exercise import PACKAGE, exercises, get_exercise
 from minipeft.classroom.engine.recognise import reference
@@ -121,7 +121,7 @@ def test_emptying_keeps_everything_but_the_bodies():
     ],
 )
 def test_a_body_counts_as_written_when_it_does_something(body, empty):
-    assert source.is_empty(ast.parse(f"def f():\n    {body}").body[0]) is empty
+    assert reading.is_empty(ast.parse(f"def f():\n    {body}").body[0]) is empty
 
 
 def test_a_notebook_gives_its_definitions_and_nothing_is_run(tmp_path):
@@ -155,8 +155,8 @@ def test_a_notebook_gives_its_definitions_and_nothing_is_run(tmp_path):
 )
 def test_what_cannot_be_read_is_told(name, content, says, tmp_path):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(source.Unreadable, match=says):
-        source.parsed(source.text_of(tmp_path / name))
+    with pytest.raises(reading.Unreadable, match=says):
+        reading.parsed(reading.text_of(tmp_path / name))
     assert not diagnose("lora", tmp_path / name).passed
 
 
@@ -174,6 +174,212 @@ def test_what_stands_outside_the_exercise_is_the_projects_own():
     )
     assert text != LORA.plain()
     assert judged(text).passed
+
+
+# -- unusual forms: they work, or it is said what was left out. Whole solutions of that kind: tests/right/*/form_*.py --
+
+
+def noted(text, exercise=LORA):
+    return list(taken.notes(text, reading.parsed(text), exercise.tree(), exercise.stubs))
+
+
+def forward_with(above, use):
+    """A file with something above the class, and a forward that uses it."""
+    return f"{above}\n\nclass LoRALinear(WeightWrapper):\n    def forward(self, x):\n        one = {use}\n" + (
+        "        return self.base(x) + one * self.scale * F.linear(F.linear(self.dropout(x), self.A), self.B)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("above", "use"),
+    [
+        ("import math\nSQRT = math.sqrt\nTWO = SQRT(4)", "TWO / 2"),
+        ("from math import sqrt as root\nONES = {'a': root(1.0)}", "ONES['a']"),
+        ("from math import *\nFULL_TURN = 2 * pi", "FULL_TURN / tau"),
+        ("softmax = lambda x: torch.softmax(x, -1)\nimport torch", "softmax(torch.zeros(1, dtype=x.dtype))"),
+        ("import torch as t\nEPS = t.finfo(t.float32).eps", "1 + 0 * EPS"),
+        ("import torch\nTensor = torch.Tensor\nONE: Tensor = torch.ones(1).double().sum()", "ONE"),
+        ("import numpy as np\nONE = np.float64(1)\nTABLE = np.array([ONE, 2.0])", "TABLE[0]"),
+        ("from functools import partial\ndef twice(x, y):\n    return x * y\nhalf = partial(twice, 0.5)", "half(2)"),
+        ("from collections import namedtuple\nPair = namedtuple('Pair', 'a b')\npair = Pair(1, 2)", "pair.a"),
+        ("import torch\nTABLE = {'ones': torch.ones(1)}\nONE = TABLE['ones'].double()\nTWO = ONE.item()", "TWO"),
+        ("ONE, TWO = 1, 2\n(A, *B) = [ONE, TWO]", "A"),
+        ("TWO, ONE = ONE, TWO = (1, 2)", "ONE"),
+        ("ONE = 1 if torch.cuda.is_available() else 1.0\nimport torch", "1"),
+        ("act = nn.Identity()\nfrom torch import nn", "act(1)"),
+        ("class Helper:\n    class Inner:\n        value = 1\nAlias = Helper", "Alias.Inner.value"),
+        ("class Deep(LoRALinear):\n    value = 1\nAlso = Deep", "Also.value"),
+        ("Same = LoRALinear\nLoRALinear_one = Same.__name__ == 'LoRALinear'", "LoRALinear_one"),
+        ("try:\n    import einops\nexcept ImportError:\n    einops = None", "1 if einops is None else 1.0"),
+        ("try:\n    ONE = 1\nfinally:\n    print()", "ONE"),
+        ("if 1 + 1 == 2:\n    def first(): return 1\nelse:\n    def first(): return 2", "first()"),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import math", "math.cos(0)"),
+        ("import functools\n@functools.cache\ndef first(x=1.0): return x", "first()"),
+        ("import statistics\nONE = statistics.NormalDist", "ONE().stdev"),
+    ],
+)
+def test_a_constant_or_short_name_outside_of_the_bodies_is_there(above, use):
+    report = judged(forward_with(above, use))
+    assert report.stubs["LoRALinear.forward"] == "right", report.text()
+    assert not any("left out" in note for note in report.notes), report.notes
+
+
+@pytest.mark.parametrize(
+    ("above", "use", "says"),
+    [
+        ("ONE = open('one')", "ONE", "left out: ONE in line 1, which your solution uses"),
+        ("ONE = [i for i in range(2)][1]", "ONE", "left out: ONE in line 1"),
+        ("ONE = first()\ndef first(): return 1", "ONE", "left out: ONE in line 1"),
+        ("TABLE = [0, 0]\nfor i in range(2):\n    TABLE[i] = 1", "TABLE[0]", "left out: TABLE in line 2"),
+        ("TABLE = []\nTABLE.append(1)", "TABLE[0]", "left out: TABLE in line 2"),
+        ("FUNCTIONS = [print]\nONE = FUNCTIONS[0]()", "ONE", "left out: ONE in line 2"),
+        ("ONE = 0\nONE += 1", "ONE", "left out: ONE in line 2"),
+        ("import os", "len(os.sep)", "left out: import of os in line 1, which a solution may not use"),
+        ("import torch\nbad = torch.eye(2) @ torch.eye(3)\nprint(bad)", "0", "not run: 2 statements outside"),
+        ("if True:\n    class LoRA:\n        def scale(self, rank): return 1", "0", "left out: LoRA in line 2, which"),
+        ("class LoRA:\n    if 1:\n        def scale(self, rank): return 1", "0", "left out: LoRA.scale in line 3"),
+        ("class LoRA:\n    @property\n    def scale(self): return 1", "0", "LoRA.scale in line 3 is a property, where"),
+        ("class LoRA:\n    async def scale(self, rank): 1", "0", "LoRA.scale in line 2 is an async function"),
+        ("class LoRA:\n    def insert(self, model): return 1", "0", "not used: your LoRA.insert in line 2"),
+        ("@final\nclass LoRA(Method):\n    pass", "0", "bases and decorators of LoRA, in line 2, are"),
+        ("LoRA.scale = lambda self, rank: 1", "0", "left out: LoRA in line 1"),
+        ("def check():\n    assert (1 == 2, 'a pair')", "0", "always true: `assert` of a pair in brackets, in line 2"),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_what_is_left_out_is_told_with_its_line(above, use, says):
+    report = judged(forward_with(above, use))
+    assert not report.passed
+    assert any(note.startswith(f"({says}") for note in report.notes), report.notes
+    assert report.text().endswith("\n".join(report.notes))
+
+
+def test_a_module_that_is_not_installed_is_told(monkeypatch):
+    monkeypatch.setattr(taken, "installed", lambda name: name != "einops")
+    text = forward_with("from einops import rearrange", "rearrange(x)")
+    assert noted(text)[0].startswith("left out: import of einops in line 1, which is not installed here")
+    report = judged(text)
+    assert "name 'rearrange' is not defined" in report.finding.symptom
+    text = forward_with("try:\n    import einops\nexcept ImportError:\n    einops = None", "1")
+    assert not any("einops" in note for note in noted(text))
+
+
+def test_nothing_is_said_where_nothing_is_left_out():
+    assert noted(LORA.plain()) == []
+    assert noted(source.emptied(LORA.plain(), LORA.stubs, LORA.hidden)) == []
+    for name in exercises():
+        x = get_exercise(name)
+        assert noted(x.plain(), x) == [], name
+
+
+def test_an_error_in_a_constant_names_its_line():
+    report = judged(forward_with("import torch\nEPS = torch.finfo(torch.float32).epsilon", "EPS"))
+    assert "in line 2: `EPS = torch.finfo(torch.float32).epsilon`" in report.text()
+    report = judged(forward_with("def twice(x):\n    return await x", "twice(1)"))
+    assert "SyntaxError: 'await' outside async function" in report.text()
+    assert "in line 2: `return await x`" in report.text()
+
+
+def write_notebook(path, *cells, encoding="utf-8"):
+    book = {"cells": [{"cell_type": "code", "source": c.splitlines(True)} for c in cells], "nbformat": 4}
+    path.write_text(json.dumps(book), encoding=encoding)
+    return path
+
+
+FORWARD = forward_with("", "1").strip()
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "%%time\n{}",
+        "%%capture out\n{}",
+        "%load_ext autoreload\n!ls -l \\\n  /tmp\n{}",
+        "{}\nLoRALinear?",
+        "{}\nLoRALinear.forward??  # look",
+        "{}\n?LoRALinear",
+        "files = !ls\n{}",
+        "{}\n%timeit -n 1 LoRALinear\nfor i in range(3):\n    %time print(i)",
+        "\ufeff{}",
+        "here = %pwd\n{}",
+        "x = (10\n% 3)\n{}",
+        "{}\n!echo don't (",
+    ],
+)
+def test_a_notebooks_own_commands_do_not_hide_a_cell(cell, tmp_path):
+    report = diagnose("lora", write_notebook(tmp_path / "lora.ipynb", "import torch", cell.format(FORWARD)))
+    assert report.stubs["LoRALinear.forward"] == "right", report.text()
+    assert not any("left out" in note for note in report.notes)
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_the_text(tmp_path):
+    (tmp_path / "lora.py").write_text(LORA.plain(), encoding="utf-8-sig")
+    assert diagnose("lora", tmp_path / "lora.py").passed
+    book = write_notebook(tmp_path / "lora.ipynb", LORA.plain(), encoding="utf-8-sig")
+    assert diagnose("lora", book).passed
+
+
+def test_a_cell_with_a_syntax_error_is_the_problem_if_it_holds_what_is_asked_for(tmp_path):
+    broken = FORWARD.replace("return self.base(x) +", "return self.base(x) + +/")
+    book = write_notebook(tmp_path / "lora.ipynb", "import torch", "a note", broken)
+    report = diagnose("lora", book)
+    assert report.problem.startswith(
+        "code cell 3 is not Python yet: invalid syntax in line 4: `return self.base(x) + +/"
+    )
+    assert report.problem.endswith("It holds LoRALinear.forward")
+    assert desk.check_file(book).problem == report.problem
+    book = write_notebook(tmp_path / "lora.ipynb", "import torch", "a note", broken, FORWARD)
+    report = diagnose("lora", book)
+    assert report.stubs["LoRALinear.forward"] == "right"
+    assert "(left out: code cell 2, which is not Python: invalid syntax in line 1: `a note`)" in report.notes
+    assert any("code cell 3" in note for note in report.notes)
+    book = write_notebook(tmp_path / "lora.ipynb", "import torch", "%%bash\nls", FORWARD)
+    assert "(left out: code cell 2, which is not Python: it begins with %%bash)" in diagnose("lora", book).notes
+
+
+def test_an_error_in_a_notebook_names_the_cell(tmp_path):
+    wrong = FORWARD.replace("one = 1", "one = ONE")
+    for place, cells in ((1, [wrong]), (2, ["import torch", wrong])):
+        book = write_notebook(tmp_path / "lora.ipynb", *cells, "print(3)")
+        report = diagnose("lora", book)
+        assert f"is not defined in line 3 of code cell {place}: `one = ONE`" in report.text()
+        assert f"in line 1 of code cell {place + 1})" in report.notes[-1]
+    assert "line 3 of code cell 2" in desk.check_file(book).text(), "a child process tells the same"
+
+
+def test_numbers_of_numpy_are_numbers():
+    import numpy as np
+
+    assert observe.plain(np.float64(0.5)) == 0.5
+    assert observe.plain({"a": [np.int64(3), np.bool_(True)]}) == {"items": {"a": [3, True]}}
+    report = judged(
+        with_bodies(LoRA__scale="import numpy\nreturn self.alpha / numpy.sqrt(rank if self.rslora else rank**2)")
+    )
+    assert report.stubs["LoRA.scale"] == "right", report.text()
+
+
+def test_a_child_process_takes_the_same_forms(tmp_path):
+    for path in sorted(Path(__file__).parent.glob("right/*/form_*")):
+        copied = tmp_path / f"{path.parent.name}{path.suffix}"
+        copied.write_bytes(path.read_bytes())
+        assert desk.check_file(copied).passed, path
+
+
+def test_a_decorated_function_of_a_notebook_keeps_what_its_decorator_needs():
+    from contextlib import contextmanager
+
+    class LoRALinear(WeightWrapper):
+        __init__, delta = globals()["LoRALinear"].__init__, globals()["LoRALinear"].delta
+
+        @contextmanager
+        def nothing(self):
+            yield 1
+
+        def forward(self, x):
+            with self.nothing() as one:
+                return self.base(x) + one * self.scale * self.dropout(x) @ self.A.T @ self.B.T
+
+    expect("lora", LoRALinear)
 
 
 # -- diagnosing -------------------------------------------------------------------------------------------------------
@@ -299,7 +505,8 @@ class LoRALinear(WeightWrapper):
     def __init__(self, base, rank, scale, dropout=0.0):
         super().__init__(base)
         out, into = base.weight.shape
-        self.A, self.B = nn.Parameter(torch.randn(rank, into) / into**0.5 / 3), nn.Parameter(torch.zeros(out, rank))
+        self.A = nn.Parameter(base.weight.new_empty(rank, into))
+        self.B = nn.Parameter(base.weight.new_zeros(out, rank))
         nn.init.kaiming_uniform_(self.A, a=5**0.5)
         self.scale, self.dropout = scale, nn.Dropout(dropout)
 

@@ -43,7 +43,7 @@ def run(todo, imports, code_of):
 def constants(exercise):
     """Does it ask for constants, which graders cannot be handed?"""
     found = ast.parse(exercise.plain()).body
-    return any(isinstance(n, ast.Assign) and set(make.source.names_of(n)) & set(exercise.stubs) for n in found)
+    return any(isinstance(n, ast.Assign) and set(make.reading.names_of(n)) & set(exercise.stubs) for n in found)
 
 
 ASKABLE = [name for name, exercise in exercises().items() if not constants(exercise)]

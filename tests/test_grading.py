@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from minipeft.classroom import desk, expect
-from minipeft.classroom.engine import source
+from minipeft.classroom.engine import reading, source
 from minipeft.classroom.engine.exercise import exercises, get_exercise
 from minipeft.classroom.grading import alike, names, pages, reports, submissions
 from minipeft.classroom.grading import grade as grading
@@ -436,10 +436,10 @@ def test_files_that_cannot_be_read_cost_their_author_alone(tmp_path, quick):
     found = collect(folder)
     assert list(found["deep"].files) == ["lora"]
     assert "no plain file" in found["pipe"].refused["lora"]
-    with pytest.raises(source.Unreadable, match=r"is nested too deeply|is not a notebook"):
+    with pytest.raises(reading.Unreadable, match=r"is nested too deeply|is not a notebook"):
         submissions.readable(folder / "deep" / "lora.ipynb")
     (folder / "ann" / "lora.py").write_text("x = 1\n" * 100_000)
-    with pytest.raises(source.Unreadable, match="too large: 600,000 characters"):
+    with pytest.raises(reading.Unreadable, match="too large: 600,000 characters"):
         submissions.readable(folder / "ann" / "lora.py")
 
 
@@ -551,7 +551,7 @@ def test_a_seed_that_a_started_file_cannot_hold_is_refused_everywhere(tmp_path, 
 def test_a_seed_that_is_taken_is_told_by_every_started_file(seed):
     for x in exercises().values():
         if x.chosen(seed):
-            assert source.variant_of(desk.sheet(x, Path(f"work/{x.name}.py"), seed)) == seed
+            assert reading.variant_of(desk.sheet(x, Path(f"work/{x.name}.py"), seed)) == seed
 
 
 def test_a_file_that_was_started_under_other_rules_is_told(tmp_path, monkeypatch):

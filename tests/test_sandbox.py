@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from minipeft.classroom.engine import source
+from minipeft.classroom.engine import reading, source
 from minipeft.classroom.engine.diagnose import judge
 from minipeft.classroom.engine.exercise import PACKAGE, exercises, get_exercise
 from minipeft.classroom.engine.observe import Subject, work_in
@@ -372,10 +372,10 @@ def found_in(around, text):
 def test_the_process_that_earns_points_does_not_hold_what_makes_a_variant():
     """Its texts, trees and modules are searched; what the second process holds shows that this would find it."""
     reference = LORA.reference(SEED)
-    plain, other = (source.functions(ast.parse(text)) for text in (LORA.plain(), reference))
+    plain, other = (reading.functions(ast.parse(text)) for text in (LORA.plain(), reference))
     changed = [name for name in LORA.stubs if ast.dump(plain[name][1]) != ast.dump(other[name][1])]
     known = ast.unparse(ast.parse(LORA.plain()))
-    needles = [ast.unparse(line) for name in changed for line in source.statements(other[name][1])]
+    needles = [ast.unparse(line) for name in changed for line in reading.statements(other[name][1])]
     needles = [n for n in needles if n not in known]
     assert needles
     text = doing(SEARCH.replace("NEEDLES", repr([n[::-1] for n in needles])))

@@ -7,8 +7,9 @@ from torch import nn
 
 from minipeft.attach import attachments, trainable
 from minipeft.bases import base
-from minipeft.classroom.engine import source
+from minipeft.classroom.engine import reading, source
 from minipeft.classroom.engine.exercise import get_exercise
+from minipeft.classroom.engine.recognise import expected
 from minipeft.costs import delta_bytes, measure
 from minipeft.exercises import measuring
 from minipeft.exercises.find_the_mistake import observations as pieces
@@ -16,6 +17,7 @@ from minipeft.exercises.find_the_mistake import sheet as find_the_mistake
 from minipeft.exercises.lora_gradients import sheet as lora_gradients
 from minipeft.exercises.predict_memory import sheet as predict_memory
 from minipeft.exercises.predict_parameters import sheet as predict_parameters
+from minipeft.exercises.write_a_test import observations as write_a_test
 from minipeft.methods import LoRA
 from minipeft.methods.qlora import QuantizedLinear, measured_bits
 from minipeft.tasks import task
@@ -185,11 +187,18 @@ def test_every_mistake_in_the_linear_layer_is_used():
     names = {o.name for o in x.observations}
     elsewhere = ("LoRAEmbedding", "LoRA.")
     for mistake in lora.mistakes:
-        changed = source.functions(source.ast.parse(lora.with_edits(mistake.diffs[0])))
-        same = source.functions(source.ast.parse(lora.plain()))
+        changed = reading.functions(source.ast.parse(lora.with_edits(mistake.diffs[0])))
+        same = reading.functions(source.ast.parse(lora.plain()))
         moved = {k for k in same if source.ast.dump(changed[k][1]) != source.ast.dump(same[k][1]) and "." in k}
-        assert (f"catches {mistake.id}" in names) == any(k.startswith("LoRALinear.") for k in moved)
+        layers = any(k.startswith("LoRALinear.") for k in moved) and mistake.id not in write_a_test.BEYOND
+        assert (f"catches {mistake.id}" in names) == layers
         assert all(k.startswith(("LoRALinear.", *elsewhere)) for k in moved)
+
+
+def test_the_projects_own_test_tells_right_from_wrong():
+    assert not write_a_test.BEYOND - {mistake.id for mistake in get_exercise("lora").mistakes}
+    for name, value in expected(get_exercise("write_a_test")).items():
+        assert value == ("caught" if name.startswith("catches") else "passed"), name
 
 
 def test_a_test_that_stops_with_an_error_is_told_from_a_layer_that_does():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from minipeft.classroom.engine import source
+from minipeft.classroom.engine import reading
 from minipeft.classroom.engine.exercise import exercises
 from tests.solutions import judged
 
@@ -26,7 +26,7 @@ def name(path):
 
 
 def report(path):
-    return judged(path.parent.name, source.text_of(path))
+    return judged(path.parent.name, reading.text_of(path))
 
 
 def earned(path):

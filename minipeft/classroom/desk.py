@@ -6,7 +6,7 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-from minipeft.classroom.engine import check, source
+from minipeft.classroom.engine import check, reading, source
 from minipeft.classroom.engine.diagnose import judge
 from minipeft.classroom.engine.exercise import exercises, get_exercise
 from minipeft.classroom.engine.observe import work_in
@@ -57,12 +57,12 @@ def check_file(path, name=None, seed=None, limits=None, only=None):
     if only is not None and only not in exercise.stubs:
         raise ValueError(f"{exercise.name} does not ask for {only}; it asks for: {', '.join(exercise.stubs)}")
     try:
-        text = source.text_of(path)
-        seed = source.variant_of(text) if seed is None else seed
+        text = reading.text_of(path)
+        seed = reading.variant_of(text) if seed is None else seed
         work = work_in(exercise, text, seed, only)
         with Child(exercise.name, text, seed, limits) as subject:
             report = judge(work, subject)
-    except (source.Unreadable, Stopped) as problem:
+    except (reading.Unreadable, Stopped) as problem:
         return Report(exercise, {}, problem=str(problem))
     if only is None:
         points = sum(report.groups().values())
@@ -124,9 +124,9 @@ def state(exercise, folder):
     if path is None:
         return State()
     try:
-        text = source.text_of(path)
-        written = source.written(source.parsed(text), exercise.stubs)
-    except source.Unreadable:
+        text = reading.text_of(path)
+        written = reading.written(reading.parsed(text), exercise.stubs)
+    except reading.Unreadable:
         return State("cannot be read")
     last, full = notes_of(path), len(exercise.groups)
     share = last.get("points", 0) / full

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import minipeft.classroom.desk as desk
 from minipeft import comparison
-from minipeft.classroom.engine import source
+from minipeft.classroom.engine import reading, source
 from minipeft.classroom.engine.exercise import get_exercise
 
 originals = []  # (owner, name, what stood there), to be put back in reverse
@@ -49,7 +49,7 @@ def ready(path):
     report = desk.check_file(path)
     if report.exercise.is_sheet:
         raise ValueError(f"{path} answers questions; minipeft can run on files like {desk.FOLDER / 'lora.py'} only")
-    if source.variant_of(source.text_of(path)):
+    if reading.variant_of(reading.text_of(path)):
         raise ValueError(f"{path} follows your teacher's own rules, not the method's, so the lessons cannot run on it")
     if report.problem or report.finding or "right" not in report.stubs.values():
         raise ValueError(f"{path} cannot be used yet.\n{report.text()}")
@@ -58,9 +58,9 @@ def ready(path):
 
 def put(name, path):
     """Exchange functions of the exercise's module for those that are written in a file. Returns their names."""
-    exercise, text = get_exercise(name), source.text_of(path)
-    tree = source.parsed(text)
-    names = source.written(tree, exercise.stubs)
+    exercise, text = get_exercise(name), reading.text_of(path)
+    tree = reading.parsed(text)
+    names = reading.written(tree, exercise.stubs)
     module = importlib.import_module("minipeft." + exercise.reference_file.removesuffix(".py").replace("/", "."))
     spliced = source.splice(exercise.tree(), tree, exercise.stubs, names, True)
     made = source.load(spliced, f"{exercise.name} of {path}", text)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from minipeft.arguments import got
-from minipeft.classroom.engine import source
+from minipeft.classroom.engine import reading
 from minipeft.classroom.engine.compare import differing
 from minipeft.classroom.engine.diagnose import judge
 from minipeft.classroom.engine.exercise import exercises, get_exercise
@@ -36,10 +36,10 @@ def diagnose(name, *given, variant=None):
     exercise = get_exercise(name)
     if len(given) == 1 and isinstance(given[0], str | os.PathLike):
         try:
-            text = source.text_of(Path(given[0]))
-            seed = source.variant_of(text) if variant is None else variant
+            text = reading.text_of(Path(given[0]))
+            seed = reading.variant_of(text) if variant is None else variant
             return judge(work_in(exercise, text, seed), Subject(exercise, text, seed))
-        except source.Unreadable as error:
+        except reading.Unreadable as error:
             return Report(exercise, {}, problem=str(error))
     subject = Handed(exercise, given, variant)
     return judge(subject.work, subject)
@@ -92,7 +92,7 @@ def is_right(subject, group):
 
 def exercise_of(path):
     """The exercise that a file is about. ValueError if it is about none."""
-    if names := exercises_named(path, source.text_of(path)):
+    if names := exercises_named(path, reading.text_of(path)):
         return names[0]
     raise ValueError(f"which exercise is {path}? Name the file after it; there are: {', '.join(exercises())}")
 

@@ -7,11 +7,12 @@ Both put the student's bodies into a fresh reference and are asked in the same w
 
 import warnings
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 
-from minipeft.classroom.engine import source
+from minipeft.classroom.engine import reading, source, taken
 
 
 class Stopped(Exception):
@@ -40,15 +41,12 @@ class Work:
 
 
 def work_in(exercise, text, seed=None, only=None):
-    """The work in a student's text. only: one body that is asked for. Raises source.Unreadable if it is not Python."""
-    tree = source.parsed(text)
+    """The work in a student's text. only: one body that is asked for. Raises reading.Unreadable if it is not Python."""
+    tree = reading.parsed(text)
     asked = exercise.stubs if only is None else (only,)
-    written = source.written(tree, asked)
-    changed = source.changed(tree, exercise.tree(seed), written)
-    _, refused = source.additions(tree, exercise.tree(seed))
-    notes = (
-        [f"(left out: import of {', '.join(dict.fromkeys(refused))}, which a solution may not use)"] if refused else []
-    )
+    written = reading.written(tree, asked)
+    changed = reading.changed(tree, exercise.tree(seed), written)
+    notes = [f"({said})" for said in taken.notes(text, tree, exercise.tree(seed), exercise.stubs)]
     return Work(exercise, tuple(asked), tuple(written), tuple(changed), seed, tuple(notes))
 
 
@@ -62,8 +60,8 @@ class Subject:
 
     def __init__(self, exercise, text, seed=None, around=None):
         self.exercise, self.text = exercise, text
-        self.reference = exercise.tree(seed) if around is None else source.parsed(around)
-        self.tree = source.ast.increment_lineno(source.parsed(text), source.THEIRS)
+        self.reference = exercise.tree(seed) if around is None else reading.parsed(around)
+        self.tree = source.ast.increment_lineno(reading.parsed(text), source.THEIRS)
 
     def observe(self, take, fill, only=None):
         """Observations of the reference with these stubs from the student; the others are filled by it, or empty."""
@@ -72,7 +70,7 @@ class Subject:
             tree = source.splice(self.reference, self.tree, x.stubs, take, fill)
             impl = source.load(tree, label, self.text)
         except (Exception, SystemExit) as error:  # in a default argument or a decorator, say
-            failed = failure(error)
+            failed = failure(error, SimpleNamespace(__files__={f"<{label}>"}))
             return {o.name: failed for o in x.observations if only is None or o.name in only}
         return observe(x, impl, only)
 
@@ -112,7 +110,9 @@ def plain(value):
         if value.is_sparse or value.is_quantized:
             value = value.to_dense()
         return {"shape": list(value.shape), "data": value.detach().cpu().double().flatten().tolist()}
-    if isinstance(value, np.ndarray | np.generic):
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, np.ndarray):
         return plain(torch.from_numpy(np.asarray(value, dtype=float)))
     if isinstance(value, dict):
         return {"items": {str(key): plain(v) for key, v in value.items()}}

@@ -9,7 +9,7 @@ import copy
 import hashlib
 from dataclasses import dataclass
 
-from minipeft.classroom.engine import source
+from minipeft.classroom.engine import reading, taken
 
 SHARE, LEAST = 0.8, 80  # of what two students wrote, in nodes of the syntax tree, so much must be alike
 
@@ -28,20 +28,20 @@ class Alike:
 def bodies(text, exercise, seed=None):
     """{function: [hash, number of nodes]} of what a text adds to the empty file; {} if it cannot be told."""
     try:
-        tree = source.parsed(text)
-        found = source.functions(tree)
-        wanted = {name: found[name][1] for name in source.written(tree, exercise.stubs)}
-        added, _ = source.additions(tree, exercise.tree(seed))
+        tree = reading.parsed(text)
+        found = reading.functions(tree)
+        wanted = {name: found[name][1] for name in reading.written(tree, exercise.stubs)}
+        added, _ = taken.additions(tree, exercise.tree(seed))
         wanted |= {f"{owner or ''}+{node.name}": node for owner, node in added if isinstance(node, ast.FunctionDef)}
         functions = {name: node for name, node in wanted.items() if isinstance(node, ast.FunctionDef)}
         return {name: fingerprint(node) for name, node in functions.items()}
-    except (source.Unreadable, RecursionError, MemoryError, ValueError):
+    except (reading.Unreadable, RecursionError, MemoryError, ValueError):
         return {}
 
 
 def fingerprint(function):
     """[hash, number of nodes] of a function without its docstring, its types and the names of what is local to it."""
-    body = copy.deepcopy(source.statements(function))
+    body = copy.deepcopy(reading.statements(function))
     local = [a.arg for a in ast.walk(function.args) if isinstance(a, ast.arg)]
     inside = [node for statement in body for node in ast.walk(statement)]
     local += [n.id for n in inside if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]

@@ -14,7 +14,7 @@ import types
 
 import torch
 
-from minipeft.classroom.engine import source
+from minipeft.classroom.engine import reading
 
 SYSTEM = {
     "atexit", "ctypes", "faulthandler", "fcntl", "mmap", "multiprocessing", "os", "pathlib", "posix", "resource",
@@ -46,7 +46,7 @@ DYNAMIC = {"__import__", "eval", "exec", "compile", "globals", "open", "breakpoi
 def of_text(text):
     """Sentences about a submission's functions and classes; what stands between them is not run. [] if unreadable."""
     try:
-        tree = source.parsed(text)
+        tree = reading.parsed(text)
         imported = set(itertools.chain(USUAL, *(names_of_import(node) for node in ast.walk(tree))))
         found = []
         for node in tree.body:
@@ -54,7 +54,7 @@ def of_text(text):
                 found += [(n.lineno, why) for n in ast.walk(node) if (why := sign(n, imported))]
         lines = text.splitlines()
         return [f"Line {n}: `{lines[n - 1].strip()[:100]}` {why}." for n, why in sorted(dict(found[::-1]).items())][:20]
-    except (source.Unreadable, RecursionError, MemoryError, IndexError):
+    except (reading.Unreadable, RecursionError, MemoryError, IndexError):
         return []
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from tqdm.auto import tqdm
 
-from minipeft.classroom.engine import source
+from minipeft.classroom.engine import reading
 from minipeft.classroom.engine.diagnose import judge
 from minipeft.classroom.engine.exercise import exercises, get_exercise
 from minipeft.classroom.engine.observe import work_in
@@ -159,12 +159,12 @@ def grade_one(student, name, path, seed, limits, key, when):
     try:
         text = readable(path)
         result.bodies = alike.bodies(text, exercise, seed)
-        told = source.variant_of(text)
+        told = reading.variant_of(text)
         if told and told != seed and exercise.variants:
             asked = f"under {seed!r}" if seed else "without variants"
             result.flags.append(f"the file was started with the variants {clean(told)!r} and is graded {asked}")
         fill(result, exercise, judged(result, exercise, text, seed, limits))
-    except (Stopped, source.Unreadable) as problem:
+    except (Stopped, reading.Unreadable) as problem:
         result.texts = [f"{name}: {problem}"]
     except Exception as error:  # whatever it is, the others are graded
         result.state, result.texts = FAILED, [f"{name}: this could not be looked at ({type(error).__name__})"]

@@ -8,7 +8,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minipeft.classroom.engine import check, source
+from minipeft.classroom.engine import check, reading
 from minipeft.classroom.engine.exercise import exercises
 from minipeft.classroom.grading.names import look_alikes, shown
 
@@ -148,7 +148,7 @@ def unfit(path):
 def exercises_in(path):
     try:
         text = readable(path)
-    except (source.Unreadable, OSError):
+    except (reading.Unreadable, OSError):
         return [path.stem] if path.stem in exercises() else []
     return check.exercises_named(path, text)
 
@@ -156,9 +156,9 @@ def exercises_in(path):
 def readable(path):
     """The Python text of a file. Raises Unreadable, with what to tell the student, or OSError."""
     try:
-        text = source.text_of(path)
+        text = reading.text_of(path)
     except (RecursionError, MemoryError):
-        raise source.Unreadable(f"{path.name} is nested too deeply to be read") from None
+        raise reading.Unreadable(f"{path.name} is nested too deeply to be read") from None
     if len(text) > CHARACTERS:
-        raise source.Unreadable(f"{path.name} is too large: {len(text):,} characters of Python")
+        raise reading.Unreadable(f"{path.name} is too large: {len(text):,} characters of Python")
     return text

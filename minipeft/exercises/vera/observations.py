@@ -5,9 +5,9 @@ import math
 import torch
 from torch import nn
 
+import minipeft.exercises.models as models
 from minipeft import attach
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises import models
 from minipeft.exercises.models import fill, linear, numbers
 from minipeft.methods.lora import LoRALinear
 
