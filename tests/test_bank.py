@@ -12,7 +12,8 @@ from tests.solutions import judged
 
 MANY = {"lora", "adapter", "prompt_tuning", "prefix_tuning", "p_tuning_v2", "adalora", "qlora"}
 CACHED = (
-    recognise.reference, recognise.expected, recognise.broken, recognise.symptom, recognise.mistakes_of, recognise.forms, recognise.places,
+    recognise.reference, recognise.expected, recognise.broken, recognise.symptom, recognise.mistakes_of,
+    recognise.forms, recognise.places,
     Exercise.reference, Exercise.tree, Exercise.with_edits,
 )  # fmt: skip
 GROUP = {x: pytest.mark.xdist_group(f"bank of {name}") for name, x in exercises().items()}  # what is seen is kept

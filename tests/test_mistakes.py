@@ -149,17 +149,27 @@ def test_a_page_is_read(tmp_path):
     assert variant.rule == "two are added"
 
 
+OTHER = "### another letter"
+TWICE = f"{OTHER}\n\n```diff\n@ A\n- a\n+ b\n```\n\n{OTHER}"
+SECTIONS = "there are: Mistakes, Right solutions, Variants"
+LINES = "y = x + 1\n-\n- return y\n"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
         ("- hint: Count.\n", "", "line 5, 'too much': a line \"- hint: …\" is missing"),
-        ("- hint:", "- hints: x\n- hint:", "'too much': \"- hints:\" is not known here; there are: looks like, ask, hint"),
-        ("## Variants", "## House rules", "there is no section 'House rules'; there are: Mistakes, Right solutions, Variants"),
-        ("- y = x + 1\n-\n- return y\n+ return x + 1\n", "", "line 30, 'another letter': the diff of Layer.forward does not tell"),
+        (
+            "- hint:",
+            "- hints: x\n- hint:",
+            "'too much': \"- hints:\" is not known here; there are: looks like, ask, hint",
+        ),
+        ("## Variants", "## House rules", f"there is no section 'House rules'; {SECTIONS}"),
+        (f"- {LINES}+ return x + 1\n", "", "line 30, 'another letter': the diff of Layer.forward does not tell"),
         ("### two", "### two\n\n- rule: none", "'two': a block ```diff is missing"),
-        ("### another letter", "### another letter\n\n```diff\n@ A\n- a\n+ b\n```\n\n### another letter", "has another letter twice"),
+        (OTHER, TWICE, "has another letter twice"),
     ],
-)  # fmt: skip
+)
 def test_a_page_with_something_missing_says_what_and_where(old, new, says, tmp_path):
     text = PAGE.replace(old, new, 1)
     if "rule: none" in new:

@@ -19,6 +19,7 @@ import platform
 import site
 import struct
 import sys
+from functools import cache
 from pathlib import Path
 
 from minipeft.classroom.engine.exercise import PACKAGE
@@ -114,16 +115,21 @@ def landlock(home, limits=None):
     return done
 
 
+@cache
 def readable():
-    """What Python and torch may still want to read: themselves and the system's libraries, without minipeft."""
+    """What Python and torch may still want to read: themselves and the system's libraries, without minipeft.
+
+    Found once: after Landlock these folders can no longer be listed.
+    """
     python = (*site.getsitepackages(), os.path.dirname(os.__file__), Path(sys.base_prefix) / "lib")
     system = ("/usr", "/lib", "/lib64", "/System/Library", "/Library/Frameworks")
     single = ("/etc/ld.so.cache", "/etc/localtime", "/dev/urandom", "/dev/null", "/sys/devices/system/cpu")
+    found = []
     for folder in dict.fromkeys(Path(path).resolve() for path in (*python, *system)):
         with contextlib.suppress(OSError):
             for entry in folder.iterdir():
-                yield from without(entry, PACKAGE)
-    yield from map(Path, single)
+                found += without(entry, PACKAGE)
+    return (*found, *map(Path, single))
 
 
 def without(path, own):

@@ -232,7 +232,8 @@ def cleaned(value, depth=0):
         said, line, code = (cleaned(value[key]) for key in ("error", "line", "code"))
         if REFUSED.search(said) and "a solution may not" not in said:
             said += " (the grader refuses it: a solution computes, and touches no files, processes or settings)"
-        return {"error": said, "line": line if isinstance(line, int) else None, "code": code and str(code)}
+        line = line if isinstance(line, int | None) else str(line)[:60]  # in a notebook: "2 of code cell 3"
+        return {"error": said, "line": line, "code": code and str(code)}
     shape, data = value["shape"], value["data"]
     if keys != {"shape", "data"} or not all(type(n) is int and n >= 0 for n in shape) or len(shape) > 64:
         raise ValueError("not what was asked for")

@@ -67,7 +67,8 @@ def parameters_of_the_block(impl):
 @observe("parts", "A setting of the Config does not arrive where it belongs.")
 def settings_that_arrive(impl):
     made = impl.Block(config(impl, heads=3, gelu="tanh", eps=0.5, pre_norm=False))
-    return {"heads": made.attn.heads, "eps": [m.eps for m in made.modules() if isinstance(m, nn.LayerNorm)]}  # fmt: skip
+    norms = [module for module in made.modules() if isinstance(module, nn.LayerNorm)]
+    return {"heads": made.attn.heads, "eps": [norm.eps for norm in norms]}
 
 
 @observe("MLP", "The MLP does not return down(φ(up(x))), with φ the exact GELU.")

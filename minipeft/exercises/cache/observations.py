@@ -240,7 +240,8 @@ def mask_of_padded_pieces(impl):
 @observe("mask", "Learned keys and vectors in front are real: the mask should cover them, and hide none.")
 def mask_of_what_stands_in_front(impl):
     front = [numbers("front", (N, D)), numbers("fronts", (3, 1, D))]
-    return [told(impl, MASK, keys_before=2), told(impl, MASK, front=front), told(impl, MASK, 1, keys_before=2, front=front)]  # fmt: skip
+    both = told(impl, MASK, 1, keys_before=2, front=front)
+    return [told(impl, MASK, keys_before=2), told(impl, MASK, front=front), both]
 
 
 @observe("beginning", "A new cache should be the one that `begin` makes: a method may have put something there.")

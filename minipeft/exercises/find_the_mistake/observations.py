@@ -9,6 +9,7 @@ import re
 import torch
 from torch import nn
 
+from minipeft.classroom.engine.observation import Observations
 from minipeft.exercises.models import fill, linear, numbers
 
 GROUPS = {
@@ -17,7 +18,6 @@ GROUPS = {
     "virtual tokens": ("Seventh", "eighth", "ninth"),
     "four bits": ("tenth",),
 }
-from minipeft.classroom.engine.observation import Observations
 
 observe = Observations()
 

@@ -339,7 +339,7 @@ def scale_of_another_rank(impl):
 
 @observe(
     "learning rates",
-    "Each parameter that is trained should be in exactly one group, and with LoRA+ B should learn lr_ratio times faster.",
+    "Each trained parameter should be in exactly one group, and with LoRA+ B should learn lr_ratio times faster.",
 )
 def rates(impl):
     made = attached(impl, lr_ratio=16)

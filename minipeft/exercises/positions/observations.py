@@ -251,7 +251,7 @@ def gradient_of_the_front(impl):
 
 @observe(
     "gradients",
-    "A gradient should reach both tables, the norm and the vectors in front; where does `detach` or `no_grad` cut it off?",
+    "A gradient should reach both tables, the norm and the vectors in front: where does `detach` or `no_grad` stop it?",
 )
 def where_gradients_arrive(impl):
     made = fill(impl.Embed(VOCAB, D, 16, norm=nn.LayerNorm(D)), scale=1.0)

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 import minipeft.exercises.measuring  # noqa: F401  # a child process may not import it later, once it runs a student's text
+from minipeft.classroom.engine.observation import Observations
 
 GROUPS = {
     "full fine-tuning": ("FULL_WEIGHTS", "FULL_GRADIENTS", "FULL_OPTIMIZER", "SEVEN_FULL"),
@@ -12,7 +13,6 @@ GROUPS = {
     "four bits": ("NF4_BYTES", "NF4_BITS", "DOUBLE_BITS", "SEVEN_NF4"),
     "activations": ("KEPT_BY_FULL", "KEPT_BY_FROZEN", "KEPT_BY_LORA"),
 }
-from minipeft.classroom.engine.observation import Observations
 
 observe = Observations()
 
@@ -33,7 +33,7 @@ SAYS = {
     "DOUBLE_BITS": "With double quantization the number of bits is not right.",
     "SEVEN_NF4": "For 7 billion numbers the size is not right.",
     "KEPT_BY_FULL": "With a trained weight another number of bytes is kept: what does its gradient need?",
-    "KEPT_BY_FROZEN": "With a frozen weight another number of bytes is kept: which gradient is still computed, and from what?",
+    "KEPT_BY_FROZEN": "With a frozen weight another number of bytes is kept: which gradient is still made, and from what?",
     "KEPT_BY_LORA": "With LoRA another number of bytes is kept: what do the gradients of A and of B need?",
 }
 

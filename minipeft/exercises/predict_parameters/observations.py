@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 import minipeft.exercises.measuring  # noqa: F401  # a child process may not import it later, once it runs a student's text
+from minipeft.classroom.engine.observation import Observations
 
 GROUPS = {
     "the whole and its biases": ("FULL", "BITFIT"),
@@ -13,7 +14,6 @@ GROUPS = {
     "virtual tokens": ("PROMPT", "PREFIX", "PREFIX_MLP", "P_TUNING_V2"),
     "large models": ("GPT3_LORA", "T5_PROMPT", "BERT_BITFIT"),
 }
-from minipeft.classroom.engine.observation import Observations
 
 observe = Observations()
 

@@ -1,4 +1,4 @@
-"""QLoRA: levels for normal weights, blocks, two codes in a byte, double quantization, and the layer that stores these."""
+"""QLoRA: levels for normal weights, blocks, two codes in a byte, double quantization, the layer that stores these."""
 
 import torch
 from torch import nn

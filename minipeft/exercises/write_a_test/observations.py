@@ -1,4 +1,4 @@
-"""Writing a test for LoRALinear: it is run on right layers and on wrong ones, from the banks of `lora` and of `layers.md`."""
+"""Writing a test for LoRALinear: it is run on right layers and on wrong ones, of the bank of `lora` and `layers.md`."""
 
 import ast
 import re
