@@ -33,7 +33,7 @@ SAYS = {
     "DOUBLE_BITS": "With double quantization the number of bits is not right.",
     "SEVEN_NF4": "For 7 billion numbers the size is not right.",
     "KEPT_BY_FULL": "With a trained weight another number of bytes is kept: what does its gradient need?",
-    "KEPT_BY_FROZEN": "With a frozen weight another number of bytes is kept: which gradient is still made, and from what?",
+    "KEPT_BY_FROZEN": "With a frozen weight another number of bytes is kept: which gradient is made, and from what?",
     "KEPT_BY_LORA": "With LoRA another number of bytes is kept: what do the gradients of A and of B need?",
 }
 
