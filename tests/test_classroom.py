@@ -165,6 +165,7 @@ def test_an_import_that_a_solution_has_no_need_of_is_left_out_and_told():
     report = judged(text)
     assert "name 'os' is not defined" in report.finding.symptom
     assert any("import of os" in note for note in report.notes)
+    assert "Your import of os is left out: do without it." in report.finding.symptom
 
 
 def test_what_stands_outside_the_exercise_is_the_projects_own():
@@ -257,7 +258,7 @@ def test_what_is_left_out_is_told_with_its_line(above, use, says):
 def test_a_module_that_is_not_installed_is_told(monkeypatch):
     monkeypatch.setattr(taken, "installed", lambda name: name != "einops")
     text = forward_with("from einops import rearrange", "rearrange(x)")
-    assert noted(text)[0].startswith("left out: import of einops in line 1, which is not installed here")
+    assert noted(text)[0].startswith("left out: import of rearrange from einops in line 1, which is not installed here")
     report = judged(text)
     assert "name 'rearrange' is not defined" in report.finding.symptom
     text = forward_with("try:\n    import einops\nexcept ImportError:\n    einops = None", "1")
@@ -450,7 +451,9 @@ def test_an_unknown_mistake_gets_its_symptom_and_no_guess():
     [
         (2.0, 8.0, "4.00 times the expected one"),
         (2.0, -2.0, "the expected one with the sign turned"),
-        (0, 3, "Expected 0, got 3"),
+        (0, 3, "It should be 0, yours is 3"),
+        (8704, 0, "^Yours is 0.$"),
+        ([1, [2, 3]], [1, [2, 4]], "Number 2.2: Yours is 1.33 times"),
         (torch.ones(3), 4 * torch.ones(3), "4.00 times the expected one"),
         (torch.ones(2, 3), torch.ones(3, 2), r"Expected the shape \(2, 3\), got \(3, 2\)"),
         (torch.ones(3), torch.zeros(3), "zero everywhere"),
@@ -746,6 +749,18 @@ def test_what_is_not_written_stays_the_projects_own_and_what_is_wrong_is_not_use
     with pytest.raises(ValueError, match="cannot be used yet"):
         minipeft.use(path)
     assert own.LoRA.scale is before
+
+
+def test_what_keeps_a_thing_under_another_name_is_right_and_cannot_be_used(tmp_path):
+    path = tmp_path / "lora.py"
+    text = LORA.plain().replace("class LoRAEmbedding", "class Other", 1)
+    first, rest = LORA.plain().split("class LoRAEmbedding")
+    assert text != LORA.plain()
+    renamed = first.replace("self.scale", "self.s").replace("def scale", "def scale")
+    path.write_text(renamed + "class LoRAEmbedding" + rest)
+    assert desk.check_file(path, "lora").passed
+    with pytest.raises(ValueError, match=r"may read LoRALinear.scale, which it does not set: name it so"):
+        minipeft.use(path)
 
 
 @pytest.mark.parametrize("name", ["attention", "block", "positions", "cache"])

@@ -6,6 +6,7 @@ The bodies that an exercise asks for are exchanged in the project's own classes 
 and command runs on them, whatever they have imported already. `use(None)` gives the project's own back.
 """
 
+import ast
 import importlib
 import os
 import sys
@@ -53,7 +54,31 @@ def ready(path):
         raise ValueError(f"{path} follows your teacher's own rules, not the method's, so the lessons cannot run on it")
     if report.problem or report.finding or "right" not in report.stubs.values():
         raise ValueError(f"{path} cannot be used yet.\n{report.text()}")
+    if absent := attributes_missing(report.exercise, reading.parsed(reading.text_of(path))):
+        raise ValueError(
+            f"{path} is right, but other parts of minipeft may read {', '.join(absent)}, which it does not set: "
+            "name it so, and it can be used"
+        )
     return report
+
+
+def attributes_missing(exercise, tree):
+    """["Block.pre_norm"]: what the project's bodies set on `self`, and what is written in their place does not."""
+    ours, theirs = reading.functions(exercise.tree()), reading.functions(tree)
+    found = []
+    for name in reading.written(tree, exercise.stubs):
+        owner, _, method = name.partition(".")
+        if method == "__init__":
+            wanted = attributes(ours[name][1]) - attributes(theirs[owner][1])
+            found += [f"{owner}.{attribute}" for attribute in sorted(wanted) if not attribute.startswith("_")]
+    return found
+
+
+def attributes(tree):
+    """What is set on `self`: by its name, or by a text as `register_buffer` takes it."""
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)]
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return {node.attr for node in nodes if isinstance(node.value, ast.Name) and node.value.id == "self"} | texts
 
 
 def put(name, path):

@@ -153,7 +153,7 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention, then MLP, each added to the residual stream; the norm comes before (GPT-2) or after (BERT).
 
-    The parts are `attn`, `mlp`, `norm1` for the first and `norm2` for the second. mask and cache are for attention.
+    Others read its parts `attn`, `mlp`, `norm1` (for the first), `norm2` and `pre_norm`. mask, cache: for attention.
     """
 
     def __init__(self, config):

@@ -56,11 +56,9 @@ def difference(expected, got):
     if isinstance(expected, dict) and "error" in expected:
         return f"Expected {expected['error'].partition(':')[0]}, yours goes on without one."
     if is_number(expected) and is_number(got):
-        return (
-            f"Yours is {times(expected, got)}."
-            if expected and got
-            else f"Expected {short(expected)}, got {short(got)}."
-        )
+        if expected and got:
+            return f"Yours is {times(expected, got)}."
+        return f"It should be 0, yours is {short(got)}." if got else "Yours is 0."
     if isinstance(expected, dict) and isinstance(got, dict):
         if "data" in expected and "data" in got:
             return of_tensors(expected, got)
@@ -70,7 +68,11 @@ def difference(expected, got):
         if len(expected) != len(got):
             return f"Expected {len(expected)} of them, got {len(got)}."
         first = next(i for i, pair in enumerate(zip(expected, got, strict=True)) if not same(*pair))
-        return (f"Number {first + 1}: " if len(expected) > 1 else "") + difference(expected[first], got[first])
+        inner = difference(expected[first], got[first])
+        if len(expected) == 1:
+            return inner
+        deeper = inner.startswith("Number ")  # number 2 of number 1 is number 1.2
+        return f"Number {first + 1}" + (f".{inner.removeprefix('Number ')}" if deeper else f": {inner}")
     return f"Expected {short(expected)}, got {short(got)}."
 
 

@@ -3,6 +3,8 @@
 What a grader's child process sends is plain numbers; all the comparing and judging is done here, in the parent.
 """
 
+import re
+
 from minipeft.classroom.engine.compare import differing, same
 from minipeft.classroom.engine.observe import Stopped
 from minipeft.classroom.engine.recognise import expected, explain
@@ -24,6 +26,8 @@ def judge(work, subject):
         if differing(right, got):
             alone = suspects(work, subject, got)
             report.findings = findings(work, got, alone)
+            for finding in report.findings:
+                finding.symptom += of_import(finding.symptom, work)
             for name in alone or work.changed or work.written:
                 states[name] = "wrong" if alone else "unclear"
     except Stopped as problem:
@@ -69,3 +73,11 @@ def findings(work, got, alone):
         if not alone or (together.mistake and together.explains == len(wrong)):
             return [together]
     return [explain(x, seen, seed, name, taken, got) for name, (taken, seen) in alone.items()]
+
+
+def of_import(symptom, work):
+    """A sentence more, where a name is missing because its import was left out."""
+    found = re.search(r"NameError: name '(\w+)' is not defined", symptom)
+    if not found or found[1] not in work.imports:
+        return ""
+    return f" Your import of {work.imports[found[1]]} is left out: do without it."

@@ -6,7 +6,7 @@ Both put the student's bodies into a fresh reference and are asked in the same w
 """
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import numpy as np
@@ -29,7 +29,8 @@ class Work:
     """What is to be judged.
 
     asked: the bodies that are asked for. written: those that are there. changed: those of them that are not, word for
-    word, the project's own. seed: of a teacher's variant. notes: what was left out of a student's file.
+    word, the project's own. seed: of a teacher's variant. notes: what was left out of a student's file. imports: {name:
+    where it was to come from} of what a solution may not use.
     """
 
     exercise: object
@@ -38,6 +39,7 @@ class Work:
     changed: tuple[str, ...]
     seed: str | None = None
     notes: tuple[str, ...] = ()
+    imports: dict[str, str] = field(default_factory=dict)
 
 
 def work_in(exercise, text, seed=None, only=None):
@@ -47,7 +49,9 @@ def work_in(exercise, text, seed=None, only=None):
     written = reading.written(tree, asked)
     changed = reading.changed(tree, exercise.tree(seed), written)
     notes = [f"({said})" for said in taken.notes(text, tree, exercise.tree(seed), exercise.stubs)]
-    return Work(exercise, tuple(asked), tuple(written), tuple(changed), seed, tuple(notes))
+    additions = taken.Additions(tree, exercise.tree(seed))
+    imports = {name: what for what, name, _ in (*additions.refused, *additions.missing)}
+    return Work(exercise, tuple(asked), tuple(written), tuple(changed), seed, tuple(notes), imports)
 
 
 class Subject:

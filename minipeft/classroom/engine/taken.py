@@ -36,8 +36,8 @@ RUN = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp | ast.NamedEx
 class Additions:
     """What a student added to the reference, and what is left out of it.
 
-    extra: [(name of the reference's class or None, node)]. refused, missing: [(module, node)] of imports that are not
-    allowed, or not installed. blocked: {statement inside an `if` or `try`: what of the reference it would define}.
+    extra: [(name of the reference's class or None, node)]. refused, missing: [(what, name, node)] of imports that
+    are not allowed, or not installed. blocked: {statement inside an `if` or `try`: what of the reference it would define}.
     left: other statements that are not taken.
     """
 
@@ -108,10 +108,11 @@ class Additions:
         for alias in node.names:
             module = ("." * node.level + (node.module or "")) if isinstance(node, ast.ImportFrom) else alias.name
             name = (alias.asname or alias.name).partition(".")[0]
+            what = f"{alias.name} from {module}" if isinstance(node, ast.ImportFrom) else module
             if module.partition(".")[0] not in ALLOWED:
-                self.refused += [(module, node)] if name not in self.means else []
+                self.refused += [(what, name, node)] if name not in self.means else []
             elif not inside and not installed(module.partition(".")[0]):
-                self.missing.append((module, node))
+                self.missing.append((what, name, node))
             elif module != "__future__":  # which is for annotations alone
                 kept.append(alias)
         if not kept:
@@ -271,8 +272,8 @@ def notes(text, tree, reference, stubs):
         places = list(dict.fromkeys(str(spot(lines, node.lineno)) for node in nodes))
         return f"line{'s' if len(places) > 1 else ''} {', '.join(places[:4])}{' and more' if len(places) > 4 else ''}"
 
-    def imports(pairs):
-        return f"import of {', '.join(dict.fromkeys(m for m, _ in pairs))} in {at(*(n for _, n in pairs))}"
+    def imports(some):
+        return f"import of {', '.join(dict.fromkeys(what for what, *_ in some))} in {at(*(n for *_, n in some))}"
 
     if found.refused:
         yield f"left out: {imports(found.refused)}, which a solution may not use"

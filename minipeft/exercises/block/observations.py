@@ -67,8 +67,13 @@ def parameters_of_the_block(impl):
 @observe("parts", "A setting of the Config does not arrive where it belongs.")
 def settings_that_arrive(impl):
     made = impl.Block(config(impl, heads=3, gelu="tanh", eps=0.5, pre_norm=False))
-    norms = [module for module in made.modules() if isinstance(module, nn.LayerNorm)]
-    return {"heads": made.attn.heads, "eps": [norm.eps for norm in norms]}
+    norms = {name: module for name, module in made.named_modules() if isinstance(module, nn.LayerNorm)}
+    return {"heads": made.attn.heads} | {f"eps of {name}": norm.eps for name, norm in norms.items()}
+
+
+@observe("parts", "A block should say by `pre_norm` where its norms are: adapters and P-tuning v2 read it.")
+def what_others_read_of_a_block(impl):
+    return [getattr(impl.Block(config(impl, pre_norm=pre)), "pre_norm", "no pre_norm") for pre in (True, False)]
 
 
 @observe("MLP", "The MLP does not return down(φ(up(x))), with φ the exact GELU.")
