@@ -31,7 +31,7 @@ def bodies(text, exercise, seed=None):
         tree = reading.parsed(text)
         found = reading.functions(tree)
         wanted = {name: found[name][1] for name in reading.written(tree, exercise.stubs)}
-        added, _ = taken.additions(tree, exercise.tree(seed))
+        added = taken.Additions(tree, exercise.tree(seed)).extra
         wanted |= {f"{owner or ''}+{node.name}": node for owner, node in added if isinstance(node, ast.FunctionDef)}
         functions = {name: node for name, node in wanted.items() if isinstance(node, ast.FunctionDef)}
         return {name: fingerprint(node) for name, node in functions.items()}
