@@ -168,6 +168,12 @@ def test_an_import_that_a_solution_has_no_need_of_is_left_out_and_told():
     assert "Your import of os is left out: do without it." in report.finding.symptom
 
 
+def test_a_name_may_come_from_a_module_that_the_reference_imports_from():
+    text = with_bodies(LoRA__groups="return [{'params': [*trainable(model).values()], 'lr': lr}]")
+    text = text.replace("import math\n", "import math\nfrom minipeft.attach import trainable\n", 1)
+    assert "NameError" not in judged(text).text()
+
+
 def test_what_stands_outside_the_exercise_is_the_projects_own():
     """A student who has damaged the rest of the file is not confused by it."""
     text = LORA.plain().replace(

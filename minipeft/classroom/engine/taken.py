@@ -1,9 +1,9 @@
 """Which of a student's own statements go into the reference, and what is said of those that do not.
 
-Taken are imports of what is in ALLOWED, functions and classes, and assignments that only build a value which they use:
-from literals, names that are there, attributes, operators, lambdas and calls of what is in BUILDERS. An `if` or `try`
-around such statements stays around them. Nothing else runs, so a notebook may train, plot and open files as it likes.
-Names that the reference has keep the reference's meaning.
+Taken are imports of what is in ALLOWED, or of modules that the reference imports from; functions and classes; and
+assignments that only build a value which these use: from literals, names that are there, attributes, operators, lambdas
+and calls of what is in BUILDERS. An `if` or `try` around such statements stays around them. Nothing else runs, so a
+notebook may train, plot and open files as it likes. Names that the reference has keep the reference's meaning.
 """
 
 import ast
@@ -20,7 +20,7 @@ from minipeft.classroom.engine.reading import functions, is_empty, names_of, sim
 ALLOWED = {
     "__future__", "abc", "collections", "contextlib", "copy", "dataclasses", "einops", "enum", "functools", "itertools",
     "math", "numbers", "numpy", "operator", "random", "re", "statistics", "string", "torch", "typing", "warnings",
-}  # fmt: skip  # what an added import may bring; the reference brings its own
+}  # fmt: skip  # what an added import may bring, beside the modules that the reference imports from
 VALUE = "a value"  # what a name stands for that is given a number, a text, a tensor ...
 BUILDERS = re.compile(
     r"abs|bool|bytes|complex|dict|float|frozenset|int|len|list|max|min|object|pow|range|round|set|slice|str|sum|tuple"
@@ -45,6 +45,8 @@ class Additions:
         self.known, self.extra, self.blocked = functions(reference), [], {}
         self.refused, self.missing, self.left = [], [], []
         classes = [node.name for node in reference.body if isinstance(node, ast.ClassDef)]
+        imports = [node for node in reference.body if isinstance(node, ast.ImportFrom)]
+        self.modules = {node.module for node in imports}  # from which a solution may import more
         self.means = {name: name for name in dir(builtins)}  # {name: what it stands for, "torch.nn", or None}
         for node in reference.body:
             self.note(node)
@@ -109,7 +111,7 @@ class Additions:
             module = ("." * node.level + (node.module or "")) if isinstance(node, ast.ImportFrom) else alias.name
             name = (alias.asname or alias.name).partition(".")[0]
             what = f"{alias.name} from {module}" if isinstance(node, ast.ImportFrom) else module
-            if module.partition(".")[0] not in ALLOWED:
+            if module.partition(".")[0] not in ALLOWED and module not in self.modules:
                 self.refused += [(what, name, node)] if name not in self.means else []
             elif not inside and not installed(module.partition(".")[0]):
                 self.missing.append((what, name, node))
