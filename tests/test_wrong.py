@@ -21,8 +21,11 @@ HERE = Path(__file__).parent
 WRONG, RIGHT = (sorted((HERE / kind).glob("*/*.*")) for kind in ("wrong", "right"))
 
 
-def name(path):
-    return f"{path.parent.name}/{path.stem}"
+def each(paths):
+    """Parameters, those of one exercise in one process, beside the tests of its bank: what is seen there is kept."""
+    group = [pytest.mark.xdist_group(f"bank of {path.parent.name}") for path in paths]
+    params = [pytest.param(path, marks=mark) for path, mark in zip(paths, group, strict=True)]
+    return pytest.mark.parametrize("path", params, ids=[f"{path.parent.name}/{path.stem}" for path in paths])
 
 
 def report(path):
@@ -36,7 +39,7 @@ def earned(path):
     return None if "nothing" in found[0].partition(":")[0] else found[1].strip()
 
 
-@pytest.mark.parametrize("path", WRONG, ids=map(name, WRONG))
+@each(WRONG)
 def test_a_wrong_solution_is_rejected_and_told_why(path):
     found = report(path)
     assert not found.passed
@@ -46,7 +49,7 @@ def test_a_wrong_solution_is_rejected_and_told_why(path):
         assert words in found.text()
 
 
-@pytest.mark.parametrize("path", RIGHT, ids=map(name, RIGHT))
+@each(RIGHT)
 def test_a_right_solution_in_other_words_passes(path):
     found = report(path)
     assert found.passed, found.text()

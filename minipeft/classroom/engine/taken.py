@@ -36,9 +36,9 @@ RUN = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp | ast.NamedEx
 class Additions:
     """What a student added to the reference, and what is left out of it.
 
-    extra: [(name of the reference's class or None, node)]. refused, missing: [(what, name, node)] of imports that
-    are not allowed, or not installed. blocked: {statement inside an `if` or `try`: what of the reference it would define}.
-    left: other statements that are not taken.
+    extra: [(name of the reference's class or None, node)]. refused, missing: [(what, name that it gives, node)] of
+    imports that are not allowed, or not installed. blocked: {statement inside an `if` or `try`: what of the reference
+    it would define}. left: other statements that are not taken.
     """
 
     def __init__(self, tree, reference):
