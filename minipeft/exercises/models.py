@@ -126,6 +126,30 @@ def arrivals_in_a_pass(made):
     return arrivals(made, made(rows()[0]))
 
 
+def through_weight(made):
+    """{name: gradient, or None where none arrived} of what is trained, where something reads `weight` and `bias`.
+
+    nn.MultiheadAttention does so with its out_proj, and so does a head that is tied to the embedding: they never call
+    the layer. Everything that is trained has to be far from its start (`fill`).
+    """
+    read = sum((change * numbers(name, change.shape)).sum() for name, change in made.deltas().items())
+    if read.requires_grad:
+        read.backward()
+    return gradients(made)
+
+
+def scattered(run, into=5):
+    """What is answered otherwise to an x (2, 4, in) whose rows do not lie in memory one behind the other.
+
+    One such x is transposed, in the other the tokens of a row share their numbers.
+    """
+    found = []
+    for x in (numbers("x", (into, 4, 2)).permute(2, 1, 0), numbers("x", (2, 1, into)).expand(2, 4, into)):
+        usual = run(x.contiguous())
+        found.append(run(x) - usual)
+    return found
+
+
 def types(make, run):
     """How a method takes bases of other types: {type: {name of what is trained, "answer": its type, "value": right?}}
 

@@ -5,7 +5,7 @@ from torch import nn
 
 from minipeft import attach
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import arrivals, fill, linear, numbers, types
+from minipeft.exercises.models import arrivals, fill, linear, numbers, scattered, through_weight, types
 from minipeft.methods.lora import LoRALinear
 
 observe = Observations()
@@ -46,6 +46,11 @@ def lengths_of_the_rows(impl):
     return impl.lengths(numbers("W", (4, 6)))
 
 
+@observe("decomposition", "For rows that are short, but not zero, the lengths are not the expected ones.")
+def lengths_of_short_rows(impl):
+    return impl.lengths(numbers("W", (4, 6), 0.05))
+
+
 @observe("decomposition", "The magnitude of a weight is not the expected one.")
 def magnitude(impl):
     return impl.decompose(numbers("W", (4, 6)))[0]
@@ -78,15 +83,47 @@ def type_of_the_parameters(impl):
     return [{name: str(p.dtype) for name, p in attach.trainable(impl.DoRALinear(b, 2, 3.0)).items()} for b in bases]
 
 
-@observe("start", "At the start the output must be that of the base.")
-def start(impl):
-    base = linear()
-    return impl.DoRALinear(base, 2, 3.0)(numbers("x", (4, 5))) - base(numbers("x", (4, 5)))
+@observe("weight", "At the start, where B is zero, V should be the frozen W, with the lengths that its rows have.")
+def V_at_the_start(impl):
+    return impl.DoRALinear(linear(), 2, 3.0).V() - linear().weight
+
+
+@observe("weight", "V = W + s·B A is not the expected one.")
+def turned_weight(impl):
+    return layer(impl).V()
+
+
+@observe("weight", "A gradient should pass through V to A and B; only ‖V‖ counts as a constant.")
+def where_gradients_arrive_through_V(impl):
+    made = layer(impl)
+    return arrivals(made, made.V())
 
 
 @observe("start", "m should start at what it is in the frozen weight.")
 def start_of_m(impl):
     return impl.DoRALinear(linear(), 2, 3.0).m
+
+
+@observe("weight", "At the start, where m is ‖V‖, g should be one for every row.")
+def g_at_the_start(impl):
+    return impl.DoRALinear(linear(), 2, 3.0).g()
+
+
+@observe("weight", "g = m/‖V‖, by which the rows of V are multiplied, is not the expected one.")
+def ratio_of_the_lengths(impl):
+    return layer(impl).g()
+
+
+@observe("weight", "With another rank and scale V or g is not the expected one.")
+def weight_at_another_scale(impl):
+    made = layer(impl, rank=3, alpha=3)
+    return [made.V(), made.g()]
+
+
+@observe("start", "At the start the output must be that of the base.")
+def start(impl):
+    base = linear()
+    return impl.DoRALinear(base, 2, 3.0)(numbers("x", (4, 5))) - base(numbers("x", (4, 5)))
 
 
 @observe("start", "One of A and B should start at zero and the other random: how do its numbers lie?")
@@ -130,20 +167,20 @@ def where_the_first_gradient_goes(impl):
     return {name: p.grad is not None and bool(p.grad.abs().max() > 1e-9) for name, p in attach.trainable(made).items()}
 
 
-@observe("weight", "V = W + s·B A is not the expected one.")
-def turned_weight(impl):
-    return layer(impl).V()
+@observe("forward", "Where B is zero and m has changed, g ⊙ W x and the bias should come out.")
+def output_of_W_alone(impl):
+    made = layer(impl)
+    with torch.no_grad():
+        made.B.zero_()
+    return made(numbers("x", (4, 5)))
 
 
-@observe("weight", "g = m/‖V‖, by which the rows of V are multiplied, is not the expected one.")
-def ratio_of_the_lengths(impl):
-    return layer(impl).g()
-
-
-@observe("weight", "With another rank and scale V or g is not the expected one.")
-def weight_at_another_scale(impl):
-    made = layer(impl, rank=3, alpha=3)
-    return [made.V(), made.g()]
+@observe("forward", "Where W is zero, g ⊙ (s·B A x) and the bias should come out.")
+def output_of_the_update_alone(impl):
+    base = linear()
+    with torch.no_grad():
+        base.weight.zero_()
+    return layer(impl, base=base)(numbers("x", (4, 5)))
 
 
 @observe("forward", "The output for rows of tokens (B, T, in) is not the expected one.")
@@ -188,11 +225,26 @@ def after_a_change(impl):
     return fill(made, "trainable", 0.2)(x)
 
 
-@observe("forward", "A pass has changed the base or the input, which others read too.")
-def nothing_else_is_changed(impl):
-    base, x = linear(), numbers("x", (4, 5))
-    layer(impl, base=base)(x)
-    return [base.weight - linear().weight, base.bias - linear().bias, x - numbers("x", (4, 5))]
+@observe("forward", "A pass has changed the base, whose numbers every other view of it shares.")
+def base_is_left_alone(impl):
+    base = linear()
+    layer(impl, base=base)(numbers("x", (4, 5)))
+    return [base.weight - linear().weight, base.bias - linear().bias]
+
+
+@observe("forward", "The input is changed in place, so other layers that read it get the changed numbers.")
+def input_is_left_alone(impl):
+    x = numbers("x", (4, 5))
+    layer(impl)(x)
+    return x - numbers("x", (4, 5))
+
+
+@observe(
+    "forward",
+    "A transposed x, whose rows do not lie in memory one behind the other, stops the layer or changes its answer.",
+)
+def x_scattered_in_memory(impl):
+    return scattered(layer(impl))
 
 
 @observe("forward", "On a base in 64 or 16 bits the answer, or its type, is not the expected one.")
@@ -208,6 +260,24 @@ def output_of_a_model(impl):
     return attached(impl)(numbers("x", (4, 5)))
 
 
+@observe("merge", "ΔW should have the shape of the weight.")
+def shape_of_delta(impl):
+    return list(layer(impl).delta().shape)
+
+
+@observe("merge", "The lengths of the rows of W' should be the sizes of m, whatever A and B are.")
+def lengths_of_the_merged_weight(impl):
+    made = layer(impl)
+    W = made.merged().weight
+    return W.square().sum(1).sqrt() - made.m.abs() if made.m.shape == (3,) else W
+
+
+@observe("merge", "Forward and ΔW disagree: the merged layer does not answer as the layer did.")
+def merged(impl):
+    made, x = layer(impl), numbers("x", (4, 5))
+    return made.merged()(x) - made(x)
+
+
 @observe("merge", "ΔW is not what has to be added to W to get W'.")
 def delta(impl):
     return layer(impl).delta()
@@ -220,17 +290,10 @@ def delta_after_a_change(impl):
     return fill(made, "trainable", 0.2).delta()
 
 
-@observe("merge", "The merged layer should answer as the layer did.")
-def merged(impl):
-    made, x = layer(impl), numbers("x", (4, 5))
-    return made.merged()(x) - made(x)
-
-
-@observe("merge", "The lengths of the rows of W' should be the sizes of m, whatever A and B are.")
-def lengths_of_the_merged_weight(impl):
-    made = layer(impl)
-    W = made.merged().weight
-    return W.square().sum(1).sqrt() - made.m.abs() if made.m.shape == (3,) else W
+@observe("merge", "What reads the layer's `weight`, W + ΔW, should send a gradient to A, B and m, as forward does.")
+def where_gradients_arrive_through_the_weight(impl):
+    found = through_weight(layer(impl))  # whether ‖V‖ is a constant here too is left open
+    return {name: g is not None and bool(g.abs().max() > 0) for name, g in found.items()}
 
 
 @observe("fine print", "A weight with zeros in it should stay free of NaN, at the start and afterwards.")

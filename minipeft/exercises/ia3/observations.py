@@ -5,7 +5,7 @@ from torch import nn
 
 from minipeft import attach
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import arrivals, fill, linear, numbers, types
+from minipeft.exercises.models import arrivals, fill, linear, numbers, scattered, through_weight, types
 from minipeft.methods.lora import LoRALinear
 
 observe = Observations()
@@ -147,6 +147,14 @@ def input_is_left_alone(impl):
     return x - numbers("x", (4, 5))
 
 
+@observe(
+    "input",
+    "A transposed x, whose rows do not lie in memory one behind the other, stops a layer or changes its answer.",
+)
+def x_scattered_in_memory(impl):
+    return of_both(impl, lambda make: scattered(make(impl)))
+
+
 @observe("merge", "The change of the weight is not what the scale on the output amounts to.")
 def delta_of_an_output_scale(impl):
     return output(impl).delta()
@@ -192,6 +200,14 @@ def after_l_has_changed(impl):
         return changes(fill(made, "trainable", 2.0))
 
     return of_both(impl, later)
+
+
+@observe(
+    "merge",
+    "What reads a layer's `weight` or `bias`, changed by l, sends l another gradient than it should, or none.",
+)
+def gradients_through_the_weight(impl):
+    return of_both(impl, lambda make: through_weight(make(impl)))
 
 
 @observe("merge", "A pass or a merge should leave the frozen weight and bias as they are.")

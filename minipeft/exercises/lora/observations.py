@@ -5,7 +5,7 @@ from torch import nn
 
 from minipeft import attach
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import arrivals, fill, linear, numbers, types
+from minipeft.exercises.models import arrivals, fill, linear, numbers, scattered, through_weight, types
 from minipeft.methods.lora import LoRALinear
 from minipeft.views import merge
 
@@ -45,7 +45,7 @@ def dropped(impl, rank, p, rows=500):
     All as parts of the update in evaluation, which is the fourth.
     """
     made, x = layer(impl, rank=rank, dropout=p).train(), torch.eye(5).repeat(rows // 5, 1)
-    update, whole = made(x) - linear()(x), made.eval()(x) - linear()(x)
+    update, whole = made(x.clone()) - linear()(x), made.eval()(x.clone()) - linear()(x)
     return (update.abs() < 1e-5).all(1), update.norm(dim=1) / whole.norm(dim=1), update - whole / (1 - p), whole[:5]
 
 
@@ -60,8 +60,23 @@ def spread(factor):
     return "crowded round zero like a bell" if apart > 2.5 else "spread evenly"
 
 
+def method(impl, **settings):
+    return impl.LoRA(**{"rank": 2, "alpha": 6, "targets": ("q", "up", "token"), **settings})
+
+
 def attached(impl, **settings):
-    return impl.LoRA(**{"rank": 2, "alpha": 6, "targets": ("q", "up", "token"), **settings}).attach(Two())
+    return method(impl, **settings).attach(Two())
+
+
+def learning_rates(impl, **settings):
+    """{name: learning rates of the groups that it is in} of all that is trained and all that is in a group."""
+    made = attached(impl, **settings)
+    names = {p: name for name, p in made.named_parameters()}
+    found = {name: [] for name in attach.trainable(made)}
+    for group in method(impl, **settings).groups(made, 0.5):
+        for p in group["params"]:
+            found.setdefault(names.get(p, "something else"), []).append(group["lr"])
+    return found
 
 
 @observe("set-up", "The layer should train two parameters, A (r, in) and B (out, r), and nothing else.")
@@ -209,6 +224,14 @@ def input_is_left_alone(impl):
     return x - numbers("x", (4, 5))
 
 
+@observe(
+    "forward",
+    "A transposed x, whose rows do not lie in memory one behind the other, stops the layer or changes its answer.",
+)
+def x_scattered_in_memory(impl):
+    return scattered(layer(impl))
+
+
 @observe("forward", "A pass has changed the base, whose numbers every other view of it shares.")
 def base_is_left_alone(impl):
     made, x = layer(impl), numbers("x", (4, 5))
@@ -216,10 +239,17 @@ def base_is_left_alone(impl):
     return made.base(x) - linear()(x)
 
 
+@observe("dropout", "While training, dropout overwrites x itself: other layers that read it find its numbers dropped.")
+def input_is_left_alone_by_dropout(impl):
+    x = numbers("x", (64, 5))
+    layer(impl, dropout=0.5).train()(x)
+    return {"x is as it was": bool((x == numbers("x", (64, 5))).all())}
+
+
 @observe("dropout", "Dropout should act on the input of A while training, and never on the frozen path.")
 def nearly_everything_dropped(impl):
     made, x = layer(impl, dropout=0.999).train(), numbers("x", (64, 5))
-    update, whole = made(x) - linear()(x), made.eval()(x) - linear()(x)
+    update, whole = made(x.clone()) - linear()(x), made.eval()(x.clone()) - linear()(x)
     return {
         "rows without any update": bool((update.abs() < 1e-5).all(1).double().mean() > 0.9),
         "rows with the whole of it": bool(((update - whole).abs() < 1e-5).all(1).double().mean() > 0.9),
@@ -280,6 +310,11 @@ def delta_after_a_change(impl):
     return fill(made, "trainable", 0.2).delta()
 
 
+@observe("merge", "What reads the layer's `weight`, W + ΔW, sends A and B other gradients than it should, or none.")
+def gradients_through_the_weight(impl):
+    return through_weight(layer(impl))
+
+
 @observe("merge", "The merged layer should answer as the layer did.")
 def merged(impl):
     made, x = layer(impl), numbers("x", (4, 5))
@@ -313,6 +348,14 @@ def gradients_of_the_embedding(impl):
 
 
 @observe(
+    "embedding",
+    "A head that reads the embedding's `weight`, W + ΔW, sends A and B other gradients than it should, or none.",
+)
+def gradients_through_the_table(impl):
+    return through_weight(table(impl))
+
+
+@observe(
     "embedding", "After A and B have changed, the embedding and its ΔW should follow. Is something kept from before?"
 )
 def embedding_after_a_change(impl):
@@ -342,10 +385,12 @@ def scale_of_another_rank(impl):
     "Each trained parameter should be in exactly one group, and with LoRA+ B should learn lr_ratio times faster.",
 )
 def rates(impl):
-    made = attached(impl, lr_ratio=16)
-    names = {p: name for name, p in made.named_parameters()}
-    found = {name: [] for name in attach.trainable(made)}
-    for group in impl.LoRA(targets=("q",), lr_ratio=16).groups(made, 0.5):
-        for p in group["params"]:
-            found.setdefault(names.get(p, "something else"), []).append(group["lr"])
-    return found
+    return learning_rates(impl, lr_ratio=16)
+
+
+@observe(
+    "learning rates",
+    "Where an A is square, or a place has another rank, the learning rates are not right. How do you tell A from B?",
+)
+def rates_where_shapes_do_not_tell(impl):
+    return learning_rates(impl, rank=5, rank_pattern={"up": 2}, lr_ratio=16)

@@ -138,3 +138,22 @@ def nothing_is_changed(impl):
     impl.gradient_of_x(dy, W, A, B, S), impl.gradient_of_alpha(dy, x, A, B)
     impl.step(x, target, W, b, A, B, S, 0.1)
     return {name: here[name] - before for name, before in zip(names, given(*names), strict=True)}
+
+
+@observe("fine print", "The numbers are right in their first seven digits only. In which type are they computed?")
+def digits(impl):
+    """Do they follow a change of a billionth?"""
+    dy, x, W, b, A, B = given("dy", "x", "W", "b", "A", "B", zero="b")
+    looked_at = {
+        "y": (x, lambda x: impl.forward(x, W, b, A, B, S)),
+        "dW": (dy, lambda dy: impl.gradient_of_W(dy, x)),
+        "dB": (dy, lambda dy: impl.gradient_of_B(dy, x, A, S)),
+        "dA": (dy, lambda dy: impl.gradient_of_A(dy, x, B, S)),
+        "dx": (dy, lambda dy: impl.gradient_of_x(dy, W, A, B, S)),
+        "dα": (dy, lambda dy: impl.gradient_of_alpha(dy, x, A, B)),
+    }
+    found = {}
+    for name, (of, look) in looked_at.items():
+        before, after = array(look(of.copy()), name), array(look(of * (1 + 1e-9)), name)
+        found[name] = bool(np.abs(after - before - 1e-9 * before).max() <= 1e-12 * np.abs(before).max())
+    return found

@@ -5,7 +5,7 @@ from torch import nn
 
 from minipeft import attach
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import arrivals, fill, linear, numbers, types
+from minipeft.exercises.models import arrivals, fill, linear, numbers, scattered, through_weight, types
 from minipeft.methods.lora import LoRALinear
 
 observe = Observations()
@@ -29,6 +29,11 @@ def attached(impl):
 @observe("split", "A₀, B₀ and R should have the shapes (r, in), (out, r) and (out, in).")
 def shapes(impl):
     return [str(tuple(part.shape)) for part in parts(impl)]
+
+
+@observe("split", "A weight is split differently the second time: then a stored A and B would meet another R.")
+def the_same_again(impl):
+    return [bool((a - b).abs().max() < 1e-12) for a, b in zip(parts(impl), parts(impl), strict=True)]
 
 
 @observe("split", "B₀A₀ should be the part of W with the largest singular values.")
@@ -68,11 +73,6 @@ def digits(impl):
 @observe("split", "R should be what B₀A₀ leaves of W.")
 def rest(impl):
     return parts(impl)[2]
-
-
-@observe("split", "A weight is split differently the second time: then a stored A and B would meet another R.")
-def the_same_again(impl):
-    return [bool((a - b).abs().max() < 1e-12) for a, b in zip(parts(impl), parts(impl), strict=True)]
 
 
 @observe("split", "A weight in 32 bits is split less exactly than the same numbers in 64 bits.")
@@ -168,6 +168,14 @@ def input_is_left_alone(impl):
     return x - numbers("x", (4, 5))
 
 
+@observe(
+    "forward",
+    "A transposed x, whose rows do not lie in memory one behind the other, stops the layer or changes its answer.",
+)
+def x_scattered_in_memory(impl):
+    return scattered(layer(impl))
+
+
 @observe("forward", "On a base in 64 or 16 bits the answer, or its type, is not the expected one.")
 def bases_of_other_types(impl):
     x = numbers("x", (4, 5))
@@ -177,6 +185,17 @@ def bases_of_other_types(impl):
 @observe("forward", "The output of a model with two such layers is not the expected one.")
 def output_of_a_model(impl):
     return attached(impl)(numbers("x", (4, 5)))
+
+
+@observe("merge", "ΔW should have the shape of the weight.")
+def shape_of_delta(impl):
+    return list(layer(impl).delta().shape)
+
+
+@observe("merge", "Forward and ΔW disagree: the merged layer does not answer as the layer did.")
+def merged(impl):
+    made, x = layer(impl), numbers("x", (4, 5))
+    return made.merged()(x) - made(x)
 
 
 @observe("merge", "ΔW is not what has to be added to W to get R + BA.")
@@ -191,10 +210,9 @@ def delta_after_a_change(impl):
     return fill(made, "trainable", 0.2).delta()
 
 
-@observe("merge", "The merged layer should answer as the layer did.")
-def merged(impl):
-    made, x = layer(impl), numbers("x", (4, 5))
-    return made.merged()(x) - made(x)
+@observe("merge", "What reads the layer's `weight`, W + ΔW, sends A and B other gradients than it should, or none.")
+def gradients_through_the_weight(impl):
+    return through_weight(layer(impl))
 
 
 @observe("fine print", "In front of a LoRA, the layer should split the weight that acts below, LoRA included.")

@@ -19,7 +19,8 @@ TEXT = lora.plain()  # read now: a child process may not, once it runs what a st
 
 BEYOND = {
     "type of its own", "seed in the layer", "computed in 32 bits", "bottom of the base", "bias taken for granted",
-}  # fmt: skip  # mistakes of `lora` of which the sheet says nothing: other types, a seed, stacked layers, no bias
+    "delta cut off", "flattened with view",
+}  # fmt: skip  # mistakes of `lora` of which the sheet says nothing: other types, a seed, stacked layers, no bias ...
 STRANGE = bank.Mistake(
     "another description", (),
     "a layer that is right by another description: its matrices have other names, and its third argument means "
@@ -46,7 +47,8 @@ def layers(thing, factors, scale):
     """The module of `lora` with a mistake or variant in it, None for neither, as the sheet describes it."""
     text = diffs.edited(TEXT, thing.diffs[0] if thing else ())
     if scale == "alpha":
-        text = text.replace("self.scale, self.dropout = scale,", "self.scale, self.dropout = scale / rank,", 1)
+        begin = "super().__init__(base)\n"  # the first is that of LoRALinear
+        text = text.replace(begin, f"{begin}        scale = scale / rank\n", 1)
     for old, new in zip("AB", factors, strict=True):
         text = re.sub(rf"\bself\.{old}\b", f"self.{new}", text)
     return source.load(ast.parse(text), thing.id if thing else "the right layer", text)

@@ -1,0 +1,48 @@
+# In g only B is held constant inside the length: A still gets a gradient through the norm, so the norm is no constant.
+# earns: the gradient also flows through ‖V‖
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from minipeft.attach import WeightWrapper
+
+
+def lengths(W):
+    smallest = torch.finfo(W.dtype).tiny
+    return torch.linalg.vector_norm(W, dim=-1).clamp_min(smallest)
+
+
+def decompose(W):
+    m = lengths(W)
+    return m, W / m.unsqueeze(1)
+
+
+class DoRALinear(WeightWrapper):
+    def __init__(self, base, rank, scale):
+        super().__init__(base)
+        W = self.base.weight.detach()
+        n_out, n_in = W.shape
+        bound = 1 / math.sqrt(n_in)
+        self.A = nn.Parameter(W.new_empty((rank, n_in)).uniform_(-bound, bound))
+        self.B = nn.Parameter(W.new_zeros((n_out, rank)))
+        self.m = nn.Parameter(lengths(W))
+        self.scale = scale
+
+    def V(self):
+        return self.base.weight + self.scale * (self.B @ self.A)
+
+    def g(self):
+        V = self.base.weight + self.scale * (self.B.detach() @ self.A)
+        return self.m / lengths(V)
+
+    def forward(self, x):
+        y = self.base(x)
+        g = self.g()
+        Wx = y if self.base.bias is None else y - self.base.bias
+        low = self.scale * (x @ self.A.T @ self.B.T)
+        return y + (g - 1) * Wx + g * low
+
+    def delta(self):
+        return self.g().unsqueeze(1) * self.V() - self.base.weight
