@@ -378,7 +378,10 @@ def importance_is_left_alone(impl):
     return {"Ī": made.sensitivity, "Ū": made.uncertainty}
 
 
-@observe("allocation", "The budget is a number: of triplets with equal scores any may be kept, but in all no more than it says.")
+@observe(
+    "allocation",
+    "The budget is a number: of equal scores any may be kept, but in all as many as it says.",
+)
 def kept_where_scores_are_equal(impl):
     first, second = allocated(impl, (0.5, 0.9, 0.5), (0.5, 0.2), budget=2)
     return {

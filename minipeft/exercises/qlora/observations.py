@@ -88,7 +88,7 @@ def block_of_zeros(impl):
     return {"codes": codes, "its absmax is zero": bool(absmax[1] < 1e-7)}
 
 
-@observe("blocks", "Weights that are 256 or 65,536 times smaller should have the same codes, and as much smaller absmax.")
+@observe("blocks", "Weights 256 or 65,536 times smaller should have the same codes, and absmax as much smaller.")
 def small_weights(impl):
     codes, absmax = impl.encode(uneven(3, 5), five(), 4)
     found = {}
