@@ -254,8 +254,8 @@ def size_of_the_shared_pair(impl):
 
 @observe(
     "widths",
-    "The targets lead from 3 to 3, 7 to 2, 6 to 6, 4 to 8 and 5 to 4: the pair should have the most inputs and the most "
-    "outputs of them all.",
+    "The targets lead from 3 to 3, 7 to 2, 6 to 6, 4 to 8 and 5 to 4: the pair should have the most inputs "
+    "and the most outputs of them all.",
 )
 def size_of_the_pair_for_five(impl):
     net = nn.Sequential(*(nn.Linear(*sides) for sides in ((3, 3), (7, 2), (6, 6), (4, 8), (5, 4))))
