@@ -41,6 +41,7 @@ def transformer(shape):
     return Transformer(Config(**dict(shape))).float()
 
 
+@cache
 def factors(rank, into, out):
     """How many numbers LoRA trains in front of one weight (out, in), which may be too large for memory."""
     with torch.random.fork_rng(devices=[]):
@@ -76,6 +77,7 @@ def weighed(method):
     return memory, delta, whole
 
 
+@cache
 def kept(trained, rank, rows, into, out):
     """Bytes of activations that autograd keeps of one `nn.Linear` until the backward pass.
 
@@ -105,6 +107,7 @@ def kept_by(layer, x):
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in found}.values())
 
 
+@cache
 def stored(rows, columns, block_size, double_quant):
     """Bytes that an NF4 weight of this shape takes, its scales included."""
     weight = torch.linspace(-1, 1, rows * columns, dtype=torch.float32).view(rows, columns)

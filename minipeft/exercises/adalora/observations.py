@@ -183,6 +183,11 @@ def delta(impl):
     return layer(impl).delta()
 
 
+@observe("merge", "Where in, out and r are equal, λ should still scale triplets: columns of P, or rows of Q.")
+def delta_of_a_square_layer(impl):
+    return fill(impl.AdaLoRALinear(linear(3, 3), 3), "trainable").delta()
+
+
 @observe("merge", "The merged layer should answer as the layer did.")
 def merged(impl):
     made, x = layer(impl), numbers("x", (4, 5))
@@ -371,6 +376,24 @@ def masked_ones_are_trained(impl):
 def importance_is_left_alone(impl):
     (made,) = allocated(impl, (0.3, 0.1, 0.2), budget=2)
     return {"Ī": made.sensitivity, "Ū": made.uncertainty}
+
+
+@observe(
+    "allocation",
+    "The budget is a number: of equal scores any may be kept, but in all as many as it says.",
+)
+def kept_where_scores_are_equal(impl):
+    first, second = allocated(impl, (0.5, 0.9, 0.5), (0.5, 0.2), budget=2)
+    return {
+        "kept": int(first.kept.sum() + second.kept.sum()),
+        "λ that are left": int(first.lam.count_nonzero() + second.lam.count_nonzero()),
+    }
+
+
+@observe("allocation", "Scores may be very small, as products of small gradients are: the same triplets are kept.")
+def choice_by_small_scores(impl):
+    first, second = allocated(impl, (1e-9, 9e-9, 8e-9), (7e-9, 9.5e-9))
+    return {"first layer": first.lam != 0, "second layer": second.lam != 0}
 
 
 @observe("allocation", "The λ that are left while a small model is trained are not the expected ones.")

@@ -88,6 +88,19 @@ def block_of_zeros(impl):
     return {"codes": codes, "its absmax is zero": bool(absmax[1] < 1e-7)}
 
 
+@observe("blocks", "Weights 256 or 65,536 times smaller should have the same codes, and absmax as much smaller.")
+def small_weights(impl):
+    codes, absmax = impl.encode(uneven(3, 5), five(), 4)
+    found = {}
+    for factor in (2**8, 2**16):  # powers of two change no digit
+        smaller, scale = impl.encode(uneven(3, 5) / factor, five(), 4)
+        found[f"{factor} times smaller"] = {
+            "the same codes": torch.equal(smaller, codes),
+            "as much smaller absmax": torch.allclose(scale * factor, absmax, rtol=0.05),
+        }
+    return found
+
+
 @observe("blocks", "The values that codes stand for are not right.")
 def decoded(impl):
     codes = torch.tensor([4, 0, 2, 3, 1, 4, 0], dtype=torch.uint8)  # one block of 4, one that is cut short
@@ -163,6 +176,15 @@ def unpacked_twice(impl):
 @observe("double quantization", "With double quantization a matrix does not come back as it should.")
 def there_and_back_twice_quantized(impl):
     return impl.dequantize(impl.quantize(large(), "int4", 2, True), (25, 24), "int4", 2)[:2]
+
+
+@observe("double quantization", "Very small weights should come back with the same relative error as large ones.")
+def small_weights_twice_quantized(impl):
+    def error(W):
+        back = impl.dequantize(impl.quantize(W, "int4", 2, True), W.shape, "int4", 2)
+        return float((back - W).norm() / W.norm())
+
+    return {f"{factor} times smaller": error(large() / factor) < 1.2 * error(large()) for factor in (2**8, 2**16)}
 
 
 @observe("double quantization", "A block of zeros should come back as zeros.")

@@ -221,6 +221,11 @@ def delta(impl):
     return layer(impl).delta()
 
 
+@observe("merge", "Where in, out and r are equal, b should still scale rows of B, and d rows of A.")
+def delta_of_a_square_layer(impl):
+    return layer(impl, linear(3, 3), rank=3, into=3, out=3).delta()
+
+
 @observe("merge", "The merged layer should answer as the layer did.")
 def merged(impl):
     made, x = layer(impl), numbers("x", (4, 5))
@@ -245,6 +250,17 @@ def part_of_the_pair(impl):
 @observe("widths", "The shared pair should be as large as the largest targets need, and no larger.")
 def size_of_the_shared_pair(impl):
     return sorted(str(tuple(b.shape)) for b in attached(impl).buffers())
+
+
+@observe(
+    "widths",
+    "The targets lead from 3 to 3, 7 to 2, 6 to 6, 4 to 8 and 5 to 4: the pair should have the most inputs "
+    "and the most outputs of them all.",
+)
+def size_of_the_pair_for_five(impl):
+    net = nn.Sequential(*(nn.Linear(*sides) for sides in ((3, 3), (7, 2), (6, 6), (4, 8), (5, 4))))
+    made = impl.VeRA(rank=1, targets=tuple("01234")).attach(net)
+    return sorted(str(tuple(b.shape)) for b in made.buffers())
 
 
 @observe("widths", "With `layers`, only the targets in these layers should decide how large A and B are.")

@@ -1,0 +1,7 @@
+# right
+LETTERS = "abcde"
+FIRST = FOURTH = SEVENTH = TENTH = LETTERS[1]
+SECOND, EIGHTH = "cc"
+THIRD = min(LETTERS)
+FIFTH = NINTH = chr(ord("a") + 3)
+SIXTH = LETTERS[-1]

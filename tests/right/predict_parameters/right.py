@@ -1,0 +1,27 @@
+# right
+D = 64
+LAYERS = 3
+HEADS = 4
+FF = 256
+VOCAB = 60
+CONTEXT = 24
+SHAPE = {"vocab": VOCAB, "dim": D, "layers": LAYERS, "heads": HEADS, "ff": FF, "context": CONTEXT, "bos": 1}
+
+FULL = 159_356
+PROMPT = 2**8
+P_TUNING_V2 = LAYERS * PROMPT
+PREFIX = P_TUNING_V2 + P_TUNING_V2
+PREFIX_MLP = PROMPT + (D + 1) * 32 + (32 + 1) * 2 * D * LAYERS
+BITFIT = (7 * D + FF) * LAYERS + D + VOCAB
+RANK_OF_NO_SAVING = D * D / (D + D)
+LORA_UP = 4 * (FF + D) * LAYERS
+LORA = 16 * D * LAYERS
+LORA_EVERYWHERE = 2 * LORA + 2 * LORA_UP
+DORA = LORA + 2 * D * LAYERS
+ADALORA = LORA * 6 // 4 + 6 * 2 * LAYERS
+VERA = 2 * LAYERS * (D + 48)
+IA_3 = (FF + 2 * D) * LAYERS
+HOULSBY = 2 * LAYERS * (17 * D + 8) + 2 * D * (LAYERS + LAYERS + 1)
+BERT_BITFIT = 11 * 768
+T5_PROMPT = 5 * 2**12
+GPT3_LORA = 4 * 96 * 8 * 12_288
