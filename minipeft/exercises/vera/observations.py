@@ -226,6 +226,16 @@ def delta_of_a_square_layer(impl):
     return layer(impl, linear(3, 3), rank=3, into=3, out=3).delta()
 
 
+@observe("merge", "What reads the layer's `weight`, W + ΔW, sends d and b other gradients than it should, or none.")
+def gradients_through_the_weight(impl):
+    return models.through_weight(layer(impl))
+
+
+@observe("forward", "An x whose rows do not lie in memory one behind the other should be answered as any other.")
+def scattered_input(impl):
+    return models.scattered(layer(impl))
+
+
 @observe("merge", "The merged layer should answer as the layer did.")
 def merged(impl):
     made, x = layer(impl), numbers("x", (4, 5))
