@@ -168,8 +168,8 @@ def keys_and_values_of_a_decoder(impl):
 
 
 def made_of_prompts(impl, causal):
-    pair = prompts(impl).keys_values(models.model(causal=causal).blocks[0], numbers("P", (N, DIM)))
-    return dict(zip(("keys", "values"), pair, strict=True))
+    made = list(prompts(impl).keys_values(models.model(causal=causal).blocks[0], numbers("P", (N, DIM))))
+    return dict(zip(("keys", "values"), made, strict=True)) if len(made) == 2 else f"{len(made)} tensors"
 
 
 @observe("as a prefix", "Where norms come after, prompts amount to other keys and values than yours.")

@@ -1,4 +1,4 @@
-# right
+# A right solution in other words.
 import math
 
 import torch
@@ -29,7 +29,7 @@ class MLP(nn.Module):
 class Block(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.before = bool(config.pre_norm)
+        self.pre_norm = bool(config.pre_norm)
         self.norm1 = layer_norm(config)
         self.attn = Attention(config.dim, config.heads)
         self.norm2 = layer_norm(config)
@@ -40,7 +40,7 @@ class Block(nn.Module):
             return self.attn(z, mask=mask, cache=cache)
 
         for sublayer, norm in ((attention, self.norm1), (self.mlp, self.norm2)):
-            x = x.add(sublayer(norm(x))) if self.before else norm(x.add(sublayer(x)))
+            x = x.add(sublayer(norm(x))) if self.pre_norm else norm(x.add(sublayer(x)))
         return x
 
 

@@ -1,4 +1,4 @@
-# right
+# A right solution in other words.
 import torch
 from torch import nn
 

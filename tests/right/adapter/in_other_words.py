@@ -1,4 +1,4 @@
-# right
+# A right solution in other words.
 import torch
 import torch.nn.functional as F
 from torch import nn
