@@ -1,6 +1,7 @@
 """What observations look at: small models, rows and weights, the same in every run and on every machine."""
 
 import zlib
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -41,13 +42,23 @@ def linear(into=5, out=3, bias=True, name="base"):
     return layer.requires_grad_(False)
 
 
-def model(bos=None, causal=True, dim=6, layers=2, heads=2, ff=8, context=16):
-    """A Transformer with every parameter random: nothing hides behind a zero. Positions absolute, or from BOS."""
-    return fresh(transformer, bos, causal, dim, layers, heads, ff, context)
+def model(bos=None, causal=True, dim=6, layers=2, heads=2, ff=8, context=16, pre_norm=None):
+    """A Transformer with every parameter random: nothing hides behind a zero. Positions absolute, or from BOS.
+
+    pre_norm: None for a decoder as GPT-2 is, or an encoder as BERT is.
+    """
+    return fresh(transformer, bos, causal, dim, layers, heads, ff, context, causal if pre_norm is None else pre_norm)
 
 
-def transformer(bos, causal, dim, layers, heads, ff, context):
-    return Transformer(Config(VOCAB, dim, layers, heads, ff, context, causal=causal, pre_norm=causal, bos=bos))
+def transformer(bos, causal, dim, layers, heads, ff, context, pre_norm):
+    return Transformer(Config(VOCAB, dim, layers, heads, ff, context, causal=causal, pre_norm=pre_norm, bos=bos))
+
+
+KINDS = {  # of models: whether a token sees those behind it says nothing about where the norms stand
+    f"{name}, norms {'before' if pre_norm else 'after'}": {"causal": causal, "pre_norm": pre_norm}
+    for name, causal in (("decoder", True), ("encoder", False))
+    for pre_norm in (causal, not causal)
+}
 
 
 class Learned(Begin):
@@ -156,19 +167,27 @@ def types(make, run):
     make: type → the method in front of a base of that type. run: that → its answer. Right is what agrees, within the
     type's own rounding, with the answer in double precision.
     """
-    before, found, exact = torch.get_default_dtype(), {}, None
-    torch.set_default_dtype(torch.float32)  # what is made without a type must not happen to have the right one
-    try:
-        for dtype in (torch.float64, torch.float32, torch.bfloat16):
+    found, exact = {}, None
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        with usual_type():
             made = fill(make(dtype), "trainable")
             answer = run(made)
-            exact = answer.detach() if exact is None else exact
-            off = float((answer.detach().double() - exact).norm() / exact.norm())
-            kinds = {name: short(p.dtype) for name, p in made.named_parameters() if p.requires_grad}
-            found[short(dtype)] = kinds | {"answer": short(answer.dtype), "value": off < 0.05}
+        exact = answer.detach() if exact is None else exact
+        off = float((answer.detach().double() - exact).norm() / exact.norm())
+        kinds = {name: short(p.dtype) for name, p in made.named_parameters() if p.requires_grad}
+        found[short(dtype)] = kinds | {"answer": short(answer.dtype), "value": off < 0.05}
+    return found
+
+
+@contextmanager
+def usual_type():
+    """Inside, what is made without a type is float32, as in a student's own program; else it is in double precision."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
     finally:
         torch.set_default_dtype(before)
-    return found
 
 
 def short(dtype):

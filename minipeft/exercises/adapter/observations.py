@@ -2,13 +2,14 @@
 
 import math
 from functools import lru_cache
+from types import SimpleNamespace
 
 import torch
 from torch import nn
 
 from minipeft import attach, deltas
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import arrivals, fill, numbers, types
+from minipeft.exercises.models import arrivals, fill, numbers, short, types, usual_type
 
 observe = Observations()
 
@@ -46,10 +47,14 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """Such blocks, and a norm behind them where they begin with theirs."""
+    """Such blocks, and a norm behind them where they begin with theirs.
+
+    Whether it calls itself causal says nothing about where the norms stand: here it says the opposite.
+    """
 
     def __init__(self, pre_norm=True, layers=1):
         super().__init__()
+        self.config = SimpleNamespace(pre_norm=pre_norm, causal=not pre_norm)
         self.blocks = nn.ModuleList(Block(pre_norm) for _ in range(layers))
         self.norm = norm() if pre_norm else nn.Identity()
 
@@ -74,8 +79,11 @@ def adapter(impl, act=nn.GELU):
 
 
 def width(p):
-    """The standard deviation of random weights to a factor of two, so that it does not depend on how they are drawn."""
-    return f"about {0.01 * 2.0 ** round(math.log2(100 * p.std().item())):g}" if p.any() else "0"
+    """The standard deviation of random weights, one of 0.01, 0.02, 0.05, 0.1, …: so it depends on no single draw."""
+    if not p.any():
+        return "0"
+    steps = [float(f"{digit}e{power}") for power in range(-6, 6) for digit in (1, 2, 5)]
+    return f"about {min(steps, key=lambda step: abs(math.log(step / p.std().item()))):g}"
 
 
 def norm():
@@ -159,8 +167,10 @@ def two_adapters(impl):
 
 @observe("bottleneck", "The new weights should have the type of `like`, which is that of the model.")
 def type_of_the_weights(impl):
-    made = impl.Bottleneck(torch.ones(6, dtype=torch.bfloat16), 2, nn.GELU())
-    return {name: str(p.dtype) for name, p in made.named_parameters()}
+    like = torch.ones(6, dtype=torch.bfloat16)
+    with usual_type():
+        made = impl.Bottleneck(like, 2, nn.GELU())
+    return {name: short(p.dtype) for name, p in made.named_parameters()}
 
 
 @observe("bottleneck", "In training and in evaluation an adapter should answer the same: it drops nothing out.")
@@ -191,8 +201,12 @@ def behind(impl):
 
 @observe("behind a sublayer", "A mask or a cache that the layer is given has to reach the frozen module.")
 def the_other_arguments(impl):
-    made = impl.SequentialAdapter(Sublayer(), adapter(impl))
-    return made(x(), numbers("mask", (3, 1)), numbers("cache", (3, WIDTH)))
+    made, mask, cache = (
+        impl.SequentialAdapter(Sublayer(), adapter(impl)),
+        numbers("mask", (3, 1)),
+        numbers("cache", (3, 4)),
+    )
+    return {"with a mask": made(x(), mask), "with a cache": made(x(), None, cache), "with both": made(x(), mask, cache)}
 
 
 @observe("behind a sublayer", "The start should be near the base: the output may hardly differ from the base's.")
@@ -365,7 +379,10 @@ def Pfeiffer_in_a_post_norm_block(impl):
 
 @observe("Pfeiffer", "A gradient should reach every adapter, and the input.")
 def arriving_gradients_with_Pfeiffer(impl):
-    return [reached(fill(impl.Pfeiffer(SIZE).attach(Stack(pre)), "trainable"), x()) for pre in (True, False)]
+    return {
+        name: reached(fill(impl.Pfeiffer(SIZE).attach(Stack(pre)), "trainable"), x())
+        for name, pre in (("pre-norm", True), ("post-norm", False))
+    }
 
 
 @observe("Pfeiffer", "In a model of another type, the adapters or the answer do not have the model's type.")

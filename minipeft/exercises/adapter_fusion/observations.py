@@ -3,11 +3,12 @@
 from functools import lru_cache
 
 import torch
+from torch import nn
 
 from minipeft import attach
 from minipeft.classroom.engine.observation import Observations
 from minipeft.exercises.adapter.observations import Stack, Sublayer, norm, shape, width
-from minipeft.exercises.models import arrivals, fill, numbers, types
+from minipeft.exercises.models import arrivals, fill, numbers, short, types, usual_type
 
 observe = Observations()
 
@@ -69,8 +70,10 @@ def what_is_saved(impl):
 
 @observe("set-up", "Everything should have the type of `like`, which is that of the model.")
 def type_of_everything(impl):
-    made = impl.Fusion(torch.ones(6, dtype=torch.bfloat16), 4, 2)
-    return {name: str(t.dtype) for name, t in made.state_dict().items()}
+    like = torch.ones(6, dtype=torch.bfloat16)
+    with usual_type():
+        made = impl.Fusion(like, 4, 2)
+    return {name: short(t.dtype) for name, t in made.state_dict().items()}
 
 
 @observe("start", "W_v should start as a matrix that lets what the adapters say pass unchanged.")
@@ -97,7 +100,7 @@ def ends_of_the_start(impl):
         name: {
             "below −0.04": bool(W.min() < -0.04),
             "above 0.04": bool(W.max() > 0.04),
-            "mean far from zero": bool(W.mean().abs() > 0.004),
+            "mean far from zero": bool(W.mean().abs() > 0.2 * W.std()),
         }
         for name, W in (("W_q", made.query.weight), ("W_k", made.key.weight))
     }
@@ -134,6 +137,44 @@ def one_adapter_at_the_start(impl):
 def sums_of_the_weights(impl):
     α = kept(impl)
     return None if α is None else α.sum(-1) - 1
+
+
+@observe("attention", "The query should read h; keys and values should read all of z_t = U_t φ(D_t h + b_D) + b_U.")
+@torch.no_grad()
+def what_is_read(impl):
+    made, h, one = put_in(impl.Fusion(torch.ones(WIDTH), N, SIZE)), x(), torch.eye(WIDTH)
+    z, u = by_themselves(made, h), numbers("u", (WIDTH,))
+    may_be = {"z_t": z, "z_t without b_U": z - made.b_U, "h": h[..., None, :].expand_as(z)}
+    for p in (p for layer in (made.query, made.key, made.value) for p in layer.parameters()):
+        p.zero_()
+    made.value.weight.copy_(one)
+    values = known(made(h), {name: v.mean(-2) for name, v in may_be.items()})  # all adapters count alike
+    made.key.weight.copy_(one)
+    made.query.bias = nn.Parameter(u)
+    keys = known(scores(made, h), {name: centred(k @ u) for name, k in may_be.items()})
+    made.query.weight.copy_(one)
+    made.query.bias.zero_()
+    may_be_asked = {"h": h[..., None, :], "z_t": z, "the mean of z_t": z.mean(-2, keepdim=True)}
+    query = known(scores(made, h), {name: centred((q * may_be[keys]).sum(-1)) for name, q in may_be_asked.items()})
+    return {"query": query, "keys": keys, "values": values}
+
+
+def scores(made, h):
+    """What stands before the softmax, up to what all adapters have in common; None if no α are kept."""
+    made(h)
+    return None if made.weights is None else centred(made.weights.log())
+
+
+def centred(t):
+    return t - t.mean(-1, keepdim=True)
+
+
+def known(got, may_be):
+    """Which of these it is, up to a factor. If it is none, the first: then what is wrong is seen elsewhere."""
+    for name, t in may_be.items():
+        if got is not None and got.shape == t.shape and torch.allclose(got / got.norm(), t / t.norm(), atol=1e-6):
+            return name
+    return next(iter(may_be))
 
 
 @observe("attention", "The α are not the softmax of q·k over the adapters.")
@@ -224,7 +265,12 @@ def behind(impl):
 
 @observe("behind a block", "A mask or a cache that the layer is given has to reach the block.")
 def the_other_arguments(impl):
-    return impl.SequentialFusion(Sublayer(), fusion(impl))(x(), numbers("mask", (5, 1)), numbers("cache", (5, WIDTH)))
+    made, mask, cache = (
+        impl.SequentialFusion(Sublayer(), fusion(impl)),
+        numbers("mask", (5, 1)),
+        numbers("cache", (5, 4)),
+    )
+    return {"with a mask": made(x(), mask), "with a cache": made(x(), None, cache), "with both": made(x(), mask, cache)}
 
 
 @observe("behind a block", "The gradient has to flow back through the block, to what learns below.")

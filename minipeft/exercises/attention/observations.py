@@ -15,6 +15,7 @@ observe = Observations()
 B, H, SIZE = 3, 2, 3  # of rows() there are three; two heads of width 3
 KEYS = torch.tensor([[1, 1, 0, 1, 1], [0, 1, 1, 1, 0], [1, 0, 1, 1, 1], [1, 1, 1, 0, 1]]).bool()  # (4, 5)
 MASKS = {side: rows(side)[1] for side in ("left", "right")}
+PIECES = ("two tokens", 2), ("one token", 1)
 EARLIER = torch.tensor([[1, 1], [0, 1], [0, 0]]).bool()  # two keys that were there before, some of them padding
 
 
@@ -115,7 +116,8 @@ def what_attend_returns(impl):
 
 @observe("softmax", "The weights of one query should sum to 1 over the keys that it sees.")
 def sums_of_the_weights(impl):
-    return [impl.attend(*qkv())[1].sum(-1), impl.attend(*qkv(), KEYS.clone())[1].sum(-1)]
+    weights = {"no mask": impl.attend(*qkv())[1], "a mask of booleans": impl.attend(*qkv(), KEYS.clone())[1]}
+    return {mask: α.sum(-1) for mask, α in weights.items()}
 
 
 @observe("softmax", "The scale of the scores should follow the width of a head, d/H, and nothing else.")
@@ -134,7 +136,7 @@ def scale_of_heads_of_width_1(impl):
 
 @observe("softmax", "In heads of width 4 and 16, q·k is divided by another number than the docstring of attend tells.")
 def scale_of_wider_heads(impl):
-    return [divisor(impl, width) for width in (4, 16)]
+    return {f"width {width}": divisor(impl, width) for width in (4, 16)}
 
 
 @observe("softmax", "The weights that attend returns are not the softmax of the scaled scores over the keys.")
@@ -206,23 +208,30 @@ def the_causal_triangle(impl):
 
 @observe("who sees whom", "The T tokens are the last of S keys; which keys each of them sees is not right.")
 def the_triangle_after_cached_keys(impl):
-    return [seen(impl, 3, 5), seen(impl, 2, 5), seen(impl, 1, 5)]
+    return {f"{tokens} tokens, 5 keys": seen(impl, tokens, 5) for tokens in (3, 2, 1)}
 
 
 @observe("who sees whom", "A bidirectional model should hide nothing but padding.")
 def bidirectional(impl):
-    return [seen(impl, 4, 4, False), seen(impl, 2, 5, False), seen(impl, 5, 5, False, MASKS["right"])[MASKS["right"]]]
+    return {
+        "no cached keys": seen(impl, 4, 4, False),
+        "after cached keys": seen(impl, 2, 5, False),
+        "real tokens beside padding": seen(impl, 5, 5, False, MASKS["right"])[MASKS["right"]],
+    }
 
 
 @observe("who sees whom", "With padding, the keys that the real tokens see are not the right ones.")
 def what_real_tokens_see(impl):
-    return [seen(impl, 5, 5, mask=MASKS[side])[MASKS[side]] for side in ("left", "right")]
+    return {f"padding on the {side}": seen(impl, 5, 5, mask=MASKS[side])[MASKS[side]] for side in ("left", "right")}
 
 
 @observe("who sees whom", "Padding among the cached keys is not hidden as it should be.")
 def padding_among_cached_keys(impl):
     whole = torch.cat([EARLIER, MASKS["left"]], dim=1)  # (B, 2 + 5)
-    return [seen(impl, 5, 7, mask=whole)[MASKS["left"]], seen(impl, 1, 5, mask=MASKS["left"])]
+    return {
+        "several new tokens": seen(impl, 5, 7, mask=whole)[MASKS["left"]],
+        "a single new token": seen(impl, 1, 5, mask=MASKS["left"]),
+    }
 
 
 @observe("who sees whom", "Some queries, those of padding, see no key at all; a softmax over nothing is NaN.")
@@ -272,12 +281,19 @@ def output_with_padding(impl):
 
 @observe("KV cache", "Where everything is visible, the output with keys and values in the cache is not right.")
 def output_with_a_cache_and_no_mask(impl):
-    return [read(layer(impl), x(n), None, cached(impl)) for n in (2, 1)]
+    return {tokens: read(layer(impl), x(n), None, cached(impl)) for tokens, n in PIECES}
 
 
 @observe("KV cache", "With keys and values in the cache, and a mask over all keys, the output is not right.")
 def output_after_cached_keys(impl):
-    return [layer(impl)(x(n), triangle(n, n + 2)[None, None], cached(impl)) for n in (2, 1)]
+    return {tokens: layer(impl)(x(n), triangle(n, n + 2)[None, None], cached(impl)) for tokens, n in PIECES}
+
+
+@observe("KV cache", "A cache that was empty should hold a key and a value for each token that was read.")
+def what_an_empty_cache_holds_after_a_pass(impl):
+    cache = impl.KVCache()
+    read(layer(impl), x(2), None, cache)
+    return {name: 0 if t is None else t.shape[-2] for name, t in (("keys", cache.k), ("values", cache.v))}
 
 
 @observe("KV cache", "A row that is read in two pieces should give the same output as the whole row.")
@@ -303,7 +319,10 @@ def a_fixed_cache(impl):
 
 @observe("recording", "Inside `recording`, the layer should keep the whole attention map, (B, H, T, S).")
 def recorded_map(impl):
-    return [recorded(impl, layer(impl), x(), "causal")[1], recorded(impl, layer(impl), x(2), None, cached(impl))[1]]
+    return {
+        "a whole row": recorded(impl, layer(impl), x(), "causal")[1],
+        "after cached keys": recorded(impl, layer(impl), x(2), None, cached(impl))[1],
+    }
 
 
 @observe("recording", "Inside `recording`, the output should be the same as outside.")

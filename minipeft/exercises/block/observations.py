@@ -9,6 +9,7 @@ from minipeft.exercises.models import VOCAB, T, arrivals, fill, numbers, rows, t
 observe = Observations()
 
 D, FF = 6, 8
+KINDS = {"pre-norm": True, "post-norm": False}
 MASK = rows("left")[1]
 
 
@@ -73,7 +74,10 @@ def settings_that_arrive(impl):
 
 @observe("parts", "A block should say by `pre_norm` where its norms are: adapters and P-tuning v2 read it.")
 def what_others_read_of_a_block(impl):
-    return [getattr(impl.Block(config(impl, pre_norm=pre)), "pre_norm", "no pre_norm") for pre in (True, False)]
+    return {
+        f"pre_norm={pre}": getattr(impl.Block(config(impl, pre_norm=pre)), "pre_norm", "no such attribute")
+        for pre in (True, False)
+    }
 
 
 @observe("MLP", "The MLP does not return down(φ(up(x))), with φ the exact GELU.")
@@ -133,20 +137,20 @@ def who_reads_the_stream_itself(impl):
 
 @observe("what goes along", "The mask and the cache should reach attention as they are.")
 def what_reaches_attention(impl):
-    found = []
-    for pre_norm in (True, False):
+    found = {}
+    for kind, pre_norm in KINDS.items():
         made, cache = block(impl, pre_norm), impl.KVCache()
         made(x(), MASK.clone(), cache)
-        found += [{"mask": m, "the same cache": c is cache} for m, c in made.attn.others]
+        found[kind] = [{"mask": m, "the same cache": c is cache} for m, c in made.attn.others]
     return found
 
 
 @observe("what goes along", "The caller's x is changed in place; somebody else may still need it.")
 def x_is_left_alone(impl):
-    mine = [x(), x()]
-    for pre_norm, each in zip((True, False), mine, strict=True):
-        block(impl, pre_norm)(each)
-    return [each - x() for each in mine]
+    mine = {kind: x() for kind in KINDS}
+    for kind, each in mine.items():
+        block(impl, KINDS[kind])(each)
+    return {kind: each - x() for kind, each in mine.items()}
 
 
 @observe("what goes along", "In training, the same input gives another output: nobody asked for a dropout.")
@@ -161,12 +165,12 @@ def training_is_like_evaluation(impl):
 )
 def where_gradients_arrive(impl):
     found = {}
-    for pre_norm in (True, False):
+    for kind, pre_norm in KINDS.items():
         made, given, cache = fill(impl.Block(config(impl, pre_norm=pre_norm))), x().requires_grad_(), impl.KVCache()
         cache.k, cache.v = (numbers(f"old {w}", (3, 2, 1, 3)) for w in "kv")  # without any, the bias of k gets none
         arrived = arrivals(made, made(given, None, cache))
         seen = bool(given.grad is not None and given.grad.abs().max() > 0)
-        found["pre-norm" if pre_norm else "post-norm"] = arrived | {"x": seen}
+        found[kind] = arrived | {"x": seen}
     return found
 
 
@@ -174,11 +178,11 @@ def where_gradients_arrive(impl):
     "gradients", "The gradient that reaches the input of a block is not the expected one: one of its ways is cut off."
 )
 def gradient_of_the_input(impl):
-    found = []
-    for pre_norm in (True, False):
+    found = {}
+    for kind, pre_norm in KINDS.items():
         given = x().requires_grad_()
         block(impl, pre_norm)(given).pow(3).sum().backward()
-        found.append(given.grad)
+        found[kind] = given.grad
     return found
 
 
@@ -189,7 +193,7 @@ def types_of_numbers(impl):
 
     return {
         name: types(lambda dtype, pre=pre: impl.Block(config(impl, pre_norm=pre)).to(dtype), run)
-        for name, pre in (("pre-norm", True), ("post-norm", False))
+        for name, pre in KINDS.items()
     }
 
 
@@ -197,9 +201,12 @@ def types_of_numbers(impl):
 def two_blocks_start_differently(impl):
     blocks = [impl.Block(config(impl)) for _ in range(2)]
     mlps = [impl.MLP(D, FF, "none") for _ in range(2)]
-    pairs = [(a.up.weight, b.up.weight) for a, b in (mlps, [b.mlp for b in blocks])]
-    attention = [b.attn.q.weight for b in blocks]
-    return [bool(torch.equal(*pair)) for pair in (*pairs, attention)]
+    pairs = {
+        "two MLPs": [m.up.weight for m in mlps],
+        "the MLPs of two blocks": [b.mlp.up.weight for b in blocks],
+        "the attentions of two blocks": [b.attn.q.weight for b in blocks],
+    }
+    return {which: bool(torch.equal(*pair)) for which, pair in pairs.items()}
 
 
 @observe(
@@ -208,24 +215,29 @@ def two_blocks_start_differently(impl):
 )
 def size_of_most_weights(impl):
     names = ("embed.token.weight", "blocks.0.attn.q.weight", "blocks.1.mlp.up.weight", "head.weight")
-    return [stub(impl, dim, 2).std(name) for dim in (6, 32) for name in names]
+    return {f"{name} in width {dim}": stub(impl, dim, 2).std(name) for dim in (6, 32) for name in names}
 
 
 @observe("start", "The last weight of a sublayer, which adds to the stream, starts with the wrong standard deviation.")
 def size_of_what_is_added(impl):
     names = ("blocks.0.attn.o.weight", "blocks.1.mlp.down.weight")
-    models = [stub(impl, dim, layers) for dim, layers in ((6, 2), (32, 1), (32, 8))]
-    return {
-        "standard deviation": [made.std(name) for made in models for name in names],
-        "as a share of the others'": [
-            made.std(name) / made.std("blocks.0.mlp.up.weight") for made in models for name in names
-        ],
-    }
+    found = {}
+    for dim, layers in ((6, 2), (32, 1), (32, 8)):
+        made = stub(impl, dim, layers)
+        for name in names:
+            found[f"{name} in width {dim} with {layers} layers"] = {
+                "standard deviation": made.std(name),
+                "as a share of that of the others": made.std(name) / made.std("blocks.0.mlp.up.weight"),
+            }
+    return found
 
 
 @observe("start", "In a model that has learned nothing yet, the residual stream should not grow with the depth.")
 def what_all_layers_add_together(impl):
-    return [layers * stub(impl, 64, layers).std("blocks.0.mlp.down.weight") ** 2 for layers in (1, 4, 16)]
+    return {
+        f"{layers} layers": layers * stub(impl, 64, layers).std("blocks.0.mlp.down.weight") ** 2
+        for layers in (1, 4, 16)
+    }
 
 
 def stub(impl, dim, layers):

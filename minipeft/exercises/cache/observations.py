@@ -47,11 +47,11 @@ def model(impl, bos=None, front=False, layers=2):
     return known[bos, front, layers]
 
 
-def another(impl, causal=True, head=None, begin=None):
+def another(impl, causal=True, head=None, begin=None, pre_norm=True):
     """The model of one layer, with another Config, head or beginning."""
     made, first = impl.Transformer.__new__(impl.Transformer), model(impl, layers=1)
     nn.Module.__init__(made)
-    made.config = impl.Config(VOCAB, D, layers=1, heads=2, ff=8, context=12, causal=causal)
+    made.config = impl.Config(VOCAB, D, layers=1, heads=2, ff=8, context=12, causal=causal, pre_norm=pre_norm)
     made.embed, made.blocks, made.norm = first.embed, first.blocks, first.norm
     made.begin, made.head = begin or Learned(impl, False), head or first.head
     return made.eval()
@@ -274,6 +274,12 @@ def logits(impl):
 @observe("forward", "In a bidirectional model, where the Config says so, tokens should see those behind them.")
 def logits_of_a_bidirectional_model(impl):
     return another(impl, causal=False)(plain_rows())
+
+
+@observe("forward", "Where the norms stand, `pre_norm` in the Config, says nothing about who sees whom.")
+def logits_whatever_the_Config_says_of_norms(impl):
+    made = {causal: another(impl, causal=causal, pre_norm=not causal) for causal in (True, False)}
+    return {f"causal={c}, pre_norm={not c}": model(plain_rows()) for c, model in made.items()}
 
 
 @observe("forward", "The logits of padded rows, at their real tokens, are not the expected ones.")

@@ -7,7 +7,18 @@ from torch import nn
 
 from minipeft import attach
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import Learned, arrivals_in_a_pass, fill, loss, model, numbers, rows, types
+from minipeft.exercises.models import (
+    Learned,
+    arrivals_in_a_pass,
+    fill,
+    loss,
+    model,
+    numbers,
+    rows,
+    short,
+    types,
+    usual_type,
+)
 from minipeft.exercises.models import gradients as gradients_of
 from minipeft.models.transformer import Begin
 
@@ -238,7 +249,9 @@ def refused(impl, token):
 
 @observe("places", "The anchors should have the type of the embeddings, bfloat16 for example.")
 def type_of_the_anchors(impl):
-    return str(impl.PTuning(length=N, template=TEMPLATE).places(table().bfloat16())[1].dtype)
+    words = table().bfloat16()
+    with usual_type():
+        return short(impl.PTuning(length=N, template=TEMPLATE).places(words)[1].dtype)
 
 
 def table():
@@ -311,11 +324,12 @@ def types_of_the_base(impl):
     def made(dtype):
         return attached_to(impl, model(layers=1).to(dtype), encoder="lstm")
 
-    return types(made, lambda tuned: tuned(rows()[0])) | {"h of the mlp": str(mlp_in_half(impl).dtype)}
+    return types(made, lambda tuned: tuned(rows()[0])) | {"h of the mlp": short(mlp_in_half(impl).dtype)}
 
 
 def mlp_in_half(impl):
-    return impl.MLPEncoder(4, DIM, WIDTH).bfloat16()()
+    with usual_type():
+        return impl.MLPEncoder(4, DIM, WIDTH).bfloat16()()
 
 
 @observe("model", "The gradients that reach the encoder are not the expected ones.")

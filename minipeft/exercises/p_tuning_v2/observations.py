@@ -6,7 +6,7 @@ from torch import nn
 import minipeft.exercises.models as models
 from minipeft import attach
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import VOCAB, Learned, fill, loss, numbers, rows
+from minipeft.exercises.models import KINDS, VOCAB, Learned, fill, loss, numbers, rows
 from minipeft.models.transformer import Begin, Cache
 
 observe = Observations()
@@ -23,17 +23,28 @@ def keys(impl, base=None, length=N, name="P"):
     return impl.DeepKeys(base or Begin(), numbers(f"{name}_K", shape), numbers(f"{name}_V", shape))
 
 
-def tuned(impl, causal=True, layers=2, **settings):
+def tuned(impl, causal=True, layers=2, pre_norm=None, **settings):
     """A whole model with deep prompts, whose numbers are none of those that training starts from."""
-    return fill(
-        impl.PTuningV2(**{"length": N, **settings}).attach(models.model(causal=causal, layers=layers)), "trainable"
-    )
+    base = models.model(causal=causal, layers=layers, pre_norm=pre_norm)
+    return fill(impl.PTuningV2(**{"length": N, **settings}).attach(base), "trainable")
+
+
+def classifier(impl, kind):
+    """A model of one layer with a head, for several observations. kind: a key of KINDS."""
+    known = vars(impl).setdefault("classifiers of the bank", {})
+    if kind not in known:
+        known[kind] = tuned(impl, layers=1, length=2, classes=CLASSES, **KINDS[kind])
+    return known[kind]
 
 
 def held(begin, causal=True):
     """The keys and values that each layer holds at the beginning, as they are for one row."""
     cache = begin(models.model(causal=causal).requires_grad_(False).blocks)
-    return [[x[0] if x.ndim == 4 else x for x in (layer.k, layer.v)] for layer in cache.layers]  # (H, n, d/H)
+    pairs = [{"keys": layer.k, "values": layer.v} for layer in cache.layers]
+    return {
+        f"layer {i}": {name: x[0] if x.ndim == 4 else x for name, x in pair.items()}  # (H, n, d/H)
+        for i, pair in enumerate(pairs)
+    }
 
 
 def gradients_of(made):
@@ -107,6 +118,16 @@ def distribution_of_the_start(impl):
     }
 
 
+@observe("start", "Prompts, keys and values should start around zero; this is their mean, in standard deviations.")
+def middle_of_the_start(impl):
+    starts = {form: start(impl, length=1000, form=form) for form in ("hidden", "key/value")}
+    return {
+        f"{form} {i}": round(2 * float(P.detach().mean() / P.detach().std())) / 2
+        for form, tensors in starts.items()
+        for i, P in enumerate(tensors)
+    }
+
+
 @observe("start", "Each new model should draw prompts and a head of its own, and set no seed.")
 def two_models_are_made(impl):
     def drawn(seed):
@@ -130,8 +151,9 @@ def types_of_the_prompts(impl):
 
     found = models.types(made, lambda tuned: tuned(rows()[0]))
     half = numbers("table", (VOCAB, DIM)).bfloat16()
-    starts = {form: impl.PTuningV2(length=N, form=form).start(half, 2) for form in ("hidden", "key/value")}
-    return found | {f"start of {form}": [str(P.dtype) for P in tensors] for form, tensors in starts.items()}
+    with models.usual_type():
+        starts = {form: impl.PTuningV2(length=N, form=form).start(half, 2) for form in ("hidden", "key/value")}
+    return found | {f"start of {form}": [models.short(P.dtype) for P in tensors] for form, tensors in starts.items()}
 
 
 @observe("start", "The numbers that prompts start from should be drawn for each layer, keys and values apart.")
@@ -142,17 +164,22 @@ def who_shares_numbers(impl):
 
 @observe("as a prefix", "Where the norm comes first, prompts amount to the keys W_k LN(P) + b_k, values alike.")
 def keys_and_values_of_a_decoder(impl):
-    return list(prompts(impl).keys_values(models.model().blocks[0], numbers("P", (N, DIM))))
+    return made_of_prompts(impl, causal=True)
+
+
+def made_of_prompts(impl, causal):
+    made = list(prompts(impl).keys_values(models.model(causal=causal).blocks[0], numbers("P", (N, DIM))))
+    return dict(zip(("keys", "values"), made, strict=True)) if len(made) == 2 else f"{len(made)} tensors"
 
 
 @observe("as a prefix", "Where norms come after, prompts amount to other keys and values than yours.")
 def keys_and_values_of_an_encoder(impl):
-    return list(prompts(impl).keys_values(models.model(causal=False).blocks[0], numbers("P", (N, DIM))))
+    return made_of_prompts(impl, causal=False)
 
 
 @observe("prompts", "Each layer should begin with the keys and values of its own P, split into heads.")
 def what_each_layer_begins_with(impl):
-    return [held(prompts(impl), causal) for causal in (True, False)]
+    return {kind: held(prompts(impl), causal) for kind, causal in (("decoder", True), ("encoder", False))}
 
 
 @observe("prompts", "On a model that has a prefix already, the keys and values of P should follow its own.")
@@ -178,13 +205,13 @@ def what_else_the_cache_holds(impl):
 @observe("prompts", "Every block should give Block([P ; h]) without its first n rows; the logits differ from that.")
 @torch.no_grad()
 def the_equation(impl):
-    found = []
-    for causal in (True, False):
+    found = {}
+    for kind, causal in (("decoder", True), ("encoder", False)):
         made, base, (tokens, _) = tuned(impl, causal), models.model(causal=causal), rows()
         h = base.embed.token(tokens) + base.embed.position.weight[N : N + tokens.shape[1]]
         for block, P in zip(base.blocks, made.begin.P, strict=True):
             h = block(torch.cat([P.expand(len(h), -1, -1), h], dim=1), "causal" if causal else None)[:, N:]
-        found.append(made(tokens) - base.head(base.norm(h)))
+        found[kind] = made(tokens) - base.head(base.norm(h))
     return found
 
 
@@ -278,7 +305,7 @@ def shape_of_the_classes(impl):
 
 @observe("head", "The scores of the classes are not W h + b of the token at `place`.")
 def classes(impl):
-    return [head(impl, place)(numbers("h", (3, 5, DIM))) for place in (0, -1, 2)]
+    return {f"place {place}": head(impl, place)(numbers("h", (3, 5, DIM))) for place in (0, -1, 2)}
 
 
 def refused(made, tokens, mask):
@@ -296,8 +323,8 @@ def refused(made, tokens, mask):
 @torch.no_grad()
 def padding_where_the_head_reads(impl):
     found = {}
-    for kind, causal in (("decoder", True), ("encoder", False)):
-        made = tuned(impl, causal, 1, classes=CLASSES, length=2)
+    for kind in KINDS:
+        made = classifier(impl, kind)
         for side in ("left", "right"):
             tokens, mask = rows(side)
             found[f"{kind}, some rows padded on the {side}"] = refused(made, tokens, mask)
@@ -309,10 +336,10 @@ def padding_where_the_head_reads(impl):
 @torch.no_grad()
 def padding_everywhere_else(impl):
     found = {}
-    for kind, causal in (("decoder", True), ("encoder", False)):
+    for kind, which in KINDS.items():
         tokens, mask = rows()[0], torch.zeros(3, 5, dtype=torch.bool)
-        mask[:, -1 if causal else 0] = True
-        found[kind] = refused(tuned(impl, causal, 1, classes=CLASSES, length=2), tokens, mask)
+        mask[:, -1 if which["causal"] else 0] = True
+        found[kind] = refused(classifier(impl, kind), tokens, mask)
     return found
 
 
@@ -330,13 +357,14 @@ def padding_that_was_read_before(impl):
 @observe("whole model", "With a head, the decoder or the encoder reads another token than it should.")
 @torch.no_grad()
 def classified(impl):
-    return [tuned(impl, causal, 1, classes=CLASSES, length=2)(rows()[0]) for causal in (True, False)]
+    return {kind: classifier(impl, kind)(rows()[0]) for kind in KINDS}
 
 
 @observe("whole model", "The head should have the type of the base, bfloat16 for example.")
 def type_of_the_head(impl):
-    made = impl.PTuningV2(length=N, classes=CLASSES).attach(models.model(layers=1).bfloat16())
-    return {name: str(p.dtype) for name, p in made.head.named_parameters()}
+    with models.usual_type():
+        made = impl.PTuningV2(length=N, classes=CLASSES).attach(models.model(layers=1).bfloat16())
+    return {name: models.short(p.dtype) for name, p in made.head.named_parameters()}
 
 
 @observe("whole model", "What is saved is what `wrap` has put in place: that should be all layers of the method.")

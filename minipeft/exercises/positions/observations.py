@@ -15,6 +15,7 @@ REAL = {
     "right": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0]]).bool(),
     "gap": torch.tensor([[1, 0, 1, 1, 1], [1, 1, 0, 1, 1], [1, 1, 1, 0, 1]]).bool(),
 }
+PADDED = {None: "no padding", "left": "padding on the left", "right": "padding on the right", "gap": "padding inside"}
 EARLIER = torch.tensor(
     [[1, 1, 1], [0, 0, 1], [0, 1, 1]]
 ).bool()  # three tokens that were read before, some of them padding
@@ -53,19 +54,29 @@ def before(impl, keys=0, pad=None, front=(), earlier=None, offset=0):
 
 
 def at(impl, bos=None, n=0, pad=None, **settings):
-    """The positions of n vectors in front and of the real tokens, row by row; those of padding do not matter."""
+    """{row: {vector or token: its position}}, without padding, whose positions do not matter."""
     cache = before(impl, pad=pad, front=[numbers("front", (n, D))] * bool(n), **settings)
     positions = embed(impl, bos).positions(rows(), n, cache).expand(3, -1)
     real = REAL[pad] if pad else torch.ones_like(TOKENS, dtype=torch.bool)
     real = torch.cat([torch.ones(3, n, dtype=torch.bool), real], dim=1)
-    return [row[there].tolist() for row, there in zip(positions, real, strict=True)]
+    return named(positions, n, real)
+
+
+def named(positions, n=0, real=None):
+    """{row: {vector in front or token: its position}} of those that are real, None for all."""
+    names = [f"vector {i}" for i in range(1, n + 1)] + [f"token {i}" for i in range(1, positions.shape[1] - n + 1)]
+    real = torch.ones_like(positions, dtype=torch.bool) if real is None else real
+    return {
+        f"row {i}": {name: p for name, p, there in zip(names, row, seen, strict=True) if there}
+        for i, (row, seen) in enumerate(zip(positions.tolist(), real.tolist(), strict=True), 1)
+    }
 
 
 def offset(impl, tokens=None, n=0, **settings):
     """What the cache keeps for the next tokens, a number for each row."""
     cache = before(impl, **settings)
     embed(impl, BOS).positions(rows() if tokens is None else tokens, n, cache)
-    return torch.as_tensor(cache.offset).expand(3, 1)[:, 0].tolist()
+    return {f"row {i}": n for i, n in enumerate(torch.as_tensor(cache.offset).expand(3, 1)[:, 0].tolist(), 1)}
 
 
 def in_pieces(impl, bos, *lengths):
@@ -74,7 +85,7 @@ def in_pieces(impl, bos, *lengths):
     for piece in rows().split(lengths, 1):
         found.append(embed(impl, bos).positions(piece, 0, cache).expand(3, -1))
         cache.layers[0].k = numbers("cached", (3, 2, sum(f.shape[1] for f in found), 3))
-    return torch.cat(found, 1).tolist()
+    return named(torch.cat(found, 1))
 
 
 OFFSETS = torch.tensor([[4], [0], [2]])
@@ -104,12 +115,15 @@ def positions_after_cached_keys(impl):
 
 @observe("absolute", "In a padded row, the tokens should stand where they would stand alone.")
 def positions_in_padded_rows(impl):
-    return [at(impl, pad=pad) for pad in ("left", "right", "gap")]
+    return {PADDED[pad]: at(impl, pad=pad) for pad in REAL}
 
 
 @observe("absolute", "Where some of the cached keys are padding, the next tokens do not stand where they should.")
 def positions_after_cached_padding(impl):
-    return [at(impl, keys=3, earlier=EARLIER), at(impl, keys=3, earlier=EARLIER, pad="gap")]
+    return {
+        "no padding in the new tokens": at(impl, keys=3, earlier=EARLIER),
+        "padding there too": at(impl, keys=3, earlier=EARLIER, pad="gap"),
+    }
 
 
 @observe("absolute", "The table has no row for a negative position; padding needs one of 0 or more, too.")
@@ -119,15 +133,20 @@ def negative_positions(impl):
 
 @observe("absolute", "With n vectors in front, they or the tokens do not stand where they should.")
 def positions_with_vectors_in_front(impl):
-    return [at(impl, n=2), at(impl, n=2, pad="left"), at(impl, n=2, keys=3)]
+    return {
+        "no padding": at(impl, n=2),
+        PADDED["left"]: at(impl, n=2, pad="left"),
+        "after cached keys": at(impl, n=2, keys=3),
+    }
 
 
 @observe("from BOS", "As long as no BOS has come, all of a row is preamble: it should stand at 0.")
 def positions_before_any_bos(impl):
     tokens = rows().masked_fill(TOKENS == BOS, 2)
-    return [
-        embed(impl, BOS).positions(tokens, 0, before(impl, pad=pad)).expand(3, -1).tolist() for pad in (None, "left")
-    ]
+    return {
+        PADDED[pad]: named(embed(impl, BOS).positions(tokens, 0, before(impl, pad=pad)).expand(3, -1))
+        for pad in (None, "left")
+    }
 
 
 @observe("from BOS", "Counted from BOS, the tokens do not stand where they should.")
@@ -137,34 +156,44 @@ def positions_from_bos(impl):
 
 @observe("from BOS", "What continues after a BOS that was read before does not stand where it should.")
 def positions_from_bos_after_an_offset(impl):
-    return [at(impl, BOS, offset=3, keys=3), at(impl, BOS, offset=OFFSETS.clone(), keys=3)]
+    return {
+        "the same offset for all rows": at(impl, BOS, offset=3, keys=3),
+        "an offset for each row": at(impl, BOS, offset=OFFSETS.clone(), keys=3),
+    }
 
 
 @observe("from BOS", "Counted from BOS, padding spoils the count: it takes no position, and it is never BOS.")
 def positions_from_bos_in_padded_rows(impl):
-    padded = [at(impl, BOS, pad=pad) for pad in ("left", "right", "gap")]
-    return [*padded, at(impl, BOS, pad="left", keys=3, earlier=EARLIER)]
+    padded = {PADDED[pad]: at(impl, BOS, pad=pad) for pad in REAL}
+    return padded | {"after cached keys with padding": at(impl, BOS, pad="left", keys=3, earlier=EARLIER)}
 
 
 @observe("from BOS", "Vectors in front and keys alone, as of a prefix, should not move what follows BOS.")
 def positions_from_bos_with_vectors_and_keys(impl):
-    return [at(impl, BOS, n=2), at(impl, BOS, keys=3), at(impl, BOS, n=2, pad="left")]
+    return {
+        "vectors in front": at(impl, BOS, n=2),
+        "cached keys": at(impl, BOS, keys=3),
+        "vectors in front of padding": at(impl, BOS, n=2, pad="left"),
+    }
 
 
 @observe("from BOS", "A second BOS should be counted as any token.")
 def positions_after_a_second_bos(impl):
-    return at(impl, BOS)[1]
+    return at(impl, BOS)["row 2"]
 
 
 @observe("from BOS", "What the cache keeps as `offset`, for the tokens that come next, is not right.")
 def offset_that_is_kept(impl):
-    pads = [offset(impl, pad=pad) for pad in (None, "left", "right")]
-    return [*pads, offset(impl, offset=OFFSETS.clone()), offset(impl, n=2), offset(impl, tokens=rows()[:, :1])]
+    return {PADDED[pad]: offset(impl, pad=pad) for pad in (None, "left", "right")} | {
+        "an offset from before": offset(impl, offset=OFFSETS.clone()),
+        "vectors in front": offset(impl, n=2),
+        "a single token": offset(impl, tokens=rows()[:, :1]),
+    }
 
 
 @observe("from BOS", "Read in pieces with one cache, the tokens should stand where they stand in the whole row.")
 def positions_from_bos_in_pieces(impl):
-    return [in_pieces(impl, BOS, *lengths) for lengths in ((2, 3), (3, 1, 1))]
+    return {f"pieces of {lengths}": in_pieces(impl, BOS, *lengths) for lengths in ((2, 3), (3, 1, 1))}
 
 
 @observe("what is left alone", "The caller's tokens, the mask of the cache or the vectors in front are changed.")
@@ -195,7 +224,10 @@ def vectors_with_a_norm(impl):
 
 @observe("vectors", "The real tokens of padded rows do not get the vectors they should.")
 def vectors_of_padded_rows(impl):
-    return [embed(impl, bos)(rows(), before(impl, pad="left"))[REAL["left"]] for bos in (None, BOS)]
+    return {
+        "absolute" if bos is None else "from BOS": embed(impl, bos)(rows(), before(impl, pad="left"))[REAL["left"]]
+        for bos in (None, BOS)
+    }
 
 
 @observe("vectors", "A padded row should get the same vectors as the row alone.")
@@ -206,7 +238,10 @@ def a_row_in_the_batch_and_alone(impl):
 
 @observe("vectors", "Tokens that continue what was read before do not get the vectors they should.")
 def vectors_after_a_cache(impl):
-    return [embed(impl)(rows(), before(impl, keys=3)), embed(impl, BOS)(rows(), before(impl, offset=OFFSETS.clone()))]
+    return {
+        "absolute": embed(impl)(rows(), before(impl, keys=3)),
+        "from BOS": embed(impl, BOS)(rows(), before(impl, offset=OFFSETS.clone())),
+    }
 
 
 @observe("in front", "With n vectors in front there should be n + T vectors in each row.")
@@ -217,7 +252,10 @@ def shape_with_a_front(impl):
 @observe("in front", "The vectors in front, or the tokens behind them, are not what they should be.")
 def vectors_with_a_front(impl):
     front = [numbers("front", (2, D))]
-    return [embed(impl, bos)(rows(), before(impl, front=front)) for bos in (None, BOS)]
+    return {
+        "absolute" if bos is None else "from BOS": embed(impl, bos)(rows(), before(impl, front=front))
+        for bos in (None, BOS)
+    }
 
 
 @observe("in front", "Two prompts should stand one behind the other, in the order of the list.")

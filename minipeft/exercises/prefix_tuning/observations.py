@@ -35,7 +35,11 @@ def tuned(impl, bos=None, layers=2, heads=2, causal=True, **settings):
 def held(begin, heads=2):
     """The keys and values that each layer holds at the beginning, as they are for one row."""
     cache = begin(models.model(heads=heads).requires_grad_(False).blocks)
-    return [[x[0] if x.ndim == 4 else x for x in (layer.k, layer.v)] for layer in cache.layers]  # (H, n, d/H)
+    pairs = [{"keys": layer.k, "values": layer.v} for layer in cache.layers]
+    return {
+        f"layer {i}": {name: x[0] if x.ndim == 4 else x for name, x in pair.items()}  # (H, n, d/H)
+        for i, pair in enumerate(pairs)
+    }
 
 
 def started(impl, base=None, **settings):
@@ -111,9 +115,10 @@ def types_of_the_prefix(impl):
         return impl.PrefixTuning(length=N).attach(models.model(layers=1).to(dtype))
 
     half, network = models.model(layers=1).bfloat16(), impl.MLPPrefix(Begin(), N, 2, DIM, WIDTH).bfloat16()
-    others = {"read": impl.read(half, torch.tensor(WORDS)), "the network": network.keys_values()}
+    with models.usual_type():
+        others = {"read": impl.read(half, torch.tensor(WORDS)), "the network": network.keys_values()}
     found = models.types(made, lambda tuned: tuned(rows()[0]))
-    return found | {f"from {where}": [str(P.dtype) for P in both] for where, both in others.items()}
+    return found | {f"from {where}": [models.short(P.dtype) for P in both] for where, both in others.items()}
 
 
 @observe("start", "Started from words, layer 0 does not have the keys and values that the model computes there.")
@@ -139,9 +144,23 @@ def first_layer(start):
     return {place: P for place, P in start.items() if place.endswith("layer 0")}
 
 
-@observe("start", "Fewer words than n should be repeated from the first on; of more, the first n should be taken.")
+@observe(
+    "start",
+    "Fewer words than n should be repeated over and over, in their order; of more, the first n should be taken.",
+)
 def words_repeated_or_cut(impl):
-    return [started(impl, models.model(layers=1), length=n, init=words) for n, words in ((5, (5, 9)), (2, WORDS))]
+    return {f"words {words}, n = {n}": told(impl, words, n) for n, words in ((5, (5, 9)), (2, WORDS))}
+
+
+@torch.no_grad()
+def told(impl, words, n):
+    """Of which word each of the n keys of the first layer is."""
+    K, made = started(impl, models.model(layers=1), length=n, init=words)["P_K of layer 0"], models.model(layers=1)
+    if K.shape != (n, DIM):
+        return list(K.shape)
+    x = made.embed.token(torch.tensor(words))[:, None] + made.embed.position.weight[:n]
+    which = torch.isclose(K, made.blocks[0].attn.k(made.blocks[0].norm1(x))).all(-1)  # (words, n)
+    return " ".join(str(words[row.int().argmax()]) if row.any() else "none" for row in which.T)
 
 
 class Fronted(Learned):
@@ -177,7 +196,10 @@ def with_one_head(impl):
 
 @observe("cache", "On a model that has a prefix already, the new keys and values should follow the old ones.")
 def a_prefix_on_a_prefix(impl):
-    return [held(prefix(impl, Learned())), held(prefix(impl, prefix(impl), 2, name="second"))]
+    return {
+        "learned keys below": held(prefix(impl, Learned())),
+        "another prefix below": held(prefix(impl, prefix(impl), 2, name="second")),
+    }
 
 
 @observe("cache", "Besides keys and values, the cache should be as the layer below makes it.")

@@ -1,5 +1,5 @@
 # Prefix tuning whose words are each repeated before the next: 5 5 5 9 9.
-# earns: Fewer words than n should be repeated from the first on
+# earns: equal words stand side by side
 
 import torch
 from torch import nn

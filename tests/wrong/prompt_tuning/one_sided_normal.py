@@ -1,5 +1,5 @@
 # Prompt tuning whose normal start has lost its sign: the absolute value of every number.
-# earns: "normal": P should have mean 0
+# earns: the normal start has lost its signs
 
 import torch
 from torch import nn
