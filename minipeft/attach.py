@@ -90,11 +90,11 @@ def frozen(tensor):
 def view(model, own=()):
     """New modules with frozen parameters that share the model's memory; those in `own`, and buffers, are cloned."""
     check_forwards(model)
-    own = {id(p) for p in own}
-    copies = {id(p): frozen(p.clone() if id(p) in own else p) for p in model.parameters()}
+    copies = {id(p): frozen(p) for p in model.parameters()} | {id(p): frozen(p.clone()) for p in own}
     for module in model.modules():
         loose = [*module._buffers.values(), *vars(module).values()]
         copies |= {id(t): t.detach().clone() for t in loose if isinstance(t, Tensor)}
+        copies |= {id(d): type(d)() for d in loose if isinstance(d, dict) and not d}  # of hooks: deepcopy is slow there
     return copy.deepcopy(model, copies)  # the memo, {id: copy}: deepcopy takes these instead of copying
 
 
@@ -125,8 +125,8 @@ class Method(Settings):
         """A view of the model with the method on it. Raises ValueError or TypeError if it does not fit the model."""
         model = unwrapped(model)
         adapted = view(model)
-        adapted._attachment = Attachment(self, model)
-        adapted._attachment.shared = list(zip(adapted.parameters(), model.parameters(), strict=True))
+        shared = zip(adapted.parameters(), model.parameters(), strict=True)
+        adapted._attachment = Attachment(self, model, shared=list(shared))
         self.insert(adapted)
         if callable(getattr(self, "targets", None)):  # a function cannot be stored: the names that it chose can
             chosen = tuple("." + path for path in adapted._attachment.layers)

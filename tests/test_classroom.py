@@ -187,7 +187,8 @@ def test_what_stands_outside_the_exercise_is_the_projects_own():
 
 
 def noted(text, exercise=LORA):
-    return list(taken.notes(text, reading.parsed(text), exercise.tree(), exercise.stubs))
+    tree = reading.parsed(text)
+    return list(taken.notes(text, tree, exercise.tree(), exercise.stubs, taken.Additions(tree, exercise.tree())))
 
 
 def forward_with(above, use):

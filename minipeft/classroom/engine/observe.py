@@ -48,8 +48,8 @@ def work_in(exercise, text, seed=None, only=None):
     asked = exercise.stubs if only is None else (only,)
     written = reading.written(tree, asked)
     changed = reading.changed(tree, exercise.tree(seed), written)
-    notes = [f"({said})" for said in taken.notes(text, tree, exercise.tree(seed), exercise.stubs)]
     additions = taken.Additions(tree, exercise.tree(seed))
+    notes = [f"({said})" for said in taken.notes(text, tree, exercise.tree(seed), exercise.stubs, additions)]
     imports = {name: what for what, name, _ in (*additions.refused, *additions.missing)}
     return Work(exercise, tuple(asked), tuple(written), tuple(changed), seed, tuple(notes), imports)
 

@@ -94,6 +94,10 @@ def recognise(exercise, got, seed=None, stubs=(), whole=None):
     First one in these bodies that explains half of what differs; then one anywhere that explains all of it; then one
     anywhere that explains everything that differs in the whole solution: bodies may be wrong only together.
     """
+    if exercise.chosen(seed):  # whoever follows the paper in everything is told so, whatever else it looks like
+        wrong = differing(expected(exercise, seed), got)
+        if explained(exercise, mistakes_of(exercise, seed)[0], 0, got, wrong, seed) == wrong:
+            return mistakes_of(exercise, seed)[0], wrong
     known = forms(exercise, seed)
     inside = [(m, form) for m, form in known if stubs and places(exercise, m, seed, form) <= set(stubs)]
     for some, seen, share in ((inside, got, SHARE), (known, got, 1.0 if stubs else SHARE), (known, whole or got, 1.0)):

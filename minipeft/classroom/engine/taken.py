@@ -266,9 +266,9 @@ MISSED = (
 )
 
 
-def notes(text, tree, reference, stubs):
-    """Sentences on whatever of a student's text is left out or stands for something else here."""
-    found, lines = Additions(tree, reference), text.split("\n")
+def notes(text, tree, reference, stubs, found):
+    """Sentences on whatever of a student's text is left out or stands for something else here. found: its Additions."""
+    lines = text.split("\n")
 
     def at(*nodes):
         places = list(dict.fromkeys(str(spot(lines, node.lineno)) for node in nodes))
@@ -283,8 +283,8 @@ def notes(text, tree, reference, stubs):
         yield f"left out: {imports(found.missing)}, which is not installed here; torch can do without it"
     for cell in tree.left_out:
         yield f"left out: code cell {cell.number}, which is not Python: {cell.why}"
-    missed, quiet, given = {}, [], {ast.dump(node) for node in reference.body}
-    for node in (n for n in found.left if ast.dump(n) not in given):
+    missed, quiet = {}, []
+    for node in (n for n in found.left if ast.dump(n) not in statements_of(reference)):
         if names := [n for n in sets(node) & found.used if found.means.get(n) in (None, VALUE)]:
             missed[node] = sorted(names)
         else:
@@ -304,7 +304,7 @@ def notes(text, tree, reference, stubs):
 
 def replaced(tree, reference, stubs, at):
     """Sentences on what the reference has otherwise: heads of classes, kinds of functions, other bodies."""
-    ours, heads, bodies = functions(simplified(copy.deepcopy(reference))), {}, {}
+    ours, heads, bodies = functions(simply(reference)), {}, {}
     for name, (_, node) in functions(tree).items():
         if name not in ours:
             continue
@@ -320,6 +320,16 @@ def replaced(tree, reference, stubs, at):
         yield f"bases and decorators of {', '.join(heads)}, in {at(*heads.values())}, are those of the exercise here"
     if bodies:
         yield f"not used: your {', '.join(bodies)} in {at(*bodies.values())}, for which this exercise does not ask"
+
+
+@cache
+def simply(reference):
+    return simplified(copy.deepcopy(reference))
+
+
+@cache
+def statements_of(reference):
+    return {ast.dump(node) for node in reference.body}
 
 
 def head(node):
