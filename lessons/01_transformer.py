@@ -409,7 +409,7 @@ assert honest.accuracy < 0.05
 #
 # ## Exercises
 #
-# 1. Write the heart of it. `check` says what is wrong and what it looks like; `attend` has one of the bugs above. Whole
+# 1. Write the heart of it. `check` says what is wrong, and more each time; `attend` has one of the bugs above. Whole
 #    files: `python -m minipeft start attention`, then `block`, `positions`, `cache`.
 #
 # *Figure: what `attend` should give, what it gives, the difference.*

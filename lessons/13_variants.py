@@ -400,6 +400,8 @@ class DoRALinear(dora.DoRALinear):
 check("dora", DoRALinear)
 
 # %% [markdown]
+# *Figure: what is expected, what this layer gives, and the difference.*
+#
 # The whole files: `python -m minipeft start dora`, or `vera`, `pissa`, `ia3`.
 #
 # 4. Hard: turn PiSSA's delta into a LoRA: `arithmetic.compress(base(), delta, rank=...)`. Which rank loses nothing?

@@ -82,10 +82,11 @@ def explain(exercise, got, seed=None, name=None, stubs=(), whole=None):
     """
     right = expected(exercise, seed)
     mistake, names = recognise(exercise, got, seed, stubs, whole)
-    first = (names or differing(right, got))[0]
+    names = names or differing(right, got)
+    first, explains = names[0], len(names) if mistake else 0
     says = next(o.says for o in exercise.observations if o.name == first)
-    pair = drawable(right[first], got.get(first))
-    return Finding(first, f"{says} {difference(right[first], got.get(first))}", mistake, len(names), name, pair)
+    pair = next(filter(None, (drawable(right[name], got.get(name)) for name in names)), None)
+    return Finding(first, f"{says} {difference(right[first], got.get(first))}", mistake, explains, name, pair)
 
 
 def recognise(exercise, got, seed=None, stubs=(), whole=None):

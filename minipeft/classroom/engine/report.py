@@ -13,7 +13,7 @@ class Finding:
     """What is wrong in a body: the first observation that differs, and the mistake it looks like, if that is clear.
 
     explains: how many of the observations that differ. stub: the body, None where it lies in no single one. pair:
-    expected and got, where both are numbers of one shape.
+    expected and got of the first observation that can be drawn: both are numbers of one shape.
     """
 
     observation: str
