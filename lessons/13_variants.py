@@ -397,7 +397,7 @@ class DoRALinear(dora.DoRALinear):
         return torch.ones_like(self.m)  # your turn: m over the lengths of the rows of `self.V()` (`dora.lengths`)
 
 
-check("dora", DoRALinear)
+check("dora", DoRALinear)  # it also draws, with plt.show()
 
 # %% [markdown]
 # *Figure: what is expected, what this layer gives, and the difference.*
