@@ -104,7 +104,8 @@ class Seen:
 @pytest.mark.parametrize(("x", "mistake"), **named(MISTAKES))
 def test_a_mistake_is_rejected_with_its_own_hint(x, mistake):
     for form, edits in enumerate(mistake.diffs):
-        found = judge(observe.work_in(x, x.with_edits(edits)), Seen(x, mistake, form))
+        changed = reading.changed(reading.parsed(x.with_edits(edits)), x.tree(), x.stubs)
+        found = judge(observe.Work(x, x.stubs, x.stubs, tuple(changed)), Seen(x, mistake, form))
         assert not found.passed
         assert found.finding.mistake is mistake, found.text()
         said = found.text()

@@ -201,9 +201,13 @@ def free(node):
     """The names that a statement looks up and does not set itself."""
     if isinstance(node, ast.ClassDef):
         return set().union(*map(free, ast.iter_child_nodes(node)))
-    names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
-    own = {n.id for n in names if not isinstance(n.ctx, ast.Load)}
-    return {n.id for n in names} - own - {n.arg for n in ast.walk(node) if isinstance(n, ast.arg)}
+    read, own = set(), set()
+    for n in ast.walk(node):
+        if isinstance(n, ast.Name):
+            (read if isinstance(n.ctx, ast.Load) else own).add(n.id)
+        elif isinstance(n, ast.arg):
+            own.add(n.arg)
+    return read - own
 
 
 def sets(node):
