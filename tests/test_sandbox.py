@@ -461,21 +461,21 @@ return look""",
 def test_what_gets_through_under_the_plain_rules_is_flagged_and_does_not_under_a_variant(how):
     text = doing(WITH_THE_PLAIN_RULES[how]).replace(LINE, "        return self.base(x)\n")
     whole = len(LORA.groups)
-    earned, found = points_of(text)
-    assert earned >= whole - 1 or "ended the process" in found[-1], "an attack may also trip over itself"
+    earned, found, why = points_of(text)
+    assert earned >= whole - 1 or "ended the process" in why, "an attack may also trip over itself"
     assert found
-    earned, found = points_of(text, SEED, Limits(seconds=2))
+    earned, found, _ = points_of(text, SEED, Limits(seconds=2))
     assert earned < whole
     assert found
 
 
 def points_of(text, seed=None, limits=None):
-    """(points, flags and, where no observations came back, why)"""
+    """(points, flags, why no observations came back)"""
     with Child("lora", text, seed, limits) as child:
         try:
-            return sum(judge(work_in(LORA, text, seed), child).groups().values()), child.flags
+            return sum(judge(work_in(LORA, text, seed), child).groups().values()), child.flags, ""
         except Stopped as problem:
-            return 0, [*child.flags, str(problem)]
+            return 0, child.flags, str(problem)
 
 
 def test_a_solution_is_not_flagged():

@@ -27,8 +27,9 @@ def start(name, folder=FOLDER, seed=None):
     path = Path(folder) / f"{name}.py"
     if path.exists():
         raise FileExistsError(f"{path} is there already and stays as it is; move it away to start again")
+    text = sheet(exercise, path, seed)  # a seed that cannot be is refused before anything is made
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, sheet(exercise, path, seed).encode())
+    write_atomically(path, text.encode())
     return path
 
 
