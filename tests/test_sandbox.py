@@ -3,6 +3,7 @@
 import ast
 import json
 import math
+import multiprocessing
 import os
 import re
 import subprocess
@@ -52,6 +53,23 @@ def test_time_is_limited():
     with pytest.raises(Stopped, match="no answer after 5 seconds"):
         looked_at(doing("import time; time.sleep(1000)"), seconds=1)
     assert time.monotonic() - began < 20
+
+
+def test_a_process_that_does_not_start_is_started_again(monkeypatch):
+    settle, failed = sandbox.settle, multiprocessing.Value("i", 0)
+
+    def settles_the_third_time(*args):
+        settle(*args)
+        failed.value += 1
+        if failed.value < 3:
+            raise OSError("no room")
+
+    monkeypatch.setattr(sandbox, "settle", settles_the_third_time)
+    with Child("lora", LORA.plain()) as child:
+        assert judge(work_in(LORA, LORA.plain()), child).right
+    monkeypatch.setattr(sandbox, "TRIES", 0)
+    with Child("lora", LORA.plain()) as child, pytest.raises(RuntimeError, match="could not start a process"):
+        judge(work_in(LORA, LORA.plain()), child)
 
 
 @linux

@@ -16,6 +16,7 @@ This is meant for the accidents and pranks of a class. It is no prison: for stra
 
 import contextlib
 import faulthandler
+import gc
 import json
 import math
 import multiprocessing
@@ -29,6 +30,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +45,7 @@ from minipeft.classroom.grading.confine import MEGABYTE, confine, prctl
 
 LONGEST = 16 * MEGABYTE  # of an answer
 STARTING = threading.Lock()
+TRIES = 3  # to start a process
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ class Process:
 
     def observe(self, take, fill, only):
         if self.end is None:  # time counts from the first answer that the child is ready, not while Python starts
-            self.wait(60.0, "ready")
+            self.begin()
             self.end = time.monotonic() + 5 * self.limits.seconds
         with contextlib.suppress(OSError):
             if self.line.poll(0):
@@ -149,6 +152,16 @@ class Process:
         if changed:
             self.flag(f"While it ran, these were exchanged for something else: {', '.join(changed[:5])}.")
         return values
+
+    def begin(self):
+        """Wait until the child is ready. Nothing of the student's has run by then: if it ends, that is not theirs."""
+        for _ in range(TRIES):
+            try:
+                return self.wait(60.0, "ready")
+            except Stopped:
+                self.stop()
+                self.start()
+        raise RuntimeError(f"the grader could not start a process, {TRIES} times: {self.output or 'it says nothing'}")
 
     def flag(self, sentence):
         if sentence not in self.flags:
@@ -309,12 +322,15 @@ def serve(line, secret, place, limits, *job):
 def be_the_child(*args):
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it does not outlive its supervisor
+    gc.freeze()  # the grader's garbage stays: collected here, it would close files by numbers that are new ones' by now
     code = 1
     try:
         work(*args)
         code = 0
     except MemoryError:
         code = OUT_OF_MEMORY
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(code)
 
