@@ -1,6 +1,6 @@
 """Sets everything up on first use, then runs a task. Needs nothing but Python 3.10 to 3.13.
 
-python run.py demo        adapt the frozen base with every method, print the table, draw the picture
+python run.py demo        adapt the frozen base with every method, one seed: a table and a picture in about a minute
 python run.py test        the tests, on all cores (further words go to pytest:  python run.py test -k lora)
 python run.py lab         open the lessons in Jupyter
 python run.py lessons     build the notebooks from their sources

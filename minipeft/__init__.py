@@ -2,7 +2,7 @@
 
 base_model = base()
 adapted = LoRA(rank=4).attach(base_model)       # base_model is untouched, for good
-fit(adapted, task("reverse+blue"), steps=400, lr=1e-2)
+fit(adapted, task("reverse+blue"), lr=3e-2)
 save(adapted, "blue.safetensors")
 adapted = load("blue.safetensors", base_model)
 plain = merge(adapted)                          # holds nothing of the method

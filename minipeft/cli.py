@@ -1,9 +1,9 @@
-"""The command line: python -m minipeft compare | train | eval | generate | inspect | sweep, and the classroom's."""
+"""The command line: python -m minipeft compare | train | eval | generate | inspect | tune, and the classroom's."""
 
 import io
-import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,12 +17,12 @@ from rich.table import Table
 from rich.text import Text
 from tqdm.auto import tqdm
 
-from minipeft import comparison, deltas
+from minipeft import deltas, lab
 from minipeft.attach import attachments, detach
 from minipeft.bases import base
 from minipeft.classroom import commands, use
 from minipeft.costs import delta_bytes
-from minipeft.files import SIGNED, is_sweep, place, rescue, write_atomically
+from minipeft.files import SIGNED, is_store, place, rescue, write_atomically
 from minipeft.methods import METHODS, AdapterFusion, PrefixTuning, PromptTuning, PTuning, PTuningV2, parse
 from minipeft.mixing import MultiTask
 from minipeft.tasks import (
@@ -39,7 +39,7 @@ from minipeft.tasks import (
     examples,
     task,
 )
-from minipeft.training import evaluate, fit
+from minipeft.training import RECIPE, evaluate, fit
 from minipeft.views import summary
 
 app = typer.Typer(
@@ -79,7 +79,7 @@ TASK_HELP = (
 )
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help=TASK_HELP)]
 DeltaPath = Annotated[Path, typer.Argument(metavar="DELTA", help="A delta that `train` saved.")]
-Steps = Annotated[int, typer.Option(min=1, help="Training steps of 64 examples each.")]
+Steps = Annotated[int, typer.Option(min=1, help=f"Training steps of {RECIPE.batch_size} examples each.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes to share the runs; by default one for each core.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite also a file that minipeft did not write.")]
 Examples = Annotated[
@@ -102,8 +102,8 @@ def compare(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="TASK...", help=f"{TASK_HELP} By default reverse+blue.")
     ] = None,
-    steps: Steps = comparison.STEPS,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs per method, each with its own start and data.")] = 3,
+    steps: Steps = RECIPE.steps,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs for each method, each with its own start and data.")] = 1,
     few: Examples = None,
     workers: Workers = None,
     out: Annotated[Path, typer.Option(help="Folder for the table (CSV) and the picture (PNG).")] = Path("results"),
@@ -116,52 +116,65 @@ def compare(
     table, picture = out / "compare.csv", out / "compare.png"
     place(table, "table", force)
     place(picture, "picture", force)
-    found = {}
-    for goal in goals:
-        introduce(goal)
-        words, _ = examples(goal)
-
-        def show(tuned, seed, result, words=words):
-            if seed == 0:  # tqdm writes above its bar
-                said = "   ".join(f"{w.strip(': =')} {a}" for w, a in zip(words, result["answers"], strict=True))
-                tqdm.write(f"  {tuned.method!s:22} now answers  {said}")
-
-        found[goal] = comparison.compare(
-            goal,
-            comparison.TUNED_METHODS,
-            steps=steps,
-            seeds=seeds,
-            examples=few,
-            words=words,
-            workers=workers,
-            on_run=show,
-        )
-        console.print("", results(found[goal], goal, steps, seeds, few), "")
-    text = comparison.as_csv([{"task": str(goal)} | row for goal, rows in found.items() for row in rows])
+    known, found, recipe = evaluate(base(), Mixture()).accuracy, {}, replace(RECIPE, steps=steps)
+    with lab.Lab(workers=workers) as pool:
+        for goal in goals:
+            introduce(goal, known)
+            show = lines_of(goal, lab.TUNED_METHODS)
+            found[goal] = lab.compare(goal, lab.TUNED_METHODS, seeds, recipe, few, pool, on_row=show)
+            console.print("", results(found[goal], goal, steps, seeds, few, known), "")
+    text = lab.as_csv([{"task": str(goal)} | row for goal, rows in found.items() for row in rows])
     rescue(lambda path: write_atomically(path, text.encode()), table, say=lambda: print(text))
     console.print(f"Table: {table}", soft_wrap=True)
     axes = plots.new(7.5, 4.6 * len(goals), rows=len(goals), squeeze=False)[:, 0]
     for ax, (goal, rows) in zip(axes, found.items(), strict=True):
-        plots.pareto(rows, ax).set_title(f"{goal} ({goal.kind}), {steps} steps, {seeds} seeds", fontsize=10)
+        plots.pareto(rows, ax).set_title(f"{goal} ({goal.kind}), {steps} steps, {number_of(seeds)}", fontsize=10)
     draw(axes[0].figure, picture)
 
 
-def introduce(goal):
-    """What the task is, and that the base does not do it yet."""
-    model = base()
-    known, able = evaluate(model, Mixture()).accuracy, evaluate(model, goal).accuracy
+def number_of(seeds):
+    return "one seed" if seeds == 1 else f"{seeds} seeds"
+
+
+def introduce(goal, known):
+    """What the task is, and that the base does not do it yet. known: the base's accuracy on its pretraining mixture."""
+    able = evaluate(base(), goal).accuracy
     console.print(Text.assemble((f"Task {goal}", "bold"), f": {goal.kind}, given without instruction words."))
-    for word, expected in zip(*examples(goal), strict=True):
-        console.print(Text.assemble(f"  {word} {expected}      ", (f"the base answers {answer(model, word)}", "dim")))
     console.print(f"The base solves {100 * known:.1f} % of its pretraining examples and {100 * able:.1f} % of these.")
     console.print("It stays frozen: Full trains a copy, the other methods train beside it.\n")
 
 
-def results(rows, goal, steps, seeds, few):
-    """The rows of `compare` as a table; few: how many examples were trained on, None for new ones at every step."""
+def lines_of(goal, tuned_methods):
+    """Begin a list, one line for each method; returns the function that writes the line of a row of `compare`."""
+    model, (words, right) = base(), examples(goal)
+    width = max(len(str(c.method)) for c in tuned_methods)
+
+    def line(method, trained, accuracy, retention, answers):
+        answers = "  ".join(f"{said:7}" for said in answers).rstrip()
+        tqdm.write(f"{method:{width}}  {trained:>8}  {accuracy:>8}  {retention:>9}  {answers}".rstrip())
+
+    line("", "", "accuracy", "retention", ["answers to"])
+    line("", "trained", "%", "%", [word.strip(": =") for word in words])
+    line("(right answers)", "", "", "", right)
+    line("(the base)", "", "", "", [answer(model, word) for word in words])
+
+    def show(row):
+        """Means over seeds; the answers are those of the first seed."""
+        accuracy, retention = (100 * sum(row[key]) / len(row[key]) for key in ("accuracy", "retention"))
+        answers = row["answers"][0] or ["(training diverged)"]
+        line(row["method"], f"{row['parameters']:,}", f"{accuracy:.1f}", f"{retention:.1f}", answers)
+
+    return show
+
+
+def results(rows, goal, steps, seeds, few, known):
+    """The rows of `compare` as a table.
+
+    few: how many examples were trained on, None for new ones at every step. known: the base's own retention.
+    """
     on = f" on {few} examples" if few else ""
     table = Table(
-        title=f"{goal} after {steps} steps{on}, mean and range over {seeds} seeds",
+        title=f"{goal} after {steps} steps{on}, " + ("" if seeds == 1 else "mean and range over ") + number_of(seeds),
         title_justify="left",
         box=SIMPLE,
         collapse_padding=True,
@@ -169,22 +182,22 @@ def results(rows, goal, steps, seeds, few):
     )
     table.add_column("method", overflow="fold")
     training = ("training\naccuracy\n%",) if few else ()
-    for heading in ("trained", "% of\nbase", *training, "accuracy\n%", "retention\n%", "time\ns", "delta\nbytes"):
+    for heading in ("trained", "% of\nbase", *training, "accuracy\n%", "retention\n%", "delta\nbytes"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        seconds = sum(row["seconds"]) / len(row["seconds"])
         table.add_row(
-            row["method"], f"{row['parameters']:,}", f"{row['percent']:.2f}",
+            row["method"], f"{row['parameters']:,}", "–" if row["percent"] is None else f"{row['percent']:.2f}",
             *([share(row["training_accuracy"])] if few else []), share(row["accuracy"]),
-            share(row["retention_attached"]), f"{seconds:.1f}", f"{row['bytes']:,}",
+            share(row["retention"]), "–" if row["bytes"] is None else f"{row['bytes']:,}",
         )  # fmt: skip
-    detached = [100 * value for row in rows for value in row["retention_detached"]]
-    low, high = f"{min(detached):.1f}", f"{max(detached):.1f}"
+    changed = [row["method"] for row in rows if not all(row["restored"])]
     table.caption = (
         ("training accuracy: on the examples that were trained on. " if few else "")
         + "accuracy: exact match on unseen examples of the task. retention: accuracy on the pretraining mixture with "
-        f"the delta attached; detached, it is {low if low == high else f'{low} to {high}'} %."
-    )
+        + f"the delta attached; the base alone has {100 * known:.1f} %. "
+        + (f"NOT restored by detaching: {', '.join(changed)}." if changed else "Detaching gave the base back, bit for "
+           "bit, in every run.")
+    )  # fmt: skip
     table.caption_justify = "left"
     return table
 
@@ -198,17 +211,17 @@ def train(
     fuse: Annotated[
         list[Path] | None, typer.Option(help="For AdapterFusion: a delta of Pfeiffer; once for each adapter.")
     ] = None,
-    steps: Steps = comparison.STEPS,
-    lr: Annotated[float | None, typer.Option(min=0, help="Peak learning rate; by default what `sweep` found.")] = None,
+    steps: Steps = RECIPE.steps,
+    lr: Annotated[float | None, typer.Option(min=0, help="Peak learning rate; by default what `tune` found.")] = None,
     seed: Annotated[int, typer.Option(help="Draws the start and the data.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     force: Force = False,
 ):
     """Train one method on a task and save its delta."""
-    goal, method, model = task(name), parse(method), base()
-    lr = comparison.learning_rate_of(method) if lr is None else lr
+    goal, method = task(name), parse(method)
+    lr = lab.learning_rate_of(method) if lr is None else lr
     torch.manual_seed(seed)
-    model = method.attach(model)
+    model = method.attach(base())
     if isinstance(method, AdapterFusion):
         method.fill(model, [deltas.read(path, detach(model)) for path in fuse or ()])
     elif fuse:
@@ -371,59 +384,60 @@ def nearest(vectors, table, number=3):
 
 
 @app.command()
-def sweep(
+def tune(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="TASKS", help="By default reverse+blue reverse+violet.")
+        list[str] | None, typer.Argument(metavar="TASK...", help="By default reverse+blue reverse+violet.")
     ] = None,
-    steps: Steps = comparison.STEPS,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option("--method", help="A method, as in `train`; once for each. By default those of `compare`."),
+    ] = None,
+    steps: Steps = RECIPE.steps,
     workers: Workers = None,
     out: Annotated[
-        Path, typer.Option(help="Where the results are saved, as JSON. Runs that it holds already are not made again.")
-    ] = Path("results/learning_rates.json"),
+        Path, typer.Option(help="Where each run is stored once it is made. Runs that it holds are not made again.")
+    ] = Path("results/runs.jsonl"),
     force: Force = False,
 ):
-    """Try the same learning rates with every method, on examples that `compare` does not report (minutes a method)."""
-    names = names or ["reverse+blue", "reverse+violet"]
-    goals, found, unsaved = [task(name) for name in names], {}, []
-    place(out, "sweep", force)
-    if out.exists() and is_sweep(out):
-        stored = json.loads(out.read_bytes())
-        if stored["steps"] != steps:
-            raise ValueError(f"{out} holds runs of {stored['steps']} steps, not {steps}: choose another file")
-        found = stored["results"]
-
-    def write(path):
-        write_atomically(path, (json.dumps({"steps": steps, "results": found}, indent=1) + "\n").encode())
-
-    def save(found):  # after each run, so that what is done is kept
-        try:
-            write(out)
-            unsaved.clear()
-        except (OSError, ValueError) as error:
-            if not unsaved:
-                tqdm.write(f"Not saved: {error}. The sweep goes on and tries again after each run.")
-            unsaved.append(error)
-
+    """Choose learning rates, alike for every method, with seeds and examples that `compare` does not report (about a
+    minute a method)."""
+    goals = [task(name) for name in dict.fromkeys(names or ["reverse+blue", "reverse+violet"])]
+    chosen = [lab.tuned_method(parse(text)) for text in methods] if methods else lab.TUNED_METHODS
+    place(out, "store", force)
+    if out.exists() and not is_store(out):
+        out.unlink()  # which --force allows
+    recipe = replace(RECIPE, steps=steps)
+    jobs = [{"method": c.method, "sources": c.sources, "recipe": recipe} for c in chosen]
     try:
-        comparison.sweep(goals, steps=steps, found=found, workers=workers, on_run=save)
-    finally:
-        if unsaved:
-            rescue(write, out, say=lambda: print(json.dumps({"steps": steps, "results": found})))
-    for name in names:
-        table = Table(title=f"{name}: accuracy on validation examples, %", title_justify="left", box=SIMPLE)
-        table.add_column("method", no_wrap=True)
-        for lr in comparison.LEARNING_RATES:
-            table.add_column(f"{lr:g}", justify="right")
-        for method, by_lr in found.items():
-            cells = []
-            for lr, runs in by_lr.items():
-                accuracies = [100 * run["accuracy"] for run in runs if run["task"] == name]
-                chosen = "*" if float(lr) == comparison.best_learning_rate(by_lr) else ""
-                cells.append(Text.assemble((chosen, "bold"), f"{sum(accuracies) / len(accuracies):.0f}"))
-            table.add_row(method, *cells)
-        console.print(table)
-    console.print("* the learning rate of least validation loss, all tasks together")
-    console.print(f"Saved to {out}", soft_wrap=True)
+        with lab.Lab(out, workers=workers) as pool:
+            found = lab.tune(pool, lab.trial, jobs, over=[{"goal": goal} for goal in goals])
+    except KeyboardInterrupt:
+        said = f"Stopped. The runs made so far are in {out}; the same command goes on from there."
+        complaints.print(said, soft_wrap=True)
+        raise
+    console.print(tunings([c.method for c in chosen], found, goals, steps))
+    console.print(f"The runs are stored in {out}", soft_wrap=True)
+
+
+def tunings(methods, found, goals, steps):
+    """What `tune` found, as a table."""
+    title = f"{', '.join(map(str, goals))}: learning rates for {steps} steps"
+    table = Table(title=title, title_justify="left", box=SIMPLE)
+    table.add_column("method", overflow="fold")
+    table.add_column("learning\nrate", justify="right")
+    table.add_column("tried: score")
+    for heading in ("interior", "runs"):
+        table.add_column(heading, justify="right")
+    for method, tuning in zip(methods, found, strict=True):
+        tried = "   ".join(f"{lr:g}: {score:.2f}" for lr, score in tuning.scores.items())
+        interior = "yes" if tuning.interior else "NO"
+        table.add_row(str(method), f"{tuning.lr:g}", tried, interior, str(tuning.runs))
+    table.caption = (
+        "score: mean log of the validation loss over tasks and seeds; lower is better. interior: a lower and a higher "
+        "learning rate were tried and are no better. If not, the learning rate is not tuned."
+    )
+    table.caption_justify = "left"
+    return table
 
 
 def main():

@@ -140,16 +140,18 @@ def is_picture(path):
     return head.startswith(b"\x89PNG\r\n") and b"tEXtSoftware\0minipeft" in head
 
 
-def is_sweep(path):
-    """{"steps": n, "results": {method: {learning rate: [run]}}}, every run with what is needed to go on with it."""
+def is_store(path):
+    """A lab's runs, one on each line: {"key": {...}, "result": {...}, "seconds": ...}."""
+    lines = path.read_bytes().splitlines()
+    return bool(lines) and all(b'{"key": {'.startswith(line[:9]) and is_run(line) for line in lines)
+
+
+def is_run(line):
+    """Is this a run, or the beginning of one that was cut short?"""
     try:
-        stored = json.loads(path.read_bytes())
-        runs = [run for by_lr in stored["results"].values() for runs in by_lr.values() for run in runs]
-        return stored.keys() == {"steps", "results"} and all(
-            run.keys() == {"task", "seed", "accuracy", "loss"} for run in runs
-        )
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return False
+        return json.loads(line).keys() == {"key", "result", "seconds"}
+    except ValueError:
+        return True
 
 
-OURS = {"delta": is_delta, "table": is_table, "picture": is_picture, "sweep": is_sweep}
+OURS = {"delta": is_delta, "table": is_table, "picture": is_picture, "store": is_store}

@@ -6,7 +6,7 @@
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,28 @@ from minipeft.attach import Method, attachments
 from minipeft.tasks import IGNORE, Batch
 from minipeft.views import move
 
+
+@dataclass(frozen=True)
+class Recipe:
+    """How everything here is trained. Where something departs from it, the departure stands beside its number.
+
+    steps, each on `batch_size` new examples; warmup: the share of the steps in which the learning rate rises; AdamW
+    with these betas and this weight decay; clip: the greatest norm of the gradient.
+    """
+
+    steps: int = 500
+    batch_size: int = 32
+    warmup: float = 1 / 3  # long: with a tenth, several methods have not left the first plateau when the cosine ends
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.0
+    clip: float = 1.0
+
+    def settings(self):
+        """The arguments of `fit`."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+RECIPE = Recipe()
 VALIDATION, TEST = 10_001, 10_002  # seeds of samples that no training touches; the first chooses learning rates
 
 
@@ -81,22 +103,23 @@ def exact_match(logits, targets):
 
 
 def schedule(step, steps, warmup):
-    """Factor on the learning rate: linear warm-up, then a cosine down to 2 %."""
+    """Factor on the learning rate: so many steps of linear warm-up, then a cosine down to 2 %."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.02 + 0.98 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
 
 
-def fit(model, task, *, steps, lr, batch_size=64, seed=0, warmup=None, betas=(0.9, 0.98), weight_decay=0.0,
-        clip=1.0, device="auto", progress=True, on_step=None):  # fmt: skip
+def fit(model, task, *, lr, steps=RECIPE.steps, batch_size=RECIPE.batch_size, seed=0, warmup=RECIPE.warmup,
+        betas=RECIPE.betas, weight_decay=RECIPE.weight_decay, clip=RECIPE.clip, device="auto", progress=True,
+        on_step=None):  # fmt: skip
     """Train in place what has `requires_grad`, with AdamW, and return a History.
 
     The method of the attached method has its say in three places: the parameter groups, a term of the loss, and what is
     done after a step (see `attach.Method`).
 
     Args:
+        lr: the peak learning rate, reached after the share `warmup` of the steps.
         steps, batch_size: so many steps, each on so many new examples of the task.
-        lr: the peak learning rate, reached after `warmup` steps (default: a tenth of `steps`, at most 200).
         seed: draws the data; the model's own initialisation is not touched.
         clip: the norm of the gradient is cut to this.
         on_step: called as `on_step(step)` after each step.
@@ -112,9 +135,7 @@ def fit(model, task, *, steps, lr, batch_size=64, seed=0, warmup=None, betas=(0.
         checked("fit: clip", clip, float),
         checked("fit: seed", seed, int, ANY),
     )
-    warmup = min(200, steps // 10) if warmup is None else checked("fit: warmup", warmup, int, ANY)
-    if warmup > steps:
-        raise ValueError(f"fit: warmup must be at most steps, {steps}, got {warmup}: lr would never be reached")
+    warmup = checked("fit: warmup", warmup, float, (0, 1))
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise ValueError(f"fit: betas must be two numbers like (0.9, 0.98), got {got(betas)}")
     betas = tuple(checked("fit: each of betas", beta, float, (0, 1)) for beta in betas)
@@ -129,7 +150,7 @@ def fit(model, task, *, steps, lr, batch_size=64, seed=0, warmup=None, betas=(0.
         raise ValueError("nothing to train: every parameter is frozen; attach a method, and train what attach returns")
     move(model, device).train()
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, weight_decay=weight_decay)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps, warmup))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps, round(warmup * steps)))
     generator = torch.Generator().manual_seed(seed)
     history, begun = History(), time.perf_counter()
     bar = tqdm(range(steps), desc=str(task), disable=not progress, leave=False, mininterval=0.5)

@@ -15,7 +15,6 @@ from torch import nn
 from typer.testing import CliRunner
 
 import minipeft
-from minipeft import comparison
 from minipeft.attach import WeightWrapper
 from minipeft.classroom import (
     check,
@@ -30,6 +29,7 @@ from minipeft.classroom.engine.exercise import PACKAGE, exercises, get_exercise
 from minipeft.classroom.engine.recognise import reference
 from minipeft.cli import app
 from minipeft.exercises import models
+from minipeft.lab import Lab, pool
 from minipeft.methods import bitfit
 from minipeft.methods import lora as own
 from minipeft.models import transformer
@@ -786,9 +786,14 @@ def test_the_transformer_itself_runs_on_the_students_file(name, tmp_path):
 WHERE = "print(minipeft.methods.lora.LoRALinear.delta.__code__.co_filename)"
 
 
-def where(tuned):
-    """The file that LoRA's code is from; run by a worker."""
+def where():
+    """The file that LoRA's code is from."""
     return own.LoRALinear.delta.__code__.co_filename
+
+
+def whose(number):
+    """The same, as an experiment for a worker."""
+    return {"file": where()}
 
 
 @pytest.fixture
@@ -814,9 +819,9 @@ def test_an_import_runs_nobodys_file_and_use_asks_for_the_one_that_the_environme
 def test_commands_that_run_a_method_run_it_on_the_students_file(mine, tmp_path):
     for words in (["start"], ["check", mine]):
         command(*words)
-        assert str(mine) not in where(None), words
+        assert str(mine) not in where(), words
     command("inspect", tmp_path / "none.safetensors")
-    assert str(mine) in where(None)
+    assert str(mine) in where()
     using.use(None)
     mine.write_text(NO_SCALE)
     with pytest.raises(ValueError, match="cannot be used yet"):
@@ -824,11 +829,12 @@ def test_commands_that_run_a_method_run_it_on_the_students_file(mine, tmp_path):
 
 
 def test_worker_processes_run_on_the_students_file(mine):
-    jobs = [(comparison.TunedMethod(own.LoRA(rank=rank), 1e-2),) for rank in (1, 2)]
     using.use(mine)
-    assert all(str(mine) in file for file in comparison.parallel(where, jobs, workers=2, progress=False))
+    with Lab(workers=2, progress=False) as lab:
+        found = lab(whose, [{"number": number} for number in (1, 2)])
+    assert all(str(mine) in run["file"] for run in found)
     using.use(None)
-    assert not comparison.FIRST
+    assert not pool.FIRST
 
 
 def test_the_kernel_of_a_notebook_runs_on_the_students_file(mine, monkeypatch):

@@ -1,21 +1,30 @@
 """The command line as a person uses it, on the shipped base, with few steps."""
 
+import contextlib
 import csv
+import dataclasses
 import errno
 import inspect
-import json
+import math
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from typer.testing import CliRunner
 
-from minipeft import cli, comparison, deltas
+import minipeft
+from minipeft import cli, deltas
 from minipeft.bases import FOLDER, base
-from minipeft.tasks import Mixture
-from minipeft.training import evaluate
+from minipeft.lab import comparison
+from minipeft.tasks import Mixture, examples, task
+from minipeft.training import RECIPE, evaluate
 
-COMMANDS = ("compare", "train", "eval", "generate", "inspect", "sweep")
+COMMANDS = ("compare", "train", "eval", "generate", "inspect", "tune")
 
 
 @pytest.fixture(autouse=True)
@@ -58,25 +67,78 @@ def test_another_base_or_a_changed_file_is_told(tmp_path, monkeypatch):
 
 
 def test_compare_prints_the_table_and_writes_table_and_picture(folder, monkeypatch):
-    some = (comparison.TUNED_METHODS[0], *comparison.TUNED_METHODS[3:5])
-    monkeypatch.setattr(comparison, "TUNED_METHODS", some)
+    some = (cli.lab.TUNED_METHODS[0], *cli.lab.TUNED_METHODS[3:5])
+    monkeypatch.setattr(cli.lab, "TUNED_METHODS", some)
     output = run("compare", "reverse+red", "sort+violet", "--steps", "2", "--seeds", "2", "--workers", "1")
     with open(folder / "results" / "compare.csv") as file:
         rows = list(csv.DictReader(file))
-    assert [row["method"] for row in rows] == 2 * [str(c.method) for c in comparison.TUNED_METHODS]
+    assert [row["method"] for row in rows] == 2 * [str(c.method) for c in some]
     assert [row["task"] for row in rows] == len(rows) // 2 * ["reverse+red"] + len(rows) // 2 * ["sort+violet"]
     assert all(row["method"] in output for row in rows)
     by = {row["method"]: row for row in rows}
     assert by["LoRA(rank=4)"]["parameters"] == "2048"
     assert float(by["LoRA(rank=4)"]["percent"]) == pytest.approx(100 * 2048 / 109_372)
     assert float(by["Full"]["percent"]) == 100
-    known = evaluate(base(), Mixture()).accuracy
-    assert all(float(row["retention_detached_min"]) == float(row["retention_detached_max"]) == known for row in rows)
-    assert int(by["LoRA(rank=8)"]["bytes"]) < 4 * 4096 + 2000
+    assert all(row["restored_min"] == "True" for row in rows)
+    assert int(by["LoRA(rank=8, alpha=16)"]["bytes"]) < 4 * 4096 + 2000
     assert (folder / "results" / "compare.png").stat().st_size > 10_000
     assert "known, given without" in output
     assert "new table, given without" in output
-    assert output.count("now answers") == len(rows)
+    told = " ".join(output.split())
+    assert f"the base alone has {100 * evaluate(base(), Mixture()).accuracy:.1f} %" in told
+    assert told.count("Detaching gave the base back, bit for bit, in every run.") == 2
+    assert "reverse+red after 2 steps, mean and range over 2 seeds" in output
+
+
+def test_compare_shows_each_method_as_soon_as_its_runs_are_finished_in_aligned_columns(folder, monkeypatch):
+    events, compare_ = [], cli.lab.compare
+    monkeypatch.setattr(cli.lab, "TUNED_METHODS", cli.lab.TUNED_METHODS[3:6])
+    monkeypatch.setattr(cli.tqdm, "write", events.append)
+
+    def noted(*words, **settings):
+        events.append("compared begins")
+        rows = compare_(*words, **settings)
+        events.append("compare ends")
+        return rows
+
+    monkeypatch.setattr(cli.lab, "compare", noted)
+    run("compare", "--steps", "2", "--workers", "1")
+    begun, ended = events.index("compared begins"), events.index("compare ends")
+    heads, lines = events[:begun], events[begun + 1 : ended]
+    assert [line.split("  ")[0] for line in lines] == [str(c.method) for c in cli.lab.TUNED_METHODS]
+    words, right = examples(task("reverse+blue"))
+    places = [heads[1].index(word.strip(": =")) for word in words]
+    assert [heads[2][place:].split()[0] for place in places] == list(right)
+    assert all(line[place - 1] == " " != line[place] for line in lines for place in places)
+    edge = heads[1].index("trained") + len("trained")
+    assert all(line[edge - 1].isdigit() and line[edge] == " " for line in lines)
+
+
+def test_compare_follows_the_recipe_with_one_seed(folder, monkeypatch):
+    asked = []
+
+    def noted(goal, tuned_methods, seeds, recipe, few, pool, on_row):
+        asked.append((seeds, recipe, few, pool.workers))
+        raise OSError("enough")
+
+    monkeypatch.setattr(cli.lab, "compare", noted)
+    for words in (["--workers", "3"], ["--steps", "7", "--workers", "3"]):
+        with pytest.raises(OSError, match="enough"):
+            run("compare", *words)
+    assert asked == [(1, RECIPE, None, 3), (1, dataclasses.replace(RECIPE, steps=7), None, 3)]
+
+
+def test_compare_keeps_the_row_of_a_method_that_diverges_and_tells_of_a_base_that_was_changed(folder, monkeypatch):
+    some = (comparison.TunedMethod(cli.lab.TUNED_METHODS[3].method, 1e30), cli.lab.TUNED_METHODS[4])
+    monkeypatch.setattr(cli.lab, "TUNED_METHODS", some)
+    output = run("compare", "--steps", "2", "--workers", "1")
+    assert "(training diverged)" in output
+    cells = row_of(output.partition("after 2 steps, one seed")[2], "LoRA(rank=4)").split()
+    assert cells == ["2,048", "–", "0.0", "0.0", "–"]
+    found = cli.lab.compare(task("reverse+blue"), some[1:], recipe=dataclasses.replace(RECIPE, steps=1))
+    found[0]["restored"] = [False]
+    monkeypatch.setattr(cli.lab, "compare", lambda *_, **__: found)
+    assert "NOT restored by detaching: LoRA(rank=8, alpha=16)." in " ".join(run("compare").split())
 
 
 def test_train_then_eval_generate_and_inspect(folder):
@@ -165,7 +227,7 @@ def test_a_fusion_is_trained_from_saved_adapters(folder):
 
 
 def test_compare_with_few_examples_shows_the_training_accuracy(folder, monkeypatch):
-    monkeypatch.setattr(comparison, "TUNED_METHODS", comparison.TUNED_METHODS[1:2])
+    monkeypatch.setattr(cli.lab, "TUNED_METHODS", cli.lab.TUNED_METHODS[1:2])
     output = run("compare", "--examples", "4", "--steps", "2", "--seeds", "1", "--workers", "1")
     assert "training accuracy" in output
     assert "after 2 steps on 4 examples" in " ".join(output.split())
@@ -203,7 +265,8 @@ def test_help_tells_what_for_and_explains_every_option(command):
         (["train", "reverse+blue", "--out", "."], "is a folder"),
         (["train", "reverse+blue", "--out", "/dev/full"], "a device or a pipe"),
         (["compare", "--out", "/dev/null"], "/dev/null is not a folder"),
-        (["sweep", "--out", "/dev/full"], "a device or a pipe"),
+        (["tune", "--out", "/dev/full"], "a device or a pipe"),
+        (["tune", "--method", "magic"], "there are: Full, BitFit"),
         (["train", "reverse+blue", "--steps", "3", "--lr", "1e30"], "try a lower learning rate"),
         (["train", "reverse+blue", "--device", "nonsense"], "nonsense"),
         (["train", "reverse+blue", "--method", "LoRA(8)"], "names of its settings"),
@@ -222,7 +285,7 @@ ODD = "[bold]d[/bold] :cat: [/red].safetensors"
 @pytest.fixture
 def working(monkeypatch):
     """Work is not to begin."""
-    for module, name in ((cli, "fit"), (comparison, "fit"), (cli.comparison, "sweep"), (cli.comparison, "compare")):
+    for module, name in ((cli, "fit"), (cli, "evaluate"), (cli.lab, "Lab"), (cli.lab, "tune"), (cli.lab, "compare")):
         monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("the work began before the place was tried"))
 
 
@@ -236,7 +299,7 @@ def everything(folder):
         (("train", "reverse+blue", "--out", "mine"), "mine"),
         (("compare", "--out", "mine"), "mine/compare.csv"),
         (("compare", "--out", "mine"), "mine/compare.png"),
-        (("sweep", "--out", "mine"), "mine"),
+        (("tune", "--out", "mine"), "mine"),
     ],
 )
 def test_the_files_of_others_are_not_overwritten(folder, working, monkeypatch, capsys, words, path):
@@ -249,7 +312,7 @@ def test_the_files_of_others_are_not_overwritten(folder, working, monkeypatch, c
     assert everything(folder) == before
 
 
-@pytest.mark.parametrize("command", ["train", "compare", "sweep"])
+@pytest.mark.parametrize("command", ["train", "compare", "tune"])
 def test_a_place_is_tried_before_the_work(folder, working, monkeypatch, capsys, command):
     (folder / "file").write_bytes(b"")
     os.symlink("nowhere", "link")
@@ -266,7 +329,7 @@ def disk_is_full(*_):
 
 
 def test_own_files_are_overwritten_and_those_of_others_with_force(folder, monkeypatch):
-    monkeypatch.setattr(comparison, "TUNED_METHODS", comparison.TUNED_METHODS[1:2])
+    monkeypatch.setattr(cli.lab, "TUNED_METHODS", cli.lab.TUNED_METHODS[1:2])
     (folder / "d").write_bytes(b"a thesis")
     train = ("train", "reverse+blue", *SHORT, "--out", "d")
     compare = ("compare", "--steps", "1", "--seeds", "1", "--workers", "1")
@@ -321,101 +384,150 @@ def test_a_trained_delta_that_cannot_be_saved_is_saved_elsewhere(folder, monkeyp
     assert deltas.read(spare).tensors.keys() == deltas.read("e").tensors.keys()
 
 
-def run_of(tuned, goal, steps, seed, examples):
-    return {"task": str(goal), "seed": seed, "accuracy": tuned.lr, "loss": 1 - tuned.lr}
+# -- tuning -----------------------------------------------------------------------------------------------------------
+
+
+def valley(method, goal, lr, seed, recipe, sources=()):
+    """Takes no time, and is best at a learning rate of 0.01, or for one task at 0.1."""
+    QUICK.append((lr, seed))
+    if lr in STOP:
+        raise KeyboardInterrupt
+    return {"validation": math.exp(math.log(lr / (0.1 if goal == task("sort+red") else 0.01)) ** 2 / 4)}
+
+
+QUICK, STOP = [], []
 
 
 @pytest.fixture
-def quick_sweep(monkeypatch):
-    """A sweep whose runs take no time."""
-    monkeypatch.setattr(comparison, "try_learning_rate", run_of)
-    monkeypatch.setattr(
-        comparison.sweep, "__defaults__", (comparison.TUNED_METHODS[:2], *comparison.sweep.__defaults__[1:])
-    )
-    return ("sweep", "--workers", "1", "--steps", "3", "--out", "s.json")
+def quick(monkeypatch):
+    """Tuning whose runs take no time."""
+    monkeypatch.setattr(cli.lab, "trial", valley)
+    monkeypatch.setattr(cli.lab, "TUNED_METHODS", cli.lab.TUNED_METHODS[:2])
+    monkeypatch.setattr(cli.console, "width", 200)
+    yield ("tune", "--workers", "1", "--steps", "3", "--out", "s.jsonl")
+    del QUICK[:], STOP[:]
 
 
-def test_a_sweep_goes_on_with_what_it_found(folder, quick_sweep, monkeypatch, capsys):
-    run(*quick_sweep, "reverse+blue")
-    first = json.loads((folder / "s.json").read_text())
-    assert first["steps"] == 3
-    assert all(len(by_lr) == 7 for by_lr in first["results"].values())
-    monkeypatch.setattr(comparison, "try_learning_rate", lambda *_: pytest.fail("made again"))
-    assert "Saved to s.json" in run(*quick_sweep, "reverse+blue")
-    assert json.loads((folder / "s.json").read_text()) == first
-    said = mistake(monkeypatch, capsys, *quick_sweep[:4], "5", *quick_sweep[5:])
-    assert "s.json holds runs of 3 steps, not 5: choose another file" in said
+def row_of(output, method):
+    (line,) = [line for line in output.splitlines() if line.strip().startswith(f"{method} ")]
+    return line.split(method, 1)[1]
 
 
-def test_a_disk_that_is_full_for_a_while_costs_a_sweep_nothing(folder, quick_sweep, monkeypatch):
-    fsync, calls = os.fsync, []
-
-    def sometimes(fd):
-        calls.append(fd)
-        if 5 < len(calls) < 10:
-            disk_is_full()
-        fsync(fd)
-
-    monkeypatch.setattr(os, "fsync", sometimes)
-    output = run(*quick_sweep, "reverse+blue")
-    assert output.count("Not saved") == 1
-    assert "tries again" in output
-    found = json.loads((folder / "s.json").read_text())["results"]
-    assert sum(len(runs) for by_lr in found.values() for runs in by_lr.values()) == 2 * 7
-    assert os.listdir(folder) == ["s.json"]
+def test_tune_shows_for_each_method_what_was_chosen_and_what_was_tried(folder, quick):
+    output = run(*quick, "reverse+blue")
+    assert "reverse+blue: learning rates for 3 steps" in output
+    for method in map(str, (c.method for c in cli.lab.TUNED_METHODS)):
+        chosen, *tried, interior, runs = row_of(output, method).split()
+        assert (chosen, interior, runs) == ("0.01", "yes", "16")
+        assert tried[::2] == ["0.003:", "0.01:", "0.03:"]
+        assert float(tried[3]) < float(tried[1])
+    assert row_of(run(*quick, "reverse+blue", "sort+red"), "Full").split()[0] == "0.03"
+    output = run(*quick, "reverse+blue", "--method", "LoRA(rank=3)", "--method", "AdapterFusion(adapters=2)")
+    assert "Full" not in output
+    assert row_of(output, "LoRA(rank=3)").split()[0] == row_of(output, "AdapterFusion(adapters=2)").split()[0] == "0.01"
 
 
-def test_a_sweep_on_a_full_disk_ends_with_its_results_elsewhere(folder, quick_sweep, monkeypatch, capsys):
-    run(*quick_sweep, "reverse+blue")
-    before, temporary, write = (folder / "s.json").read_bytes(), folder / "tmp", cli.write_atomically
-    temporary.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    monkeypatch.setattr(
-        cli, "write_atomically", lambda path, data: disk_is_full() if path.name == "s.json" else write(path, data)
-    )
-    said = mistake(monkeypatch, capsys, *quick_sweep, "reverse+red")
-    assert (folder / "s.json").read_bytes() == before
-    spare = json.loads(Path(said.split("saved as ")[1].strip()).read_text())
-    assert spare["results"]["Full"]["0.01"] == [
-        run_of(comparison.TUNED_METHODS[0], t, 3, 100, None) for t in ("reverse+blue", "reverse+red")
-    ]
+def test_a_learning_rate_at_the_edge_is_pointed_out(folder, quick, monkeypatch):
+    monkeypatch.setattr("minipeft.lab.tuning.MOVES", 0)
+    monkeypatch.setattr("minipeft.lab.tuning.COARSE", (-8, -6))
+    assert " NO " in row_of(run(*quick, "reverse+blue"), "Full")
 
 
-def test_a_sweep_that_can_be_saved_nowhere_is_printed(folder, quick_sweep, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "write_atomically", disk_is_full)
-    monkeypatch.setattr("sys.argv", ["minipeft", *quick_sweep, "reverse+red"])
+def test_tune_goes_on_with_the_runs_that_it_finds(folder, quick):
+    first = run(*quick, "reverse+blue")
+    stored, made = (folder / "s.jsonl").read_bytes(), len(QUICK)
+    assert made == stored.count(b"\n") == 2 * 16
+    assert run(*quick, "reverse+blue") == first
+    assert len(QUICK) == made
+    assert (folder / "s.jsonl").read_bytes() == stored
+    run(*quick[:3], "--steps", "5", *quick[5:], "reverse+blue")
+    assert len(QUICK) == 2 * made, "another number of steps is another run"
+    (folder / "s.jsonl").write_bytes(stored[:-30])  # as if the machine had gone down
+    run(*quick, "reverse+blue")
+    assert len(QUICK) == 2 * made + 1
+
+
+def test_an_interrupted_tuning_keeps_what_was_finished_and_says_how_to_go_on(folder, quick, monkeypatch, capsys):
+    STOP.append(0.03)  # comes after the whole decades
+    monkeypatch.setattr("sys.argv", ["minipeft", *quick, "reverse+blue"])
     with pytest.raises(SystemExit) as stop:
         cli.main()
-    assert stop.value.code == 2
-    told = capsys.readouterr()
-    assert "the results are printed above" in told.err
-    (line,) = [line for line in told.out.splitlines() if line.startswith("{")]
-    assert sum(len(runs) for by_lr in json.loads(line)["results"].values() for runs in by_lr.values()) == 2 * 7
+    assert stop.value.code == 130
+    told = capsys.readouterr().err
+    assert "Stopped. The runs made so far are in s.jsonl; the same command goes on from there." in told
+    assert "Traceback" not in told
+    before = (folder / "s.jsonl").read_text().splitlines()
+    assert len(before) >= 2 * 5
+    made = len(QUICK)
+    STOP.clear()
+    run(*quick, "reverse+blue")
+    assert len(QUICK) == made + 2 * 16 - len(before)
 
 
-def test_an_interrupted_sweep_on_a_full_disk_loses_nothing(folder, quick_sweep, monkeypatch, capsys):
-    def interrupted(tuned, *job):
-        if tuned.lr == 3e-2:
-            raise KeyboardInterrupt
-        return run_of(tuned, *job)
+def test_tuning_on_a_full_disk_is_told_in_a_line_and_harms_nothing(folder, quick, monkeypatch, capsys):
+    run(*quick, "reverse+blue")
+    before = (folder / "s.jsonl").read_bytes()
+    monkeypatch.setattr("minipeft.lab.store.Store.write", disk_is_full)
+    said = mistake(monkeypatch, capsys, *quick, "reverse+red")
+    assert "No space left on device: a run was not added to s.jsonl; those that it holds are safe" in said
+    assert (folder / "s.jsonl").read_bytes() == before
 
-    monkeypatch.setattr(comparison, "try_learning_rate", interrupted)
-    monkeypatch.setattr(cli, "write_atomically", disk_is_full)
-    monkeypatch.setattr("sys.argv", ["minipeft", *quick_sweep, "reverse+red"])
-    with pytest.raises(SystemExit):
-        cli.main()
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
-    assert json.loads(line)["results"]["Full"]["0.01"]
+
+def test_with_force_the_file_of_another_gives_way_to_a_store_and_a_store_is_kept(folder, quick):
+    (folder / "s.jsonl").write_text("a thesis")
+    run(*quick, "reverse+blue", "--force")
+    made = len(QUICK)
+    run(*quick, "reverse+blue", "--force")
+    assert len(QUICK) == made
+
+
+def family(pid):
+    """The processes that a terminal's Ctrl-C goes to: this one, and its workers."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, _, group = (path / "stat").read_text().rpartition(")")[2].split()[:3]
+            found += [int(path.name)] if int(group) == pid and state != "Z" else []
+    return found
+
+
+def until(what, seconds=120):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("command", ["compare", "tune"])
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_ctrl_c_stops_at_once_without_a_traceback(folder, command):
+    words = [sys.executable, "-m", "minipeft", command, "--steps", "100000", "--workers", "2"]
+    env = os.environ | {"PYTHONPATH": str(Path(minipeft.__file__).parents[1])}
+    with subprocess.Popen(words, env=env, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True) as process:
+        try:
+            until(lambda: len(family(process.pid)) == 4)  # with two workers, and who cleans up after all
+            time.sleep({"compare": 0, "tune": 5}[command])  # workers that begin, and workers at work
+            os.killpg(process.pid, signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert "leaked" not in said
+    until(lambda: family(process.pid) == [])
+
+
+# -- writing, again ---------------------------------------------------------------------------------------------------
 
 
 def test_a_table_that_cannot_be_saved_is_printed(folder, monkeypatch, capsys):
-    monkeypatch.setattr(comparison, "TUNED_METHODS", comparison.TUNED_METHODS[1:2])
+    monkeypatch.setattr(cli.lab, "TUNED_METHODS", cli.lab.TUNED_METHODS[1:2])
     monkeypatch.setattr(cli, "write_atomically", disk_is_full)
     monkeypatch.setattr("sys.argv", ["minipeft", "compare", "--steps", "1", "--seeds", "1", "--workers", "1"])
     with pytest.raises(SystemExit):
         cli.main()
     told = capsys.readouterr()
-    assert "task,method,lr,parameters,accuracy" in told.out
+    assert "task,method,lr,parameters,percent,bytes,accuracy" in told.out
     assert "the results are printed above" in told.err
 
 
@@ -453,7 +565,7 @@ def test_markup_in_names_and_notes_is_shown_as_it_is(folder, monkeypatch, capsys
     [
         ("train", "[bold]reverse+blue[/bold]"),
         ("compare", "[bold]reverse+blue[/bold]"),
-        ("sweep", "[bold]reverse+blue[/bold]"),
+        ("tune", "[bold]reverse+blue[/bold]"),
         ("eval", "[bold]reverse+blue[/bold]"),
         ("inspect", "[bold]reverse+blue[/bold]"),
         ("generate", "cabbed", "--delta", "[bold]reverse+blue[/bold]"),

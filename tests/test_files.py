@@ -16,15 +16,15 @@ from safetensors.torch import save_file
 from minipeft import deltas, files
 from minipeft.bases import base
 from minipeft.files import OURS, place, rescue, write_atomically
+from minipeft.lab import Store
 from minipeft.methods import LoRA
 
 KINDS = {
     "delta": "d.safetensors",
     "table": "t.csv",
     "picture": "p.png",
-    "sweep": "s.json",
+    "store": "s.jsonl",
 }
-RUN = {"task": "reverse+blue", "seed": 100, "accuracy": 0.5, "loss": 1.0}
 
 
 def full(*_):
@@ -207,7 +207,18 @@ def ours(kind, path):
         figure.savefig(path, metadata=files.SIGNED)
         plt.close(figure)
     else:
-        path.write_text(json.dumps({"steps": 3, "results": {"Full": {"0.01": [RUN, RUN | {"loss": float("inf")}]}}}))
+        Store(path).add(json.dumps({"experiment": "trial", "seed": 0}), {"accuracy": 0.5, "loss": float("inf")}, 1.0)
+
+
+def test_a_store_whose_last_line_was_cut_short_is_still_ours(folder):
+    ours("store", folder / "s.jsonl")
+    whole = (folder / "s.jsonl").read_bytes()
+    for end in (1, 3, 30, len(whole) - 1):
+        (folder / "s.jsonl").write_bytes(whole + whole[:end])
+        place("s.jsonl", "store")
+    (folder / "s.jsonl").write_bytes(whole + b"my notes")
+    with pytest.raises(ValueError, match="exists and is no store"):
+        place("s.jsonl", "store")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -225,9 +236,9 @@ OTHERS = {
     "task.csv": b"task,method,result\r\n",
     "json": b'{"steps": 300, "results": {}, "mine": 1}',
     "list.json": b"[1, 2]",
-    "damaged.json": b'{"steps": 300, "results": {"Full": ',
-    "runs.json": b'{"steps": 300, "results": {"Full": {"0.1": [{"task": "reverse+blue"}]}}}',
-    "flat.json": b'{"steps": 300, "results": {"Full": 3}}',
+    "keys.jsonl": b'{"key": {"C": 1}, "value": "a song"}\n',
+    "texts.jsonl": b'{"key": "C", "result": {}, "seconds": 1}\n',
+    "lines.jsonl": b'{"key": {}, "result": {}, "seconds": 1}\n\nand more\n',
     "png": b"\x89PNG\r\n\x1a\n" + bytes(100) + b"tEXtSoftware\0Matplotlib version3",
     "python": b"print('minipeft delta 1')  # tEXtSoftware\0minipeft\n",
 }

@@ -10,13 +10,13 @@ import pytest
 
 import minipeft
 from minipeft.attach import Method
-from minipeft.comparison import TUNED_METHODS
+from minipeft.lab import TUNED_METHODS
 from minipeft.methods import METHODS, Full, LoRA, parse
 
 HOUSE = Path(minipeft.__file__).parent
 ORDER = [
     ["models"], ["settings"], ["arguments"], ["checks"], ["attach"], ["targets"], ["views"], ["methods"], ["files"],
-    ["deltas"], ["mixing", "arithmetic"], ["tasks"], ["training"], ["costs", "plots", "bases"], ["comparison"],
+    ["deltas"], ["mixing", "arithmetic"], ["tasks"], ["training"], ["costs", "plots", "bases"], ["lab"],
     ["classroom"], ["exercises"], ["cli"],
 ]  # fmt: skip
 FLOOR = {room: i for i, rooms in enumerate(ORDER) for room in rooms}

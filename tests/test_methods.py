@@ -11,8 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from minipeft.attach import Wrapper, attachments, detach, trainable
 from minipeft.bases import base as shipped
-from minipeft.comparison import learning_rate_of
 from minipeft.deltas import DeltaError, fold, load, read, save, trained, updates
+from minipeft.lab import learning_rate_of
 from minipeft.methods import (
     IA3,
     METHODS,
@@ -460,9 +460,8 @@ def test_it_learns(method):
     view = method.attach(shipped("letters-d32"))
     if isinstance(method, AdapterFusion):
         view = stirred(method, detach(view))
-    history = fit(
-        view, task("reverse+blue"), steps=30, lr=learning_rate_of(method), batch_size=16, device="cpu", progress=False
-    )
+    settings = {"steps": 30, "batch_size": 16, "warmup": 0.1, "lr": learning_rate_of(method)}
+    history = fit(view, task("reverse+blue"), **settings, device="cpu", progress=False)
     assert sum(history.loss[-5:]) < 0.8 * sum(history.loss[:5])
 
 

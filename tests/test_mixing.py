@@ -257,7 +257,7 @@ def test_six_tasks_learned_by_six_methods_in_one_batch():
     words = task("copy+plain").batch(5, torch.Generator().manual_seed(0)).tokens[:, :8]
     for name, (method, lr) in learned.items():
         views[name] = method.attach(model)
-        fit(views[name], task(name), steps=45, lr=lr, warmup=4, device="cpu", progress=False)
+        fit(views[name], task(name), steps=45, batch_size=64, lr=lr, warmup=0.1, device="cpu", progress=False)
     several = MultiTask(views)
     names = [name for name in learned for _ in words]
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(1))

@@ -1,8 +1,9 @@
 """The one loop and the one evaluation: what is trained, what is not, and what the numbers mean."""
 
 import copy
+import inspect
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from minipeft.attach import detach, trainable
 from minipeft.methods import Full, LoRA
 from minipeft.models.transformer import Config, Transformer
 from minipeft.tasks import BOS, IGNORE, VOCABULARY, Batch, Mixture, task
-from minipeft.training import evaluate, exact_match, fit, loss_of, pick_device, schedule
+from minipeft.training import RECIPE, Recipe, evaluate, exact_match, fit, loss_of, pick_device, schedule
 from minipeft.views import move
 from tests.models import bits, same_bits
 
@@ -118,6 +119,22 @@ def test_the_schedule_warms_up_and_falls_to_two_percent():
     assert factors[11:] == sorted(factors[11:], reverse=True)
     assert factors[-1] == pytest.approx(0.02, abs=1e-3)
     assert schedule(55, 100, 10) == pytest.approx(0.51)
+
+
+@pytest.mark.parametrize(("warmup", "peak"), [(0, 0), (0.2, 2), (1 / 3, 3), (0.99, 10)])
+def test_the_warm_up_is_a_share_of_the_steps(model, warmup, peak):
+    _, history = run(model, LoRA(), steps=10, lr=0.01, warmup=warmup, batch_size=1)
+    assert history.lr == pytest.approx([0.01 * schedule(step, 10, peak) for step in range(10)])
+
+
+def test_without_settings_the_recipe_is_followed(model):
+    defaults = {name: p.default for name, p in inspect.signature(fit).parameters.items()}
+    assert RECIPE.settings().items() <= defaults.items()
+    assert RECIPE.settings() == {field.name: getattr(RECIPE, field.name) for field in fields(Recipe)}
+    _, by_default = run(model, LoRA(), steps=6, batch_size=4)
+    short = replace(RECIPE, steps=6, batch_size=4)
+    _, by_recipe = run(model, LoRA(), **short.settings())
+    assert by_default.loss == by_recipe.loss
 
 
 def test_only_what_is_asked_counts():
@@ -248,7 +265,8 @@ def test_a_diverging_run_stops_before_the_weights_are_spoiled(model):
 def test_the_loop_is_the_textbook_one(model):
     """The same steps written out, with gradients cut, for a whole run."""
     twin = copy.deepcopy(model)
-    history = fit(model, TASK, steps=6, lr=3e-3, batch_size=8, seed=4, warmup=2, clip=0.5, device="cpu", progress=False)
+    settings = {"steps": 6, "lr": 3e-3, "batch_size": 8, "seed": 4, "warmup": 1 / 3, "clip": 0.5}
+    history = fit(model, TASK, **settings, device="cpu", progress=False)
     optimizer = torch.optim.AdamW(twin.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=0.0)
     generator = torch.Generator().manual_seed(4)
     twin.train()

@@ -45,7 +45,9 @@ def main(*names):
         width, seed = LADDER[name]
         torch.manual_seed(seed)
         model = Transformer(config(width))
-        history = fit(model, Mixture(), seed=seed, device="cpu", **RECIPES[width], **SHARED)
+        recipe = RECIPES[width] | SHARED
+        recipe["warmup"] /= recipe["steps"]
+        history = fit(model, Mixture(), seed=seed, device="cpu", **recipe)
         ship(name, model, round(history.seconds))
 
 

@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 
 import minipeft.classroom.desk as desk
-from minipeft import comparison
 from minipeft.classroom.engine import reading, source
 from minipeft.classroom.engine.exercise import get_exercise
+from minipeft.lab import pool
 
 originals = []  # (owner, name, what stood there), to be put back in reverse
 
@@ -36,7 +36,7 @@ def use(*paths):
     reports = [ready(path) for path in paths]
     for path, report in zip(paths, reports, strict=True):
         names = put(report.exercise.name, path)
-        comparison.FIRST.append(partial(put, report.exercise.name, path))
+        pool.FIRST.append(partial(put, report.exercise.name, path))
         left = [name for name in report.stubs if name not in names]
         print(
             f"minipeft now runs on your {', '.join(names)} from {path}"
@@ -127,7 +127,7 @@ def exchange_everywhere(original, thing):
 
 
 def give_back():
-    comparison.FIRST.clear()
+    pool.FIRST.clear()
     while originals:
         owner, name, thing = originals.pop()
         delattr(owner, name) if thing is NOTHING else setattr(owner, name, thing)

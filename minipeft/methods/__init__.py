@@ -1,4 +1,4 @@
-"""The methods, one file each. To be registered is to be listed here; `comparison.TUNED_METHODS` adds learning rates."""
+"""The methods, one file each. To be registered is to be listed here; `lab.TUNED_METHODS` adds learning rates."""
 
 import ast
 
