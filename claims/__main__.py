@@ -1,13 +1,24 @@
-"""python run.py claims [name ...]: makes the runs that are not stored and writes lessons/claims.md."""
+"""python run.py claims [name ...]: makes the runs that are not stored; writes lessons/claims.md and README's table."""
 
 import argparse
+import importlib
+import pkgutil
 
 import torch
 
-from claims import costs, data, lora, methods, prompts, tasks  # noqa: F401
-from claims.lab import Lab
-from claims.ledger import CLAIMS, findings
-from claims.page import LESSONS, MARKS, page
+import claims
+from claims import demo
+from claims.ledger import CLAIMS, SETS, findings
+from claims.page import LESSONS, MARKS, page, shown
+from minipeft import plots
+from minipeft.lab import Lab, stored
+from minipeft.lab.pool import SHIPPED as RUNS
+
+PICTURES = LESSONS.parent / "docs" / "claims"
+TOOLS = {"__main__", "demo", "ledger", "page", "planted", "statistics"}
+for module in pkgutil.iter_modules(claims.__path__):  # every other file of the folder holds claims
+    if module.name not in TOOLS:
+        importlib.import_module(f"claims.{module.name}")
 
 
 def main():
@@ -15,27 +26,47 @@ def main():
     parser.add_argument("names", nargs="*", help="only these claims, printed and not written; without: all")
     parser.add_argument("--workers", type=int, help="processes (default: one for each core)")
     parser.add_argument("--again", action="store_true", help="forget what is stored of these claims and run it again")
+    parser.add_argument("--seeds", choices=[*SETS, "both"], default="both", help="which ten seeds (default: both)")
+    parser.add_argument("--stored", action="store_true", help="run nothing: write what is stored; the rest waits")
     parser.add_argument("--list", action="store_true", help="the claims and their names")
     words = parser.parse_args()
     if strange := set(words.names) - {c.name for c in CLAIMS}:
         parser.error(f"there is no claim {', '.join(sorted(strange))}; --list shows what there is")
     if words.list:
-        print(*(f"{c.name:20} {c.says}" for c in CLAIMS), sep="\n")
+        print(*(f"{c.name:24} {c.says}" for c in CLAIMS), sep="\n")
         return
     torch.set_num_threads(1)
     chosen = [c for c in CLAIMS if c.name in words.names or not words.names]
-    lab = Lab(workers=words.workers, again=words.again)
-    found = findings(chosen, lab)
-    lab.close(prune=not words.names)
+    with stored() if words.stored else Lab(RUNS, workers=words.workers, again=words.again) as lab:
+        found = {name: findings(chosen, lab, SETS[name]) for name in SETS if words.seeds in (name, "both")}
+        for name, results in found.items():
+            tell(name, results)
+        if not words.names and words.seeds == "both":
+            write(*found.values(), lab)
+
+
+def tell(name, found):
     for claim, finding in found.items():
-        print(f"\n{claim.says}: {finding.verdict.upper()}  ({claim.name})")
-        for text, decision, numbers in finding.statements:
-            print(f"  {MARKS[decision]}  {text}: {numbers}")
-    if not words.names:
-        for name, _, draw in [picture for finding in found.values() for picture in finding.pictures]:
-            draw().figure.savefig(LESSONS.parent / "docs" / f"{name}.png", dpi=110)
-        (LESSONS / "claims.md").write_text(page(found, lab), encoding="utf-8")
-        print(f"\nwritten: {LESSONS / 'claims.md'}")
+        print(f"\n{claim.says}: {finding.verdict.upper()}  ({claim.name}, {name} seeds)\n  {finding.result}")
+        for s in finding.statements:
+            effect = f"  [{shown(s.effect, s.unit)}, p {s.p:.3g}]" if s.effect else ""
+            print(f"  {MARKS[s.decision]}  {s.text}: {s.numbers}{effect} {s.reason}")
+
+
+def write(first, second, lab):
+    demo.write(lab)
+    waiting = [c for c in CLAIMS if c not in first]
+    if not waiting:
+        lab.store.prune(lab.asked)
+    PICTURES.mkdir(exist_ok=True)
+    for claim, finding in first.items():
+        if finding.variations:
+            draw = plots.effects({text: effects for text, effects, _ in finding.variations}, finding.variations[0][2])
+            draw.figure.savefig(PICTURES / f"{claim.name}.png", dpi=90)
+        for name, _, picture in finding.pictures:
+            picture().figure.savefig(PICTURES / f"{name}.png", dpi=110)
+    (LESSONS / "claims.md").write_text(page(first, lab, second, waiting), encoding="utf-8")
+    print(f"\nwritten: {LESSONS / 'claims.md'}")
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ def interpolation(found, xlabels, axes=None):
 def pareto(rows, ax=None):
     """Accuracy and trainable parameters, one point for each method with the range over seeds.
 
-    rows: dictionaries with `method`, `parameters`, `accuracy` (list over seeds), as `comparison.compare` gives them.
+    rows: dictionaries with `method`, `parameters`, `accuracy` (list over seeds), as `lab.compare` gives them.
     The names stand in columns outside, on the left for an accuracy of a half or less, tied to their points by lines.
     """
     ax = bare(ax or new(6.5, max(3.6, 1 + 0.17 * len(rows))))
