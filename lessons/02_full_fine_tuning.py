@@ -29,13 +29,14 @@ import torch
 from minipeft import Full, Mixture, base, check, costs, decode, deltas, encode, evaluate, fit, load, plots, save, task
 from minipeft.attach import detach, trainable
 from minipeft.classroom import with_mistake
-from minipeft.comparison import learning_rate_of
+from minipeft.lab import adapt, learning_rate_of
 from minipeft.methods.full import copied
+from minipeft.training import RECIPE, Recipe
 from minipeft.views import summary
 
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
-SEEDS, SHORT, LONG, LINES = ([0], 10, 10, 100) if FAST else ([0, 1, 2], 60, 200, 500)
+SEEDS, SHORT, LONG, LINES = ([0], 10, 10, 100) if FAST else ([0, 1, 2], 60, RECIPE.steps, 500)
 
 # %% [markdown]
 # ## The base, the old tasks and the new one
@@ -108,25 +109,25 @@ assert torch.equal(model(batch.tokens), base()(batch.tokens))  # before the firs
 # %% [markdown]
 # ## Train, and watch the old tasks
 #
-# Two learning rates: 0.01, the best of seven (a *sweep* over all of them chose it), and the lowest of the seven,
-# 0.0003, which needs more steps. While training we count lines of the new task and of the old ones.
+# Trainings in this course follow one **recipe**: 500 steps of 32 new lines; for a third of them the learning rate
+# rises. We take two learning rates: 0.03, which tuning chose, and 0.0001, the lowest that it tried. At 0.03, 60 steps
+# are enough. We count lines while training.
 
 
 # %%
-def adapt(method, lr, steps, seed, goal=new):
-    model, trace = method.attach(base()), [(0, before[1], before[0])]
+def watched(lr, steps, seed, goal=new, method=None):
+    trace = [(0, before[1], before[0])]
 
-    def look(step):
+    def look(model, step):
         if (step + 1) % (steps // 10) == 0:
-            trace.append((step + 1, *(evaluate(model, goal, LINES // 5).accuracy for goal in (new, old))))
+            trace.append((step + 1, *(evaluate(model, asked, LINES // 5).accuracy for asked in (new, old))))
 
-    fit(model, goal, steps=steps, lr=lr, batch_size=32, seed=seed, device="cpu", progress=False, on_step=look)
-    return model, trace
+    return adapt(method or Full(), goal, lr, seed, Recipe(steps=steps), on_step=look)[0], trace
 
 
-plans = {"tuned": (learning_rate_of(Full()), SHORT), "gentle": (3e-4, LONG)}
-runs = {name: [adapt(Full(), lr, steps, seed) for seed in SEEDS] for name, (lr, steps) in plans.items()}
-plots.forgetting({f"{name}: rate {plans[name][0]:g}": [trace for _, trace in runs[name]] for name in runs})
+plans = {"tuned": (learning_rate_of(Full()), SHORT), "gentle": (1e-4, LONG)}
+runs = {name: [watched(lr, steps, seed) for seed in SEEDS] for name, (lr, steps) in plans.items()}
+plots.forgetting({f"{name}: learning rate {plans[name][0]:g}": [trace for _, trace in runs[name]] for name in runs})
 plt.show()
 
 # %%
@@ -142,13 +143,13 @@ if not FAST:
         assert first[1] < 0.5  # half of the old is lost before half of the new is learned
         assert trace[-1][1] > 0.85
     assert max(kept["tuned"]) < 0.03
-    assert max(kept["tuned"]) < min(kept["gentle"]) < max(kept["gentle"]) < 0.3
+    assert 0.15 < min(kept["gentle"]) < max(kept["gentle"]) < 0.25
 
 # %% [markdown]
 # *Figure: the new task (solid) and the old ones (dashed), a line for each seed. The old tasks fall first, at both
 # rates; only then the new one is learned.*
 #
-# Questions 2 and 3: nearly none at the tuned rate, about one in ten at the gentle one. This is **forgetting**.
+# Questions 2 and 3: nearly none at the tuned rate, about one in five at the gentle one. This is **forgetting**.
 
 # %% [markdown]
 # ## What does it do now when it is told?
@@ -197,10 +198,10 @@ for seed, (model, _) in enumerate(runs["tuned"]):
 # That is the promise of all methods in this course: a delta that comes **off**. Not that it forgets less while it is
 # on.
 #
-# Let us check that: train only the weights and biases of q and v.
+# Let us check that: train only the weights and biases of q and v, 100 steps at a learning rate of 0.01.
 
 # %%
-part = [adapt(Full(targets=("q", "v")), 1e-2, SHORT * 5 // 3, seed)[0] for seed in SEEDS]
+part = [watched(1e-2, SHORT * 5 // 3, seed, method=Full(targets=("q", "v")))[0] for seed in SEEDS]
 print(summary(part[0]))
 for model in part:
     attached = evaluate(model, new, LINES).accuracy, evaluate(model, old, LINES).accuracy
@@ -288,7 +289,8 @@ assert 1 < ratio < 1.02
 # %% [markdown]
 # ## If you still have the old lines
 #
-# Then there is another cure for forgetting: **rehearsal**. Half of the batches are old lines.
+# Then there is another cure for forgetting: **rehearsal**. Half of the batches are old lines (100 steps, learning rate
+# 0.003).
 
 
 # %%
@@ -298,7 +300,7 @@ class Both:
 
 
 for seed in SEEDS:
-    model, trace = adapt(Full(), 3e-3, SHORT * 5 // 3, seed, goal=Both())
+    model, _ = watched(3e-3, SHORT * 5 // 3, seed, goal=Both())
     both = evaluate(model, new, LINES).accuracy, evaluate(model, old, LINES).accuracy
     print(f"seed {seed}: new task {both[0]:.2f}, old tasks {both[1]:.2f}")
     assert FAST or (both[0] > 0.9 and 0.5 < both[1] < before[0] - 0.05)
@@ -308,18 +310,18 @@ for seed in SEEDS:
 #
 # ## Break it
 #
-# **Shared memory**: one of the mistakes that `check` knows; the copies are no copies. **Too hot**: the highest of the
-# seven rates, 0.3.
+# **Shared memory**: one of the mistakes that `check` knows; the copies are no copies. Five steps are enough. **Too
+# hot**: ten times the tuned learning rate, 60 steps.
 
 # %%
 wrong = with_mistake("full", "memory is shared")
 model = wrong.Full().attach(base())
-fit(model, new, steps=5, lr=1e-2, batch_size=32, device="cpu", progress=False)
+fit(model, new, steps=5, lr=1e-2, device="cpu", progress=False)
 below = detach(model)
 print("shared memory: the base after detaching:", f"{evaluate(below, old, LINES).accuracy:.2f} of the old lines")
 assert deltas.fingerprint(below) != deltas.fingerprint(base())
 for seed in SEEDS:
-    score = evaluate(adapt(Full(), 0.3, SHORT, seed)[0], new, LINES // 2)
+    score = evaluate(watched(10 * learning_rate_of(Full()), SHORT, seed)[0], new, LINES // 2)
     print(f"too hot, seed {seed}: loss {score.loss:.2f}, new task {score.accuracy:.2f}")
     assert score.accuracy < 0.1
 
@@ -347,8 +349,7 @@ plt.show()
 #
 # <details><summary>Answers</summary>
 #
-# 1: 8. 2: 66,176. 3: `weight.detach().clone()`. 4: under 2 % of the old lines, over three
-# seeds.
+# 1: 8. 2: 66,176. 3: `weight.detach().clone()`. 4: 0.06, 0.00 and 0.00 of the old lines, for seeds 0 to 2.
 #
 # </details>
 

@@ -30,13 +30,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from minipeft import BitFit, Full, LoRA, base, costs, deltas, encode, evaluate, fit, merge, plots, task
 from minipeft.attach import detach, trainable
 from minipeft.classroom import check
-from minipeft.comparison import learning_rate_of
+from minipeft.lab import adapt, compare, learning_rate_of, stored, tuned_method
 from minipeft.methods import bitfit
+from minipeft.models.transformer import recording
 from minipeft.tasks import Few
-
-torch.set_num_threads(1)
-FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
-SEEDS, STEPS = ([0], 60) if FAST else ([0, 1, 2], 300)
+from minipeft.training import RECIPE, Recipe
 
 # %% [markdown]
 # ## The base and two tasks
@@ -45,6 +43,9 @@ SEEDS, STEPS = ([0], 60) if FAST else ([0, 1, 2], 300)
 # *chosen*. For `violet` there is no word and no skill: it must be *learned*.
 
 # %%
+torch.set_num_threads(1)
+FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
+SEEDS, recipe = ([0], Recipe(steps=80)) if FAST else ([0, 1, 2], RECIPE)
 told, blue, violet = task("reverse+blue", instructed=True), task("reverse+blue"), task("reverse+violet")
 for name, asked in {"blue, told": told, "blue": blue, "violet": violet}.items():
     score = evaluate(base(), asked).accuracy
@@ -168,31 +169,33 @@ assert deltas.fingerprint(detach(model)) == deltas.fingerprint(base())  # the ol
 # %% [markdown]
 # ## Train it to choose
 #
-# Learning rates in this course come from one sweep, the same for each method: BitFit wants 0.1, a large one, as so few
-# numbers must do so much.
+# We follow the recipe of lesson 2: 500 steps of 32 new lines. Every learning rate was tuned alike: BitFit wants 0.1, a
+# large one, as so few numbers must do so much.
 #
-# *Figure: loss (left, logarithmic) and accuracy (right), a line for each seed. All seeds climb from nothing to most
-# lines right.*
+# *Figure: loss (left, logarithmic) and accuracy (right), a line for each seed. They climb from nothing to all lines
+# right.*
 
 
 # %%
-def adapt(method, goal, seed=0, steps=STEPS, batch_size=32):
-    torch.manual_seed(seed)
-    model = method.attach(base())
-    options = {"steps": steps, "lr": learning_rate_of(method), "batch_size": batch_size, "seed": seed}
-    return model, fit(model, goal, **options, device="cpu", progress=False)
+def trained(method, goal, seed=0, **more):
+    return adapt(method, goal, learning_rate_of(method), seed, recipe, **more)
 
 
-runs = {f"BitFit(), seed {seed}": adapt(BitFit(), blue, seed) for seed in SEEDS}
+runs = {f"BitFit(), seed {seed}": trained(BitFit(), blue, seed) for seed in SEEDS}
 left, right = plots.new(8, 2.8, columns=2)
 plots.curves({name: history for name, (_, history) in runs.items()}, "loss", left)
 plots.curves({name: history for name, (_, history) in runs.items()}, "accuracy", right)
 plt.show()
 scores = [evaluate(m, blue).accuracy for m, _ in runs.values()]
 print("lines that are right, by seed:", *(f"{score:.3f}" for score in scores))
-assert FAST or min(scores) > 0.5
+assert FAST or min(scores) > 0.99
+(row,) = compare(blue, [tuned_method(BitFit())], seeds=10, lab=stored())
+print("the runs of the README's table, ten seeds: ", *(f"{score:.3f}" for score in row["accuracy"]))
+assert sum(score < 0.5 for score in row["accuracy"]) == 2
 
 # %% [markdown]
+# Of the README's ten seeds, two stop at four lines in ten.
+#
 # ## What moved
 #
 # *Figure 1: the whole model as a strip, a block for each weight and bias. Only thin blocks, the biases, are coloured.*
@@ -237,23 +240,24 @@ assert FAST or min(np.mean(left_over[kind.removeprefix(".")]) for kind in kinds)
 #
 # ## Train it to learn
 #
-# Now `violet`, 200 steps, against LoRA (lesson 10). All you need of it here: it trains 2,048 numbers that change the
-# *weights* of q and v.
+# Now `violet`, against LoRA (lesson 10), which trains 2,048 numbers that change the *weights* of q and v.
 #
-# *Figure: lines of violet that are right; BitFit has hardly any, LoRA nearly all.*
+# *Figure: accuracy on violet while training, a line for each seed. Both learn the table; BitFit needs more than twice
+# the steps.*
 
 # %%
-steps = 140 if FAST else 200
-news = {str(r): [adapt(r, violet, seed, steps)[0] for seed in SEEDS] for r in (BitFit(), LoRA(rank=4))}
-found = {name: [evaluate(m, violet) for m in models] for name, models in news.items()}
-right = {name: [score.accuracy for score in scores] for name, scores in found.items()}
-plots.bars(right)
+pair = {"BitFit()": BitFit(), "LoRA(rank=4)": LoRA(rank=4)}
+news = {name: [trained(method, violet, seed) for seed in SEEDS] for name, method in pair.items()}
+histories = {f"{name}, seed {seed}": news[name][i][1] for name in news for i, seed in enumerate(SEEDS)}
+plots.curves(histories, "accuracy")
 plt.show()
-for name in news:
-    print(f"{name:14} lines right, by seed:", *(f"{x:.3f}" for x in right[name]), end="   ")
-    print("tokens right:", *(f"{score.token_accuracy:.2f}" for score in found[name]))
-assert min(right["LoRA(rank=4)"]) > (0.5 if FAST else 0.8)
-assert max(right["BitFit"]) < 0.3
+news = {name: [model for model, _ in found] for name, found in news.items()}
+right = {name: [evaluate(model, violet).accuracy for model in models] for name, models in news.items()}
+rows = compare(violet, [tuned_method(method) for method in pair.values()], seeds=10, lab=stored())
+for (name, shares), row in zip(right.items(), rows, strict=True):
+    print(f"{name:14} lines right, by seed:", *(f"{x:.3f}" for x in shares), end="   ")
+    print("README's ten seeds: nine in ten right after", min(row["reached"]), "to", max(row["reached"]), "steps")
+    assert FAST or min(shares) > 0.98
 
 # %% [markdown]
 # ## Why: the same to all, or to each its own
@@ -290,33 +294,34 @@ for seed, m, other in zip(SEEDS, *news.values(), strict=True):
 # That holds for the *first* layer. Behind it stand a softmax and GELUs, in which biases act as switches: what reaches
 # the second layer is no longer the same for all.
 #
-# Guess 2: not in 200 steps. But BitFit is not bound to what our 4 × 4 could do: it is *slow*; exercise 4 gives
-# it more steps.
+# Guess 2: yes. Our prediction was wrong: BitFit is not bound to what our 4 × 4, with one bend, could do. It is *slow*.
 
 # %% [markdown]
 # ## Few examples
 #
-# The paper finds BitFit as good as training all weights, and better when data are few. Here? 64 lines of `blue` and no
-# others, 300 steps. Full fine-tuning, whose 109,372 numbers could learn 64 lines by heart, needs half the steps.
+# The paper finds BitFit as good as training all weights, and better when data are few. Here? 32 lines of `blue` and no
+# others, 500 steps. BitFit gets 0.3, its best with 32 lines.
 #
-# *Figure: right are nearly all fresh lines with full fine-tuning, fewer with BitFit.*
+# *Figure: accuracy on unseen lines, a dot for each seed. Both know their 32 lines; on others full fine-tuning is
+# better.*
 
 # %%
-few = {"BitFit": (BitFit(), STEPS), "Full": (Full(), STEPS // 2)}
+few = {"BitFit": (BitFit(), 3e-1), "Full": (Full(), learning_rate_of(Full()))}
 fresh, learned = {}, {}
-for name, (method, steps) in few.items():
-    made = [(adapt(method, Few(blue, 64, seed), seed, steps, batch_size=16)[0], seed) for seed in SEEDS]
+for name, (method, lr) in few.items():
+    made = [(adapt(method, blue, lr, seed, recipe, examples=32)[0], seed) for seed in SEEDS]
     fresh[name] = [evaluate(m, blue).accuracy for m, _ in made]
-    learned[name] = [evaluate(m, Few(blue, 64, seed), 64).accuracy for m, seed in made]
-    print(f"{name:7} its 64 lines, by seed:", *(f"{x:.2f}" for x in learned[name]), end="   ")
+    learned[name] = [evaluate(m, Few(blue, 32, seed), 32).accuracy for m, seed in made]
+    print(f"{name:7} its 32 lines, by seed:", *(f"{x:.2f}" for x in learned[name]), end="   ")
     print("fresh lines:", *(f"{x:.2f}" for x in fresh[name]))
 plots.bars(fresh)
 plt.show()
-assert FAST or min(learned["Full"] + learned["BitFit"]) > 0.8
-assert min(fresh["Full"]) > max(fresh["BitFit"])
+assert FAST or min(learned["Full"] + learned["BitFit"]) == 1
+assert FAST or min(fresh["Full"]) > max(fresh["BitFit"])
 
 # %% [markdown]
-# So this claim does **not** show here. The paper's models are a thousand times larger, and it trains a new head, too.
+# So this claim does **not** show here; see the [ledger](claims.md). The paper's models are a thousand times larger,
+# with a new head.
 #
 # ## What it costs
 #
@@ -328,7 +333,7 @@ measured, work = {}, {}
 for method in (Full(), LoRA(rank=4), BitFit()):
     m = method.attach(base())
     expected, real = costs.predict(m), costs.measure(m, batch)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), recording(m):  # attention written out
         m(batch.tokens)
     name, work[str(method)] = str(method), counter.get_total_flops() // 2
     measured[name] = real
@@ -346,8 +351,8 @@ assert work["BitFit"] == work["Full"] < work["LoRA(rank=4)"]
 # %% [markdown]
 # ## Break it
 #
-# Two mistakes in `copies`. **Originals trained**: without copies there is no base to go back to. **From zero**: the new
-# biases begin at zero. No error is raised.
+# Two mistakes in `copies`. **Originals trained** (60 steps): without copies there is no way back. **From zero**: the
+# new biases begin at zero. No error is raised.
 #
 # *Figure: lines right, told. The first ruins the base. The second is hardly seen: this base hardly uses its biases.*
 #
@@ -357,7 +362,7 @@ assert work["BitFit"] == work["Full"] < work["LoRA(rank=4)"]
 lost, zero = base(), BitFit().attach(base())
 for name, p in lost.named_parameters():
     p.requires_grad_(name.endswith(".bias"))
-fit(lost, blue, steps=60, lr=0.1, batch_size=32, device="cpu", progress=False)
+fit(lost, blue, steps=60, lr=0.1, device="cpu", progress=False)
 torch.nn.utils.vector_to_parameters(torch.zeros(1532), trainable(zero).values())
 known = {"the base": base(), "originals trained": lost, "all biases at zero": zero}
 share = {name: evaluate(m, told).accuracy for name, m in known.items()}
@@ -381,7 +386,7 @@ check("bitfit", copies)  # in a notebook it also draws, with plt.show()
 # 1. Write `is_bias`; its docstring tells the traps. Then the rest: `python -m minipeft start bitfit`.
 # 2. How many biases have BERT-base's layers ($d$ = 768, $f$ = 3,072, 12 layers)?
 # 3. A part only: `BitFit(targets=("attn.q", "mlp.up"))`. How many numbers? Train it on `blue`.
-# 4. `violet`, 900 steps: do biases learn it?
+# 4. `violet`, 200 steps: BitFit, LoRA?
 # 5. `BitFit(targets=("head",))`: predict, train. Why?
 
 
@@ -397,9 +402,9 @@ check("bitfit", is_bias)
 #
 # 2: $12\,(7 \cdot 768 + 3{,}072)$ = 101,376.
 #
-# 3: 2 (64 + 256) = 640; 300 steps get about two lines in ten.
+# 3: 2 (64 + 256) = 640; about four lines in ten, for three seeds.
 #
-# 4: Yes: `adapt(BitFit(), violet, seed, steps=900)[0]` has all lines right, for three seeds. Our 4 × 4 had one bend.
+# 4: With `Recipe(steps=200)` LoRA has nearly all lines right and BitFit none, for three seeds.
 #
 # 5: None right. It adds the same scores to the letters everywhere.
 #

@@ -30,12 +30,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from minipeft import Houlsby, LoRA, ParallelAdapter, Pfeiffer, base, costs, deltas, evaluate, fit, merge, plots, task
 from minipeft.attach import Wrapper, detach, trainable
 from minipeft.classroom import check
-from minipeft.comparison import learning_rate_of
+from minipeft.lab import adapt, learning_rate_of
 from minipeft.methods import adapter
-
-torch.set_num_threads(1)
-FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
-SEEDS, STEPS = ([0], 80) if FAST else ([0, 1, 2], 200)
+from minipeft.models.transformer import recording
+from minipeft.training import RECIPE, Recipe
 
 # %% [markdown]
 # ## The base and the task
@@ -44,6 +42,9 @@ SEEDS, STEPS = ([0], 80) if FAST else ([0, 1, 2], 200)
 # has to find out what is wanted.
 
 # %%
+torch.set_num_threads(1)
+FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
+SEEDS, recipe = ([0], Recipe(steps=80)) if FAST else ([0, 1, 2], RECIPE)
 told, untold = task("reverse+blue", instructed=True), task("reverse+blue")
 for asked in (told, untold):
     print(f"{asked.prompt('cabbed'):24} lines that are right: {evaluate(base(), asked).accuracy:.2f}")
@@ -75,9 +76,9 @@ assert not A([1.0, 0, 5, 0]).any()
 # %% [markdown]
 # ## Guess 3: why it cannot vanish
 #
-# Without φ, $h + U D h$ is one matrix times $h$, which melts into the frozen weight $W$ before it. LoRA (lesson 10)
-# does that. A matrix must treat $-h$ as the mirror image of $h$. With φ, the adapter does not: no matrix can stand in
-# for it.
+# Without φ, $h + U D h$ is one matrix times $h$. If a frozen $W$ made $h$, it melts into $W$, as LoRA (lesson 10)
+# does. For a matrix and a bias, $A(h) + A(-h) - 2 A(0)$ is zero. With φ it is not: they cannot stand in for the
+# adapter.
 
 # %%
 W, x = np.arange(16.0).reshape(4, 4) % 5, np.array([1.0, -2, 0, 1])
@@ -86,8 +87,8 @@ assert np.allclose(straight, (W + U @ D @ W) @ x)  # without φ: merged
 print("rank of U D W, what would be added to W:", np.linalg.matrix_rank(U @ D @ W))
 
 h = np.array([3.0, 0, 5, 0])
-print("A(h) + A(−h) =", A(h) + A(-h), " for a matrix it would be zero")
-assert (A(h) + A(-h)).any()
+print("A(h) + A(−h) − 2 A(0) =", A(h) + A(-h) - 2 * A(0 * h), " for a matrix and a bias it would be zero")
+assert (A(h) + A(-h) - 2 * A(0 * h)).any()
 
 # %% [markdown]
 # ## Three places
@@ -172,19 +173,14 @@ assert max(after["σ = 1.0"]) < 0.1
 # %% [markdown]
 # ## Train them
 #
-# *Figure: loss (left, logarithmic) and accuracy (right), a line for each method, seed 0. All three climb to nearly all
-# lines right.*
-
+# The recipe of lesson 2, 500 steps, and for each method its own tuned learning rate. So these are the runs of the
+# README's table, seeds 0 to 2.
+#
+# *Figure: loss (left, logarithmic) and accuracy (right), a line for each method, seed 0. All three climb to all lines
+# right.*
 
 # %%
-def adapt(method, seed=0, steps=STEPS):
-    torch.manual_seed(seed)  # draws D and U
-    model = method.attach(base())
-    options = {"steps": steps, "lr": learning_rate_of(method), "batch_size": 32, "seed": seed}
-    return model, fit(model, untold, **options, device="cpu", progress=False)
-
-
-runs = {method: [adapt(method, seed) for seed in SEEDS] for method in methods}
+runs = {m: [adapt(m, untold, learning_rate_of(m), seed, recipe) for seed in SEEDS] for m in methods}
 left, right = plots.new(8, 2.8, columns=2)
 plots.curves({str(method): made[0][1] for method, made in runs.items()}, "loss", left)
 plots.curves({str(method): made[0][1] for method, made in runs.items()}, "accuracy", right).get_legend().remove()
@@ -193,7 +189,7 @@ for method, made in runs.items():
     scores = [evaluate(model, untold).accuracy for model, _ in made]
     lr = learning_rate_of(method)
     print(f"{method!s:25} learning rate {lr}, accuracy by seed:", *(f"{score:.3f}" for score in scores))
-    assert FAST or min(scores) > 0.7
+    assert FAST or min(scores) > 0.99
 
 # %% [markdown]
 # ## What moved
@@ -216,7 +212,7 @@ assert not deltas.updates(pfeiffer)
 # We send 1,000 lines through and look at the vectors before ($h$), inside ($z$) and behind ($A(h)$). In how many
 # directions do they vary? $A(h)$ does in 16 at most, for $U$ is 64 × 16.
 #
-# *Figure: the share of the variance that the first directions hold. Inside, fewer than 12 hold 90 %.*
+# *Figure: the share of the variance that the first directions hold. Inside, fewer than ten hold 90 %.*
 
 # %%
 many = untold.batch(1000, torch.Generator().manual_seed(1))
@@ -230,14 +226,14 @@ for seed, (model, _) in zip(SEEDS, runs[Pfeiffer(size=16)], strict=True):
         used = int((plots.explained_variance(out) > 1e-9).sum())
         print(f"seed {seed}, {path}: {needed} directions hold 90 % inside; behind it varies in {used}")
         assert used <= 16
-        assert FAST or needed < 12
+        assert FAST or needed < 10
 
 # %% [markdown]
 # Guess 2: not evenly. A few directions hold nearly all, so a narrower adapter might do (exercise 4).
 #
 # Which adapter does the work? We silence one of Houlsby's four, $A = 0$, or both of a layer.
 #
-# *Figure: lines right, a dot for each seed. Without the first nothing is left; the second layer's are not missed.*
+# *Figure: lines right, a dot for each seed. Without the first hardly anything is left; the others are not missed.*
 
 # %%
 places = [f"blocks.{i}.{name}" for i in (0, 1) for name in ("attn", "mlp")]
@@ -252,7 +248,8 @@ for model, _ in runs[Houlsby(size=8)]:
         shares.append(evaluate(silent, untold, 300).accuracy)
 plots.bars(alone, colour=plots.HUES["Houlsby"])
 plt.show()
-assert FAST or max(alone["without blocks.0.attn"]) < 0.3 < 0.7 < min(alone["without blocks.1"])
+missed = alone.pop("without blocks.0.attn")
+assert FAST or max(missed) < 0.1 < 0.95 < min(min(shares) for shares in alone.values())
 
 # %% [markdown]
 # ## What it costs: time
@@ -272,7 +269,7 @@ models |= {str(method): made[0][0] for method, made in runs.items()}
 times = costs.latency(models, one, repeats=40 if FAST else 200)
 work = {}
 for name, (low, _, _) in times.items():
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), recording(models[name]):  # attention written out
         models[name](one.tokens)
     work[name] = counter.get_total_flops() // 2
     more, guess = work[name] - work["base"], 0 if name in ("base", "LoRA merged") else 4096 * one.tokens.numel()
@@ -318,7 +315,7 @@ assert sum(4 * p.numel() for p in base().parameters()) == 437_488
 # Guess 1. **Both zero**: ∂U has a factor $\varphi(D h)$, ∂D has a factor $U$. Both are zero and stay so. Only $b_U$
 # learns: the adapter becomes a *bias* (lesson 3), the same for all tokens.
 #
-# We train it and look. The checker knows this mistake, too.
+# We train it, 30 steps, and look. The checker knows this mistake, too.
 
 # %%
 for seed in SEEDS:
@@ -369,18 +366,18 @@ check("adapter", Bottleneck, SequentialAdapter)
 # %% [markdown]
 # 4. How small may $m$ be? Try `Pfeiffer(size=...)` of 1, 2, 4, 8 on `untold`, and look into each bottleneck.
 # 5. Replace φ by `torch.nn.Identity()` in a trained Pfeiffer. Does it still work? What if it is trained so?
-# 6. Use the mirror test: is $A(h) + A(-h)$ zero for the trained adapters?
+# 6. Use the test from above: is $A(h) + A(-h) - 2 A(0)$ zero for the trained adapters?
 
 # %% [markdown]
 # <details><summary>Answers</summary>
 #
 # 1: Four of 580: 2,320. 2: 129 $m$ + 64 is 33,088 at $m$ = 256: from 257 on.
 #
-# 4: After 200 steps: 1 and 2 have none right, 4 nine in ten, 8 nearly all.
+# 4: 1 has none right; 2, 4: most or hardly any, by seed; 8: nearly all.
 #
-# 5: Taken away: none right. Trained without: nearly all. This task needs no φ; that adapter could merge.
+# 5: Taken away: none. Trained without: nearly all; yet no merging: no weight made its $x$.
 #
-# 6: No.
+# 6: No. Without φ, yes.
 #
 # </details>
 

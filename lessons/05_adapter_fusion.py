@@ -19,7 +19,6 @@
 # %%
 import copy
 import inspect
-import json
 import os
 
 import matplotlib.pyplot as plt
@@ -28,15 +27,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from minipeft import AdapterFusion, Pfeiffer, base, bases, check, costs, deltas, evaluate, fit, load, merge, plots, task
+from minipeft import AdapterFusion, Pfeiffer, base, check, costs, deltas, evaluate, fit, load, merge, plots, task
 from minipeft.attach import Wrapper, detach, trainable
-from minipeft.comparison import learning_rate_of
+from minipeft.lab import adapt, learning_rate_of
 from minipeft.methods.adapter_fusion import Fusion, SequentialFusion, fusions
+from minipeft.models.transformer import recording
 from minipeft.tasks import LETTERS, Few, letters
-
-torch.set_num_threads(1)
-FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
-SEEDS, STEPS, SOURCE_STEPS, LINES = ([0], 10, 20, 50) if FAST else ([0, 1, 2], 80, 100, 200)
+from minipeft.training import Recipe
 
 # %% [markdown]
 # ## The tasks
@@ -46,6 +43,9 @@ SEEDS, STEPS, SOURCE_STEPS, LINES = ([0], 10, 20, 50) if FAST else ([0, 1, 2], 8
 # the base has never seen the table `violet`.
 
 # %%
+torch.set_num_threads(1)
+FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
+SEEDS, STEPS, SOURCE_STEPS, LINES = ([0], 10, 20, 50) if FAST else ([0, 1, 2], 100, 200, 200)
 SOURCES = ("left+plain", "copy+violet", "reverse+plain")
 goal = task("left+violet")
 for t in (*map(task, SOURCES), goal):
@@ -57,16 +57,14 @@ assert evaluate(base(), goal, LINES).accuracy < 0.05
 # ## Phase 1: extract
 #
 # For each source alone we attach a Pfeiffer adapter (lesson 4). Only the adapter is trained; the base stays frozen. We
-# keep a **delta**: the adapter's numbers, apart from any model. Each seed trains its own three.
+# keep a **delta**: the adapter's numbers, apart from any model. Each seed trains its own three, 200 steps each; the
+# recipe of lesson 2 has 500.
 
 
 # %%
-def extract(name, seed):
-    torch.manual_seed(seed)
+def extract(name, seed, steps=SOURCE_STEPS):
     method = Pfeiffer(size=16)
-    model = method.attach(base())
-    options = {"steps": SOURCE_STEPS, "lr": learning_rate_of(method), "batch_size": 32, "seed": seed}
-    fit(model, task(name), **options, device="cpu", progress=False)
+    model, _ = adapt(method, task(name), learning_rate_of(method), seed, Recipe(steps=steps))
     return deltas.delta_of(model)
 
 
@@ -135,10 +133,10 @@ for thing in (Fusion.forward, SequentialFusion, AdapterFusion.regularizer):
 
 
 # %%
-def compose(adapters, seed):
-    method, start = AdapterFusion(adapters=len(adapters)), base()
+def compose(adapters, seed, **settings):
+    method = AdapterFusion(adapters=len(adapters), **settings)
     torch.manual_seed(seed)  # draws W_q and W_k
-    model = method.attach(start)
+    model = method.attach(base())
     method.fill(model, list(adapters.values()))  # copies the stored adapters in
     return model
 
@@ -153,45 +151,26 @@ for seed in SEEDS:
     print(f"the mean has {score.accuracy:.2f} of the lines right")
     assert predicted == measured
     assert score.accuracy < 0.05
-    assert 0.2 < α.min() < α.max() < 0.5
+    assert FAST or 0.2 < α.min() < α.max() < 0.5
 
 # %% [markdown]
 # No: the mean is not enough.
 #
-# ## The rates
-#
-# With 16 lines the right rate may be another than in a long run. So all get the same sweep: seven rates, two seeds that
-# are used nowhere else, 80 steps, loss on validation lines (`python benchmarks/fusion.py`).
-
-# %%
-stored = json.loads((bases.FOLDER.parent / "benchmarks" / "fusion.json").read_text())
-sweep = {}
-for name, run in stored["learning rates"].items():
-    who, _, _, lr = name.split(", ")
-    sweep.setdefault(who, {}).setdefault(float(lr.removeprefix("learning rate ")), []).append(run["loss"])
-sweep = {who: {rate: float(np.mean(losses)) for rate, losses in by_rate.items()} for who, by_rate in sweep.items()}
-BEST = {who: min(by_rate, key=by_rate.get) for who, by_rate in sweep.items()}
-labels = {"fusion": "AdapterFusion", "fresh": "Pfeiffer(fresh)", "left+plain": "Pfeiffer(left+plain, going on)"}
-plots.learning_rates({labels[who]: by_rate for who, by_rate in sweep.items()}, plots.new(7, 2.4))
-plt.show()
-print("best:", BEST)
-
-
-def learn(model, seed, rate):
-    options = {"steps": STEPS, "lr": rate, "batch_size": 16, "seed": seed}
-    fit(model, Few(goal, 16, seed), **options, device="cpu", progress=False)
-    return model
-
-
-# %% [markdown]
-# *Figure: loss against rate, the least is ringed.*
-#
 # ## The race
 #
-# The rival is simple: go on training one source adapter on the goal, a **warm start**. Which one is chosen on 16
-# further lines, not on test lines. (Its rate is that of `left+plain`.)
+# The rival is a **warm start**: go on training one source adapter on the goal. Which one is chosen on 16 further lines.
+# All get 100 steps; learning rates are tuned (none helps the fresh one).
 #
 # *Figure: lines right, of 200 that nobody trained on, a dot for each seed.*
+
+# %%
+BEST = {"fusion": 3e-3, "warm": 1e-2, "fresh": learning_rate_of(Pfeiffer(size=16))}
+
+
+def learn(model, seed, lr, lines=16, steps=STEPS):
+    fit(model, Few(goal, lines, seed), lr=lr, steps=steps, seed=seed, device="cpu", progress=False)
+    return model
+
 
 # %%
 fused, fresh, warm = [], [], []
@@ -199,7 +178,7 @@ for seed, kept in shelf.items():
     fused.append(learn(compose(kept, seed), seed, BEST["fusion"]))
     torch.manual_seed(seed)
     fresh.append(learn(Pfeiffer(size=16).attach(base()), seed, BEST["fresh"]))
-    each = {name: learn(load(delta, base()), seed, BEST["left+plain"]) for name, delta in kept.items()}
+    each = {name: learn(load(delta, base()), seed, BEST["warm"]) for name, delta in kept.items()}
     losses = {name: evaluate(m, Few(goal, 16, 1000 + seed), 16).loss for name, m in each.items()}
     warm.append(each[min(losses, key=losses.get)])
     print(f"seed {seed}, loss on the 16 further lines:", {name: f"{loss:.2f}" for name, loss in losses.items()})
@@ -240,7 +219,7 @@ assert FAST or (means[:, 1] > 0.6).all()
 plt.show()
 
 # %% [markdown]
-# Block 1 hears `violet`. Block 0 mixes the two that are needed. The third gets little.
+# Block 1 hears `violet`. Block 0 mixes the two that are needed. The third gets least.
 #
 # ## Heard, and needed
 #
@@ -290,61 +269,48 @@ for seed, kept in shelf.items():
     parts["sum of the right two"].append(evaluate(model, goal, LINES).accuracy)
 plots.bars(parts, colour=plots.HUES["AdapterFusion"])
 plt.show()
-for even, asked in zip(parts["only W_v learns"], parts["only W_q, W_k learn"], strict=True):
-    assert FAST or even > asked + 0.1
-assert FAST or np.mean(parts["only W_v learns"]) > 0.5 * np.mean(right["AdapterFusion"])
-assert FAST or abs(np.mean(parts["sum of the right two"]) - np.mean(right["warm start"])) < 0.15
+together = parts.pop("all three learn")
+for each in parts.values():
+    assert FAST or 0.4 < min(each) < max(each) < min(together)
+    assert FAST or 0.55 < np.mean(each) < 0.7
 
 # %% [markdown]
-# Attention alone has next to none right, $W_v$ alone more than half of what all three have. The untrained sum
-# equals the warm start, roughly.
+# Attention alone and $W_v$ alone have about six lines in ten right, and so has the sum, untrained, of the two that
+# somebody knew to be right. Only together do they reach more than eight.
 #
 # ## Sources that do not fit
 #
-# A part is missing, or *tangled* with an unwanted one: table in `reverse+violet`, operation in `left+next` (stored
-# runs).
-#
-# *Figure: lines right, a dot for each seed.*
+# We take `copy+violet` from the shelf, so that a part is missing.
 
 # %%
-without = []
 for seed in SEEDS:
     two = {name: delta for name, delta in shelf[seed].items() if "violet" not in name}
-    without.append(evaluate(learn(compose(two, seed), seed, BEST["fusion"]), goal, LINES).accuracy)
-
-
-def runs(part, who, lines):
-    found = {name: run["accuracy"] for name, run in stored[part].items() if name.startswith(f"{who}, {lines} examples")}
-    return list(found.values())
-
-
-fits = {"both parts pure": right["AdapterFusion"], "warm start": right["warm start"], "table missing": without}
-tangled = {"table tangled": "one tangled", "both tangled": "both tangled", "warm start, left+next": "left+next"}
-fits |= {label: runs("race", who, 16) for label, who in tangled.items()}
-plots.bars(fits, colour=plots.HUES["AdapterFusion"])
-plt.show()
-assert max(without) < 0.05
-assert np.mean(fits["both tangled"]) < np.mean(fits["warm start, left+next"]) < np.mean(fits["table tangled"]) - 0.1
+    score = evaluate(learn(compose(two, seed), seed, BEST["fusion"]), goal, LINES).accuracy
+    print(f"seed {seed}, nobody knows violet: {score:.2f} of the lines right")
+    assert score < 0.05
 
 # %% [markdown]
-# What is on no shelf cannot be mixed. One tangled source does little harm; with two the lead over a warm start is gone.
-# It depends on the shelf.
+# What is on no shelf cannot be mixed. A part may also be *tangled* with one that is not wanted, as the table is in
+# `reverse+violet`. Whether a fusion helps then, the [ledger](claims.md) tests.
 #
 # ## More lines, more steps
 #
-# And with 64 lines? 80 steps as before, and 300, by seed:
+# And with 64 lines? 100 steps as before, and 300; the warm start is that of `left+plain`.
 
 # %%
-for part, steps in {"race": 80, "long": 300}.items():
-    both = runs(part, "fusion", 64), runs(part, "left+plain", 64)
-    for name, shares in zip(("AdapterFusion", "warm start"), both, strict=True):
+for steps in (10, 20) if FAST else (100, 300):
+    both = {"AdapterFusion": [], "warm start": []}
+    for seed, kept in shelf.items():
+        for name, model in zip(both, (compose(kept, seed), load(kept["left+plain"], base())), strict=True):
+            lr = BEST["fusion" if name == "AdapterFusion" else "warm"]
+            both[name].append(evaluate(learn(model, seed, lr, 64, steps), goal, LINES).accuracy)
+    for name, shares in both.items():
         print(f"{steps:3} steps, {name:13} lines right:", *(f"{share:.2f}" for share in shares))
-    ahead = [f > w for f, w in zip(*both, strict=True)]
-    assert all(ahead) if steps == 80 else not any(ahead)
+    ahead = [f > w for f, w in zip(*both.values(), strict=True)]
+    assert FAST or sum(ahead) == {100: 3, 300: 1}[steps]
 
 # %% [markdown]
-# After 80 steps the fusion is ahead in each seed, after 300 the warm start: it may change an adapter, a fusion only
-# remixes.
+# After 100 steps the fusion is ahead in each seed, after 300 the warm start in two of three: it may change an adapter.
 #
 # ## What it costs
 #
@@ -358,7 +324,7 @@ for N in (2, 3, 6):
     models[f"fusion of {N}"] = AdapterFusion(adapters=N, size=m).attach(base())
 times = costs.latency(models, one, repeats=30 if FAST else 80)
 for name, model in models.items():
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), recording(model):  # attention written out
         model(one.tokens)
     work[name] = counter.get_total_flops() // 2
     more, N = work[name] - work["base"], int(name.split()[-1]) if "of" in name else 0
@@ -457,7 +423,7 @@ check("adapter_fusion", Fusion, SequentialFusion)
 # %% [markdown]
 # 4. Stop the source `copy+violet` after 20 steps, then fuse. Can a fusion mend a bad adapter?
 # 5. Train a fusion of `left+plain` and `copy+violet` only. Was `reverse+plain` of use?
-# 6. `AdapterFusion(regularization=1.0)`: what becomes of $W_v$, and of the lines right?
+# 6. `compose(..., regularization=1.0)`: what becomes of $W_v$, and of the lines right?
 
 # %% [markdown]
 # <details><summary>Answers</summary>
@@ -466,11 +432,11 @@ check("adapter_fusion", Fusion, SequentialFusion)
 #
 # 2: α = 1; $W_v$ alone: a softmax over one is constant.
 #
-# 4: No: 15, 6, 3 % right, by seed.
+# 4: In part: 47, 79, 16 %, by seed.
 #
-# 5: No: 47, 65, 71 %.
+# 5: No: without it 98, 94, 90 %.
 #
-# 6: $W_v$ stays within 4 % of the identity; 30 to 33 % right.
+# 6: $W_v$ stays within 1 % of the identity; 64 to 74 %.
 #
 # </details>
 

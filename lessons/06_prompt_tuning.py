@@ -29,14 +29,14 @@ from minipeft import Full, MultiTask, PromptTuning, base, check, decode, detach,
 
 from minipeft import costs, deltas, plots, task, trainable  # isort: skip
 from minipeft.attach import Wrapper
-from minipeft.comparison import learning_rate_of
+from minipeft.lab import adapt, compare, learning_rate_of, stored, tuned_method
 from minipeft.methods import prompt_tuning
+from minipeft.models.transformer import recording
 from minipeft.tasks import KNOWN_OPERATIONS, KNOWN_TABLES, VOCABULARY, Few
-from minipeft.training import exact_match
+from minipeft.training import RECIPE, Recipe, exact_match
 
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
-SEEDS, STEPS, ENOUGH = ([0], 30, 0.8) if FAST else ([0, 1, 2], 60, 0.95)
 
 # %% [markdown]
 # ## The base and the task
@@ -167,27 +167,28 @@ assert torch.equal(detach(model)(line), base()(line))
 # %% [markdown]
 # ## Train it
 #
-# Four vectors, started as noise of the embeddings' own size. `learning_rate_of` gives the learning rate that a sweep
-# found, the same seven rates for each method. We keep $P$ after every step.
+# Four vectors, started as noise of the embeddings' own size, and the recipe of lesson 2. `learning_rate_of` gives the
+# learning rate that tuning found: 1, the largest of all. We keep $P$ after every step.
 #
-# *Figure: accuracy while training, a line for each seed. Within 30 steps each is nearly always right.*
+# *Figure: accuracy in the first 100 of 500 steps, a line for each seed. Within 30 steps each is nearly always right.*
 
 
 # %%
-def adapt(method, goal=blue, steps=STEPS, lr=None, seed=0, batch_size=32, path=None, slip=None):
-    torch.manual_seed(seed)  # draws P
-    model = method.attach(base())
-    if slip:
-        model.embed = slip(model.embed)  # for later
-    keep = None if path is None else lambda step: path.append(model.begin.P.detach().clone())
-    settings = {"steps": steps, "lr": lr or learning_rate_of(method), "batch_size": batch_size, "on_step": keep}
-    history = fit(model, goal, seed=seed, device="cpu", progress=False, **settings)
-    return model, history
+SEEDS, recipe, ENOUGH = ([0], Recipe(steps=60), 0.8) if FAST else ([0, 1, 2], RECIPE, 0.95)
 
 
-paths = {seed: [] for seed in SEEDS}
-runs = {f"PromptTuning(4), seed {seed}": adapt(PromptTuning(4), seed=seed, path=paths[seed]) for seed in SEEDS}
-plots.curves({name: history for name, (_, history) in runs.items()}, "accuracy", window=3)
+def trained(method, goal=blue, seed=0, recipe=recipe, **more):
+    return adapt(method, goal, learning_rate_of(method), seed, recipe, **more)
+
+
+paths, runs = {seed: [] for seed in SEEDS}, {}
+for seed, path in paths.items():
+
+    def keep(model, step, path=path):
+        path.append(model.begin.P.detach().clone())
+
+    runs[f"PromptTuning(4), seed {seed}"] = trained(PromptTuning(4), seed=seed, on_step=keep)
+plots.curves({name: history for name, (_, history) in runs.items()}, "accuracy", window=3).set_xlim(0, 100)
 plt.show()
 prompts = [model for model, _ in runs.values()]
 scores = [evaluate(model, blue).accuracy for model in prompts]
@@ -206,24 +207,22 @@ assert min(scores) > ENOUGH
 table = base().embed.token.weight
 plots.nearest_words(prompts[0].begin.P, table, VOCABULARY, best=2)
 plt.show()
-wanted = {"reverse": {"reverse", "backwards"}, "blue": {"blue", "azure"}}
+wanted, works = {"reverse": {"reverse", "backwards"}, "blue": {"blue", "azure"}}, []
 for seed, prompt in zip(SEEDS, prompts, strict=True):
     likest = plots.nearest_tokens(prompt.begin.P.detach(), table, 1)
     says = [VOCABULARY[token] for token in likest.indices[:, 0].tolist()]
     translated = PromptTuning(length=4, init=tuple(likest.indices[:, 0].tolist())).attach(base())
-    score = evaluate(translated, blue).accuracy
+    works.append(evaluate(translated, blue).accuracy)
     length = (prompt.begin.P.norm(dim=1).mean() / table.norm(dim=1).mean()).item()
-    print(
-        f"seed {seed}: {' '.join(says):38} as words: {score:.2f}   P is {length:.1f} times as long as a word's vector"
-    )
+    print(f"seed {seed}: {' '.join(says):34} as words: {works[-1]:.2f}   P is {length:.1f} times as long as a word")
     assert all(names & set(says) for names in wanted.values())
-    assert score > 0.9
-    assert length > 2
+    assert length > 8
     assert likest.values.max() < 0.9
+assert FAST or [score > 0.9 for score in works] == [False, True, True]
 
 # %% [markdown]
-# Guess 1: yes. The prompt says `reverse` and `blue`, also by their second names, `backwards` and `azure`, and its
-# translation works. But the vectors are not words: no cosine reaches 0.9, and they are longer.
+# Guess 1: in part. Each says `reverse` and `blue` or their second names, `backwards`, `azure`. Two translations
+# work; seed 0 says `after`, by chance, another table. No cosine reaches 0.9; the vectors are ten times as long.
 #
 # *Figure: the way of each vector, ring to disc, in the plane in which words differ most. Left to scale; right only
 # directions.*
@@ -233,13 +232,12 @@ plots.prompt_trajectory(torch.stack(paths[0]), table, VOCABULARY, named=("revers
 plt.show()
 
 # %% [markdown]
-# The paper finds words of one topic near its prompts, but no sentence. Our base makes reading easy: it was raised on
-# bags of words.
+# The paper finds words of one topic near its prompts, no sentence. Our base was raised on bags of words.
 #
 # ## Where to start
 #
-# The paper finds that the start matters. Five starts, two rates each, 30 steps. The library `peft` draws from $N(0,1)$,
-# eleven times as wide as our table.
+# The paper finds that the start matters. Five starts, two learning rates, 30 steps. `peft` draws from $N(0,1)$, eleven
+# times as wide as our table; ±½ is three times as wide, though narrow for T5.
 
 
 # %%
@@ -248,13 +246,13 @@ def start(init, seed, lr, n=4, steps=30):
     model = PromptTuning(n, init="normal" if init == "N(0, 1)" else init).attach(base())
     if init == "N(0, 1)":
         model.begin.P.data.normal_()
-    history = fit(model, blue, steps=steps, lr=lr, batch_size=16, seed=seed, device="cpu", progress=False)
+    history = fit(model, blue, steps=steps, lr=lr, seed=seed, device="cpu", progress=False)
     return history, evaluate(model, blue, size=200).accuracy
 
 
 inits = {"right words": words, "other words": tuple(encode("sort mirror").tolist())}
 inits |= {"normal": "normal", "uniform ±½": "uniform", "N(0, 1)": "N(0, 1)"}
-RATES = (1e-1,) if FAST else (3e-2, 1e-1)
+RATES = (1.0,) if FAST else (3e-2, 1.0)
 started = {(name, lr): [start(init, seed, lr) for seed in SEEDS] for name, init in inits.items() for lr in RATES}
 for name in inits:
     print(f"{name:12}", *(f"   rate {lr}: {[round(score, 2) for _, score in started[name, lr]]}" for lr in RATES))
@@ -262,8 +260,8 @@ for name in inits:
 # %%
 plots.bars({name: [score for _, score in started[name, RATES[0]]] for name in inits}, colour=plots.HUES["PromptTuning"])
 plt.show()
-at = {name: [history.accuracy[0] for history, _ in started[name, 1e-1]] for name in inits}
-scores = {name: [score for _, score in started[name, 1e-1]] for name in inits}
+at = {name: [history.accuracy[0] for history, _ in started[name, 1.0]] for name in inits}
+scores = {name: [score for _, score in started[name, 1.0]] for name in inits}
 assert min(at["right words"]) > 0.9 > 0.1 > max(at["other words"] + at["normal"])
 assert min(scores["other words"]) > ENOUGH
 assert np.mean(scores["N(0, 1)"]) < np.mean(scores["normal"]) - 0.2
@@ -271,13 +269,13 @@ assert np.mean(scores["N(0, 1)"]) < np.mean(scores["normal"]) - 0.2
 # %% [markdown]
 # *Figure: lines right after 30 steps at the lower rate. $N(0,1)$ has learned nothing.*
 #
-# What matters most is scale: noise as wide as the table mostly makes it, wider noise not in this time. Words, even
-# wrong ones, are the safest start, as in the paper.
+# What matters most is scale: the wider the noise, the slower. Words, even wrong ones, are the safest start, as in the
+# paper. At the tuned rate all arrive but one seed of $N(0,1)$.
 #
 # ## How many vectors
 
 # %%
-reached = {n: [start("normal", seed, 1e-1, n)[1] for seed in SEEDS] for n in (1, 2, 16)}
+reached = {n: [start("normal", seed, 1.0, n)[1] for seed in SEEDS] for n in (1, 2, 16)}
 reached[4] = scores["normal"]
 reached = dict(sorted(reached.items()))
 plots.bars({f"n = {n}: {64 * n:,} numbers": found for n, found in reached.items()}, colour=plots.HUES["PromptTuning"])
@@ -286,42 +284,42 @@ assert max(reached[1]) < 0.5
 assert min(reached[16]) > ENOUGH
 
 # %% [markdown]
-# *Figure: lines right after 30 steps at rate 0.1. One vector, which must say two words at once, never makes it in this
-# time.*
+# *Figure: lines right after 30 steps at the tuned rate. One vector, which must say two words, fails.*
 #
 # ## What a prompt can do, and what not
 #
-# Now `reverse+violet`: the base can reverse, but never met `violet`. *Figure: the best of 64 phrases, and what was
-# trained, for both tasks.*
+# Now `reverse+violet`: the base can reverse, but never met `violet`. Four vectors and all weights: ten runs each of the
+# README's table. *Figure: the best of 64 phrases, and what was trained.*
 
 # %%
-LONG = 30 if FAST else 50
 shown = {f"{blue}: best phrase": best[blue], f"{blue}: 4 vectors": [evaluate(m, blue).accuracy for m in prompts]}
 shown[f"{violet}: best phrase"] = best[violet]
-rivals = {"4 vectors": PromptTuning(4), "16 vectors": PromptTuning(16), "all weights": Full()}
-for name, method in rivals.items():
-    trained = [adapt(method, violet, LONG, seed=seed)[0] for seed in SEEDS]
-    shown[f"{violet}: {name}"] = [evaluate(model, violet, size=500).accuracy for model in trained]
+four, every = compare(violet, [tuned_method(PromptTuning(4)), tuned_method(Full())], seeds=10, lab=stored())
+shown[f"{violet}: 4 vectors"] = four["accuracy"]
+wide = [trained(PromptTuning(16), violet, seed)[0] for seed in SEEDS]
+shown[f"{violet}: 16 vectors"] = [evaluate(model, violet, size=500).accuracy for model in wide]
+shown[f"{violet}: all weights"] = every["accuracy"]
 plots.bars(shown)
 plt.show()
-assert max(shown[f"{violet}: 4 vectors"] + shown[f"{violet}: 16 vectors"]) < 0.05
-assert min(shown[f"{violet}: all weights"]) > ENOUGH
+assert max(four["accuracy"]) < 0.01
+assert max(shown[f"{violet}: 16 vectors"]) < 0.1
+assert min(every["accuracy"]) > ENOUGH
 
 # %% [markdown]
-# Guess 2: no. A short prompt **selects** a skill; a table must be **taught**. With 2,000 steps and 512 numbers each, a
-# change of weights is right on all lines, a prompt on under 2 % (`benchmarks/prompts.py`).
+# Guess 2: no. A short prompt **selects** a skill; a table must be **taught**. What prompts cannot learn, and how a
+# prompt's gap to full fine-tuning and the weight of its start shrink as models grow, the paper's main claims, the
+# [ledger](claims.md) tests.
 #
 # ## Eight examples
 #
-# Only to select is a strength, too. Eight lines, 100 steps, at rates tuned for eight lines in that benchmark.
+# Only to select is a strength, too. Eight lines, 100 steps.
 
 # %%
 few = {}
-for method, lr in ((PromptTuning(4), 3e-1), (Full(), 3e-4)):
+for method, lr in ((PromptTuning(4), 3e-1), (Full(), 1e-2)):  # the best of all tried; one at which it learns the lines
     for seed in SEEDS:
-        lines = Few(blue, 8, seed)
-        model, _ = adapt(method, lines, 100, lr, seed, batch_size=8)
-        pair = evaluate(model, lines, size=8).accuracy, evaluate(model, blue, size=500).accuracy
+        model, _ = adapt(method, blue, lr, seed, Recipe(steps=100), examples=8)
+        pair = evaluate(model, Few(blue, 8, seed), size=8).accuracy, evaluate(model, blue, size=500).accuracy
         few.setdefault(str(method), []).append(pair)
 for name, pairs in few.items():
     print(f"{name:24}", *(f"   its own {own:.2f}, fresh {fresh:.2f}" for own, fresh in pairs))
@@ -339,7 +337,8 @@ assert max(fresh for _, fresh in few["Full"]) < 0.05
 
 # %%
 goals, model = {"one": blue, "two": task("sort+red"), "three": task("left+plus5")}, base()
-prompted = {name: adapt(PromptTuning(length=4), goal, steps=40)[0] for name, goal in goals.items() if goal is not blue}
+short = Recipe(steps=40)  # enough for a prompt
+prompted = {name: trained(PromptTuning(4), goal, recipe=short)[0] for name, goal in goals.items() if goal is not blue}
 prompted["one"] = prompts[0]
 several = MultiTask({name: load(deltas.delta_of(one), model) for name, one in prompted.items()})
 
@@ -369,7 +368,7 @@ batch = blue.batch(32, torch.Generator().manual_seed(0))
 work, T = {}, batch.tokens.shape[1]
 for n in (0, 4, 16):
     model = base() if n == 0 else PromptTuning(n).attach(base())
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), recording(model):  # attention written out
         model(batch.tokens)
     work[n] = counter.get_total_flops() / 2
     ratio, guess = work[n] / work[0], (n + T) / T
@@ -388,7 +387,7 @@ for method in (Full(), PromptTuning(length=4)):
 # ## Break it
 #
 # $[P\,;E(x)]$ joins two pieces end to end. Two slips: $P$ **behind** the tokens, or **added** to the first of them.
-# Which can still learn? *Figure: lines right, a dot for each seed.*
+# Which can still learn, in 100 steps? *Figure: lines right, a dot for each seed.*
 
 
 # %%
@@ -400,15 +399,18 @@ class Behind(Wrapper):  # in front of `embed`, which should put P before the tok
 
 class Added(Wrapper):
     def forward(self, tokens, cache):
-        P = cache.front.pop()
-        x = self.base(tokens, cache)
+        P, x = cache.front.pop(), self.base(tokens, cache)
         return torch.cat([x[:, : len(P)] + P, x[:, len(P) :]], dim=1)
 
 
-slips = {"behind": Behind, "added": Added}
-broken = {name: [adapt(PromptTuning(4), steps=30, seed=s, slip=slip) for s in SEEDS] for name, slip in slips.items()}
 shown = {"in front": [evaluate(model, blue, 200).accuracy for model in prompts]}
-shown |= {name: [evaluate(model, blue, 200).accuracy for model, _ in found] for name, found in broken.items()}
+for name, slip in {"behind": Behind, "added": Added}.items():
+    for seed in SEEDS:
+        torch.manual_seed(seed)
+        model = PromptTuning(4).attach(base())
+        model.embed = slip(model.embed)
+        fit(model, blue, lr=learning_rate_of(PromptTuning(4)), steps=100, seed=seed, device="cpu", progress=False)
+        shown.setdefault(name, []).append(evaluate(model, blue, 200).accuracy)
 
 # %%
 plots.bars(shown, colour=plots.HUES["PromptTuning"])
@@ -451,7 +453,7 @@ check("prompt_tuning", Prompt)
 # 2. How many numbers have 20 vectors in GPT-2 ($d = 768$)?
 # 3. Cut a translated prompt to two words. Which suffice? Check with `in_words`.
 # 4. One vector, started at the *sum* of `reverse` and `blue`: score it before and after training.
-# 5. Hard: `riffle` has no word. Train four vectors on `riffle+plain`, 300 steps, and read them.
+# 5. Hard: `riffle` has no word. Train four vectors on `riffle+plain` and read them.
 
 # %% [markdown]
 # <details><summary>Answers</summary>
@@ -460,7 +462,7 @@ check("prompt_tuning", Prompt)
 # 3\. One name of the operation with one of the table.<br>
 # 4\. `model.begin.P.data = (table[words[0]] + table[words[1]])[None]` on a `PromptTuning(1)`: 0.00 before, above 0.8
 # after 60 steps of `fit` at 0.03.<br>
-# 5\. It works, and says `left` and `right`: a blend of two skills makes a third.
+# 5\. It works, and says `left` with `right` or `swap`: two skills make a third.
 #
 # </details>
 

@@ -127,8 +127,8 @@ assert all(p.grad is not None for p in trainable(model).values())
 # %% [markdown]
 # ## Fill the blank
 #
-# One virtual token, 30 steps, batches of 16. The vector is the same kind of thing as in lesson 6, so we read it the
-# same way.
+# One virtual token, 30 steps; the recipe of lesson 2 has 500. The vector is the same kind of thing as in lesson 6, so
+# we read it the same way.
 #
 # *Figure: accuracy while training, a line for each seed. All are right within ten steps.*
 
@@ -142,7 +142,7 @@ def adapt(method, lr, seed=0, steps=STEPS, width=None):
         factor = width / encoder().std().item()
         for p in encoder.mlp[-1].parameters() if method.encoder else [encoder.h]:
             p.data.mul_(factor)
-    history = fit(model, blue, steps=steps, lr=lr, batch_size=16, seed=seed, device="cpu", progress=False)
+    history = fit(model, blue, steps=steps, lr=lr, seed=seed, device="cpu", progress=False)
     return model, history
 
 
@@ -168,7 +168,7 @@ for model, _ in runs.values():
 
 # %% [markdown]
 # *Figure: the likest words, a row for each seed (P1 is seed 0).* Guess 1: `blue`, or its second name `azure`. Blanks
-# without an anchor that helps fail: one vector would have to say both words.
+# without an anchor that helps mostly fail: one vector would have to say both words.
 
 # %%
 anchors = {"reverse ____": (ID["reverse"], BLANK), "please ____": (ID["please"], BLANK), "____": (BLANK,)}
@@ -189,19 +189,19 @@ assert max(np.mean(found["please ____"]), np.mean(found["____"])) < 0.6
 #
 # ## Does the encoder help?
 #
-# The paper trains a network because free vectors, it says, fall into poor solutions. We take four virtual tokens, no
-# anchor, and five seeds.
+# The paper gives two reasons: free vectors fall into poor solutions and are not associated. First the solutions: four
+# virtual tokens, no anchor, 40 steps, five seeds.
 
 # %% [markdown]
 # In lesson 6 the start's width mattered: $N(0,1)$, as in `peft` and `PTuning(encoder=None)`, is eleven times as wide as
 # the table; the LSTM's vectors start about as wide as it. So compare both, narrow and wide, each at the best two of
-# four rates.
+# six rates.
 #
 # *Figure: lines right, a bar for each rate, a dot for each seed.*
 
 # %%
-ways = {"LSTM, narrow": ("lstm", None, (3e-2, 1e-1)), "LSTM, wide": ("lstm", 1.0, (1e-1, 3e-1))}
-ways |= {"free, narrow": (None, table.std().item(), (1e-1, 3e-1)), "free, wide": (None, None, (1e-1, 3e-1))}
+ways = {"LSTM, narrow": ("lstm", None, (3e-2, 3e-1)), "LSTM, wide": ("lstm", 1.0, (1e-1, 3e-1))}
+ways |= {"free, narrow": (None, table.std().item(), (3e-1, 1.0)), "free, wide": (None, None, (3e-1, 1.0))}
 tried = {}
 for name, (encoder, width, rates) in ways.items():
     for lr in rates[:1] if FAST else rates:
@@ -216,23 +216,24 @@ best = {name: max((way for way in tried if way[0] == name), key=lambda way: np.m
 for name, way in best.items():
     print(f"{name:12} best rate {way[1]}:", *(f"{score:.2f}" for score in right[way]), f"  worst {min(right[way]):.2f}")
 score = {name: right[way] for name, way in best.items()}
-assert min(score["free, narrow"]) > 0.9
-assert np.mean(score["LSTM, narrow"]) < np.mean(score["free, narrow"]) + 0.1
-assert min(score["LSTM, wide"]) > 0.4
-assert np.mean(score["LSTM, wide"]) < 0.95
-assert min(score["free, wide"]) < 0.3
+assert min(score["free, narrow"]) > 0.95
+assert FAST or min(score["free, wide"]) > 0.95
+assert max(min(right["free, wide", 0.3]), min(right.get(("LSTM, wide", 0.3), [0]))) < 0.1
+assert FAST or min(score["LSTM, narrow"]) > 0.95
+assert FAST or 0.8 < min(score["LSTM, wide"]) < 0.95
 
 # %% [markdown]
-# Guess 2. With a narrow start, no: free vectors are right in all seeds, the encoder is no better. With a wide one, in
-# part: one seed of the free prompts is lost, none with the encoder, though it is less exact.
+# Guess 2: no. Each at its best learning rate, free vectors are right in all seeds with either start; the encoder is no
+# better. At 0.3, started wide, both lose a seed: a wrong learning rate looks like instability. The [ledger](claims.md)
+# tests the claim.
 #
-# The paper's claim shows only where the start is bad. What else does the encoder do?
+# What else does the encoder do?
 
 # %% [markdown]
 # ## Who moves with whom
 #
-# The 4 × 4 of above, now for the real networks before training: how much a step for $h_i$ moves $h_j$, through all
-# shared numbers (1: just as much).
+# The paper's second reason, association, as on the 4 × 4, for the real networks before training: how much a step for
+# $h_i$ moves $h_j$, through all shared numbers (1: just as much).
 #
 # *Figure: the free vectors are alone; the MLP encoder couples them a little; the LSTM nearly ties them together.*
 
@@ -402,8 +403,8 @@ check("p_tuning", Template)
 #
 # 2\. 256 + (64·32 + 32) + (32² + 32) + (32·64 + 64) = 5,504.<br>
 # 3\. `red` or `crimson`; replace `blue` in `filled` and `adapt` by `task("sort+red")`.<br>
-# 4\. Harder: more steps, and at rate 0.01 a seed may fail.<br>
-# 5\. No: seed 2 falls from 0.92 to 0.29. Five seeds say little.
+# 4\. Harder: 15 steps, not 5, and at rate 0.01 two of the five seeds fail.<br>
+# 5\. Yes: 0.96 to 1.00.
 #
 # </details>
 
@@ -411,7 +412,7 @@ check("p_tuning", Template)
 # ## In three lines
 #
 # - A template mixes virtual tokens with real words; a word that says half does half.
-# - The encoder ties the vectors together. It helps a bad start; a good one needs none.
+# - The encoder ties the vectors together. Here free vectors, at their own learning rate, do as well.
 # - It is folded away: $n \cdot d$ numbers are stored.
 #
 # Paper: Liu et al. 2021, [arXiv:2103.10385](https://arxiv.org/abs/2103.10385).

@@ -10,12 +10,12 @@
 # %% [markdown]
 # ## First, guess
 #
-# A prompt is $n$ free rows below the first layer; a prefix is free keys and values in every layer. In between: free
-# rows before *every* layer. Give each 512 numbers.
+# A prompt is $n$ free rows below the first layer; a prefix is keys and values in every layer. In between: rows before
+# *every* layer (VPT-deep; v2's own code learns keys and values).
 #
-# 1. Who learns `reverse+blue` first?
+# 1. With 512 numbers, who learns `reverse+blue` first?
 # 2. Who learns it from eight lines?
-# 3. Must prompts at every layer beat a prompt at the first?
+# 3. Must prompts at every layer beat one?
 
 # %%
 import inspect
@@ -26,17 +26,18 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from minipeft import PrefixTuning, PromptTuning, PTuningV2, base, check, deltas, plots, summary
+from minipeft import PrefixTuning, PromptTuning, PTuningV2, base, check, deltas, plots, recording, summary
 from minipeft.attach import Wrapper, detach, trainable
 from minipeft.classroom import diagnose, with_mistake
+from minipeft.lab import adapt, compare, stored, tuned_method
+from minipeft.lab.trial import first_step
 from minipeft.methods.p_tuning_v2 import DeepPrompts
-from minipeft.models.transformer import recording
 from minipeft.tasks import VOCABULARY, Few, decode, encode, task
-from minipeft.training import evaluate, fit
+from minipeft.training import Recipe, evaluate, fit
 
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
-SEEDS, STEPS, ENOUGH = ([0], 30, 0.8) if FAST else ([0, 1, 2], 50, 0.95)
+SEEDS, STEPS, SHORT = ([0], 30, 30) if FAST else ([0, 1, 2], 200, 100)
 
 # %% [markdown]
 # ## The base and the task
@@ -188,44 +189,47 @@ print(*trainable(theirs), sep="\n")
 
 # %% [markdown]
 # What v2 adds to the idea is a use: it puts a trained **classification head**, `classes=...`, where the head for tokens
-# was, and reports that this works for models of any size and for hard tagging tasks. Our tasks write letters, so we
-# keep the head.
+# was, and reports that this works at any size and for hard tagging tasks. Our tasks write letters, so we
+# keep it.
 #
 # ## Side by side
 #
-# Equal numbers: 512 each. Three rates each, the same ones.
+# 512 numbers each, learning rate 0.3, 200 steps instead of our recipe's 500.
 
 
 # %%
-def adapt(method, lr, seed, goal=untold, steps=STEPS, batch_size=32):
-    torch.manual_seed(seed)  # draws P
-    model = method.attach(base())
-    history = fit(model, goal, steps=steps, lr=lr, batch_size=batch_size, seed=seed, device="cpu", progress=False)
+def train(method, lr, seed, steps=STEPS, examples=None):
+    model, history = adapt(method, untold, lr, seed, Recipe(steps=steps), examples=examples)  # the seed draws P
     return model, history, evaluate(model, untold, 300).accuracy
 
 
-RATES = (1e-1,) if FAST else (3e-2, 1e-1, 3e-1)
-best = {}
+def steps_of(histories):
+    return [first_step(history.accuracy) for history in histories]
+
+
+runs = {}
 for method in (PromptTuning(length=8), PTuningV2(length=4), PrefixTuning(length=2)):
-    found = {lr: [adapt(method, lr, seed) for seed in SEEDS] for lr in RATES}
-    assert sum(P.numel() for P in trainable(found[1e-1][0][0]).values()) == 512
-    for lr, runs in found.items():
-        print(f"{method!s:24} rate {lr:<5} lines right, by seed:", *(f"{score:.2f}" for *_, score in runs))
-    best[method] = min(found.values(), key=lambda runs: sum(sum(history.loss) for _, history, _ in runs))
+    runs[method] = [train(method, 0.3, seed) for seed in SEEDS]
+    assert sum(P.numel() for P in trainable(runs[method][0][0]).values()) == 512
+    reached = steps_of(history for _, history, _ in runs[method])
+    print(f"{method!s:23} accuracy:", *(f"{score:.2f}" for *_, score in runs[method]), "  0.9 at step:", *reached)
+shallow, deep, prefix = runs
 
 # %%
-plots.curves({f"{method}": runs[0][1] for method, runs in best.items()}, "accuracy")
+plots.curves({f"{method}": found[0][1] for method, found in runs.items()}, "accuracy")
 plt.show()
-scores = {method: [score for *_, score in runs] for method, runs in best.items()}
-shallow, deep, prefix = best
-assert min(scores[shallow] + scores[deep]) > ENOUGH
-assert max(scores[prefix]) < 0.1
+scores = {method: [score for *_, score in found] for method, found in runs.items()}
+assert FAST or min(min(found) for found in scores.values()) > 0.95
+equal = [tuned_method(method(length=4)) for method in (PromptTuning, PTuningV2, PrefixTuning)]
+print("four virtual tokens each, 500 steps, ten seeds; 0.9 at step")
+for row in compare(untold, equal, seeds=10, lab=stored()):
+    print(f"{row['method']:23} {min(row['reached'])} to {max(row['reached'])}")
 
 # %% [markdown]
-# *Figure: lines right while training, one seed each, best rate. Both prompts arrive, the prefix does not.*
+# *Figure: lines right while training, seed 0. Both prompts arrive within 40 steps, the prefix takes about 100.*
 #
-# Guess 1: the prompts. The prefix can do most and finds least. Is it the tie, or the start, or that it has two tokens
-# only? Untie: give a prefix four, 1,024 numbers, and start it *as* a deep prompt, with `as_prefix`.
+# Guess 1: the prompts, at equal length, too. The prefix can do most and learns last. Is it the tie, or the start?
+# Untie: give a prefix four tokens, 1,024 numbers, and start it *as* a deep prompt, with `as_prefix`.
 
 
 # %%
@@ -237,36 +241,39 @@ def untied(seed):
     return model
 
 
-for lr in RATES[:2]:
-    free = [untied(seed) for seed in SEEDS]
-    for seed, model in zip(SEEDS, free, strict=True):
-        fit(model, untold, steps=STEPS, lr=lr, batch_size=32, seed=seed, device="cpu", progress=False)
-    found = [evaluate(model, untold, 300).accuracy for model in free]
-    print(f"untied, rate {lr:<5} lines right, by seed:", *(f"{score:.2f}" for score in found))
-    assert FAST or np.mean(found) < np.mean(scores[deep]) - 0.3
+free = [untied(seed) for seed in SEEDS]
+reached = steps_of(
+    fit(model, untold, steps=STEPS, lr=0.3, seed=seed, device="cpu", progress=False)
+    for seed, model in zip(SEEDS, free, strict=True)
+)
+tied = steps_of(history for _, history, _ in runs[deep])
+print(
+    "untied, accuracy:", *(f"{evaluate(model, untold, 300).accuracy:.2f}" for model in free), "  0.9 at step:", *reached
+)
+assert FAST or all(a > 1.8 * b for a, b in zip(reached, tied, strict=True))
 
 # %% [markdown]
-# It is the tie: same start, same logits, twice the numbers, and yet it lags.
+# It is the tie: same start, same logits, twice the numbers, and it takes two to three times as many steps.
 #
 # ## Does depth help?
 #
-# The paper says that prompts at every layer beat one at the input. So make it tight: 128 numbers each,
-# one row in each layer or two at the input; 60 steps.
+# The paper says so. We make it tight: one virtual token each, or 128 numbers each; 100 steps, the better of two
+# learning rates, five seeds.
 #
 # *Figure: lines right, a dot for each seed.*
 
 # %%
 tight = {}
-for method in (PromptTuning(length=2), PTuningV2(length=1)):
-    tight[f"{method}: 128 numbers"] = [adapt(method, 1e-1, seed, steps=60)[2] for seed in SEEDS]
-tight |= {f"{method}: 512 numbers": found for method, found in scores.items()}
+for method in (PromptTuning(length=1), PTuningV2(length=1), PromptTuning(length=2)):
+    found = [[train(method, lr, seed, SHORT)[2] for seed in (SEEDS if FAST else range(5))] for lr in (0.1, 0.3)]
+    tight[f"{method}: {64 * 2 * (tight != {}) or 64} numbers"] = max(found, key=sum)
 plots.bars(tight, colour=plots.HUES["PTuningV2"])
 plt.show()
-shallow_tight, deep_tight, *_ = tight.values()
-assert np.mean(deep_tight) < np.mean(shallow_tight) + 0.1
+one, deep_one, two = tight.values()
+assert FAST or np.mean(one) + 0.2 < np.mean(deep_one) < np.mean(two)
 
 # %% [markdown]
-# Guess 3: no. On this base, with two layers, the paper's claim does **not** show.
+# Guess 3: at equal length, yes; at equal numbers, two rows at the input do better. ([Tested](claims.md).)
 #
 # ## What was learned
 #
@@ -274,14 +281,14 @@ assert np.mean(deep_tight) < np.mean(shallow_tight) + 0.1
 #
 # *Figure 2: attention that virtual tokens get; the line: if it were even.*
 #
-# *Figure 3: lines right with one layer's rows put back.*
+# *Figure 3: lines right, one layer's rows put back.*
 
 # %%
-models = {method: runs[0][0] for method, runs in best.items()}
+models = {method: found[0][0] for method, found in runs.items()}
 assert not any(deltas.updates(m) for m in models.values())  # no weight moved: that strip would be all grey
 plots.nearest_words(models[deep].begin.P[0], base().embed.token.weight, VOCABULARY)
 plt.show()
-for trained, *_ in best[deep]:
+for trained, *_ in runs[deep]:
     likest = plots.nearest_tokens(trained.begin.P[0].detach(), base().embed.token.weight, 1).indices[:, 0]
     said = {VOCABULARY[token] for token in likest}
     assert FAST or (said & {"reverse", "backwards"} and said & {"blue", "azure"})
@@ -296,7 +303,7 @@ plt.show()
 # %%
 back = {"as trained": scores[deep]}
 for i in (0, 1):
-    for seed, (trained, *_) in zip(SEEDS, best[deep], strict=True):
+    for seed, (trained, *_) in zip(SEEDS, runs[deep], strict=True):
         torch.manual_seed(seed)
         mixed = deep.attach(base())
         mixed.begin.P.data[1 - i] = trained.begin.P[1 - i]
@@ -306,36 +313,31 @@ plt.show()
 assert max(back["layer 0 back"]) < 0.5 < min(back["layer 1 back"])
 
 # %% [markdown]
-# The rows of layer 0 say `reverse` and `blue`. That layer does the work; what layer 1 gets hardly matters, so depth
-# has nothing to add.
+# The rows of layer 0 say `reverse` and `blue`. With four tokens that layer does the work; what layer 1 gets
+# hardly matters.
 #
 # ## Eight examples
 #
-# The same three on eight lines. All may learn these by heart; who is right on fresh ones?
+# The same three on eight lines, 100 steps. All may learn these by heart; who is right on fresh ones?
 
 # %%
 few = {}
-for method in best:
-    for lr in RATES[-2:]:
-        for seed in SEEDS:
-            lines = Few(untold, 8, seed)
-            model, _, fresh = adapt(method, lr, seed, lines, 2 * STEPS, batch_size=8)
-            few.setdefault((method, lr), []).append((evaluate(model, lines, 8).accuracy, fresh))
-shown = {}
-for (method, lr), pairs in few.items():
-    print(f"{method!s:24} rate {lr}", *(f"   own {own:.2f}, fresh {fresh:.2f}" for own, fresh in pairs))
-    fresh = [fresh for _, fresh in pairs]
-    shown[str(method)] = max(shown.get(str(method), fresh), fresh, key=sum)
-plots.bars(shown, colour=plots.HUES["PTuningV2"])
+for method in runs:
+    pairs = []
+    for seed in SEEDS:
+        model, _, fresh = train(method, 0.3, seed, SHORT, examples=8)
+        pairs.append((evaluate(model, Few(untold, 8, seed), 8).accuracy, fresh))
+    print(f"{method!s:24}", *(f"   own {own:.2f}, fresh {fresh:.2f}" for own, fresh in pairs))
+    few[str(method)] = [fresh for _, fresh in pairs]
+plots.bars(few, colour=plots.HUES["PTuningV2"])
 plt.show()
-assert min(shown[str(shallow)] + shown[str(deep)]) > 0.7
-assert max(shown[str(prefix)]) < 0.3
+assert FAST or max(few[str(prefix)]) < 0.6 < 0.9 < min(few[str(shallow)] + few[str(deep)])
 
 # %% [markdown]
-# *Figure: fresh lines right after eight examples, at the better rate, a dot for each seed.*
+# *Figure: fresh lines right after eight examples, a dot for each seed.*
 #
-# Guess 2: both prompts. The prefix learns its eight lines and little else. All three are prefixes, 512 numbers each:
-# what differs is that prompts must go through the base's own weights.
+# Guess 2: both prompts. The prefix learns its eight lines, and at most half of the fresh ones. All three are prefixes,
+# 512 numbers each: what differs is that prompts must go through the base's own weights.
 
 # %% [markdown]
 # ## What it costs
@@ -364,15 +366,15 @@ for name, found in work.items():
 # ## Break it
 #
 # From the bank of mistakes: `keys_values` returns the values before the keys. All shapes are right, nothing complains.
-# But the tokens compare their queries with values, and read keys.
+# But the tokens compare their queries with values, and read keys. It even learns: only later.
 
 # %%
 wrong = with_mistake("p_tuning_v2", "values before keys")
-runs = [adapt(wrong.PTuningV2(length=4), 1e-1, seed) for seed in SEEDS[:2]]
-print("lines right with the mistake, by seed:", *(f"{score:.2f}" for *_, score in runs))
-assert max(score for *_, score in runs) < 0.05
-assert all(history.loss[-1] < 0.7 * history.loss[0] for _, history, _ in runs)
-histories = {"with the mistake": runs[0][1], f"{deep}": best[deep][0][1]}
+bad = [train(wrong.PTuningV2(length=4), 0.3, seed) for seed in SEEDS[:2]]
+reached = steps_of(history for _, history, _ in bad)
+print("with the mistake, accuracy:", *(f"{score:.2f}" for *_, score in bad), "  0.9 at step:", *reached)
+assert FAST or all(a > 2 * b for a, b in zip(reached, tied, strict=False))
+histories = {"with the mistake": bad[0][1], f"{deep}": runs[deep][0][1]}
 plots.curves(histories, "loss")
 plt.show()
 print(diagnose("p_tuning_v2", wrong.DeepPrompts).text())  # what `check` says
@@ -404,7 +406,7 @@ check("p_tuning_v2", DeepPrompts)
 # %% [markdown]
 # 2. Count `PTuningV2(length=20)` and the same as a prefix, for BERT ($L = 12$, $d = 768$).
 # 3. Undo the ladder: can every prefix be written as a deep prompt?
-# 4. Give `PromptTuning(8)` and `PTuningV2(4)` 150 steps on `riffle+plain`.
+# 4. Give `PromptTuning(8)` and `PTuningV2(4)` 150 steps on `riffle+plain`, five seeds.
 # 5. Hard: train a deep prompt on eight lines, untie it with `as_prefix`, train on. What of fresh lines?
 
 # %% [markdown]
@@ -412,8 +414,8 @@ check("p_tuning_v2", DeepPrompts)
 #
 # 2\. 12·20·768 = 184,320, and twice as many.<br>
 # 3\. No: keys and values are tied, half of the directions are missing.<br>
-# 4\. Both can learn it, neither in every run: try several seeds.<br>
-# 5\. They stay right, all but a few: the start was good by then.
+# 4\. Deep, five of five seeds have 0.97 or more (learning rate 0.3); shallow, three, and two have under 0.3.<br>
+# 5\. They stay right: 0.90 to 1.00 with three seeds. The start was good by then.
 #
 # </details>
 
@@ -421,7 +423,7 @@ check("p_tuning_v2", DeepPrompts)
 # ## In three lines
 #
 # - Deep prompts, rows before every layer: $Lnd$ numbers, a prefix with tied keys and values.
-# - Shallow ⊂ deep ⊂ prefix; what can do more does not find more.
+# - Shallow ⊂ deep ⊂ prefix; what can do more learns later here.
 # - Tied to the base's weights, eight lines suffice.
 #
 # Papers: Liu et al. 2021, [arXiv:2110.07602](https://arxiv.org/abs/2110.07602); Jia et al. 2022. In

@@ -27,10 +27,12 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from minipeft import Full, LoRA, Mixture, base, check, costs, decode, deltas, encode, evaluate, fit, plots, task
-from minipeft.attach import detach, trainable
+
+from minipeft import detach, merge, recording, summary, trainable  # isort: skip
 from minipeft.classroom import with_mistake
+from minipeft.lab import adapt
 from minipeft.methods import lora
-from minipeft.views import merge, summary
+from minipeft.training import Recipe
 
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
@@ -143,22 +145,19 @@ print(summary(model))
 # %% [markdown]
 # ## Train it
 #
-# A result from one seed is an anecdote, so we use several. LoRA's learning rate is 0.01 for this task; exercise 6 is
-# about others.
+# A result from one seed is an anecdote, so we use several. Tuning chose LoRA's learning rate, 0.03. 200 steps are
+# enough here; our recipe has 500.
 #
 # *Figure: loss (left, logarithmic) and accuracy (right) while training, a line for each seed. All seeds climb from none
 # right to nearly all between steps 40 and 100.*
 
 
 # %%
-def adapt(method, lr=1e-2, seed=0, goal=untold):
-    torch.manual_seed(seed)  # draws A
-    model = method.attach(base())
-    history = fit(model, goal, steps=STEPS, lr=lr, batch_size=32, seed=seed, device="cpu", progress=False)
-    return model, history
+def learn(method, lr=3e-2, seed=0, goal=untold):
+    return adapt(method, goal, lr, seed, Recipe(steps=STEPS))  # the seed draws A and the lines
 
 
-runs = {f"LoRA(rank=4), seed {seed}": adapt(LoRA(rank=4), seed=seed) for seed in SEEDS}
+runs = {f"LoRA(rank=4), seed {seed}": learn(LoRA(rank=4), seed=seed) for seed in SEEDS}
 left, right = plots.new(8, 2.8, columns=2)
 plots.curves({name: history for name, (_, history) in runs.items()}, "loss", left)
 plots.curves({name: history for name, (_, history) in runs.items()}, "accuracy", right)
@@ -171,25 +170,28 @@ assert min(scores) > ENOUGH
 # %% [markdown]
 # ## What moved, what was learned
 #
-# *Figure 1: the whole model as a strip, a block for each weight and bias. Only q and v are coloured; all else is grey,
-# frozen.*
+# *Figure 1: the whole model as a strip. Only q and v are coloured.*
 #
-# *Figure 2: the trained B, 64 × 4, times A, 4 × 64, is the change of one weight, 64 × 64: 512 numbers make 4,096.*
+# *Figure 2: the trained B times A is the change of one weight: 512 numbers make 4,096.*
+#
+# Its norm is six times that of the weight. The last 16 rows, the fourth head, stay nearly zero.
 
 # %%
 plots.what_moved(model, deltas.updates(model))
 plt.show()
 layer = model.blocks[0].attn.q
+print(f"‖ΔW‖ / ‖W‖ = {layer.delta().norm() / layer.base.weight.norm():.1f}")
 plots.low_rank(layer.A, layer.B, layer.scale)
 plt.show()
 assert set(deltas.updates(model)) == {f"blocks.{i}.attn.{proj}.weight" for i in (0, 1) for proj in "qv"}
 assert torch.linalg.matrix_rank(layer.delta(), rtol=1e-5) == 4
+assert FAST or layer.delta()[48:].norm() < 0.2 * layer.delta().norm()
 
 # %% [markdown]
 # ## Which rank is enough? Plant one
 #
-# Take a task whose rank we know. In the base's last layer, the head, the rows of a and b change places, c and d, e and
-# f, g and h. Each pair is a $\Delta W$ of rank 1, all four of rank 4. A LoRA on the head must imitate that.
+# Take a task whose rank we know. In the head, the rows of a and b change places, c and d, e and f, g and h. Each pair
+# is a $\Delta W$ of rank 1, all four of rank 4. A LoRA on the head must imitate it; $\alpha=2r$, so $s=2$ always.
 
 # %%
 old, order = base().head, torch.arange(60)
@@ -238,7 +240,9 @@ def imitate(method, seed, lr=3e-2):
 
 # %%
 ranks = (1, 2, 3, 4, 5, 8)
-students = {rank: [imitate(LoRA(rank=rank, targets=("head",)), seed) for seed in SEEDS] for rank in ranks}
+students = {
+    rank: [imitate(LoRA(rank=rank, alpha=2 * rank, targets=("head",)), seed) for seed in SEEDS] for rank in ranks
+}
 errors = {rank: [error for _, error in found] for rank, found in students.items()}
 wanted = H[test] @ planted.T  # what has to be added to the logits
 energy = torch.linalg.svdvals(wanted) ** 2
@@ -273,38 +277,41 @@ for name in ("Full(head)", "LoRA(rank=8)"):
         assert values[TRUE] < 1e-3 * values[TRUE - 1]
 
 # %% [markdown]
-# A warning: we planted a low rank, and it was found. Symmetry helped: what row a gains row b loses, so even full
-# fine-tuning stays there.
+# A warning: we planted a low rank, and it was found. Symmetry helped: row a gains what b loses.
 #
-# And if nobody planted? Back to `reverse+blue`: all of q and v, or LoRA.
+# And if nobody planted? Back to `reverse+blue`: all of q and v, or LoRA. Do the largest directions of full
+# fine-tuning do its work?
 #
-# *Figure: singular values of one change over the largest. Full fine-tuning slopes over all 64, without a cliff.*
+# *Figure: singular values of one change over the largest. Full fine-tuning (learning rate 0.01) has no cliff.*
 
 # %%
-rivals = {"Full(q, v)": adapt(Full(targets=("q.weight", "v.weight")), lr=3e-3)[0]}
+rivals = {"Full(q, v)": learn(Full(targets=("q.weight", "v.weight")), lr=1e-2)[0]}
 for rank in [4] if FAST else [8, 4, 2, 1]:
-    rivals[f"LoRA(rank={rank})"] = model if rank == 4 else adapt(LoRA(rank=rank))[0]
+    rivals[f"LoRA(rank={rank})"] = model if rank == 4 else learn(LoRA(rank=rank, alpha=2 * rank))[0]
 moved = {name: {place: d for place, (_, d) in deltas.updates(m).items()} for name, m in rivals.items()}
 plots.spectrum({name: changes["blocks.0.attn.q.weight"] for name, changes in moved.items()})
 plt.show()
 for name, m in rivals.items():
-    energies = [torch.linalg.svdvals(d) ** 2 for d in moved[name].values()]
-    shares = [(e[:4].sum() / e.sum()).item() for e in energies]
     accuracy = evaluate(m, untold).accuracy
-    print(f"{name:13} right: {accuracy:.3f}   energy in the top 4 of 64:", np.round(shares, 2))
+    print(f"{name:13} accuracy {accuracy:.3f}")
     assert accuracy > ENOUGH or name == "LoRA(rank=1)"
-    if name == "Full(q, v)":
-        assert all(0.4 < share < 0.97 for share in shares)
-        assert all(e[4] > 0.1 * e[3] for e in energies)  # no cliff after the fourth
-noise = torch.linalg.svdvals(torch.randn(64, 64)) ** 2
-print(f"a random matrix:{'':42}", np.round((noise[:4].sum() / noise.sum()).item(), 2))
+assert all(S[4] > 0.3 * S[3] for S in map(torch.linalg.svdvals, moved["Full(q, v)"].values()))  # no cliff
+
+for k in (1, 2, 4, 6, 8, 16):
+    part = base()
+    for place, change in moved["Full(q, v)"].items():
+        U, S, V = torch.linalg.svd(change)
+        part.get_parameter(place).data = part.get_parameter(place) + (U[:, :k] * S[:k]) @ V[:k]
+    kept = evaluate(part, untold).accuracy
+    print(f"full fine-tuning, the largest {k:2} of 64 directions: accuracy {kept:.3f}")
+    assert FAST or kept < 0.1 or (k > 2 and (k < 8 or kept > 0.95))
 
 # %% [markdown]
-# Guess 3: no (one run). Its change is far from noise, but has no cliff. Guess 1: rank 2, under one in a hundred,
-# is enough. A low-rank solution *exists*; free training does not *choose* it.
+# Guess 3: yes and no (one run). There is no cliff, but eight directions do nearly all of the work; at learning rate
+# 0.03 it takes sixteen.
 #
-# Rank 1 hangs on its start: 0.00 to 1.00 over five seeds. With the README's 300 steps of 64 lines, all five reach
-# 0.99.
+# Guess 1: rank 2, under one in a hundred, is enough. Rank 1 depends on its start: seed 2 has 0.00 after 200 steps.
+# After 500, ten of ten seeds have 1.00 (README).
 
 # %% [markdown]
 # ## Merging
@@ -338,7 +345,7 @@ models = {"base": base(), "merged": merge(everywhere), "unmerged": everywhere}
 times = costs.latency(models, untold.batch(1, torch.Generator().manual_seed(0)), repeats=50 if FAST else 200)
 work = {}
 for name, (low, median, high) in times.items():
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), recording(models[name]):
         models[name](untold.batch(1, torch.Generator().manual_seed(0)).tokens)
     work[name] = counter.get_total_flops() / 2
     print(
@@ -371,13 +378,12 @@ print(f"activations, LoRA / full: {ratio:.2f}")
 assert ratio > 0.4
 
 # %% [markdown]
-# Activations shrink far less: the gradient must travel through frozen layers to the first `q`. LoRA pays where weights
-# are large.
+# Activations shrink far less: the gradient must reach the first `q`. It pays where weights are large.
 #
 # ## Break it
 #
 # Mistakes from the exercises. **Both zero**: each gradient has the other as a factor. **Both random**: not the base at
-# the start. **Merged without s**: trained with $s = 2$, merged with 1.
+# the start. **Merged without s**: $s = 2$ is left out, which costs a tenth of the lines or more.
 
 # %%
 slips = ("both zero", "both random", "delta without scale")
@@ -394,7 +400,7 @@ for seed, (name, (good, _)) in zip(SEEDS, runs.items(), strict=True):
     print(f"{name}: both random {before:.2f} → {after:.2f}, merged without s {apart:.2f} → {merged:.2f}")
     assert after < before - 0.3
     assert apart == evaluate(good, untold).accuracy  # no loss shows it
-    assert merged < apart - 0.2
+    assert merged < apart - 0.1
 
 # %% [markdown]
 # ## Your turn
@@ -421,9 +427,10 @@ plt.show()  # what differs
 
 # %% [markdown]
 # 3. `python -m minipeft start lora_gradients`: by hand. If $A = 0$, $B$ random, which learns first?
-# 4. `python -m minipeft start find_the_mistake`: two of ten pieces are LoRA.
-# 5. Plant a *cycle*: `here, there = ":abc", ":bca"`. Predict its rank; run on to the spectrum.
-# 6. New table: `adapt(LoRA(rank=4), 1e-2, goal=task("reverse+violet"))`. What helps more: rank 8, or rate 0.03?
+# 4. `python -m minipeft start find_the_mistake`.
+# 5. Plant a *cycle*: `here, there = ":abc", ":bca"`. Its rank? Run on to the spectrum.
+# 6. New table: `learn(LoRA(rank=4), 1e-2, goal=task("reverse+violet"))`. What helps: rank 8
+#    with α = 16, or learning rate 0.03?
 
 # %% [markdown]
 # <details><summary>Answers</summary>
@@ -432,7 +439,7 @@ plt.show()  # what differs
 #
 # 5: 2, and the elbow is there. Full fine-tuning ends at 3: three rows move, and nothing pairs them.
 #
-# 6: The rate. Five seeds, rank 4: 0.06 to 0.56 at 0.01, 0.98 or more at 0.03. Rank 8 at 0.01: 0.25 to 0.82.
+# 6: Either. Five seeds, rank 4: 0.35 to 0.69 at 0.01, 0.99 or more at 0.03. Rank 8 with α = 16: 0.99 or more.
 #
 # </details>
 

@@ -28,11 +28,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from minipeft import LoRA, Mixture, QLoRA, base, check, costs, deltas, evaluate, fit, merge, plots, task
+from minipeft import LoRA, Mixture, QLoRA, base, check, costs, deltas, evaluate, merge, plots, task
 from minipeft.attach import detach, trainable
 from minipeft.classroom import diagnose, with_mistake
-from minipeft.comparison import learning_rate_of
+from minipeft.lab.trial import adapt, first_step
 from minipeft.methods import Full, qlora
+from minipeft.training import Recipe
 
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
@@ -230,7 +231,7 @@ for double in (False, True):
     assert abs(worst - np.mean(error["nf4"])) < 1e-3
 
 # %% [markdown]
-# The error stays. The paper fits 65 billion weights into 48 GB.
+# The error stays. The paper *fine-tunes* 65 billion weights on one 48-GB card.
 #
 # ## The structure and the source
 #
@@ -273,27 +274,25 @@ assert torch.allclose(layer.B.grad, s * g.T @ x @ layer.A.T, atol=1e-4)
 # %% [markdown]
 # ## Train it, on 4 bits and on 32
 #
-# LoRA of rank 2 on all twelve matrices, once on the base, once on its quantized twin, same rate.
+# LoRA of rank 2 on all twelve matrices, once on the base, once on its quantized twin, both at a learning rate of 0.03.
+# 100 steps do; our recipe has 500.
 #
-# *Figure: the loss, seed 0, logarithmic. The two fall together.*
+# *Figure: the loss, seed 0, logarithmic. On 4 bits it falls later here; with seed 2 it falls sooner.*
 
 
 # %%
-def adapt(method, goal=learn, seed=0, **options):
-    torch.manual_seed(seed)  # draws A
-    model = method.attach(base())
-    options = {"steps": STEPS, "batch_size": 32, "lr": learning_rate_of(method), "seed": seed} | options
-    return model, fit(model, goal, **options, device="cpu", progress=False)
+def train(method, goal=learn, seed=0, steps=STEPS, lr=3e-2):  # the seed draws A and the lines
+    return adapt(method, goal, lr, seed, Recipe(steps=steps))
 
 
-methods = {"LoRA(32 bits)": LoRA(rank=2, targets=SIX), "QLoRA(4 bits)": QLoRA(rank=2)}
-runs = {name: [adapt(method, seed=seed) for seed in SEEDS] for name, method in methods.items()}
+methods = {"LoRA(32 bits)": LoRA(rank=2, alpha=4, targets=SIX), "QLoRA(4 bits)": QLoRA(rank=2, alpha=4)}
+runs = {name: [train(method, seed=seed) for seed in SEEDS] for name, method in methods.items()}
 plots.curves({name: made[0][1] for name, made in runs.items()}, "loss", plots.new(4.6, 2.2))
 plt.show()
 for name, made in runs.items():
     scores = [evaluate(m, learn, LINES).accuracy for m, _ in made]
-    lr = learning_rate_of(methods[name])
-    print(f"{name}, learning rate {lr}: accuracy by seed:", *(f"{score:.3f}" for score in scores))
+    reached = [first_step(history.accuracy) for _, history in made]
+    print(f"{name} accuracy by seed:", *(f"{score:.3f}" for score in scores), "  0.9 at step:", *reached)
     assert FAST or min(scores) > 0.95
 
 # %% [markdown]
@@ -320,24 +319,27 @@ for m in trained:
 # %% [markdown]
 # ## Guess 1: accuracy against bits
 #
-# What is left of what the base *knew*? We round, look, and train a LoRA of rank 4 on the mixture, 40 steps, to
-# mend it.
+# What is left of what the base *knew*? We round, look, and train a LoRA of rank 4 on the mixture (40 steps, 0.01).
 #
 # *Figure: hollow: only rounded; filled: mended, a dot for each seed. At 4 bits nothing is lost; at 2 everything, and
-# the code decides how much comes back.*
+# the levels decide how much comes back.*
 
 # %%
 before = {c: evaluate(QLoRA(quant_type=c).attach(base()), knows, LINES).accuracy
           for c in ("nf4", "fp4", "int4", "nf3", "int3", "nf2", "int2")}  # fmt: skip
-mend = {"steps": 8 if FAST else 40, "batch_size": 16}
+mend = {"steps": 8 if FAST else 40, "lr": 1e-2}
 after, mended = {}, {}
 for code in ("nf3", "int3", "nf2", "int2"):
-    mended[code] = [adapt(QLoRA(rank=4, quant_type=code), knows, seed, **mend)[0] for seed in SEEDS]
+    mended[code] = [train(QLoRA(rank=4, quant_type=code), knows, seed, **mend)[0] for seed in SEEDS]
     after[code] = [evaluate(m, knows, LINES).accuracy for m in mended[code]]
     print(f"{code:4} {before[code]:.3f} →", *(f"{score:.3f}" for score in after[code]))
 plots.accuracy_by_bits(before, after, plots.new(4.8, 2.7))
 plt.show()
 print({code: round(before[code], 3) for code in ("nf4", "fp4", "int4")})
+four = torch.linspace(-1, 1, 4)
+for name, levels in (("nf2", qlora.levels_of("nf2")), ("int2", qlora.levels_of("int2")), ("four even levels", four)):
+    back = qlora.decode(*qlora.encode(weights, levels, 64), levels, 64)
+    print(f"{name}: {len(levels)} levels, error {100 * (back - weights).norm() / weights.norm():.0f} %")
 assert min(before[code] for code in ("nf4", "fp4", "int4")) > 0.98
 assert before["int3"] + 0.03 < before["nf3"] < 0.98
 assert max(before["nf2"], before["int2"]) < 0.05
@@ -345,13 +347,13 @@ assert FAST or min(after["nf2"]) > max(after["int2"]) + 0.3
 assert FAST or min(after["int3"]) > before["int3"] + 0.02
 
 # %% [markdown]
-# At 4 bits accuracy does *not* separate the codes; the weight error does. At 2 bits, normal levels bring about half
-# back.
+# At 4 bits accuracy does *not* separate the codes; the weight error does. At 2 bits NF2 wins; but int2 has a level
+# less, and four even ones beat NF2.
 #
 # ## What it costs
 #
 # Predict: of 437,488 bytes, 98,304 weights shrink from 32 to 4.127 bits. Gradients and Adam's means are LoRA's;
-# activations stay. Every pass unpacks, so it is slower, until it is merged.
+# activations stay. Every pass unpacks: slower, until merged.
 
 # %%
 taken = {}
@@ -400,15 +402,15 @@ for exact, again, original in lost["nf2"]:
     assert FAST or (again < 0.05 and exact > 0.4 and original < 0.9)
 
 # %% [markdown]
-# $BA$ fits *this* rounding. At 2 bits, rounding again undoes it, and it spoils W, which had all right. At 4 it hardly
-# matters.
+# $BA$ fits *this* rounding. At 2 bits, rounding again destroys the gain, and adding $BA$ to W lowers its accuracy from
+# 100 % to about 72 %.
 #
 # ## Break it
 #
-# Two mistakes with right outputs. **Autograd keeps the weight** unpacked: what was saved is spent again. **Nothing goes
-# back** to $x$.
+# Two mistakes with right outputs. **Autograd keeps the weight** unpacked: nothing is saved. **Nothing goes back**
+# to $x$.
 #
-# *Figure: the loss, seed 0: with the second mistake it stays.*
+# *Figure: the loss, seed 0: with the second mistake it falls less.*
 
 # %%
 saved = taken[LoRA].weights - taken[QLoRA].weights
@@ -420,13 +422,13 @@ for name, file in zip(ids, (keeps, stops), strict=True):
     more = costs.measure(bad, batch).activations - taken[QLoRA].activations
     print(f"{name}: {more:,} bytes more in activations; four bits had saved {saved:,}")
     assert (more > saved) == (file is keeps)
-half = [adapt(stops.QLoRA(rank=2), seed=seed, steps=STEPS // 2)[1] for seed in SEEDS]
+bad_ones = [train(stops.QLoRA(rank=2, alpha=4), seed=seed)[1] for seed in SEEDS]
 good = [history for _, history in runs["QLoRA(4 bits)"]]
-plots.curves({"QLoRA(rank=2), right": good[0], "nothing goes back": half[0]}, ax=plots.new(5, 2.4))
+plots.curves({"QLoRA(rank=2), right": good[0], "nothing goes back": bad_ones[0]}, ax=plots.new(5, 2.4))
 plt.show()
-for seed, fine, bad in zip(SEEDS, good, half, strict=True):
-    loss = np.mean(fine.loss[STEPS // 2 - 5 : STEPS // 2])
-    print(f"seed {seed}: loss after {STEPS // 2} steps {loss:.2f}, with the mistake {np.mean(bad.loss[-5:]):.2f}")
+for seed, fine, bad in zip(SEEDS, good, bad_ones, strict=True):
+    loss = np.mean(fine.loss[-5:])
+    print(f"seed {seed}: loss after {STEPS} steps {loss:.2f}, with the mistake {np.mean(bad.loss[-5:]):.2f}")
     assert FAST or np.mean(bad.loss[-5:]) > 1.5 * loss
 print(diagnose("qlora", stops.Product).text())
 
@@ -436,7 +438,7 @@ print(diagnose("qlora", stops.Product).text())
 # 1. Bits with blocks of 32, once and twice quantized?
 # 2. NF4, absmax 3: what is `0x7f`?
 # 3. Same bits: blocks of 64 once, or 16 twice? (`rounding_error`)
-# 4. Can 2 bits learn `violet`? (`adapt`)
+# 4. Can 2 bits learn `violet`? (`train`)
 # 5. Beat NF4: move each level to the mean of its values, repeat (Lloyd).
 # 6. Write two functions:
 

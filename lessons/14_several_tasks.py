@@ -20,6 +20,7 @@ import inspect
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -31,11 +32,9 @@ from minipeft import Full, LoRA, MultiTask, PromptTuning, arithmetic, base, chec
 
 from minipeft import evaluate, fit, merge, mixing, plots, task, tasks  # isort: skip
 from minipeft.classroom import with_mistake
+from minipeft.lab import adapt
 from minipeft.methods import lora
-
-torch.set_num_threads(1)
-FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
-SEEDS, STEPS, LINES = ([0], 12, 40) if FAST else ([0, 1, 2], 80, 150)
+from minipeft.training import RECIPE
 
 # %% [markdown]
 # ## The base and three tasks
@@ -45,6 +44,10 @@ SEEDS, STEPS, LINES = ([0], 12, 40) if FAST else ([0, 1, 2], 80, 150)
 # on it.
 
 # %%
+torch.set_num_threads(1)
+FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
+SEEDS, STEPS, LINES = ([0], 12, 40) if FAST else ([0, 1, 2], 80, 150)
+
 model = base()
 mark = deltas.fingerprint(model)
 reverse, blue, left, both = (task(name) for name in ("reverse+plain", "copy+blue", "left+plain", "reverse+blue"))
@@ -87,7 +90,7 @@ assert np.linalg.norm(factors - added) > 0.3 * np.linalg.norm(added)
 # ## Train
 #
 # Order suggests the attention, letters the MLP: we put the deltas there, and once `blue` into the attention, where
-# `reverse` is (called `blue'`).
+# `reverse` is (called `blue'`). Each has 80 steps instead of our usual 500.
 
 # %%
 plots.structure("LoRA")
@@ -97,10 +100,8 @@ PLAN = {"reverse": (reverse, ATTENTION), "blue": (blue, MLP), "left": (left, ATT
 
 
 def learn(name, seed, lr=1e-2):  # below the best rate for one task; exercise 4 tells why
-    (goal, places), bare = PLAN[name], base()
-    torch.manual_seed(seed)  # draws A
-    adapted = LoRA(rank=4, targets=places).attach(bare)
-    fit(adapted, goal, steps=STEPS, lr=lr, batch_size=32, seed=seed, device="cpu", progress=False)
+    goal, places = PLAN[name]
+    adapted, _ = adapt(LoRA(rank=4, targets=places), goal, lr, seed, replace(RECIPE, steps=STEPS))
     return deltas.delta_of(adapted, {"task": str(goal)})  # the delta alone, off the model
 
 
@@ -300,8 +301,8 @@ assert FAST or np.mean(shared) < np.mean(apart)
 assert FAST or (max(apart) > 0.4 and np.mean(apart) > 0.2 and np.mean(lefts) > 0.1)
 
 # %% [markdown]
-# *Figure: a dot for each seed.* Question 3: the sum does **both**; nobody trained that. Not reliably: of our ten runs,
-# nine had 0.47 to 0.88 right, one 0.03. Two orders give neither.
+# *Figure: a dot for each seed.* Question 3: the sum does **both**; nobody trained that. Not reliably: these nine runs
+# have 0.19 to 0.95 right. Two orders give neither.
 #
 # **TIES** avoids quarrels: each delta keeps its largest numbers (a share, the `density`), the heavier sign wins at each
 # place, those who agree are averaged.
@@ -386,7 +387,7 @@ if not FAST:
     assert np.mean(fifth) > np.mean(half) > np.mean(lot) + 0.2
     assert max(lot) < 0.3 < np.mean(half) < 0.9
     assert abs(np.mean(four) - np.mean(eight)) < 0.15
-    assert max(factors) < 0.05
+    assert max(factors) < 0.1
 assert np.allclose(eight, shared, atol=0.02)  # the concatenation is the sum
 
 # %% [markdown]
@@ -395,8 +396,8 @@ assert np.allclose(eight, shared, atol=0.02)  # the concatenation is the sum
 #
 # ## One after the other
 #
-# Full fine-tuning on three tasks in turn. Each has a marker word, so one model *could* hold all: we also train on them
-# mixed.
+# Full fine-tuning on three tasks in turn, 50 steps of 24 lines each. Each task has a marker word, so one model *could*
+# hold all: we also train on them mixed.
 
 
 # %%
@@ -494,9 +495,9 @@ plt.show()
 #
 # 1: 16; 32,768 bytes. 2: 2.
 #
-# 4: 0.12, 0.00, 0.04: each ΔW is longer.
+# 4: 0.26, 0.33, 0.18, instead of 0.77, 0.95, 0.59: each ΔW is longer.
 #
-# 5: Two stay; the third comes to 0.37, 0.00, 0.73.
+# 5: All three stay, with 0.93 right or more.
 #
 # </details>
 

@@ -19,21 +19,24 @@
 # %%
 import inspect
 import itertools
-import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from minipeft import base, bases, check, comparison, costs, deltas, evaluate, merge, plots, task
-from minipeft.attach import Method, Wrapper, trainable  # noqa: F401, for exercise 6
+from minipeft import base, check, costs, deltas, evaluate, merge, plots, task, training
+from minipeft.attach import Method, Wrapper, trainable  # noqa: F401, for the exercises
 from minipeft.classroom import diagnose, with_mistake
-from minipeft.comparison import TUNED_METHODS, TunedMethod, learning_rate_of
+from minipeft.lab import TUNED_METHODS, Lab, TunedMethod, adapt, compare, learning_rate_of, stored, trial, tune  # noqa: F401
+from minipeft.lab.tuning import SEEDS as TUNING_SEEDS
+from minipeft.lab.tuning import chosen, score
 from minipeft.methods import IA3, BitFit, DoRA, Full, LoRA, Pfeiffer, PrefixTuning, PromptTuning, PTuningV2, QLoRA, VeRA
 from minipeft.mixing import MultiTask
+from minipeft.tasks import Few
 
+# %%
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
 SEEDS, STEPS, LINES = ([0], 10, 200) if FAST else ([0, 1], 150, 1000)
@@ -86,65 +89,53 @@ assert front(shares) == ["b", "c", "d"]
 #
 # ## The same effort for all
 #
-# Each method wants its own learning rate (lesson 13). So all are offered the same seven, on a seed and lines that no
-# result uses. The least loss decides:
+# Each method gets its own learning rate, by the same search, on seeds and examples that no result uses. The least loss
+# decides; within a tenth of it, the rate that learns soonest:
 
 # %%
-print(inspect.getsource(comparison.try_learning_rate))
-print(inspect.getsource(comparison.best_learning_rate))
-SWEEP = json.loads((bases.FOLDER.parent / "benchmarks" / "learning_rates.json").read_text())["results"]
-best = {name: comparison.best_learning_rate(by_rate) for name, by_rate in SWEEP.items()}
-for rate in sorted(set(best.values())):
-    print(f"best at {rate:<5g}", ", ".join(dict.fromkeys(name.split("(")[0] for name in best if best[name] == rate)))
-assert max(best.values()) / min(best.values()) > 20
+print(inspect.getsource(score))
+print(inspect.getsource(chosen))
+FIELD = [c for c in TUNED_METHODS if not c.sources]  # a fusion needs adapters of other tasks
+jobs = [{"method": c.method} for c in FIELD]
+found = tune(stored(), trial, jobs, over=({"goal": blue}, {"goal": violet}))  # nothing is run: all is stored
+tunings = {str(c.method): tuned for c, tuned in zip(FIELD, found, strict=True)}
+for rate in sorted({tuned.lr for tuned in tunings.values()}):
+    print(f"best at {rate:<5g}", ", ".join(dict.fromkeys(n.split("(")[0] for n, t in tunings.items() if t.lr == rate)))
+assert all(tunings[str(c.method)].lr == c.lr for c in FIELD)
+assert max(c.lr for c in FIELD) / min(c.lr for c in FIELD) > 20
 
-drawn = [LoRA(rank=4), Pfeiffer(size=16), BitFit(), IA3()]
 valleys = {}
-for name in map(str, drawn):
-    valleys[name] = {float(rate): np.mean([run["loss"] for run in runs]) for rate, runs in SWEEP[name].items()}
+for name in map(str, (LoRA(rank=4), Pfeiffer(size=16), BitFit(), IA3())):
+    valleys[name] = {rate: np.exp(score) for rate, score in tunings[name].scores.items()}
 plots.learning_rates(valleys, plots.new(6, 2.3))
 plt.show()
 
 # %% [markdown]
-# *Figure: loss against learning rate, mean of both tasks, four methods, four valleys. Pfeiffer is lowest at 0.01, where
-# IA³ and BitFit are still high; at 0.1 it is the other way round.*
+# *Figure: loss against learning rate, mean of both tasks, four methods, four valleys. LoRA and Pfeiffer are lowest at
+# 0.03, where BitFit is still high; BitFit and IA³ are lowest at 0.1.*
+#
+# IA³ takes 0.3: as good as 0.1, and sooner.
 #
 # ## The stored runs
 #
-# At its rate every method was trained for 300 steps of 64 lines, with three seeds.
+# At its rate every method was trained for 500 steps of 32 lines, with ten seeds.
 
 # %%
-RUNS = [json.loads(line) for line in (bases.FOLDER.parent / "claims" / "runs.jsonl").read_text().splitlines()]
-
-
-def stored(method, goal, **more):
-    """The results of a job for seeds 0, 1, 2; runs with other seeds only chose rates."""
-    asked = {"experiment": "train", "method": str(method), "goal": str(goal)} | more
-    jobs = [(run["job"], run["result"]) for run in RUNS if run["job"].keys() - {"lr", "seed"} == asked.keys() - {"lr"}]
-    found = {job["seed"]: result for job, result in jobs if asked.items() <= job.items()}
-    return [found[seed] for seed in (0, 1, 2)]
-
-
-def of(results, what="accuracy"):
-    return [result[what] for result in results]
-
-
-FIELD = [c for c in TUNED_METHODS if not c.sources]  # a fusion needs adapters of other tasks
-results = {goal: {str(c.method): stored(c.method, goal, lr=c.lr) for c in FIELD} for goal in (blue, violet)}
-print(len(FIELD), "methods. One run:", results[violet]["LoRA(rank=2)"][0])
+results = {goal: compare(goal, FIELD, seeds=10, lab=stored()) for goal in (blue, violet)}
+one = {key: value for key, value in results[violet][2].items() if key in ("method", "lr", "parameters", "accuracy")}
+print(len(FIELD), "methods. One row:", one)
 
 # %% [markdown]
 # ## The picture
 #
 # *Figure: lines right and trained numbers, a marker for each method, with the range over seeds. Above, blue: all are at
-# the right edge or near it; one has a wide range. Below, violet: prompts and prefixes are near 0 whatever their size, a
-# few lie between, the others reach 1, IA³ with the fewest numbers.*
+# the right edge or near it; one has a wide range. Below, violet: prompts are near 0 whatever their size; the prefix,
+# VeRA and LoRA of rank 1 lie between; the others reach 1 or nearly, IA³ with the fewest numbers.*
 
 # %%
 right, axes = {}, plots.new(7.5, 9, rows=2)
-for ax, (goal, found) in zip(axes, results.items(), strict=True):
-    right[goal] = {name: (of(runs), runs[0]["parameters"]) for name, runs in found.items()}
-    rows = [{"method": name, "accuracy": x, "parameters": n} for name, (x, n) in right[goal].items()]
+for ax, (goal, rows) in zip(axes, results.items(), strict=True):
+    right[goal] = {row["method"]: (row["accuracy"], row["parameters"]) for row in rows}
     plots.pareto(rows, ax).set_title(goal)
 plt.show()
 for goal, found in right.items():
@@ -154,7 +145,8 @@ for goal, found in right.items():
     good = {name: n for name, (x, n) in found.items() if min(x) > 0.98}
     print(f"    above 0.98 in every seed: {len(good)}, the smallest with {min(good.values())} numbers")
 assert min(right[blue]["PromptTuning(length=4)"][0]) > 0.98
-assert max(max(x) for x, n in right[violet].values() if n < 768) < 0.6
+assert max(right[violet]["PromptTuning(length=4)"][0]) < 0.01
+assert max(max(x) for x, n in right[violet].values() if n < 768) < 0.9
 assert min(right[violet][str(IA3())][0]) > 0.98
 
 # %% [markdown]
@@ -166,17 +158,17 @@ assert min(right[violet][str(IA3())][0]) > 0.98
 # Four families, two seeds, on violet, but only 150 steps. Which of the stored results will you see?
 
 # %%
+SHORT = replace(training.RECIPE, steps=STEPS)
 FOUR = [PromptTuning(length=4), IA3(), LoRA(rank=4), Pfeiffer(size=16)]
 live = {}
 for method in FOUR:
-    tuned = TunedMethod(method, learning_rate_of(method))
-    live[str(method)] = [comparison.adapt(tuned, violet, STEPS, seed) for seed in SEEDS]
+    live[str(method)] = [adapt(method, violet, learning_rate_of(method), seed, SHORT) for seed in SEEDS]
 plots.curves({name: runs[0][1] for name, runs in live.items()}, "accuracy", plots.new(4.5, 2))
 plt.show()
 mine = {name: [evaluate(model, violet, LINES).accuracy for model, _ in runs] for name, runs in live.items()}
 for name, scores in mine.items():
     then = right[violet][name][0]
-    print(f"{name:26} {STEPS} steps:", *(f"{s:.2f}" for s in scores), "   300 steps:", *(f"{s:.2f}" for s in then))
+    print(f"{name:26} {STEPS} steps:", *(f"{s:.2f}" for s in scores), "   500 steps:", *(f"{s:.2f}" for s in then[:2]))
 if not FAST:
     assert max(mine["PromptTuning(length=4)"]) < 0.05
     assert beats(mine["LoRA(rank=4)"], mine[str(IA3())])
@@ -186,7 +178,8 @@ assert max(right[violet]["LoRA(rank=4)"][0]) - min(right[violet][str(IA3())][0])
 # %% [markdown]
 # *Figure: share of lines right while training, seed 0. LoRA climbs, IA³ just begins, the others stay at zero.*
 #
-# Stored, three end alike. Here LoRA leads: it learns sooner. "Better" means *after so many steps*.
+# Stored, three end alike, and IA³ is the first at 0.9: after 106 to 121 steps, LoRA after 128 to 188. With the whole
+# schedule in 150 steps, LoRA leads. "Better" means *after so many steps, on this schedule*.
 #
 # ## What moved
 #
@@ -202,36 +195,28 @@ for name in ("PromptTuning(length=4)", "Pfeiffer(size=16)"):
 # %% [markdown]
 # ## Few examples against many
 #
-# Blue again, 200 steps; rates chosen anew, at 8, 32 and 128 lines.
-#
-# *Figure: share of new lines right, by the number of lines to learn from. The prompt is at the top throughout. Full,
-# LoRA and adapter are near 0 at 8, near 1 from 128 on. BitFit stays low; the prefix varies.*
+# Blue again, but only eight lines to learn from, the same at every step; 200 steps, the rates as before. Who has new
+# lines right?
 
 # %%
-SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
-SIX = [Full(), LoRA(rank=4), BitFit(), Pfeiffer(size=16), PromptTuning(length=4), PrefixTuning(length=4)]
-few = {str(r): {n: stored(r, blue, examples=n, steps=200, batch=32) for n in SIZES} for r in SIX}
-lines = {name: {n: of(runs) for n, runs in by.items()} for name, by in few.items()}
-plots.accuracy_by_size(lines, plots.new(6, 2.6), xlabel="training examples")
-plt.show()
-print("lines right, new (learned)", *(f"{n:>5} lines  " for n in (8, 32, 128, 1024)))
-for name, by in few.items():
-    new = [f"{np.mean(of(by[n])):6.2f} ({np.mean(of(by[n], 'training_accuracy')):.2f})" for n in (8, 32, 128, 1024)]
-    print(f"{name:25}", *new)
-fresh, OTHERS = {name: of(by[8]) for name, by in few.items()}, ["Full", "LoRA(rank=4)", "BitFit", "Pfeiffer(size=16)"]
-assert min(min(of(runs)) for runs in few["PromptTuning(length=4)"].values()) > 0.95
-assert max(max(fresh[name]) for name in OTHERS) < 0.05 < 0.2 < min(fresh["PrefixTuning(length=4)"])
-assert min(min(of(few[name][128])) for name in OTHERS if name != "BitFit") > 0.9
-sweep = [run for run in RUNS if run["job"].get("examples") == 8 and run["job"]["method"] in OTHERS]
-assert max(run["result"]["accuracy"] for run in sweep) < 0.05  # at any of the seven rates
-jobs = [run["job"] for run in RUNS if run["job"].get("method") == "Full" and run["job"]["seed"] == 0]
-assert {job["lr"] for job in jobs if job.get("examples") in (8, 32)} == {3e-4, 1e-2}
+few = {}
+for method in (Full(), LoRA(rank=4), PromptTuning(length=4)):
+    few[str(method)] = {"new": [], "learned": []}
+    for seed in SEEDS:
+        recipe = replace(training.RECIPE, steps=200 if not FAST else 10)
+        model, _ = adapt(method, blue, learning_rate_of(method), seed, recipe, examples=8)
+        few[str(method)]["new"].append(evaluate(model, blue, LINES).accuracy)
+        few[str(method)]["learned"].append(evaluate(model, Few(blue, 8, seed), 8).accuracy)
+for name, scores in few.items():
+    print(f"{name:22}", *(f"{what}: {' '.join(f'{x:.2f}' for x in share)}   " for what, share in scores.items()))
+if not FAST:
+    assert min(few["PromptTuning(length=4)"]["new"]) > 0.9
+    assert max(few["Full"]["new"] + few["LoRA(rank=4)"]["new"]) < 0.05
+    assert min(few["Full"]["learned"] + few["LoRA(rank=4)"]["learned"]) > 0.9
 
 # %% [markdown]
-# Guess 3: the prompt. Eight lines do not say *what* to change; no rate helped the others. A prompt chooses among what
-# the base knows. BitFit is small, too.
-#
-# Beware: full fine-tuning's best rate is 0.0003 at 8 lines, 0.01 at 32. Sweep again.
+# Guess 3: the prompt. Eight lines do not say *what* to change. A prompt chooses among what the base knows. More sizes,
+# more methods, and rates chosen anew for few lines: [the ledger](claims.md#few_examples).
 #
 # ## The costs, predicted
 #
@@ -242,7 +227,7 @@ d, f, L, V, m, n = 64, 256, 2, 60, 16, 4
 formulas = [
     (Full(), 109_372), (BitFit(), L * (7 * d + f) + d + V), (IA3(), L * (2 * d + f)), (LoRA(rank=4), 2 * L * 4 * 2 * d),
     (DoRA(rank=4), 2 * L * (4 * 2 * d + d)), (VeRA(rank=64), 2 * L * (64 + d)),
-    (QLoRA(rank=2), L * 2 * (4 * 2 * d + 2 * (d + f))), (Pfeiffer(size=m), L * (2 * d * m + m + d)),
+    (QLoRA(rank=2, alpha=4), L * 2 * (4 * 2 * d + 2 * (d + f))), (Pfeiffer(size=m), L * (2 * d * m + m + d)),
     (PTuningV2(length=n), L * n * d), (PrefixTuning(length=n), 2 * L * n * d), (PromptTuning(length=n), n * d),
 ]  # fmt: skip
 for method, predicted in formulas:
@@ -264,7 +249,7 @@ times = costs.latency({"base": base()} | models, blue.batch(1, torch.Generator()
 sheet = {}
 for (method, _), (name, model) in zip(formulas, models.items(), strict=True):
     row = {f"{goal}\nright".replace("reverse+", ""): float(np.mean(right[goal][name][0])) for goal in right}
-    row["from 8\nlines"] = float(np.mean(fresh[name])) if name in fresh else None
+    row["from 8\nlines"] = float(np.mean(few[name]["new"])) if name in few else None
     row |= {"trained": right[blue][name][1], "a task,\nbytes": costs.delta_bytes(model)}
     row["training,\nKB"] = costs.predict(model).total // 1000
     row |= {"time,\n× base": times[name][0] / times["base"][0], "virtual\ntokens": getattr(method, "length", 0)}
@@ -286,29 +271,32 @@ plt.show()
 # learned.** 5. **Stopping early**: see above.
 
 # %%
-print("violet, right at     0.01      0.1")
-for name in (str(IA3()), "AdaLoRA(rank=1, initial_rank=2)", "Pfeiffer(size=16)", "QLoRA(rank=2)"):
-    at = [next(run["accuracy"] for run in SWEEP[name][rate] if run["task"] == str(violet)) for rate in ("0.01", "0.1")]
-    print(f"{name.split('(')[0]:16}", *(f"{share:8.2f}" for share in at))
-    assert (at[0] < 0.2 and at[1] > 0.95) if name[:3] in ("IA3", "Ada") else (at[0] > 0.95 and at[1] < 0.05)
+print("violet, right at       0.01     0.1")
+for method in (IA3(), BitFit(), QLoRA(rank=2, alpha=4)):
+    tried = [{"method": method, "goal": violet, "lr": lr, "seed": TUNING_SEEDS[0]} for lr in (1e-2, 1e-1)]
+    at = [run["accuracy"] for run in stored()(trial, tried)]
+    print(f"{type(method).__name__:16}", *(f"{share:8.2f}" for share in at))
+    assert (at[0] < 0.4 and at[1] > 0.95) if isinstance(method, IA3 | BitFit) else (at[0] > 0.95 and at[1] < 0.05)
 
-print("\nviolet, one seed each, all nine matches")
-for a, b in itertools.combinations(("Houlsby(size=8)", "LoRA(rank=2)", "ParallelAdapter(size=16)"), 2):
+print("\nviolet, one seed each, all hundred matches")
+for a, b in itertools.combinations(("LoRA(rank=1, alpha=2)", "PrefixTuning(length=4)", "VeRA(rank=64)"), 2):
     won = sum(x > y for x in right[violet][a][0] for y in right[violet][b][0])
-    print(f"{a} ahead of {b}: {won} of 9")
-    assert 0 < won < 9
-print("\nviolet, 512 to 1,024 numbers")
+    print(f"{a} ahead of {b}: {won} of 100")
+    assert 0 < won < 100
+
+# %%
+print("violet, 512 to 1,024 numbers")
 small = {name: x for name, (x, numbers) in right[violet].items() if 512 <= numbers <= 1024}
 print(*(f"{name} {min(x):.2f}–{max(x):.2f}" for name, x in small.items()), sep=", ")
-assert max(max(x) for name, x in small.items() if name != str(IA3())) < 0.7 < 0.98 < min(small[str(IA3())])
+assert max(small["PTuningV2(length=4)"]) < 0.05 < 0.98 < min(small[str(IA3())])
 
-for name in OTHERS[:3]:
-    learned = of(few[name][8], "training_accuracy")
-    print(f"{name:13} eight lines: of those learned {min(learned):.2f} right, of new ones {max(fresh[name]):.2f}")
-    assert min(learned) > 0.9
+print()
+for name in ("Full", "LoRA(rank=4)"):
+    scores = few[name]
+    print(f"{name:13} eight lines: of those {min(scores['learned']):.2f} right, of new ones {max(scores['new']):.2f}")
 
 # %% [markdown]
-# Guess 2: it does. At 0.01 the adapter "beats" IA³; at 0.1 IA³ "beats" the adapter. Both papers could be written.
+# Guess 2: it does. At 0.01 QLoRA "beats" IA³; at 0.1 IA³ "beats" QLoRA. Both papers could be written.
 #
 # 6. **A mistake in the code.** Two from the bank, both silent: the loss falls. One never trains $A$. One forgets to
 # divide $\alpha$ by $r$.
@@ -318,17 +306,16 @@ print("LoRA(rank=4)".ljust(20), f"{mine['LoRA(rank=4)'][0]:.2f}")
 wrong = {}
 for what in ("A left out", "alpha without rank"):
     broken = with_mistake("lora", what)
-    tuned = TunedMethod(broken.LoRA(rank=4), learning_rate_of(LoRA(rank=4)))
-    model, history = comparison.adapt(tuned, violet, STEPS, seed=0)
+    model, history = adapt(broken.LoRA(rank=4), violet, learning_rate_of(LoRA(rank=4)), 0, SHORT)
     wrong[what] = evaluate(model, violet, LINES).accuracy
     print(what.ljust(20), f"{wrong[what]:.2f}   loss: {history.loss[0]:.1f} → {history.loss[-1]:.2f}")
     print("   ", diagnose("lora", broken.LoRALinear, broken.LoRAEmbedding, broken.LoRA).finding.symptom)
     assert history.loss[-1] < history.loss[0]
-assert FAST or wrong["A left out"] < mine["LoRA(rank=4)"][0] - 0.3 < wrong["alpha without rank"] - 0.4
+assert FAST or wrong["A left out"] < 0.1 < mine["LoRA(rank=4)"][0] < wrong["alpha without rank"]
 
 # %% [markdown]
-# Seed 0; over five the first has 0.00, the second 1.00. It makes LoRA look *better*: four times the scale learns
-# sooner. No result gives that mistake away; a check does.
+# Seed 0; over five the first has 0.00, the second 1.00, LoRA as it should be 0.81 to 0.99. So the second looks
+# *better*: four times the scale learns sooner. No result gives that mistake away; a check does.
 #
 # ## A guide
 #
@@ -341,12 +328,12 @@ def share(goal, method):
     return f"{np.mean(right[goal][str(method)][0]):.2f}"
 
 
-least, usual = (sheet[str(method)]["training,\nKB"] for method in (QLoRA(rank=2), LoRA(rank=4)))
-eight = [f"{np.mean(fresh[name]):.2f}" for name in ("PromptTuning(length=4)", "LoRA(rank=4)")]
+least, usual = (sheet[str(method)]["training,\nKB"] for method in (QLoRA(rank=2, alpha=4), LoRA(rank=4)))
+eight = [f"{np.mean(few[name]['new']):.2f}" for name in ("PromptTuning(length=4)", "LoRA(rank=4)")]
 eight_lines = ("PromptTuning", f"{eight[0]} from 8 lines, LoRA {eight[1]}")
-thousands = ("LoRA", f"rank 1: {share(blue, LoRA(rank=1))}; merges, takes no tokens")
+thousands = ("LoRA", f"rank 1: {share(blue, LoRA(rank=1, alpha=2))}; merges, takes no tokens")
 taught = {
-    "memory": ("QLoRA", f"{share(violet, QLoRA(rank=2))} with {least} KB; LoRA of rank 4 takes {usual}"),
+    "memory": ("QLoRA", f"{share(violet, QLoRA(rank=2, alpha=4))} with {least} KB; LoRA of rank 4 takes {usual}"),
     "speed": ("LoRA", f"rank 4: {share(violet, LoRA(rank=4))}; merged, it is a plain model"),
     "one batch": ("LoRA", "not merged: rows of many tasks share a pass"),
     "file size": ("IA3", f"{share(violet, IA3())} with {right[violet][str(IA3())][1]} numbers"),
@@ -372,7 +359,7 @@ assert least < 0.5 * usual
 #
 # 1. On violet, strike each method that has more numbers than another and is less than 0.02 ahead of it. Who is left?
 # 2. Predict a prompt of 8, twice the numbers, on blue and violet. Then run
-#    `comparison.compare(violet, [TunedMethod(PromptTuning(length=8), 3e-2)], seeds=1)`.
+#    `compare(violet, [TunedMethod(PromptTuning(length=8), 1.0)])`.
 
 # %% [markdown]
 # 3. 45 runs, five methods: how many rates, how many seeds?
@@ -391,7 +378,7 @@ check("write_a_test", test)
 
 # %% [markdown]
 # 6. Enter a method of your own: a factor for each output of `o` and `down`, starting at 1. Write the wrapper and
-#    `insert` ([how](../CONTRIBUTING.md)), find its rate with `comparison.sweep`, put it into the picture.
+#    `insert` ([how](../CONTRIBUTING.md)), find its rate with `tune`, put it into the picture.
 
 
 # %%
@@ -406,15 +393,15 @@ class Gain(Method):
         raise NotImplementedError("your turn: wrap(model, self.targets, lambda module, path: ...)")
 
 
-# comparison.sweep([violet], [TunedMethod(Gain(), 0)])
-# comparison.compare(violet, [TunedMethod(Gain(), lr=...)])
+# tune(Lab(workers=1), trial, [{"method": Gain(), "goal": violet}])
+# compare(violet, [TunedMethod(Gain(), lr=...)], lab=Lab(workers=1))
 
 # %% [markdown]
 # <details><summary>Answers</summary>
 #
-# 1: The prompt, VeRA, IA³. 2: 1.00 and 0.00, as before. 3: Six rates with one seed, 30; three new seeds at the best,
-# 15. 4: QLoRA; LoRA, not merged; a prompt. 5: No: B is zero, which hides A and s. Fill B first. 6: At 0.1, seed 0, on
-# both 0.05 or less:
+# 1: The prompt, LoRA of rank 1, VeRA, IA³. 2: 1.00 and 0.01, as before. 3: Six rates with one seed, 30; three new
+# seeds at the best, 15. 4: QLoRA; LoRA, not merged; a prompt. 5: No: B is zero, which hides A and s: fill B first. More
+# in `minipeft/exercises/write_a_test/sheet.py`. 6: At 0.3, seed 0: 0.69 and 0.44.
 #
 # ```python
 # class Gained(Wrapper):
