@@ -503,7 +503,9 @@ def until(what, seconds=120):
 def test_ctrl_c_stops_at_once_without_a_traceback(folder, command):
     words = [sys.executable, "-m", "minipeft", command, "--steps", "100000", "--workers", "2"]
     env = os.environ | {"PYTHONPATH": str(Path(minipeft.__file__).parents[1])}
-    with subprocess.Popen(words, env=env, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True) as process:
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # what runs beside a shell is deaf
+    settings = {"env": env, "stdout": PIPE, "stderr": PIPE, "text": True, "start_new_session": True} | heard
+    with subprocess.Popen(words, **settings) as process:
         try:
             until(lambda: len(family(process.pid)) == 4)  # with two workers, and who cleans up after all
             time.sleep({"compare": 0, "tune": 5}[command])  # workers that begin, and workers at work

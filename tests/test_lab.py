@@ -346,7 +346,8 @@ from tests.test_lab import endless
 with Lab({str(tmp_path / "runs.jsonl")!r}, workers=2, progress=False) as lab:
     lab(endless, [{{"folder": {str(tmp_path)!r}, "number": number}} for number in range(20)])
 """
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # what runs beside a shell is deaf
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True, **heard)
     try:
         until(lambda: len(list(tmp_path.glob("*.pid"))) == 2 and Store(tmp_path / "runs.jsonl").lines, 100)
         workers = [int(path.stem) for path in tmp_path.glob("*.pid")]
