@@ -396,8 +396,7 @@ assert np.allclose(eight, shared, atol=0.02)  # the concatenation is the sum
 #
 # ## One after the other
 #
-# Full fine-tuning on three tasks in turn, 50 steps of 24 lines each. Each task has a marker word, so one model *could*
-# hold all: we also train on them mixed.
+# Full fine-tuning on three tasks in turn (50 steps of 24 examples), and on all mixed. Marker words tell them apart.
 
 
 # %%
@@ -495,7 +494,7 @@ plt.show()
 #
 # 1: 16; 32,768 bytes. 2: 2.
 #
-# 4: 0.26, 0.33, 0.18, instead of 0.77, 0.95, 0.59: each ΔW is longer.
+# 4: 0.26, 0.33, 0.18, not 0.77, 0.95, 0.59.
 #
 # 5: All three stay, with 0.93 right or more.
 #

@@ -90,7 +90,7 @@ assert front(shares) == ["b", "c", "d"]
 # ## The same effort for all
 #
 # Each method gets its own learning rate, by the same search, on seeds and examples that no result uses. The least loss
-# decides; within a tenth of it, the rate that learns soonest:
+# decides; within a tenth, the soonest:
 
 # %%
 print(inspect.getsource(score))
@@ -118,7 +118,7 @@ plt.show()
 #
 # ## The stored runs
 #
-# At its rate every method was trained for 500 steps of 32 lines, with ten seeds.
+# Every method ran at its rate: ten seeds, 500 steps of 32.
 
 # %%
 results = {goal: compare(goal, FIELD, seeds=10, lab=stored()) for goal in (blue, violet)}
@@ -128,9 +128,9 @@ print(len(FIELD), "methods. One row:", one)
 # %% [markdown]
 # ## The picture
 #
-# *Figure: lines right and trained numbers, a marker for each method, with the range over seeds. Above, blue: all are at
-# the right edge or near it; one has a wide range. Below, violet: prompts are near 0 whatever their size; the prefix,
-# VeRA and LoRA of rank 1 lie between; the others reach 1 or nearly, IA³ with the fewest numbers.*
+# *Figure: accuracy and trained parameters, a marker for each method, with the range over seeds. Above, blue: all are at
+# or near the right edge; one varies. Below, violet: prompts are near 0; the prefix, VeRA and LoRA of rank 1 lie
+# between; the others reach 1 or nearly, IA³ with the fewest parameters.*
 
 # %%
 right, axes = {}, plots.new(7.5, 9, rows=2)
@@ -176,14 +176,13 @@ if not FAST:
 assert max(right[violet]["LoRA(rank=4)"][0]) - min(right[violet][str(IA3())][0]) < 0.03
 
 # %% [markdown]
-# *Figure: share of lines right while training, seed 0. LoRA climbs, IA³ just begins, the others stay at zero.*
+# *Figure: accuracy while training, seed 0. LoRA climbs, IA³ just begins, the others stay at 0.*
 #
-# Stored, three end alike, and IA³ is the first at 0.9: after 106 to 121 steps, LoRA after 128 to 188. With the whole
-# schedule in 150 steps, LoRA leads. "Better" means *after so many steps, on this schedule*.
+# Stored, IA³ is first at 0.9 (106 to 121 steps, LoRA 128 to 188). On 150 steps, LoRA leads.
 #
 # ## What moved
 #
-# *Figure: the whole model as a strip, for IA³. k, v and `down` are coloured. Prompt and adapter move no weight.*
+# *Figure: the model as a strip, for IA³: k, v and `down` are coloured. Prompt and adapter move no weight.*
 
 # %%
 model = live[str(IA3())][0][0]
@@ -314,8 +313,8 @@ for what in ("A left out", "alpha without rank"):
 assert FAST or wrong["A left out"] < 0.1 < mine["LoRA(rank=4)"][0] < wrong["alpha without rank"]
 
 # %% [markdown]
-# Seed 0; over five the first has 0.00, the second 1.00, LoRA as it should be 0.81 to 0.99. So the second looks
-# *better*: four times the scale learns sooner. No result gives that mistake away; a check does.
+# Seed 0; over five, the first has 0.00, the second 1.00, correct LoRA 0.81 to 0.99. The second looks *better*: four
+# times the scale learns sooner. Only a check gives that mistake away.
 #
 # ## A guide
 #
@@ -399,9 +398,9 @@ class Gain(Method):
 # %% [markdown]
 # <details><summary>Answers</summary>
 #
-# 1: The prompt, LoRA of rank 1, VeRA, IA³. 2: 1.00 and 0.01, as before. 3: Six rates with one seed, 30; three new
-# seeds at the best, 15. 4: QLoRA; LoRA, not merged; a prompt. 5: No: B is zero, which hides A and s: fill B first. More
-# in `minipeft/exercises/write_a_test/sheet.py`. 6: At 0.3, seed 0: 0.69 and 0.44.
+# 1: The prompt, LoRA of rank 1, VeRA, IA³. 2: 1.00 and 0.01. 3: Six rates with one seed, 30; three new seeds at the
+# best, 15. 4: QLoRA; LoRA, not merged; a prompt. 5: No: B is zero, which hides A and s: fill B first. More in
+# `minipeft/exercises/write_a_test/sheet.py`. 6: At 0.3: 0.69 and 0.44.
 #
 # ```python
 # class Gained(Wrapper):
