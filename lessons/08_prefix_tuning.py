@@ -26,13 +26,13 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from minipeft import PrefixTuning, PromptTuning, base, check, costs, deltas, plots, summary
+from minipeft import PrefixTuning, PromptTuning, base, check, costs, deltas, evaluate, fit, plots, summary
 from minipeft.attach import Wrapper, detach, trainable
 from minipeft.classroom import diagnose, with_mistake
+from minipeft.lab import compare, stored, tuned_method
 from minipeft.methods.prefix_tuning import MLPPrefix, Prefix
 from minipeft.models.transformer import recording
 from minipeft.tasks import Mixture, decode, encode, task
-from minipeft.training import evaluate, fit
 
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
@@ -211,7 +211,7 @@ def sweep(method, rates):  # all runs at the best of the rates
     return found[max(found, key=lambda lr: sum(score for *_, score in found[lr]))]
 
 
-runs = sweep(direct := PrefixTuning(length=4), (3e-2, 1e-1, 3e-1))
+runs = sweep(direct := PrefixTuning(length=4), (1e-1, 3e-1, 1.0))
 plots.curves({f"{direct}, seed {seed}": history for seed, (_, history, _) in enumerate(runs)}, "accuracy")
 plt.show()
 assert min(score for *_, score in runs) > ENOUGH
@@ -289,7 +289,7 @@ network = PrefixTuning(length=4, mlp=64)
 made = sweep(network, (3e-3, 1e-2, 3e-2))
 FRESH = [] if FAST else [3, 4]
 tried = {
-    "direct, N(0, 1)": scores + [adapt(direct, 1e-1, seed)[2] for seed in FRESH],
+    "direct, N(0, 1)": scores + [adapt(direct, 3e-1, seed)[2] for seed in FRESH],
     "network": [score for *_, score in made] + [adapt(network, 1e-2, seed)[2] for seed in FRESH],
 }
 for name, found in tried.items():
@@ -305,10 +305,10 @@ for name, found in tried.items():
 # %%
 for name, scale in (("half", 0.5), ("three times", 3.0)):
     seeds = SEEDS + FRESH if scale < 1 else SEEDS[:2]
-    tried[f"direct, {name} the size"] = [adapt(direct, 1e-1, seed, scale)[2] for seed in seeds]
+    tried[f"direct, {name} the size"] = [adapt(direct, 3e-1, seed, scale)[2] for seed in seeds]
 for name in ("reverse blue", "sort mirror"):
     start = PrefixTuning(length=4, init=tuple(encode(name).tolist()))
-    tried[f"direct, from {name!r}"] = [adapt(start, 1e-1, seed)[2] for seed in SEEDS]
+    tried[f"direct, from {name!r}"] = [adapt(start, 3e-1, seed)[2] for seed in SEEDS]
 plots.bars(tried, colour=plots.HUES["PrefixTuning"])
 plt.show()
 for name, found in list(tried.items())[2:]:
@@ -317,12 +317,15 @@ assert min(tried["direct, from 'reverse blue'"]) > 0.95 > 0.5 > np.mean(tried["d
 assert max(tried["direct, three times the size"]) < 0.5
 assert min(tried["network"]) > ENOUGH
 assert FAST or np.mean(tried["network"]) > np.mean(tried["direct, N(0, 1)"]) + 0.2
+(row,) = compare(untold, [tuned_method(direct)], seeds=10, lab=stored())
+print("direct, 500 steps, the README's runs: ", *(f"{score:.2f}" for score in row["accuracy"]))
+assert min(row["accuracy"]) > 0.99
 
 # %% [markdown]
 # *Figure: lines right by make and start, a dot for each seed.*
 #
-# The verdict: at its own rate the network arrives five times of five, direct training three; what the paper says
-# shows. But the network is touchy about its rate, too, and the start alone decides much. Half the size: four of five.
+# The verdict: in 80 steps the network arrives five times of five, direct training three. With 500, direct training
+# arrives in all ten seeds of the README's table: slower, not lost. The start decides much: half the size, four of five.
 #
 # Afterwards the network is *folded away*:
 
