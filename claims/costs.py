@@ -35,7 +35,7 @@ def times(batch, repeats, seed):
     alone=True,
 )
 def inference(f):
-    """The median time of 300 forward passes of one example of 13 tokens, and of 30 passes of 256 examples, on one
+    """The median time of 300 forward passes of one example of 14 tokens, and of 30 passes of 256 examples, on one
     thread of a CPU. The models take turns, so every time is a multiple of the base's in the same run. "The base again"
     is a second copy of the base: it shows how well the clock can tell."""
     alone, many = (

@@ -44,6 +44,10 @@ def spread(entries):
     return 2 ** (max(middles) - min(middles))
 
 
+def listed(words):
+    return ", ".join(words[:-1]) + " and " + words[-1]
+
+
 @claim(
     "The variants of LoRA tie once each has its own learning rate",
     source="Lee et al. 2026, Learning Rate Matters: Vanilla LoRA May Suffice, arXiv:2602.04998; Lee & Lee 2026, Beware "
@@ -84,10 +88,10 @@ def variants_tie_when_tuned(f):
     for size, by in runs.items():
         order = sorted(VARIANTS, key=lambda v, fixed=by["fixed"]: middle(fixed[v]))
         f.note(f"At the shared learning rate, from the fastest to the slowest, batches of {size}: {', '.join(order)}.")
-    factors = {how: ", ".join(f"{spread(by[how].values()):.1f}" for by in runs.values()) for how in ("fixed", "tuned")}
+    factors = {how: [f"{spread(by[how].values()):.1f}" for by in runs.values()] for how in ("fixed", "tuned")}
     f.result = (
-        f"With batches of 8, 32 and 128, the slowest variant takes {factors['fixed']} times the steps of the fastest "
-        f"at the shared learning rate; when each is tuned, it takes {factors['tuned']} times."
+        f"With batches of 8, 32 and 128, the slowest variant takes {listed(factors['fixed'])} times as many steps as "
+        f"the fastest at the shared learning rate, and {listed(factors['tuned'])} times as many when each is tuned."
     )
 
 
