@@ -55,17 +55,18 @@ def tell(name, found):
 
 def write(first, second, lab):
     demo.write(lab)
-    waiting = [c for c in CLAIMS if c not in first]
+    found = {c: (first[c], second[c]) for c in CLAIMS if c in first and c in second}
+    waiting = [c for c in CLAIMS if c not in found]
     if not waiting:
         lab.store.prune(lab.asked)
     PICTURES.mkdir(exist_ok=True)
-    for claim, finding in first.items():
+    for claim, (finding, _) in found.items():
         if finding.variations:
             draw = plots.effects({text: effects for text, effects, _ in finding.variations}, finding.variations[0][2])
             draw.figure.savefig(PICTURES / f"{claim.name}.png", dpi=90)
         for name, _, picture in finding.pictures:
             picture().figure.savefig(PICTURES / f"{name}.png", dpi=110)
-    (LESSONS / "claims.md").write_text(page(first, lab, second, waiting), encoding="utf-8")
+    (LESSONS / "claims.md").write_text(page(found, lab, waiting), encoding="utf-8")
     print(f"\nwritten: {LESSONS / 'claims.md'}")
 
 

@@ -122,7 +122,7 @@ def capacity(f):
         for size in (32, 128, 512)
     }
     f.picture(
-        "bits-stored",
+        "bits_stored",
         "Bits stored of tables of 32, 128 and 512 words against trained parameters: LoRA of rank 1, 4 and 16, and full",
         lambda: plots.bits_stored(found),
     )

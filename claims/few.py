@@ -95,7 +95,7 @@ def few_examples(f):
     f.table("Accuracy on unseen examples, by the number of training examples", ("", *SIZES),
             [(name, *(told(found[name][n]) for n in SIZES)) for name in METHODS])  # fmt: skip
     f.picture(
-        "few-examples",
+        "few_examples_by_size",
         f"Accuracy on {HELD_OUT} against the number of training examples, 8 to 128, for six methods, with the range "
         "over seeds; the numbers are in the table above",
         lambda: plots.accuracy_by_size({str(METHODS[name]): found[name] for name in METHODS},

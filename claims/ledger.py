@@ -8,7 +8,8 @@ A claim is a function of one argument, a Finding:
         f.ahead("q and v are faster than v alone", runs["q and v"], runs["v"], by="steps")
 
 `race` tunes every entry alike and makes ten runs of each; `ahead`, `not_behind`, `near`, `oftener`, `always` and
-`follows` are the statements. The verdict follows from the statements, and from nothing else.
+`follows` are the statements. The verdict follows from the statements, and from nothing else. It stands if ten other
+seeds give the same one.
 """
 
 import math
@@ -118,7 +119,8 @@ class Statement:
         if self.kind == "always":
             return None if self.p >= LEVEL else e.size > 0.5
         if self.p < LEVEL:
-            return e.size > 0
+            agreed = e.wins is None or (e.wins > 0.5) == (e.size > 0)  # ranks and means point the same way
+            return e.size > 0 if agreed else None
         return False if e.high < self.margin else None
 
 
@@ -279,6 +281,11 @@ VARIATIONS = [
 ]
 
 
+def settled(first, second):
+    """The verdict of a claim: the one that both sets of seeds give; where they differ, it is undecided."""
+    return first.verdict if first.verdict == second.verdict else UNDECIDED
+
+
 class Asking:
     """The lab, as a finding asks it: every run is noted."""
 
@@ -292,7 +299,8 @@ class Asking:
 def signed(effect, sign):
     if sign == 1:
         return effect
-    return replace(effect, size=-effect.size, low=-effect.high, high=-effect.low)
+    wins = None if effect.wins is None else 1 - effect.wins
+    return replace(effect, size=-effect.size, low=-effect.high, high=-effect.low, wins=wins)
 
 
 def saturated(by, x, y):

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from claims.ledger import CONSTRUCTION, CONTRADICTED, SUPPORTED, UNDECIDED, Entry
+from claims.ledger import CONSTRUCTION, CONTRADICTED, SUPPORTED, UNDECIDED, Entry, settled
 from minipeft.training import RECIPE
 
 LESSONS = Path(__file__).parents[1] / "lessons"
@@ -22,11 +22,14 @@ writes this page from the runs in [`claims/runs.jsonl`](../claims/runs.jsonl); n
 **How it was tested.** Every run has the same recipe: {recipe}. A departure stands beside its number. Whatever is
 compared was tuned alike: learning rates half a decade apart, from whole decades to the best one and its neighbours,
 until the best one lies between two worse ones, with three or four seeds that are not reported (about sixteen runs for
-each configuration). Then ten seeds are run. A learning rate at the edge of what was tried gives no verdict.
+each configuration). Then ten seeds are run, and ten others. A learning rate at the edge of what was tried gives no
+verdict.
 
 **How a verdict is reached.** Each claim has one or more statements. A statement is tested exactly and two-sided: ranks
 (Mann and Whitney), shares (Fisher), or how often something comes out (sign test), at .05 after Holm's correction within
-the claim.
+the claim. The effect is a difference of means, which a few failed seeds can move far; ranks tell whether one is mostly
+better (*wins*: the share of pairs of seeds in which it is). Where ranks and means point opposite ways, nothing is
+decided.
 
 - **supported**: every statement is significant in the claim's direction. (A statement that two things are alike, or
   that one is not behind: the interval of the difference lies within the margin.)
@@ -34,6 +37,9 @@ the claim.
 - **undecided**: the test could not tell. *Would have seen* is the size of a true difference that the test sees in 80 %
   of cases (none: it misses the greatest possible difference more often than that).
 - **holds by construction**: it follows from the equations; the check is that the code does so.
+
+A verdict is reached twice, with ten seeds and with ten others, each time from these ten alone. It stands if both are
+the same; else the claim is undecided. Numbers are those of the first ten, unless it says otherwise.
 
 The verdicts on {total} claims are {counts}. {again}
 
@@ -54,26 +60,26 @@ def counted(verdicts):
     return ", ".join(f"{verdicts.count(v)} times *{v}*" for v in SIGNS if v in verdicts)
 
 
-def page(findings, lab, second, waiting=()):
-    """The text, from {claim: Finding}. second: the same with other seeds. waiting: claims of which runs are missing."""
-    findings = dict(sorted(findings.items(), key=lambda item: (item[0].lesson, item[0].name)))
-    keys = set().union(*(f.keys for f in [*findings.values(), *second.values()]))
+def page(found, lab, waiting=()):
+    """The text. found: {claim: (its Finding, that with ten other seeds)}. waiting: claims whose runs are missing."""
+    found = dict(sorted(found.items(), key=lambda item: (item[0].lesson, item[0].name)))
+    keys = set().union(*(finding.keys for both in found.values() for finding in both))
     made = [lab.store.lines[key]["key"] for key in keys]
     versions = {name: ", ".join(sorted({line[name] for line in made})) for name in ("torch", "python")}
     text = BEGINNING.format(
-        recipe=recipe(RECIPE), total=len(findings), counts=counted([f.verdict for f in findings.values()]),
-        again=repeated(findings, second), runs=len(keys), hours=lab.store.seconds(keys) / 3600, **versions,
+        recipe=recipe(RECIPE), total=len(found), counts=counted([settled(*both) for both in found.values()]),
+        again=repeated(found), runs=len(keys), hours=lab.store.seconds(keys) / 3600, **versions,
     )  # fmt: skip
     rows = [
-        (f"[{c.says}](#{c.name})", c.source, f"{SIGNS[f.verdict]} **{f.verdict}**", f.result, main_effect(f),
-         f"[{c.lesson:02}]({path_of(c.lesson)})")
-        for c, f in findings.items()
+        (f"[{c.says}](#{c.name})", c.source, f"{SIGNS[settled(f, other)]} **{settled(f, other)}**", f.result,
+         main_effect(f), f"[{c.lesson:02}]({path_of(c.lesson)})")
+        for c, (f, other) in found.items()
     ]  # fmt: skip
     text += "\n" + table(("claim", "source", "verdict", "what was found", "effect", "lesson"), rows) + "\n"
     if waiting:
         text += "\nThese claims have their experiment, and wait for their runs (`python run.py claims NAME`):\n\n"
         text += "".join(f'- <a id="{c.name}"></a>{c.says} (*{c.source}*; `{c.name}`)\n' for c in waiting)
-    return text + "".join(section(c, f, lab, second.get(c)) for c, f in findings.items())
+    return text + "".join(section(c, *both, lab) for c, both in found.items())
 
 
 def recipe(r):
@@ -83,15 +89,13 @@ def recipe(r):
     )
 
 
-def repeated(findings, second):
-    firm = [c for c in findings if findings[c].verdict in (SUPPORTED, CONTRADICTED) and c in second]
-    if not firm:
-        return ""
-    other = [c.says for c in firm if second[c].verdict != findings[c].verdict]
-    said = (
-        f"With ten other seeds, {len(firm) - len(other)} of {len(firm)} supported or contradicted verdicts are the same"
-    )
-    return said + (f"; another one has: {'; '.join(other)}." if other else ".")
+def repeated(found):
+    """Which firm verdicts the other seeds do not repeat."""
+    firm = {claim: both for claim, both in found.items() if both[0].verdict in (SUPPORTED, CONTRADICTED)}
+    fallen = [claim for claim, both in firm.items() if settled(*both) == UNDECIDED]
+    confirmed = len(firm) - len(fallen)
+    said = f"Of {len(firm)} claims that the first seeds support or contradict, the others confirm {confirmed}"
+    return said + (f"; not this: {'; '.join(claim.says for claim in fallen)}." if fallen else ".")
 
 
 def shown(effect, unit=""):
@@ -116,18 +120,26 @@ def probability(p):
     return f"{p:.3f}" if p >= 0.001 else "< .001"
 
 
-def section(claim, finding, lab, second):
-    verdict = finding.verdict + (f" (with ten other seeds: {second.verdict})" if second else "")
-    parts = [f'\n<a id="{claim.name}"></a>\n\n## {claim.says}: {finding.verdict}\n']
+def section(claim, finding, other, lab):
+    verdict = settled(finding, other)
+    twice = "with both sets of seeds"
+    if finding.verdict != other.verdict:
+        twice = f"{finding.verdict} with the first seeds, {other.verdict} with the others"
+    parts = [f'\n<a id="{claim.name}"></a>\n\n## {claim.says}: {verdict}\n']
     parts.append(f"*{claim.source}.*" + (f" “{claim.quote}”" if claim.quote else "") + "\n")
     parts.append(" ".join(claim.function.__doc__.split()) + "\n")
-    parts.append(f"**{verdict}.** {finding.result}\n")
+    parts.append(f"**{verdict.capitalize()}** ({twice}). {finding.result}\n")
     rows = []
-    for s in finding.statements:
+    for s, again in zip(finding.statements, other.statements, strict=True):
         text = s.text + (" (aside)" if s.aside else "")
-        tail = (shown(s.effect, s.unit), probability(s.p), could_see(s)) if s.effect else ("exact", "", "")
-        rows.append((MARKS[s.decision], text, s.numbers + (f": {s.reason}" if s.reason else ""), *tail))
-    parts.append(table(("", "statement", "numbers", "effect, 95 % interval", "p", "would have seen"), rows))
+        tail = ("exact", "", "", "")
+        if s.effect:
+            wins = "" if s.effect.wins is None else f"{100 * s.effect.wins:.0f} %"
+            tail = (shown(s.effect, s.unit), wins, probability(s.p), could_see(s))
+        repeat = f"{MARKS[again.decision]} {shown(again.effect) if again.effect else ''}"
+        rows.append((MARKS[s.decision], text, s.numbers + (f": {s.reason}" if s.reason else ""), *tail, repeat))
+    columns = ("", "statement", "numbers", "effect, 95 % interval", "wins", "p", "would have seen", "other seeds")
+    parts.append(table(columns, rows))
     for text, effects, unit in finding.variations:
         cells = [shown(e) for e in effects.values()]
         parts.append(f"\nOther recipes, with five seeds: {text}, effect in {unit}\n\n{table(tuple(effects), [cells])}")
@@ -141,10 +153,9 @@ def section(claim, finding, lab, second):
     parts += [f"\n{note}" for note in finding.notes]
     if finding.entries:
         parts.append(entries(finding.entries))
-    minutes = lab.store.seconds(finding.keys) / 60
-    parts.append(
-        f"\n`python run.py claims {claim.name}`: {len(finding.keys)} runs, {minutes:.0f} minutes of one core.\n"
-    )
+    keys = finding.keys | other.keys
+    parts.append(f"\n`python run.py claims {claim.name}`: {len(keys)} runs, {lab.store.seconds(keys) / 60:.0f} minutes "
+                 "of one core.\n")  # fmt: skip
     return "\n".join(parts)
 
 

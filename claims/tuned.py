@@ -78,7 +78,7 @@ def variants_tie_when_tuned(f):
         for size, by in runs.items()
     }
     f.picture(
-        "what-tuning-leaves",
+        "what_tuning_leaves",
         "Steps to 90 % of five variants of LoRA, at one shared learning rate and at their own, for three batch sizes",
         lambda: plots.fixed_and_tuned(steps, {f"batches of {s}": n + 1 for s, n in BATCHES.items()})[0],
     )
