@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from claims.ledger import HELD_OUT, NEW, Measure, claim, log_loss, told
+from claims.ledger import HELD_OUT, MEASURES, NEW, Measure, claim, log_loss, told
 from claims.planted import imitate
 from minipeft import plots
 from minipeft.bases import base as shipped
@@ -242,7 +242,7 @@ def elbow(f):
 
 LADDER = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 RATE = Measure("log10 of the best learning rate", lambda run: run["best"], 1, 0.3, "decades")
-AT_BEST = Measure("log10 of the test loss", lambda run: run["loss"], -1, 0.3, "decades")
+AT_BEST = replace(MEASURES["loss"], of=lambda run: run["loss"])
 AT_LOW = replace(AT_BEST, of=lambda run: run["low"])
 
 
@@ -256,6 +256,9 @@ def best_rates(f, methods, recipe=SHORT, seeds=None):
     for name, found in curves.items():
         middle = [f"{mean(at_rate):.2f}" for at_rate in zip(*found, strict=True)]
         rows.append((name, f"{typical_rate(best[name]):.2g}", *middle))
+    at_edge = sum(run["edge"] for found in best.values() for run in found)
+    f.exact(f"After {recipe.steps} steps, no lowest loss is at the lowest or the highest of the learning rates",
+            not at_edge, f"{at_edge} runs", aside=True)  # fmt: skip
     title = f"Best learning rate after {recipe.steps} steps, and the mean of log10 of the test loss at each one tried"
     f.table(title, ("", "best", *(f"{lr:g}" for lr in LADDER)), rows)
     return best
@@ -267,12 +270,13 @@ def depths(runs):
 
 def bottom(curve):
     """best: where a parabola through the least of the losses and its two neighbours is least. loss: the least; low:
-    that at 0.001."""
-    i = min(max(int(np.argmin(curve)), 1), len(LADDER) - 2)
+    that at 0.001. edge: is the least one the first or the last?"""
+    least = int(np.argmin(curve))
+    i = min(max(least, 1), len(LADDER) - 2)
     x, y = np.log10(LADDER[i - 1 : i + 2]), curve[i - 1 : i + 2]
     square, slope, _ = np.polyfit(x, y, 2)
     best = float(np.clip(-slope / (2 * square), x[0], x[2])) if square > 0 else float(x[np.argmin(y)])
-    return {"best": best, "loss": min(curve), "low": curve[LADDER.index(1e-3)]}
+    return {"best": best, "loss": min(curve), "low": curve[LADDER.index(1e-3)], "edge": i != least}
 
 
 def typical_rate(found):

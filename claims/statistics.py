@@ -13,7 +13,6 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.05
-RESAMPLES = 200_000  # as many as there are ways to deal twenty seeds into two tens: then the test is exact
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,15 @@ def difference(a, b):
 
 
 def rank_test(a, b):
-    """Mann and Whitney's test by dealing the ranks anew: exact for ten against ten, whatever the ties."""
-    if len({*a, *b}) == 1:
-        return 1.0
-    dealt = stats.PermutationMethod(n_resamples=RESAMPLES, rng=np.random.default_rng(0))
-    method = "exact" if len({*a, *b}) == len(a) + len(b) else dealt
-    return float(stats.mannwhitneyu(a, b, method=method).pvalue)
+    """Mann and Whitney's test, exact with and without ties: in which share of all ways to deal the ranks into two
+    samples of these sizes is the sum of the first as far out?"""
+    ranks = (2 * stats.rankdata([*a, *b])).astype(int)  # twice the rank, so that ties have whole numbers too
+    ways = np.zeros((len(a) + 1, ranks.sum() + 1))  # [so many ranks are dealt to the first, and they have this sum]
+    ways[0, 0] = 1
+    for rank in ranks:
+        ways[1:, rank:] += ways[:-1, :-rank]
+    share, seen = ways[-1] / ways[-1].sum(), ranks[: len(a)].sum()
+    return float(min(1.0, 2 * min(share[: seen + 1].sum(), share[seen:].sum())))
 
 
 def interval(a, b):
