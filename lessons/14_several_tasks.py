@@ -429,10 +429,11 @@ for seed in SEEDS:
     one = Full().attach(base())
     turns.append([go_on(one, goal, seed) for goal in asked])  # after the first, second, third task
     mixed.append(go_on(Full().attach(base()), Marked(*pairs), seed, 3 * CHAIN))
-owned = []  # without markers: which delta is attached says which task is meant
+owned = []  # without markers: which delta is attached says which task is meant; none yet: the base
+untaught = [evaluate(model, goal, LINES).accuracy for goal in (reverse, blue, left)]
 for seed in SEEDS:
     has = {name: right(found[name][seed], goal) for name, (goal, _) in list(PLAN.items())[:3]}
-    owned.append([[share if i <= stage else 0.0 for i, share in enumerate(has.values())] for stage in range(3)])
+    owned.append([[share if i <= stage else untaught[i] for i, share in enumerate(has.values())] for stage in range(3)])
 shown = {"one model, again and again": np.mean(turns, 0), "a delta for each": np.mean(owned, 0)}
 plots.accuracy_matrix(shown, ["reverse", "blue", "left"])
 plt.show()
