@@ -69,7 +69,8 @@ def learn(method, lr, seed, goal=WORD, recipe=UNTIL, look=None):
     """Train until 98 % of 200 validation examples are right, at the longest for all steps of the recipe.
 
     path: {level of accuracy: what was measured when it was reached}. kept: the retention at the end, 0 if 98 % were
-    never right. validation: the share of other examples of the mixture that is forgotten, more than 1 if so.
+    never right. validation: how many other examples of the mixture are forgotten for each that is kept; 50 or more if
+    98 % were never right.
     """
     path = {}
 
@@ -92,10 +93,10 @@ def learn(method, lr, seed, goal=WORD, recipe=UNTIL, look=None):
     except FloatingPointError:
         return {"kept": 0.0, "retention": 0.0, "accuracy": 0.0, "path": {}, "kl": 100.0, "validation": None}
     done, accuracy = len(path) == len(LEVELS), evaluate(view, goal).accuracy
-    retention, lost = (evaluate(view, Mixture(), seed=seed).accuracy for seed in (TEST, VALIDATION))
+    retention, still = (evaluate(view, Mixture(), seed=seed).accuracy for seed in (TEST, VALIDATION))
     found = {"kept": retention * done, "retention": retention, "accuracy": accuracy, "path": path}
     found["kl"] = divergence(view, goal)
-    found["validation"] = 1 - lost if done else 2 - accuracy
+    found["validation"] = (1 - still) / max(still, 0.02) if done else 100 - 50 * accuracy
     return found | (look(view, detach(view), goal) if look else {})
 
 
@@ -130,10 +131,10 @@ def forgetting(f):
     full = runs["full fine-tuning"]
     for name in list(METHODS)[1:]:
         f.ahead(f"{name}: retention is higher than with full fine-tuning", runs[name], full, KEPT, vary=False)
-    found = {name: {lr: learned(made[lr]) for lr in RATES} for name, made in by_rate(f).items()}
+    found = by_rate(f)
     rows = [(f"{lr:g}", *(cell(made[lr]) for made in found.values())) for lr in RATES]
     f.table(
-        "Retention when 98 % are right, and the steps it took; of five seeds, those that learned it",
+        "Retention when 98 % are right, and the steps it took, with five seeds",
         ("learning rate", *METHODS),
         rows,
     )
@@ -156,9 +157,11 @@ def learned(runs):
 
 
 def cell(runs):
-    if not runs:
+    done = learned(runs)
+    if not done:
         return "not learned"
-    return f"{told(column(runs, 'kept'), 3)}; {told([end(run)['step'] for run in runs], 0)} steps"
+    text = f"{told(column(done, 'kept'), 3)}; {told([end(run)['step'] for run in done], 0)} steps"
+    return text + (f"; {len(done)} of {len(runs)} seeds" if len(done) < len(runs) else "")
 
 
 def end(run):
@@ -170,7 +173,7 @@ def frontier(found, chosen):
     ax = plots.bare(plots.new(9, 3.8))
     looks = zip(found.items(), plots.shades(["Full", *["LoRA"] * (len(found) - 1)]), ("*", "o", "s"), strict=True)
     for (name, made), colour, marker in looks:
-        for lr, runs in made.items():
+        for lr, runs in ((lr, learned(runs)) for lr, runs in made.items()):
             points = [[run["path"][str(level)] for run in runs] for level in LEVELS[1:] if runs]
             x, y = ([mean(column(point, what)) for point in points] for what in ("loss", "retention"))
             thick, label = (2.5, f"{name},\nlearning rate {lr:g}") if lr == chosen[name] else (0.8, None)

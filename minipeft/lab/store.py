@@ -8,6 +8,7 @@ whatever changes, old runs and new ones are never taken for each other.
 import inspect
 import json
 import math
+import os
 import platform
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -96,9 +97,10 @@ class Store:
 
     def write(self, line):
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        cut = self.path.exists() and self.path.read_bytes()[-1:] not in (b"", b"\n")  # then the last line is not whole
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(("\n" if cut else "") + json.dumps(line) + "\n")
+        with self.path.open("ab+") as file:
+            file.seek(-1 if file.tell() else 0, os.SEEK_END)
+            whole = file.read() in (b"", b"\n")
+            file.write((("" if whole else "\n") + json.dumps(line) + "\n").encode())
 
     def prune(self, keys):
         """Forget all runs but these, and put the file into order."""
