@@ -273,7 +273,8 @@ one, deep_one, two = tight.values()
 assert FAST or np.mean(one) + 0.2 < np.mean(deep_one) < np.mean(two)
 
 # %% [markdown]
-# Guess 3: at equal length, yes; at equal numbers, two rows at the input do better. ([Tested](claims.md).)
+# Guess 3: at equal length, yes; at equal numbers, two rows at the input do better. (Tuned,
+# [undecided](claims.md#deep).)
 #
 # ## What was learned
 #

@@ -307,11 +307,11 @@ for k in (1, 2, 4, 6, 8, 16):
     assert FAST or kept < 0.1 or (k > 2 and (k < 8 or kept > 0.95))
 
 # %% [markdown]
-# Guess 3: yes and no (one run). There is no cliff, but eight directions do nearly all of the work; at learning rate
-# 0.03 it takes sixteen.
+# Guess 3: yes and no (one run; [twenty](claims.md#low_rank_change)). There is no cliff, but eight directions do nearly
+# all of the work; at learning rate 0.03 it takes sixteen.
 #
-# Guess 1: rank 2, under one in a hundred, is enough. Rank 1 depends on its start: seed 2 has 0.00 after 200 steps.
-# After 500, ten of ten seeds have 1.00 (README).
+# Guess 1: rank 2, under one in a hundred, is enough. Rank 1: seed 2 has 0.00 after 200 steps. After 500, ten of ten
+# seeds have 1.00 (README).
 
 # %% [markdown]
 # ## Merging

@@ -325,7 +325,8 @@ for goal in (untold, violet):
 # %% [markdown]
 # *Figure: 20 steps, mean over seeds. PiSSA falls at once; after ten, LoRA with α = 8 is below.*
 #
-# Sooner by a few steps, yes. Tuned, it is first on the new table, as the paper says; here it is not.
+# Sooner by a few steps, yes. With rates tuned for speed, ten seeds show no difference
+# ([ledger](claims.md#pissa_faster)).
 #
 # ## VeRA: one pair for all layers
 #
