@@ -350,7 +350,7 @@ def lora_plus(f):
 
 
 @claim(
-    "A higher rank is slowed down with α/r, and pays with α/√r",
+    "A higher rank pays more if LoRA is scaled by α/√r than if it is scaled by α/r",
     source="Kalajdzievski 2023, rsLoRA, arXiv:2312.03732",
     quote="LoRA adapters should be divided by a factor of the square root of the rank",
     lesson=13,
