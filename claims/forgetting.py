@@ -9,7 +9,7 @@ from statistics import mean, median
 import numpy as np
 import torch
 
-from claims.ledger import HELD_OUT, KNOWN, NEW, Measure, claim, told
+from claims.ledger import HELD_OUT, KNOWN, NEW, Measure, claim, measure, told
 from claims.lora import MATRICES
 from minipeft import arithmetic, deltas, plots
 from minipeft.attach import detach
@@ -283,9 +283,8 @@ def intruder_dimensions(f):
     costs = [run["accuracy"] - run["shrunk_accuracy"] for run in runs[qv]]
     back = [gain > 0.02 and cost < 0.05 for gain, cost in zip(gains, costs, strict=True)]
     f.always(f"{qv}: shrinking intruders brings back two points or more", back, f"{told(gains)} of retention")
-    whole = [{"retention": run["faded"]} for run in runs[qv]]
-    part = [{"retention": run["shrunk"]} for run in runs[qv]]
-    f.ahead("shrinking the intruders brings back more than shrinking all of ΔW", part, whole, "retention", aside=True)
+    text, kept = "shrinking the intruders brings back more than shrinking all of ΔW", ("shrunk", "faded")
+    f.ahead(text, runs[qv], runs[qv], tuple(measure("retention", name) for name in kept), aside=True)
     f.ahead("a low rank makes newer vectors than a high one", runs[one], runs[sixteen], "newness", 0.01, aside=True)
     lora = [*chain(*(runs[name] for name in (six, qv, one, sixteen)))]
     lost = [1 - run["retention"] for run in lora]
@@ -335,8 +334,8 @@ def narrow_training(f):
     neither = column(wrong, "neither")
     f.always("pairs that share nothing with it lose five points or more", [a < 0.95 for a in neither], told(neither))
     f.ahead("pairs that share nothing suffer less from the same answers to a new word", word, wrong, "neither", 0.02)
-    related, unrelated = ([{"accuracy": run[name]} for run in wrong] for name in ("table", "neither"))
-    f.ahead("pairs that share nothing suffer less than those that share the table", unrelated, related, aside=True)
+    text = "pairs that share nothing suffer less than those that share the table"
+    f.ahead(text, wrong, wrong, tuple(measure("accuracy", name) for name in ("neither", "table")), aside=True)
     columns = ("neither", "operation", "table", "spread")
     rows = [(name, *(told(column(runs, c)) for c in columns)) for name, runs in (("wrong", wrong), ("new word", word))]
     title = "Accuracy on pairs that share this with reverse+red; and how often `red` then means the new table elsewhere"
@@ -415,12 +414,12 @@ def new_facts(f):
     examples."""
     runs = f.race({f"{n} new facts": {"unknown": n} for n in (0, 8, 32)}, experiment=facts)
     none, few, many = runs.values()
-    known, unknown = ([{"reached": run[name]} for run in many.runs] for name in ("known", "unknown"))
-    f.ahead("half of the known examples are right before half of the new facts", known, unknown, "steps")
+    steps = tuple(measure("steps", name) for name in ("known", "unknown"))
+    f.ahead("half of the known examples are right before half of the new facts", many, many, steps)
     f.ahead("unseen known examples: fewer are right with 32 new facts", none, many, "unseen", 0.05, vary=False)
     f.ahead("8 new facts do it too", none, few, "unseen", 0.05, aside=True)
-    early, late = ([{"accuracy": run[name]} for run in many.runs] for name in ("early", "unseen"))
-    f.ahead("with 32: more are right when the known examples are fitted than at the end", early, late, aside=True)
+    text = "with 32: more are right when the known examples are fitted than at the end"
+    f.ahead(text, many, many, tuple(measure("accuracy", name) for name in ("early", "unseen")), aside=True)
     columns = ("known", "unknown", "fitted", "early", "unseen")
     rows = [(n, *(told([run[c] or 0 for run in e.runs]) for c in columns)) for n, e in runs.items()]
     title = "First step at which half are right; share of new facts fitted; accuracy on unseen examples, early and late"

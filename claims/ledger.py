@@ -65,10 +65,16 @@ MEASURES = {
 }
 
 
-def measure(by):
-    """A Measure: one of MEASURES, the name of a number in the runs (more is better), or "-name" (less is better)."""
+def measure(by, number=""):
+    """A Measure: one of MEASURES, the name of a number in the runs (more is better), or "-name" (less is better).
+
+    number: the same Measure of MEASURES, taken of this number of a run instead of its own.
+    """
     if isinstance(by, Measure):
         return by
+    if number:
+        of, own = MEASURES[by].of, {"steps": "reached"}.get(by, by)
+        return replace(MEASURES[by], of=lambda run: of(run | {own: run[number]}))
     name = by.removeprefix("-")
     return MEASURES.get(by) or Measure(name, lambda run: run[name], -1 if by[0] == "-" else 1, 0.0, "")
 
@@ -177,18 +183,20 @@ class Finding:
     def ahead(self, text, a, b, by="accuracy", margin=None, aside=False, vary=None):
         """a is better than b. a, b: Entries, or lists of runs.
 
+        by: a measure, or one for each side; margin and unit are those of the first.
         vary: also with other steps, warm-up and learning rates; by default the claim's first comparison.
         """
-        m = measure(by)
-        x, y = (m.values(e.runs if isinstance(e, Entry) else e) for e in (a, b))
+        measures = [measure(one) for one in (by if isinstance(by, tuple) else (by, by))]
+        m = measures[0]
+        x, y = (one.values(e.runs if isinstance(e, Entry) else e) for one, e in zip(measures, (a, b), strict=True))
         effect = signed(statistics.difference(x, y), m.better)
-        reason = self.untold(a, b) or saturated(by, x, y)
+        reason = self.untold(a, b) or saturated(m.name, x, y)
         margin = m.margin if margin is None else margin
         numbers = f"{told(x)}, against {told(y)} ({m.name})"
         self.statements.append(Statement(text, "ahead", effect, numbers, aside, margin, m.unit, reason, p=effect.p))
         first = not aside and not self.variations and isinstance(a, Entry) and isinstance(b, Entry)
         if self.seeds == SETS["first"] and (first if vary is None else vary):  # other seeds have to decide, no more
-            self.variations.append((text, {"the recipe itself": effect} | self.vary(a, b, m), m.unit or m.name))
+            self.variations.append((text, {"the recipe itself": effect} | self.vary(a, b, measures), m.unit or m.name))
 
     def near(self, text, a, b, by="accuracy", margin=None, aside=False, vary=None):
         """a and b differ by less than the margin."""
@@ -232,17 +240,17 @@ class Finding:
                 return f"the learning rate of {e.name}, {e.lr:g}, lies at the edge of those tried"
         return ""
 
-    def vary(self, a, b, m, seeds=5):
+    def vary(self, a, b, measures, seeds=5):
         """{"steps ½": Effect, ...}: the same difference under other recipes."""
         found = {}
         for name, change, factor in VARIATIONS:
             both = []
-            for e in (a, b):
+            for e, m in zip((a, b), measures, strict=True):
                 recipe = change(e.job.get("recipe", RECIPE))
                 job = e.job | {"recipe": recipe, "lr": float(f"{e.lr * factor:.1g}")}
                 (runs,) = self.repeat(e.experiment, job, seeds=self.seeds[:seeds])
                 both.append(m.values([run | {"steps": recipe.steps} for run in runs]))
-            found[name] = signed(statistics.difference(*both), m.better)
+            found[name] = signed(statistics.difference(*both), measures[0].better)
         return found
 
     # -- for the page --------------------------------------------------------------------------------------------------

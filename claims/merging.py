@@ -7,7 +7,7 @@ from statistics import mean
 import torch
 
 from claims.forgetting import METHODS, WORD, Marked, Mixed
-from claims.ledger import HELD_OUT, claim, told
+from claims.ledger import HELD_OUT, claim, measure, told
 from claims.lora import MATRICES
 from minipeft import arithmetic, deltas
 from minipeft.bases import base as shipped
@@ -91,10 +91,6 @@ def merged(way, lr, seed, goals=WORDS, asked=(), places=MATRICES, recipe=SHORT):
     return found | {"alone": max(alone), "own": mean(each), "validation": losses[best]}
 
 
-def as_accuracy(entry, name):
-    return [{"accuracy": run[name]} for run in entry.runs]
-
-
 def summary(f, runs):
     rows = [(name, *(told(e.column(c)) for c in ("accuracy", "alone", "own", "scale"))) for name, e in runs.items()]
     f.table(
@@ -118,9 +114,9 @@ def addition(f):
     lora, full = runs.values()
     for name, entry in runs.items():
         text = f"{name}: on the three tasks, the sum is better than the best single delta"
-        f.ahead(text, as_accuracy(entry, "accuracy"), as_accuracy(entry, "alone"), aside=entry is full)
+        f.ahead(text, entry, entry, by=("accuracy", "alone"), aside=entry is full)
     text = "LoRA: the sum is nearly as good as each delta on its own task"
-    f.near(text, as_accuracy(lora, "accuracy"), as_accuracy(lora, "own"), margin=0.1)
+    f.near(text, lora, lora, by=("accuracy", "own"), margin=0.1)
     runs |= f.race({"one LoRA, trained on all three": {"way": "together"}}, experiment=merged)
     summary(f, runs)
     f.result = f"The sum of three LoRAs has an accuracy of {told(lora.column('accuracy'))} on their three tasks, "
@@ -140,7 +136,7 @@ def composition(f):
     runs = f.race(entries, experiment=merged, goals=SKILLS, asked=(HELD_OUT,))
     added, data = runs.values()
     f.ahead("the sum solves more than the LoRA trained on mixed data", added, data)
-    f.ahead("the sum solves more than either LoRA alone", as_accuracy(added, "accuracy"), as_accuracy(added, "alone"))
+    f.ahead("the sum solves more than either LoRA alone", added, added, by=("accuracy", "alone"))
     runs |= f.race({"trained on the task": {"goals": (HELD_OUT,)}}, experiment=merged, way="sum", asked=(HELD_OUT,))
     f.ahead("a LoRA trained on the task itself has a lower loss", [*runs.values()][2], added, by="loss", aside=True)
     summary(f, runs)
@@ -218,8 +214,8 @@ def analogies(f):
     runs = f.race({"analogy": {"way": "analogy"}}, experiment=merged, goals=ANALOGY, asked=(HELD_OUT,))
     runs |= f.race({"sum of two skills": {"goals": SKILLS}}, experiment=merged, way="sum", asked=(HELD_OUT,))
     analogy, skills = runs.values()
-    made = as_accuracy(analogy, "accuracy")
-    f.ahead("the analogy solves more than any of the three deltas alone", made, as_accuracy(analogy, "alone"))
+    text = "the analogy solves more than any of the three deltas alone"
+    f.ahead(text, analogy, analogy, by=("accuracy", "alone"))
     f.ahead("the sum of `reverse` and `blue` solves more than the analogy", skills, analogy, aside=True)
     summary(f, runs)
     f.result = (
@@ -356,9 +352,9 @@ def soups(f):
     starts; the average of their changes stands against the one with the least validation loss. The learning rate is
     the one that is best for that one."""
     runs = f.race({"four LoRAs": {}}, experiment=soup)["four LoRAs"]
-    average, best, member = ([{"loss": run[name]} for run in runs.runs] for name in ("soup", "best", "member"))
-    f.ahead("the test loss of the average is lower than that of the best run", average, best, by="loss")
-    f.ahead("it is lower than the runs' mean test loss", average, member, by="loss", aside=True)
+    average, best, member = (measure("loss", name) for name in ("soup", "best", "member"))
+    f.ahead("the test loss of the average is lower than that of the best run", runs, runs, by=(average, best))
+    f.ahead("it is lower than the runs' mean test loss", runs, runs, by=(average, member), aside=True)
     f.result = (
         f"The test loss is {told(runs.column('soup'), 3)} for the average, {told(runs.column('best'), 3)} for the "
     )
