@@ -5,11 +5,13 @@ python run.py test        the tests, on all cores (further words go to pytest:  
 python run.py lab         open the lessons in Jupyter
 python run.py lessons     build the notebooks from their sources
 python run.py site        the lessons as static pages, to be read without running anything: site/index.html
+python run.py play        the playground: a page in which one teaches the frozen base, site/play.html
 python run.py claims      every claim of the papers put to the test: lessons/claims.md (--list, or names of claims)
 python run.py pretrain    make the shipped base again (or name others; `ladder` for all twelve)
 python run.py parity      compare with the reference libraries, which this installs
 python run.py graders     grade a small class with nbgrader and otter-grader, which this installs (or name one of them)
-python run.py style       ruff: check and format
+python run.py browser     the tests of the playground, in a Chromium that has to be there
+python run.py style       ruff for Python, deno for JavaScript: check and format
 """
 
 import hashlib
@@ -30,12 +32,24 @@ TASKS = {
     "test": [["-m", "pytest", "-n", "auto"]],
     "lab": [["-m", "jupyter", "lab", "lessons"]],
     "lessons": [["lessons/build.py"]],
-    "site": [["lessons/pages.py"]],
+    "site": [["lessons/pages.py"], ["play/build.py", "--no-browser"]],
+    "play": [["play/build.py"]],
     "claims": [["-m", "claims"]],
     "pretrain": [["tiny_models/pretrain.py"]],
     "parity": [["-m", "pytest", "-n", "auto", "tests/parity"]],
     "graders": [["graders/trial.py"]],
-    "style": [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."]],
+    "browser": [["-m", "pytest", "tests/play"]],
+    "style": [
+        ["-m", "ruff", "check", "."],
+        ["-m", "ruff", "format", "--check", "."],
+        ["-m", "deno", "lint", "-q"],
+        ["-m", "deno", "fmt", "-q", "--check"],
+    ],
+}
+MORE = {  # what a task needs besides requirements.txt
+    "parity": "requirements-parity.txt",
+    "browser": "requirements-play.txt",
+    "style": "requirements-play.txt",
 }
 
 
@@ -76,8 +90,8 @@ def main(task="", *words):
     if task == "graders":
         return graders(*words)
     install("requirements.txt")
-    if task == "parity":
-        install("requirements-parity.txt")
+    if task in MORE:
+        install(MORE[task])
     env = os.environ | ENV
     if task != "lab":
         env["MPLBACKEND"] = "Agg"

@@ -5,6 +5,7 @@ import importlib
 import io
 import pkgutil
 
+import matplotlib.pyplot as plt
 import torch
 from PIL import Image
 
@@ -78,6 +79,7 @@ def keep(figure, name, dpi):
     figure.savefig(drawn, dpi=dpi)
     few = Image.open(drawn).convert("RGB").quantize(32, dither=Image.Dither.NONE)
     few.save(PICTURES / f"{name}.png", optimize=True)
+    plt.close(figure)
 
 
 if __name__ == "__main__":
