@@ -21,6 +21,8 @@ HERE = Path(__file__).parent
 OUT = HERE.parent / "site"
 REPOSITORY_FILES = re.compile(r'href="(?!#|https?:|\w+\.html)([^"]+)"')  # links to files, not to other pages
 PICTURES = re.compile(r'src="(\.\./[^"]+\.png)"')
+PLAY = HERE.parent / "play" / "page.html"
+SECTION = re.compile(r'<section id="(\w+)" data-lesson="(\w+)">\s*<h2>(.*?)</h2>')
 
 STYLE = """
 :root { --ink: #222; --pale: #f5f5f3; --line: #d8d8d4; --link: #00548a }
@@ -56,6 +58,7 @@ PAGE = """<!doctype html>
 <body><nav><span>{left}</span><a href="index.html">minipeft</a><span>{right}</span></nav>
 <main>{body}</main></body></html>
 """
+PLAYED = '<p>In the <a href="play.html">playground</a>: {sections}.</p>'
 
 
 class Renderer(IPythonRenderer):
@@ -112,6 +115,13 @@ def encoded(path):
     return base64.b64encode(path.read_bytes()).decode()
 
 
+def played(lesson):
+    """The sections of the playground that belong to a lesson, as a paragraph."""
+    found = SECTION.findall(PLAY.read_text(encoding="utf-8"))
+    links = [f'<a href="play.html#{name}">{heading}</a>' for name, of, heading in found if of == lesson]
+    return PLAYED.format(sections=", ".join(links)) if links else ""
+
+
 def page(path, before, after):
     notebook = nbformat.read(path, as_version=4)
     body, _ = Exporter(template_name="basic").from_notebook_node(notebook)
@@ -120,7 +130,7 @@ def page(path, before, after):
         style=STYLE + HtmlFormatter(style="default").get_style_defs(".highlight"),
         left=link(before, "← before") if before else "",
         right=link(after, "next →") if after else "",
-        body=settled(body),
+        body=settled(body) + played(path.stem),
     )
 
 
@@ -139,7 +149,9 @@ def index(paths):
             f'<div class="card"><img src="{thumbnail(notebook)}" alt="a figure of this lesson">'
             f"<div><h2>{link(path, heading(notebook))}</h2>{promise(notebook)}</div></div>"
         )
-    body = "<h1>Parameter-efficient fine-tuning, by building it</h1>" + "\n".join(cards)
+    body = "<h1>Parameter-efficient fine-tuning, by building it</h1>"
+    body += '<p><a href="play.html">The playground</a>: teach a frozen Transformer something, in this browser.</p>'
+    body += "\n".join(cards)
     body += '<p><a href="claims.html">The ledger of claims</a>: what the papers say, put to the test.</p>'
     return PAGE.format(title="minipeft: the lessons", style=STYLE, left="", right="", body=body)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pytest
 
+from play import build
+
 LESSONS = Path(__file__).parents[1] / "lessons"
 spec = importlib.util.spec_from_file_location("pages", LESSONS / "pages.py")
 pages = importlib.util.module_from_spec(spec)
@@ -20,20 +22,23 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     pages.main(folder)
+    build.main(folder / "play.html")
     return folder
 
 
 def test_there_is_a_page_for_each_lesson_and_an_index_that_links_them(site):
     names = {path.stem for path in LESSONS.glob("[0-9]*.ipynb")}
-    assert {path.stem for path in site.glob("*.html")} == names | {"index", "claims"}
+    assert {path.stem for path in site.glob("*.html")} == names | {"index", "claims", "play"}
     index = (site / "index.html").read_text(encoding="utf-8")
     assert set(re.findall(r'href="(\d\d_\w+)\.html"', index)) == names
     assert index.count('src="data:image/png') == len(names)
 
 
 def test_pages_need_no_network_and_no_script(site):
-    for path in site.glob("*.html"):
+    for path in sorted(site.glob("*.html")):
         page = path.read_text(encoding="utf-8")
+        if path.stem == "play":  # tests/play looks at it
+            continue
         assert "<script" not in page
         assert not re.findall(r'(?:src|srcset)="(?!data:)[^"]*"', page)
         assert "<link" not in page
@@ -41,6 +46,20 @@ def test_pages_need_no_network_and_no_script(site):
         for target in re.findall(r'href="([^"#]+)', page):
             assert target.startswith("https://") or (site / target).exists(), target
         assert len(page) < 700_000
+
+
+def test_the_playground_is_one_small_file_without_imports(site):
+    page = (site / "play.html").read_text(encoding="utf-8")
+    assert len(page.encode()) < 850_000
+    assert not re.findall(r"^(import|export) |https?://|/\* \w+(\.mjs)? \*/", page, re.MULTILINE)
+
+
+def test_sections_of_the_playground_and_lessons_link_to_each_other(site):
+    sections = pages.SECTION.findall((LESSONS.parent / "play" / "page.html").read_text(encoding="utf-8"))
+    assert len(sections) == 8
+    for name, lesson, heading in sections:
+        page = (site / f"{lesson}.html").read_text(encoding="utf-8")
+        assert f'<a href="play.html#{name}">{heading}</a>' in page
 
 
 def test_formulas_are_mathml(site):

@@ -15,7 +15,7 @@ def run(tmp_path, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     (tmp_path / "graders").mkdir()
-    files = ("requirements.txt", "requirements-parity.txt", "pyproject.toml")
+    files = ("requirements.txt", "requirements-parity.txt", "requirements-play.txt", "pyproject.toml")
     for name in (*files, *(f"graders/requirements-{grader}.txt" for grader in module.GRADERS)):
         (tmp_path / name).write_text(name)
     module.VENV = tmp_path / ".venv"

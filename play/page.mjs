@@ -1,0 +1,680 @@
+// The story of the playground. Numbers come from the engine, trainings from workers, the state of all controls from the
+// address, so that a link shows what its sender saw.
+
+import {
+  evaluate,
+  fingerprint,
+  full,
+  load,
+  lora,
+  Matrix,
+  promptTuning,
+  random,
+  readSafetensors,
+  save,
+  size,
+  svd,
+  svdOfProduct,
+  Tape,
+  task,
+  Tensor,
+  Transformer,
+  truncated,
+} from "./engine.mjs";
+
+const $ = (id) => document.getElementById(id);
+const data = JSON.parse($("data").textContent);
+const { world } = data;
+const bytes = (base64) => Uint8Array.from(atob(base64), (c) => c.charCodeAt(0)).buffer;
+const model = new Transformer(readSafetensors(bytes(data.base)).tensors, world);
+const shipped = Object.fromEntries(
+  Object.entries(data.adapters).map(([name, file]) => [name, load(bytes(file), world)]),
+);
+const COLOURS = { prompt: "#b84f00", lora: "#0072b2", full: "#5b5b5b" };
+const NAMES = { prompt: "prompt", lora: "LoRA", full: "full fine-tuning" };
+const percent = (share) => `${Math.round(100 * share)} %`;
+
+// ---- the state of the controls, in the address --------------------------------------------------------------------
+
+const form = $("controls");
+
+/** What the controls say: state.get("word"), state.getAll("told"). */
+function state() {
+  return new URLSearchParams(new FormData(form));
+}
+
+function fromAddress() {
+  if (!location.hash.includes("=")) return; // the name of a section, or nothing
+  const given = new URLSearchParams(location.hash.slice(1));
+  for (const control of form.querySelectorAll("[name]")) {
+    const values = given.getAll(control.name);
+    if (control.type === "checkbox") control.checked = values.includes(control.value);
+    else if (control.type === "radio") {
+      control.checked = values.length ? values.includes(control.value) : control.checked;
+    } else if (values.length) control.value = values[0];
+  }
+}
+
+function toAddress() {
+  history.replaceState(null, "", `#${state()}`);
+}
+
+// ---- words and answers --------------------------------------------------------------------------------------------
+
+const ids = new Map(world.vocabulary.map((word, id) => [word, id]));
+const letters = (word) => [...word].map((letter) => ids.get(letter) - world.first);
+let word = "cabbed";
+
+/** What the visitor has typed, once it is a whole word. */
+function readWord() {
+  const typed = form.elements.word.value.toLowerCase();
+  if (/^[a-p]{6}$/.test(typed)) word = typed;
+}
+
+/** What the model says to `instruction : word =`, with these adapters. */
+function answer(adapters = [], instruction = []) {
+  const line = [...instruction, ":", ...word, "="].map((each) => ids.get(each));
+  return model.generate(line, adapters, world.eos).map((id) => world.vocabulary[id]).join("");
+}
+
+/** The right answer of a task. */
+function right(goal) {
+  return task(world, goal).answer(letters(word)).map((letter) => world.vocabulary[world.first + letter]).join("");
+}
+
+/** An element with text and children. */
+function element(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+
+/** A word as tiles; if the right one is known, each letter is marked, and the whole gets a mark beside it. */
+function tiles(text, wanted) {
+  const row = element("span", { className: "tiles" });
+  for (const [i, letter] of [...text].entries()) {
+    const mark = wanted ? (letter === wanted[i] ? "yes" : "no") : "";
+    row.append(element("span", { className: `tile ${mark}`, textContent: letter }));
+  }
+  if (wanted) {
+    row.append(
+      element("span", { className: "mark", textContent: text === wanted ? "✓ right" : `✗ ${wanted} is right` }),
+    );
+  }
+  return row;
+}
+
+function fill(id, ...rows) {
+  $(id).replaceChildren(...rows.flatMap(([name, content]) => [element("b", { textContent: name }), content]));
+}
+
+// ---- trainings ----------------------------------------------------------------------------------------------------
+
+const program = `${$("engine").textContent}\n${$("worker").textContent}`;
+
+/** One training in a worker. kind: prompt, lora or full. most: the step at which it stops by itself. */
+class Training {
+  constructor(kind, goal, { most, examples, until = 0.98 }) {
+    Object.assign(this, { kind, goal, most, examples, until, history: [], adapter: null, worker: null });
+  }
+  get now() {
+    return this.history.at(-1) ?? { step: 0, unseen: 0, accuracy: 0, norms: {} };
+  }
+  /** Untrained, from the random numbers of a seed. `reported` is called at every report. */
+  start(seed, pace, reported) {
+    this.worker?.terminate();
+    this.worker = new Worker(URL.createObjectURL(new Blob([program], { type: "text/javascript" })));
+    this.history = [];
+    this.running = false;
+    this.worker.onmessage = ({ data: { adapter, ...report } }) => {
+      const tensors = Object.entries(adapter.tensors).map(([name, { data, rows, cols, shape }]) => {
+        return [name, Object.assign(new Tensor(data, rows, cols), { shape })];
+      });
+      this.adapter = { ...adapter, tensors: Object.fromEntries(tensors) };
+      this.history.push(report);
+      if (this.finished) this.run(false);
+      reported();
+    };
+    this.worker.postMessage({ model: bytes(data.base), world, pace });
+    this.worker.postMessage({ start: { kind: this.kind, goal: this.goal, seed, examples: this.examples } });
+  }
+  get finished() {
+    return this.now.step >= this.most || this.now.step > 0 && this.now.unseen >= this.until;
+  }
+  run(running) {
+    if (running && this.finished) return;
+    this.running = running;
+    this.worker.postMessage({ run: running });
+  }
+}
+
+/** The trainings of one section: one big button, one for a single step, one to start again. */
+class Lesson {
+  constructor(id, label, trainings, draw) {
+    Object.assign(this, { id, label, trainings, draw, asked: false });
+    const button = (textContent, onclick, className = "") =>
+      element("button", { type: "button", textContent, onclick, className });
+    this.main = button(label, () => this.toggle(), "main");
+    $(`${id}-buttons`).replaceChildren(
+      this.main,
+      button("one step", () => this.step()),
+      button("start again", () => this.begin()),
+    );
+  }
+  begin() {
+    const seed = Number(state().get("seed")), pace = Number(state().get("pace"));
+    for (const training of this.trainings) training.start(seed, pace, () => this.show());
+  }
+  ready() {
+    if (!this.trainings[0].worker) this.begin();
+  }
+  get running() {
+    return this.trainings.some((training) => training.running);
+  }
+  toggle() {
+    this.ready();
+    const running = !this.running;
+    for (const training of this.trainings) training.run(running);
+    this.show();
+  }
+  step() {
+    this.ready();
+    for (const training of this.trainings) training.run(false);
+    this.send({ steps: 1 });
+  }
+  send(command) {
+    for (const { worker } of this.trainings) worker?.postMessage(command);
+  }
+  /** Draw at the next frame, however many reports arrive until then. */
+  show() {
+    if (this.asked) return;
+    this.asked = true;
+    requestAnimationFrame(() => {
+      this.asked = false;
+      this.main.textContent = this.running ? "pause" : this.label;
+      this.draw();
+    });
+  }
+}
+
+// ---- canvases -----------------------------------------------------------------------------------------------------
+
+/** A cleared 2D context in CSS pixels, as wide as the canvas is shown. */
+function context(canvas, height = Number(canvas.getAttribute("height"))) {
+  const width = canvas.clientWidth || 300, ratio = devicePixelRatio || 1;
+  if (canvas.width !== Math.round(width * ratio)) {
+    canvas.style.height = `${height}px`;
+    canvas.width = Math.round(width * ratio);
+    canvas.height = Math.round(height * ratio);
+  }
+  const c = canvas.getContext("2d");
+  c.setTransform(ratio, 0, 0, ratio, 0, 0);
+  c.clearRect(0, 0, width, height);
+  c.font = "13px system-ui, sans-serif";
+  return { c, width, height };
+}
+
+/** Accuracy on unseen words against steps, a line for each training, with its name at its end. */
+function curve(canvas, trainings) {
+  const { c, width, height } = context(canvas), left = 46, bottom = height - 34, top = 10, edge = width - 76;
+  const steps = Math.max(40, ...trainings.map((training) => training.now.step));
+  const x = (step) => left + (edge - left) * step / steps, y = (share) => bottom - (bottom - top) * share;
+  c.fillStyle = "#555";
+  c.strokeStyle = "#c9c9c4";
+  c.textBaseline = "middle";
+  for (const share of [0, 0.5, 1]) {
+    c.textAlign = "right";
+    c.fillText(percent(share), left - 6, y(share));
+    c.beginPath();
+    c.moveTo(left, y(share));
+    c.lineTo(edge, y(share));
+    c.stroke();
+  }
+  c.textAlign = "center";
+  for (const step of [0, Math.round(steps / 2), steps]) c.fillText(`${step}`, x(step), bottom + 12);
+  c.fillText("training steps", (left + edge) / 2, bottom + 27);
+  c.textAlign = "left";
+  c.lineWidth = 2.5;
+  for (const [i, { kind, history, now }] of trainings.entries()) {
+    c.strokeStyle = c.fillStyle = COLOURS[kind];
+    c.setLineDash(i ? [] : kind === "prompt" && trainings.length > 1 ? [7, 4] : []);
+    c.beginPath();
+    for (const { step, unseen } of history) c.lineTo(x(step), y(unseen));
+    c.stroke();
+    const crowded = trainings.some((other, j) => j !== i && Math.abs(y(other.now.unseen) - y(now.unseen)) < 16);
+    c.fillText(NAMES[kind], Math.min(x(now.step) + 6, edge + 4), y(now.unseen) + (crowded ? (i ? -9 : 9) - 3 : 0));
+  }
+  c.setLineDash([]);
+  c.lineWidth = 1;
+  canvas.ariaLabel = `After ${trainings[0].now.step} steps: ` +
+    trainings.map(({ kind, now }) => `${NAMES[kind]} ${percent(now.unseen)} of unseen words right`).join(", ");
+}
+
+/** The share of full colour between white and blue (positive) or red (negative). */
+function shade(share) {
+  const strength = Math.min(1, Math.abs(share)), full = share < 0 ? [163, 58, 39] : [0, 80, 140];
+  return full.map((colour) => Math.round(255 + (colour - 255) * strength));
+}
+
+/** A matrix as a picture of rows × cols pixels. */
+function heat(c, { data, rows, cols }, x, y, width, height) {
+  const picture = new OffscreenCanvas(cols, rows), inner = picture.getContext("2d");
+  const pixels = inner.createImageData(cols, rows),
+    most = data.reduce((top, each) => Math.max(top, Math.abs(each)), 1e-9);
+  data.forEach((each, i) => pixels.data.set([...shade(each / most), 255], 4 * i));
+  inner.putImageData(pixels, 0, 0);
+  c.imageSmoothingEnabled = false;
+  c.drawImage(picture, x, y, width, height);
+  c.strokeStyle = "#c9c9c4";
+  c.strokeRect(x + 0.5, y + 0.5, width - 1, height - 1);
+}
+
+/** Bars for singular values; those from `kept` on are pale. */
+function bars(c, values, x, bottom, width, height, kept = values.length, top = Math.max(...values, 1e-9)) {
+  const step = width / values.length;
+  for (const [i, value] of values.entries()) {
+    c.fillStyle = i < kept ? COLOURS.lora : "#c9c9c4";
+    const tall = Math.max(1, height * value / top);
+    c.fillRect(x + i * step, bottom - tall, Math.max(1, step - 1.5), tall);
+  }
+}
+
+/** `number` canvases with a line of text below, made once. */
+function gallery(id, names, height) {
+  if (!$(id).children.length) {
+    $(id).append(...names.map((name) => {
+      const canvas = element("canvas");
+      canvas.setAttribute("role", "img");
+      canvas.setAttribute("height", height);
+      return element("div", {}, canvas, element("span", { className: "small", textContent: name }));
+    }));
+  }
+  return [...$(id).querySelectorAll("canvas")];
+}
+
+// ---- 1: ask -------------------------------------------------------------------------------------------------------
+
+const CHOICES = ["reverse", "sort", "left", "next", "blue", "please"];
+$("words").append(...CHOICES.map((value) => {
+  const box = element("input", { type: "checkbox", name: "told", value, checked: ["reverse", "blue"].includes(value) });
+  return element("label", { className: "chip" }, box, value);
+}));
+
+$("another").onclick = () => {
+  form.elements.word.value = Array.from(
+    { length: 6 },
+    () => world.vocabulary[world.first + Math.floor(16 * Math.random())],
+  ).join("");
+  form.dispatchEvent(new Event("input"));
+};
+
+function ask() {
+  const told = state().getAll("told");
+  fill(
+    "answers",
+    [`${told.join(" ") || "(nothing)"} : ${word} =`, tiles(answer([], told))],
+    [
+      `: ${word} =`,
+      element(
+        "span",
+        {},
+        tiles(answer()),
+        element("span", { className: "small", textContent: "without an instruction" }),
+      ),
+    ],
+  );
+}
+
+// ---- 2: teach -----------------------------------------------------------------------------------------------------
+
+const teacher = new Training("prompt", "reverse+blue", { most: 200 });
+const teaching = new Lesson("teach", "teach it", [teacher], teach);
+
+/** For each of the vectors P, the word of the vocabulary with the largest cosine: [word, cosine]. */
+function nearest(P) {
+  const table = model.weights["embed.token.weight"], dot = (a, b) => a.reduce((sum, x, i) => sum + x * b[i], 0);
+  return Array.from({ length: P.rows }, (_, row) => {
+    const vector = P.slice(row, 1).data;
+    const cosines = world.vocabulary.map((_, id) => {
+      const e = table.slice(id, 1).data;
+      return dot(vector, e) / Math.sqrt(dot(vector, vector) * dot(e, e));
+    });
+    const best = cosines.indexOf(Math.max(...cosines));
+    return [world.vocabulary[best], cosines[best]];
+  });
+}
+
+function teach() {
+  const { adapter, now } = teacher, vectors = adapter ? nearest(adapter.tensors["begin.P"]) : Array(4).fill(["?", 0]);
+  $("prompt").replaceChildren(
+    ...vectors.map(([name, cosine]) => {
+      return element(
+        "span",
+        { className: "tile learned", textContent: name },
+        element("small", { textContent: cosine.toFixed(2) }),
+      );
+    }),
+    ...[":", ...word, "="].map((each) => element("span", { className: "tile", textContent: each })),
+    adapter ? tiles(answer([adapter]), right("reverse+blue")) : "",
+  );
+  curve($("teach-curve"), [teacher]);
+  $("teach-finding").textContent = now.step
+    ? `After ${now.step} steps, ${
+      percent(now.unseen)
+    } of unseen words are right. None of the model's numbers has changed.`
+    : `Before training, ${percent(now.unseen)} of unseen words are right.`;
+  look();
+  four();
+}
+
+// ---- 3: guess -----------------------------------------------------------------------------------------------------
+
+const rivals = [
+  new Training("prompt", "reverse+violet", { most: 200 }),
+  new Training("lora", "reverse+violet", { most: 250 }),
+];
+const guessing = new Lesson("guess", "teach both", rivals, guess);
+
+/** The paths of the matrices that a LoRA changes. */
+function pathsOf(adapter) {
+  return Object.keys(adapter.tensors).filter((name) => name.endsWith(".A")).map((name) => name.slice(0, -2));
+}
+
+/** ΔW = s B A of one matrix. */
+function change({ tensors, scale }, path) {
+  const A = tensors[`${path}.A`], B = tensors[`${path}.B`];
+  return new Tape({ learning: false }).linear(new Matrix(B.data.map((b) => scale * b), B.rows, B.cols), A.T);
+}
+
+const inWords = (path) => path.replace(/blocks\.(\d)\.\w+\./, (_, layer) => `layer ${Number(layer) + 1}, `);
+
+function guess() {
+  const [prompt, other] = rivals, chosen = state().get("guess");
+  fill(
+    "guess-answers",
+    ...rivals.map(({ kind, adapter }) => {
+      return [
+        `${NAMES[kind]} : ${word} =`,
+        adapter ? tiles(answer([adapter]), right("reverse+violet")) : tiles("??????"),
+      ];
+    }),
+  );
+  curve($("guess-curve"), rivals);
+  const example = other.adapter ?? lora(model, { rank: 4, alpha: 8, targets: ["q", "v"] }, random(1));
+  const canvases = gallery("changes", pathsOf(example).map(inWords), 130);
+  for (const [i, path] of pathsOf(example).entries()) {
+    const { c, width } = context(canvases[i]), side = Math.min(width, 90);
+    heat(c, change(example, path), 0, 0, side, side);
+    const { s } = svdOfProduct(example.tensors[`${path}.B`], example.tensors[`${path}.A`]);
+    bars(c, s, 0, 128, side, 32);
+    canvases[i].ariaLabel = `ΔW of ${inWords(path)}: singular values ${s.map((each) => each.toFixed(2)).join(", ")}`;
+  }
+  const { step, norms } = other.now;
+  const norm = (end) =>
+    Math.hypot(...Object.keys(norms).filter((name) => name.endsWith(end)).map((name) => norms[name])).toFixed(3);
+  $("norms").textContent = step
+    ? `At step ${step}, LoRA's gradient has a norm of ${norm(".A")} for A and of ${norm(".B")} for B. ` +
+      "At the first step A has none, because B begins at zero: BA = 0, and the model starts unchanged."
+    : "B begins at zero, so BA = 0, and the model starts unchanged. Make one step and look at the gradients.";
+  const enough = prompt.now.unseen >= 0.5;
+  const verdict = chosen && prompt.finished
+    ? ((chosen === "yes") === enough ? " Your guess was right." : " Your guess was wrong.")
+    : "";
+  $("guess-finding").textContent = step
+    ? `Prompt: ${percent(prompt.now.unseen)} after ${prompt.now.step} steps. LoRA: ${
+      percent(other.now.unseen)
+    } after ${step} steps.` +
+      (prompt.finished && !enough
+        ? " A prompt can only select what the model knows already; LoRA teaches it something new."
+        : "") +
+      verdict
+    : "";
+}
+
+// ---- 4: eight examples --------------------------------------------------------------------------------------------
+
+const EIGHT = { most: 60, examples: 8, until: 2 };
+const pupils = [new Training("prompt", "reverse+blue", EIGHT), new Training("lora", "reverse+blue", EIGHT)];
+const examining = new Lesson("few", "teach both", pupils, eight);
+
+function eight() {
+  $("few-table").replaceChildren(...pupils.map(({ kind, now }) => {
+    const cells = [["its own eight examples", now.accuracy ?? 0], ["unseen words", now.unseen]].map(([what, value]) => {
+      const bar = element("meter", { value, ariaLabel: `${NAMES[kind]}, ${what}: ${percent(value)}` });
+      return element("td", {}, element("span", { className: "number", textContent: percent(value) }), bar);
+    });
+    return element("tr", {}, element("th", { scope: "row", textContent: NAMES[kind] }), ...cells);
+  }));
+  const [prompt, other] = pupils.map(({ now }) => now), apart = prompt.unseen - other.unseen;
+  const both = `Both have seen eight examples. On unseen words the prompt reaches ${percent(prompt.unseen)} and LoRA ` +
+    `${percent(other.unseen)}.`;
+  const why =
+    " The prompt can only select a skill that the model has, so it cannot learn the eight by heart; LoRA can.";
+  $("few-finding").textContent = !pupils.every((training) => training.finished)
+    ? `${prompt.step} of ${EIGHT.most} steps.`
+    : both + (apart > 0.5 ? why : "");
+}
+
+// ---- 5: look inside -----------------------------------------------------------------------------------------------
+
+const promptAtHand = () => (teacher.now.step ? teacher.adapter : shipped["prompt-blue"]);
+
+function look() {
+  const adapter = promptAtHand(), words = [":", ...word, "=", ...right("reverse+blue").slice(0, 5)];
+  const tokens = Int32Array.from(words.map((each) => ids.get(each)));
+  const { maps } = model.forward(new Tape({ learning: false }), tokens, 1, [adapter]);
+  const learned = adapter.tensors["begin.P"].rows, names = [...Array(learned).fill("P"), ...words];
+  const heads = maps.flatMap((_, layer) =>
+    Array.from({ length: model.heads }, (_, head) => `layer ${layer + 1}, head ${head + 1}`)
+  );
+  for (const [i, canvas] of gallery("heads", heads, 180).entries()) {
+    const { weights, S } = maps[Math.floor(i / model.heads)], from = i % model.heads * S * S;
+    const map = new Matrix(weights.subarray(from, from + S * S), S, S);
+    const { c, width, height } = context(canvas), margin = 13, side = Math.min(width, height) - margin, cell = side / S;
+    heat(c, map, margin, margin, side, side);
+    c.font = `${Math.min(11, cell)}px ui-monospace, monospace`;
+    c.textAlign = "center";
+    c.textBaseline = "middle";
+    for (const [k, name] of names.entries()) {
+      c.fillStyle = k < learned ? COLOURS.prompt : "#555";
+      c.fillText(name, margin + (k + 0.5) * cell, margin / 2);
+      c.fillText(name, margin / 2, margin + (k + 0.5) * cell);
+    }
+    c.strokeStyle = COLOURS.prompt;
+    c.lineWidth = 2;
+    c.strokeRect(margin, margin, learned * cell, side);
+    c.lineWidth = 1;
+    let onP = 0;
+    for (let row = learned; row < S; row++) {
+      for (let k = 0; k < learned; k++) onP += map.data[row * S + k] / (S - learned);
+    }
+    canvas.ariaLabel = `${heads[i]}: ${percent(onP)} of the word's attention goes to the learned vectors`;
+  }
+  $("look-note").textContent = teacher.now.step
+    ? `P stands for the four vectors that you have trained for ${teacher.now.step} steps. The darker, the more attention.`
+    : "P stands for four vectors that were trained before; train your own in section 2. The darker, the more attention.";
+}
+
+// ---- 6: how much is needed ----------------------------------------------------------------------------------------
+
+const everything = new Training("full", "reverse+violet", { most: 150, until: 0.99 });
+const tuning = new Lesson("keep", "fine-tune all numbers", [everything], () => {
+  decomposed.full = null;
+  keep();
+});
+const decomposed = { lora: null, full: null };
+const KEPT = { lora: [...Array(9).keys()], full: [0, 1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64] };
+
+/** {path: the singular value decomposition of ΔW} of the chosen change, and what of it is not a matrix. */
+function decompose(whose) {
+  if (whose === "lora") {
+    const adapter = shipped["lora-violet"];
+    const parts = pathsOf(adapter).map((path) => {
+      const { U, s, V } = svdOfProduct(adapter.tensors[`${path}.B`], adapter.tensors[`${path}.A`]);
+      return [path, { U, V, s: s.map((each) => adapter.scale * each) }];
+    });
+    return { parts: Object.fromEntries(parts), rest: [] };
+  }
+  const { tensors } = everything.adapter, parts = {}, rest = {};
+  for (const [name, W] of Object.entries(tensors)) {
+    const path = name.replace(/\.weight$/, "");
+    if (!/(attn|mlp)\.\w+\.weight$/.test(name)) rest[name] = W;
+    else parts[path] = svd(new Matrix(W.data.map((w, i) => w - model.weights[name].data[i]), W.rows, W.cols));
+  }
+  return { parts, rest: [{ tensors: rest }] };
+}
+
+function keep() {
+  const controls = state(), whose = controls.get("whose"), strength = Number(controls.get("strength"));
+  $("keep-buttons").hidden = whose !== "full";
+  const slider = form.elements.rank, choices = KEPT[whose];
+  slider.max = choices.length - 1;
+  const kept = choices[slider.value];
+  $("rank-shown").textContent = kept;
+  $("strength-shown").textContent = strength.toFixed(1);
+  slider.ariaValueText = `${kept} singular values`;
+  if (whose === "full" && (!everything.finished || everything.running)) {
+    const { step, unseen } = everything.now;
+    $("keep-finding").textContent = step
+      ? `Step ${step} of at most ${everything.most}: ${percent(unseen)} of unseen words are right.`
+      : `Full fine-tuning trains all ${
+        size(full(model)).toLocaleString("en")
+      } numbers. Train them first; it takes about ten seconds.`;
+    $("keep-answer").replaceChildren();
+    context($("spectrum"));
+    return;
+  }
+  decomposed[whose] ??= decompose(whose);
+  const { parts, rest } = decomposed[whose], tensors = {};
+  for (const [path, part] of Object.entries(kept && strength ? parts : {})) {
+    const { A, B } = truncated(part, kept);
+    Object.assign(tensors, { [`${path}.A`]: A, [`${path}.B`]: B });
+  }
+  const adapters = [...rest, { tensors, scale: strength }],
+    accuracy = evaluate(model, adapters, task(world, "reverse+violet"));
+  $("keep-finding").textContent = `${percent(accuracy)} of 100 unseen words are right.`;
+  fill("keep-answer", [`: ${word} =`, tiles(answer(adapters), right("reverse+violet"))]);
+  const { c, width, height } = context($("spectrum")), names = Object.keys(parts).filter((path) => /[qv]$/.test(path));
+  const top = Math.max(...names.map((path) => parts[path].s[0])), column = width / names.length;
+  c.textAlign = "left";
+  for (const [i, path] of names.entries()) {
+    bars(c, parts[path].s.slice(0, 64), i * column, height - 24, column - 14, height - 30, kept, top);
+    c.fillStyle = "#555";
+    c.fillText(inWords(path), i * column, height - 8);
+  }
+  $("spectrum").ariaLabel = `Of each spectrum ${kept} singular values are kept, and ${
+    percent(accuracy)
+  } of unseen words are right`;
+}
+
+// ---- 7: add two ---------------------------------------------------------------------------------------------------
+
+function add() {
+  const chosen = state().getAll("add"),
+    goal = ["reverse", "blue"].map((part, i) => chosen.includes(part) ? part : ["copy", "plain"][i]).join("+");
+  const adapters = chosen.map((name) => shipped[`lora-${name}`]);
+  const named = {
+    "copy+plain": "copy",
+    "reverse+plain": "reverse",
+    "copy+blue": "replace letters by blue",
+    "reverse+blue": "reverse, then blue",
+  };
+  fill("sum", [`: ${word} =`, tiles(answer(adapters), right(goal))]);
+  const accuracy = percent(evaluate(model, adapters, task(world, goal)));
+  $("add-finding").textContent = `Asked for “${named[goal]}”: ${accuracy} of 100 unseen words are right.` +
+    (chosen.length === 2 ? " The sum does what neither was trained for." : "");
+}
+
+// ---- 8: one model, many adapters ----------------------------------------------------------------------------------
+
+function four() {
+  const rows = [
+    ["no adapter", [], "copy+plain"],
+    [teacher.now.step ? "your prompt" : "a prompt", [promptAtHand()], "reverse+blue"],
+    ["a LoRA", [shipped["lora-violet"]], "reverse+violet"],
+    ["another LoRA", [shipped["lora-blue"]], "copy+blue"],
+  ];
+  fill("four", ...rows.map(([name, adapters, goal]) => [name, tiles(answer(adapters), right(goal))]));
+  $("save").disabled = !teacher.now.step;
+}
+
+async function fingerprints() {
+  const now = await fingerprint(model.weights);
+  $("print").textContent = `Fingerprint of the frozen numbers: ${now.slice(0, 16)}…, ` +
+    (now === world.base ? "the same as before you began." : "which is not what it was: something is broken.");
+}
+
+$("save").onclick = async () => {
+  const { adapter, goal, now } = teacher;
+  const file = await save(adapter, world, { task: goal, steps: now.step, "trained in": "the playground" });
+  const link = element("a", { href: URL.createObjectURL(new Blob([file])), download: "prompt.safetensors" });
+  link.click();
+  $("file-finding").textContent = `Saved as prompt.safetensors: ${file.length.toLocaleString("en")} bytes.`;
+};
+
+$("open").onchange = async ({ target }) => {
+  if (!target.files.length) return;
+  $("file-answer").replaceChildren();
+  try {
+    const adapter = load(await target.files[0].arrayBuffer(), world);
+    fill("file-answer", [`: ${word} =`, tiles(answer([adapter]))]);
+    $("file-finding").textContent = `${target.files[0].name}: ${adapter.method}, ${
+      size(adapter).toLocaleString("en")
+    } trained numbers.`;
+  } catch (error) {
+    $("file-finding").textContent = `${target.files[0].name} cannot be opened: ${error.message}.`;
+  }
+};
+
+// ---- all together -------------------------------------------------------------------------------------------------
+
+const COUNTS = {
+  base: { tensors: model.weights },
+  prompt: promptTuning(model, 4, random(1)),
+  lora: lora(model, { rank: 4, alpha: 8, targets: ["q", "v"] }, random(1)),
+};
+for (const place of document.querySelectorAll("[data-count]")) {
+  place.textContent = size(COUNTS[place.dataset.count]).toLocaleString("en");
+}
+
+for (const section of document.querySelectorAll("[data-lesson]")) {
+  const { lesson } = section.dataset, { title } = data.lessons.find(({ name }) => name === lesson);
+  section.append(
+    element("p", { className: "small" }, "Lesson: ", element("a", { href: `${lesson}.html`, textContent: title })),
+  );
+}
+
+const lessons = { teach: teaching, guess: guessing, few: examining };
+const DRAW = { word: all, told: ask, guess, rank: keep, strength: keep, whose: keep, add };
+
+function all() {
+  for (const draw of [ask, teach, guess, eight, keep, add, four]) draw();
+}
+
+const ON = {
+  pace: (pace) => [teaching, guessing, examining, tuning].forEach((lesson) => lesson.send({ pace: Number(pace) })),
+  seed: () => Object.values(lessons).forEach((lesson) => lesson.begin()),
+  whose: (whose) => form.elements.rank.max = form.elements.rank.value = KEPT[whose].length - 1,
+};
+
+function changed(name) {
+  readWord();
+  ON[name]?.(state().get(name));
+  (DRAW[name] ?? all)();
+  toAddress();
+}
+
+form.addEventListener("input", ({ target }) => changed(target.name));
+form.addEventListener("submit", (event) => event.preventDefault());
+addEventListener("resize", all);
+addEventListener("hashchange", () => $(location.hash.slice(1))?.scrollIntoView());
+
+fromAddress();
+readWord();
+all();
+fingerprints();
+const seen = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) if (isIntersecting) lessons[target.id].ready();
+}, { rootMargin: "200px" });
+for (const id of Object.keys(lessons)) seen.observe($(id));
+$(location.hash.slice(1))?.scrollIntoView();
