@@ -150,9 +150,10 @@ for method, predicted in methods.items():
 # ## Near, not at: the start
 #
 # The parallel adapter starts with $U = 0$: exactly the base. The others follow Houlsby et al.: $D$ and $U$ random but
-# small, with standard deviation σ = 0.01. We draw wider ones and ask the base what it knew.
+# small, with standard deviation σ = 0.01. Wider ones destroy what the base knows, as the figure shows; narrower ones
+# [learn slowly](claims.md#near_identity).
 #
-# *Figure: lines right, told, before training. A wide start destroys what the base knows.*
+# *Figure: lines right, told, before training.*
 
 # %%
 after = {}
@@ -385,8 +386,8 @@ check("adapter", Bottleneck, SequentialAdapter)
 # ## In three lines
 #
 # - An adapter is a thin MLP that adds: $2dm + m + d$ numbers, started near zero, not at it.
-# - Its place says what it reads and whether it waits.
-# - Its φ forbids merging: it always costs time.
+# - Its place says what it reads and whether it waits ([ledger](claims.md#parallel_adapters)).
+# - Its φ forbids merging: it costs time.
 #
 # Houlsby et al. 2019, arXiv:1902.00751; Pfeiffer et al. 2020, arXiv:2005.00247; He et al. 2021, arXiv:2110.04366.
 

@@ -269,8 +269,8 @@ assert np.mean(scores["N(0, 1)"]) < np.mean(scores["normal"]) - 0.2
 # %% [markdown]
 # *Figure: lines right after 30 steps at the lower rate. $N(0,1)$ has learned nothing.*
 #
-# What matters most is scale: the wider the noise, the slower. Words, even wrong ones, are the safest start, as in the
-# paper. At the tuned rate all arrive but one seed of $N(0,1)$.
+# At one learning rate for all, wider noise is slower, and words, even wrong ones, are the safest start, as in the paper.
+# With a learning rate tuned for each start, random words are [no faster](claims.md#prompt_start) than noise.
 #
 # ## How many vectors
 
@@ -306,9 +306,9 @@ assert max(shown[f"{violet}: 16 vectors"]) < 0.1
 assert min(every["accuracy"]) > ENOUGH
 
 # %% [markdown]
-# Guess 2: no. A short prompt **selects** a skill; a table must be **taught**. What prompts cannot learn, and how a
-# prompt's gap to full fine-tuning and the weight of its start shrink as models grow, the paper's main claims, the
-# [ledger](claims.md) tests.
+# Guess 2: no. A short prompt **selects** a skill; a table must be **taught**
+# ([twenty seeds](claims.md#selects_and_teaches)). The paper's main claim, that the gap to full fine-tuning shrinks as
+# models grow, is [undecided](claims.md#scale) here: it depends on the base more than on its width.
 #
 # ## Eight examples
 #
