@@ -32,7 +32,7 @@ const shipped = Object.fromEntries(
 );
 const COLOURS = { prompt: "#b84f00", lora: "#0072b2", full: "#5b5b5b" };
 const NAMES = { prompt: "prompt", lora: "LoRA", full: "full fine-tuning" };
-const percent = (share) => `${Math.round(100 * share)} %`;
+const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
 
 // ---- the state of the controls, in the address --------------------------------------------------------------------
 
@@ -242,7 +242,15 @@ function curve(canvas, trainings) {
     for (const { step, unseen } of history) c.lineTo(x(step), y(unseen));
     c.stroke();
     const crowded = trainings.some((other, j) => j !== i && Math.abs(y(other.now.unseen) - y(now.unseen)) < 16);
-    c.fillText(NAMES[kind], Math.min(x(now.step) + 6, edge + 4), y(now.unseen) + (crowded ? (i ? -9 : 9) - 3 : 0));
+    const aside = crowded && i ? (now.unseen > 0.8 ? 14 : -21) : 0;
+    const beside = Math.min(x(now.step) + 6, edge + 4), level = y(now.unseen) + aside;
+    const label = [NAMES[kind], beside, Math.min(level, bottom - 7)];
+    c.setLineDash([]);
+    c.lineWidth = 5;
+    c.strokeStyle = "#fff"; // so that no grid line runs through the name
+    c.strokeText(...label);
+    c.lineWidth = 2.5;
+    c.fillText(...label);
   }
   c.setLineDash([]);
   c.lineWidth = 1;
@@ -463,32 +471,30 @@ function look() {
   const adapter = promptAtHand(), words = [":", ...word, "=", ...right("reverse+blue").slice(0, 5)];
   const tokens = Int32Array.from(words.map((each) => ids.get(each)));
   const { maps } = model.forward(new Tape({ learning: false }), tokens, 1, [adapter]);
-  const learned = adapter.tensors["begin.P"].rows, names = [...Array(learned).fill("P"), ...words];
-  const heads = maps.flatMap((_, layer) =>
-    Array.from({ length: model.heads }, (_, head) => `layer ${layer + 1}, head ${head + 1}`)
-  );
-  for (const [i, canvas] of gallery("heads", heads, 180).entries()) {
-    const { weights, S } = maps[Math.floor(i / model.heads)], from = i % model.heads * S * S;
-    const map = new Matrix(weights.subarray(from, from + S * S), S, S);
-    const { c, width, height } = context(canvas), margin = 13, side = Math.min(width, height) - margin, cell = side / S;
-    heat(c, map, margin, margin, side, side);
+  const learned = adapter.tensors["begin.P"].rows, names = [...Array(learned).fill("P"), ...words], n = words.length;
+  const heads = maps.flatMap((_, layer) => {
+    return Array.from({ length: model.heads }, (_, head) => `layer ${layer + 1}, head ${head + 1}`);
+  });
+  for (const [i, canvas] of gallery("heads", heads, 150).entries()) {
+    const { weights, T, S } = maps[Math.floor(i / model.heads)], end = (i % model.heads + 1) * T * S;
+    const map = new Matrix(weights.subarray(end - n * S, end), n, S); // the rows of the tokens
+    const { c, width, height } = context(canvas), margin = 13, cell = (Math.min(width, height) - margin) / S;
+    heat(c, map, margin, margin, S * cell, n * cell);
     c.font = `${Math.min(11, cell)}px ui-monospace, monospace`;
     c.textAlign = "center";
     c.textBaseline = "middle";
     for (const [k, name] of names.entries()) {
       c.fillStyle = k < learned ? COLOURS.prompt : "#555";
       c.fillText(name, margin + (k + 0.5) * cell, margin / 2);
-      c.fillText(name, margin / 2, margin + (k + 0.5) * cell);
+      if (k >= learned) c.fillText(name, margin / 2, margin + (k - learned + 0.5) * cell);
     }
     c.strokeStyle = COLOURS.prompt;
     c.lineWidth = 2;
-    c.strokeRect(margin, margin, learned * cell, side);
+    c.strokeRect(margin, margin, learned * cell, n * cell);
     c.lineWidth = 1;
     let onP = 0;
-    for (let row = learned; row < S; row++) {
-      for (let k = 0; k < learned; k++) onP += map.data[row * S + k] / (S - learned);
-    }
-    canvas.ariaLabel = `${heads[i]}: ${percent(onP)} of the word's attention goes to the learned vectors`;
+    for (let row = 0; row < n; row++) for (let k = 0; k < learned; k++) onP += map.data[row * S + k] / n;
+    canvas.ariaLabel = `${heads[i]}: ${percent(onP)} of the attention goes to the learned vectors`;
   }
   $("look-note").textContent = teacher.now.step
     ? `P stands for the four vectors that you have trained for ${teacher.now.step} steps. The darker, the more attention.`
@@ -569,20 +575,20 @@ function keep() {
 
 // ---- 7: add two ---------------------------------------------------------------------------------------------------
 
+const SUMS = {
+  "copy+plain": "Without an adapter, the model copies",
+  "reverse+plain": "With the first change, it reverses",
+  "copy+blue": "With the second change, it replaces letters by blue",
+  "reverse+blue": "With the sum, it does both, which neither was trained for",
+};
+
 function add() {
-  const chosen = state().getAll("add"),
-    goal = ["reverse", "blue"].map((part, i) => chosen.includes(part) ? part : ["copy", "plain"][i]).join("+");
+  const chosen = state().getAll("add"), has = (part) => chosen.includes(part);
+  const goal = `${has("reverse") ? "reverse" : "copy"}+${has("blue") ? "blue" : "plain"}`;
   const adapters = chosen.map((name) => shipped[`lora-${name}`]);
-  const named = {
-    "copy+plain": "copy",
-    "reverse+plain": "reverse",
-    "copy+blue": "replace letters by blue",
-    "reverse+blue": "reverse, then blue",
-  };
   fill("sum", [`: ${word} =`, tiles(answer(adapters), right(goal))]);
   const accuracy = percent(evaluate(model, adapters, task(world, goal)));
-  $("add-finding").textContent = `Asked for “${named[goal]}”: ${accuracy} of 100 unseen words are right.` +
-    (chosen.length === 2 ? " The sum does what neither was trained for." : "");
+  $("add-finding").textContent = `${SUMS[goal]}: ${accuracy} of 100 unseen words are right.`;
 }
 
 // ---- 8: one model, many adapters ----------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def page(open_page, play):
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_four_vectors_learn_a_pair_of_known_skills_within_60_steps(page, seed):
-    steps, right = numbers(taught(page(seed), "teach", r"(9[89]|100) %"))[:2]
+    steps, right = numbers(taught(page(seed), "teach", r"(9[89]|100)\s%"))[:2]
     assert steps <= 60
     assert right >= 95
 
@@ -52,7 +52,7 @@ def test_a_new_table_is_for_lora_and_not_for_a_prompt(page, seed):
     opened.locator("[name=guess][value=no]").check()
     prompt, steps, lora, most = numbers(taught(opened, "guess", r"Your guess was"))[:4]
     assert (steps, prompt < 5) == (200, True)
-    opened.wait_for_function("/LoRA: (9[5-9]|100) %/.test(document.getElementById('guess-finding').textContent)")
+    opened.wait_for_function("/LoRA: (9[5-9]|100)\\s%/.test(document.getElementById('guess-finding').textContent)")
     lora, most = numbers(opened.locator("#guess-finding").text_content())[2:4]
     assert lora >= 95
     assert most <= 250
@@ -78,7 +78,7 @@ def test_at_the_first_step_only_b_has_a_gradient(page):
 
 def test_what_the_page_saves_opens_in_python(page, tmp_path):
     opened = page()
-    taught(opened, "teach", r"(9[89]|100) %")
+    taught(opened, "teach", r"(9[89]|100)\s%")
     with opened.expect_download() as download:
         opened.locator("#save").click()
     download.value.save_as(tmp_path / "prompt.safetensors")
@@ -108,7 +108,7 @@ def test_a_file_that_does_not_fit_is_refused_with_a_reason(page, tmp_path):
 
 def test_the_base_has_not_changed_and_the_page_says_so(page):
     opened = page()
-    taught(opened, "teach", r"(9[89]|100) %")
+    taught(opened, "teach", r"(9[89]|100)\s%")
     assert "the same as before" in opened.locator("#print").text_content()
 
 
@@ -157,7 +157,7 @@ def test_a_link_to_a_section_goes_there(open_page, play):
 @pytest.mark.parametrize("width", [390, 1000])
 def test_it_fits_the_screen_and_the_finger(page, width):
     opened = page(width=width)
-    taught(opened, "teach", r"(9[89]|100) %")
+    taught(opened, "teach", r"(9[89]|100)\s%")
     assert opened.evaluate("document.documentElement.scrollWidth") == width
     small = """[...document.querySelectorAll("button, select, .chip, input:not(.chip input)")]
         .filter((one) => one.offsetHeight > 0 && one.offsetHeight < 44).map((one) => one.outerHTML)"""
