@@ -162,8 +162,11 @@ def conflicts(f):
     plain, elected = full.values()
     f.ahead("full fine-tuning: the test loss is lower with TIES", elected, plain, by="loss", vary=False)
     summary(f, runs | full)
-    f.result = "The mean accuracy on the three tasks is "
-    f.result += ", ".join(f"{told(e.column('accuracy'))} with the {n}" for n, e in (runs | full).items()) + "."
+    means = [told(entry.column("accuracy")) for entry in (runs | full).values()]
+    f.result = (
+        "The mean accuracy on the three tasks is {} for the sum and {} for TIES with LoRA, {} and {} with full "
+        "fine-tuning."
+    ).format(*means)
 
 
 @claim(
