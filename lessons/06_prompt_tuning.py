@@ -269,8 +269,8 @@ assert np.mean(scores["N(0, 1)"]) < np.mean(scores["normal"]) - 0.2
 # %% [markdown]
 # *Figure: lines right after 30 steps at the lower rate. $N(0,1)$ has learned nothing.*
 #
-# At one learning rate for all, wider noise is slower, and words, even wrong ones, are the safest start, as in the paper.
-# With a learning rate tuned for each start, random words are [no faster](claims.md#prompt_start) than noise.
+# At one learning rate for all, wider noise is slower, and words, even wrong ones, are the safest start, as in the
+# paper. With a learning rate tuned for each start, random words are [no faster](claims.md#prompt_start) than noise.
 #
 # ## How many vectors
 

@@ -324,8 +324,8 @@ assert min(row["accuracy"]) > 0.99
 # %% [markdown]
 # *Figure: lines right by make and start, a dot for each seed.*
 #
-# In 80 steps the network arrives five times of five, direct training three; with 500, ten of ten. Half the size: four of
-# five. In the [ledger](claims.md#prefix_network) the network halves the steps but does not lower the loss on a new
+# In 80 steps the network arrives five times of five, direct training three; with 500, ten of ten. Half the size: four
+# of five. In the [ledger](claims.md#prefix_network) the network halves the steps but does not lower the loss on a new
 # table.
 #
 # Afterwards the network is *folded away*:
