@@ -11,7 +11,7 @@ from PIL import Image
 
 import claims
 from claims import demo
-from claims.ledger import CLAIMS, SETS, findings
+from claims.ledger import CLAIMS, SETS, twice
 from claims.page import LESSONS, MARKS, page, shown
 from minipeft import plots
 from minipeft.lab import Lab, stored
@@ -29,7 +29,6 @@ def main():
     parser.add_argument("names", nargs="*", help="only these claims, printed and not written; without: all")
     parser.add_argument("--workers", type=int, help="processes (default: one for each core)")
     parser.add_argument("--again", action="store_true", help="forget what is stored of these claims and run it again")
-    parser.add_argument("--seeds", choices=[*SETS, "both"], default="both", help="which ten seeds (default: both)")
     parser.add_argument("--stored", action="store_true", help="run nothing: write what is stored; the rest waits")
     parser.add_argument("--list", action="store_true", help="the claims and their names")
     words = parser.parse_args()
@@ -41,24 +40,24 @@ def main():
     torch.set_num_threads(1)
     chosen = [c for c in CLAIMS if c.name in words.names or not words.names]
     with stored() if words.stored else Lab(RUNS, workers=words.workers, again=words.again) as lab:
-        found = {name: findings(chosen, lab, SETS[name]) for name in SETS if words.seeds in (name, "both")}
-        for name, results in found.items():
-            tell(name, results)
-        if not words.names and words.seeds == "both":
-            write(*found.values(), lab)
+        found = twice(chosen, lab)
+        for claim, both in found.items():
+            for name, finding in zip(SETS, both, strict=True):
+                tell(claim, name, finding)
+        if not words.names:
+            write(found, lab)
 
 
-def tell(name, found):
-    for claim, finding in found.items():
+def tell(claim, name, finding):
+    if finding:
         print(f"\n{claim.says}: {finding.verdict.upper()}  ({claim.name}, {name} seeds)\n  {finding.result}")
         for s in finding.statements:
             effect = f"  [{shown(s.effect, s.unit)}, p {s.p:.3g}]" if s.effect else ""
             print(f"  {MARKS[s.decision]}  {s.text}: {s.numbers}{effect} {s.reason}")
 
 
-def write(first, second, lab):
+def write(found, lab):
     demo.write(lab)
-    found = {c: (first[c], second[c]) for c in CLAIMS if c in first and c in second}
     waiting = [c for c in CLAIMS if c not in found]
     if not waiting:
         lab.store.prune(lab.asked)

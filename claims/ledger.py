@@ -27,6 +27,7 @@ from minipeft.training import RECIPE
 KNOWN, HELD_OUT, NEW = task("reverse+red"), task("reverse+blue"), task("reverse+violet")
 SETS = {"first": tuple(range(10)), "second": tuple(range(10, 20))}  # tuning has seeds of its own, from 100 on
 SUPPORTED, CONTRADICTED, UNDECIDED, CONSTRUCTION = "supported", "contradicted", "undecided", "holds by construction"
+FIRM = (SUPPORTED, CONTRADICTED)  # what ten other seeds have to confirm
 CLAIMS = []
 
 
@@ -290,8 +291,11 @@ VARIATIONS = [
 
 
 def settled(first, second):
-    """The verdict of a claim: the one that both sets of seeds give; where they differ, it is undecided."""
-    return first.verdict if first.verdict == second.verdict else UNDECIDED
+    """The verdict of a claim: a firm one stands if the second set of seeds gives the same; else it is undecided.
+
+    second: None if the first is not firm.
+    """
+    return first.verdict if second is None or first.verdict == second.verdict else UNDECIDED
 
 
 class Asking:
@@ -350,11 +354,19 @@ def claim(says, source, lesson, quote="", alone=False):
     return enter
 
 
-def findings(claims, lab, seeds=SETS["first"]):
-    """{claim: Finding}. All claims ask at the same time, so that the workers are never idle; those alone come last.
+def twice(claims, lab):
+    """{claim: (its Finding, that with the other seeds)}; None for the second where there is no firm verdict to confirm.
 
     Where a Lab runs nothing, a claim of which runs are missing is left out.
     """
+    first = findings(claims, lab, SETS["first"])
+    firm = [claim for claim, finding in first.items() if finding.verdict in FIRM]
+    second = findings(firm, lab, SETS["second"])
+    return {c: (finding, second.get(c)) for c, finding in first.items() if c not in firm or c in second}
+
+
+def findings(claims, lab, seeds):
+    """{claim: Finding}. All claims ask at the same time, so that the workers are never idle; those alone come last."""
 
     def found(claim):
         finding = Finding(lab, seeds)

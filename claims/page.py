@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from claims.ledger import CONSTRUCTION, CONTRADICTED, SUPPORTED, UNDECIDED, Entry, settled
+from claims.ledger import CONSTRUCTION, CONTRADICTED, FIRM, SUPPORTED, UNDECIDED, Entry, settled
 from minipeft.training import RECIPE
 
 LESSONS = Path(__file__).parents[1] / "lessons"
@@ -22,7 +22,7 @@ writes this page from the runs in [`claims/runs.jsonl`](../claims/runs.jsonl); n
 **How it was tested.** Every run has the same recipe: {recipe}. A departure stands beside its number. Whatever is
 compared was tuned alike: learning rates half a decade apart, from whole decades to the best one and its neighbours,
 until the best one lies between two worse ones, with three or four seeds that are not reported (about sixteen runs for
-each configuration). Then ten seeds are run, and ten others. A learning rate at the edge of what was tried gives no
+each configuration). Then ten seeds are run. A learning rate at the edge of what was tried gives no
 verdict.
 
 **How a verdict is reached.** Each claim has one or more statements. A statement is tested exactly and two-sided: ranks
@@ -38,8 +38,8 @@ decided.
   of cases (none: it misses the greatest possible difference more often than that).
 - **holds by construction**: it follows from the equations; the check is that the code does so.
 
-A verdict is reached twice, with ten seeds and with ten others, each time from these ten alone. It stands if both are
-the same; else the claim is undecided. Numbers are those of the first ten, unless it says otherwise.
+A claim that ten seeds support or contradict is tested again, with ten other seeds alone. The verdict stands if it comes
+out the same; else the claim is undecided. Numbers are those of the first ten, unless it says otherwise.
 
 The verdicts on {total} claims are {counts}. {again}
 
@@ -63,7 +63,7 @@ def counted(verdicts):
 def page(found, lab, waiting=()):
     """The text. found: {claim: (its Finding, that with ten other seeds)}. waiting: claims whose runs are missing."""
     found = dict(sorted(found.items(), key=lambda item: (item[0].lesson, item[0].name)))
-    keys = set().union(*(finding.keys for both in found.values() for finding in both))
+    keys = set().union(*(finding.keys for both in found.values() for finding in both if finding))
     made = [lab.store.lines[key]["key"] for key in keys]
     versions = {name: ", ".join(sorted({line[name] for line in made})) for name in ("torch", "python")}
     text = BEGINNING.format(
@@ -91,11 +91,11 @@ def recipe(r):
 
 def repeated(found):
     """Which firm verdicts the other seeds do not repeat."""
-    firm = {claim: both for claim, both in found.items() if both[0].verdict in (SUPPORTED, CONTRADICTED)}
+    firm = {claim: both for claim, both in found.items() if both[0].verdict in FIRM}
     fallen = [claim for claim, both in firm.items() if settled(*both) == UNDECIDED]
     confirmed = len(firm) - len(fallen)
     said = f"Of {len(firm)} claims that the first seeds support or contradict, the others confirm {confirmed}"
-    return said + (f"; not this: {'; '.join(claim.says for claim in fallen)}." if fallen else ".")
+    return f"{said}." + (f" They do not confirm: {'; '.join(claim.says for claim in fallen)}." if fallen else "")
 
 
 def shown(effect, unit=""):
@@ -106,8 +106,10 @@ def shown(effect, unit=""):
 
 
 def main_effect(finding):
+    """The effect of the statement that decides: the first that is contradicted, else undecided, else of all."""
     tested = [s for s in finding.statements if s.effect and not s.aside]
-    return shown(tested[0].effect, tested[0].unit) if tested else ""
+    first = next((s for decision in (False, None, True) for s in tested if s.decision is decision), None)
+    return shown(first.effect, first.unit) if first else ""
 
 
 def could_see(s):
@@ -121,22 +123,23 @@ def probability(p):
 
 
 def section(claim, finding, other, lab):
-    verdict = settled(finding, other)
-    twice = "with both sets of seeds"
-    if finding.verdict != other.verdict:
-        twice = f"{finding.verdict} with the first seeds, {other.verdict} with the others"
+    verdict, how = settled(finding, other), ""
+    if other:
+        how = " (with both sets of seeds)"
+        if finding.verdict != other.verdict:
+            how = f" ({finding.verdict} with the first seeds, {other.verdict} with the others)"
     parts = [f'\n<a id="{claim.name}"></a>\n\n## {claim.says}: {verdict}\n']
     parts.append(f"*{claim.source}.*" + (f" “{claim.quote}”" if claim.quote else "") + "\n")
     parts.append(" ".join(claim.function.__doc__.split()) + "\n")
-    parts.append(f"**{verdict.capitalize()}** ({twice}). {finding.result}\n")
+    parts.append(f"**{verdict.capitalize()}**{how}. {finding.result}\n")
     rows = []
-    for s, again in zip(finding.statements, other.statements, strict=True):
+    for s, again in zip(finding.statements, (other or finding).statements, strict=True):
         text = s.text + (" (aside)" if s.aside else "")
         tail = ("exact", "", "", "")
         if s.effect:
             wins = "" if s.effect.wins is None else f"{100 * s.effect.wins:.0f} %"
             tail = (shown(s.effect, s.unit), wins, probability(s.p), could_see(s))
-        repeat = f"{MARKS[again.decision]} {shown(again.effect) if again.effect else ''}"
+        repeat = f"{MARKS[again.decision]} {shown(again.effect) if again.effect else ''}" if other else ""
         rows.append((MARKS[s.decision], text, s.numbers + (f": {s.reason}" if s.reason else ""), *tail, repeat))
     columns = ("", "statement", "numbers", "effect, 95 % interval", "wins", "p", "would have seen", "other seeds")
     parts.append(table(columns, rows))
@@ -153,7 +156,7 @@ def section(claim, finding, other, lab):
     parts += [f"\n{note}" for note in finding.notes]
     if finding.entries:
         parts.append(entries(finding.entries))
-    keys = finding.keys | other.keys
+    keys = finding.keys | (other.keys if other else set())
     parts.append(f"\n`python run.py claims {claim.name}`: {len(keys)} runs, {lab.store.seconds(keys) / 60:.0f} minutes "
                  "of one core.\n")  # fmt: skip
     return "\n".join(parts)
