@@ -344,8 +344,8 @@ if not FAST:
     assert best["TIES"] > best["sum"]
 
 # %% [markdown]
-# *Figure: left, half-way neither task works, but some lines of `reverse+blue` do. Right, TIES beats the sum on
-# average.*
+# *Figure: left, half-way neither task works, but some lines of `reverse+blue` do. Right, TIES beats the sum; on other
+# tasks it [fails](claims.md#conflicts).*
 #
 # ## Take away, thin out, compress
 #
@@ -391,8 +391,9 @@ if not FAST:
 assert np.allclose(eight, shared, atol=0.02)  # the concatenation is the sum
 
 # %% [markdown]
-# *Figure: a delta thinned out, a sum made smaller.* Two papers' effects do **not** show: minus a task never spares the
-# rest; half of the numbers, dropped by lot, are missed.
+# *Figure: a delta thinned out, a sum made smaller.* Two papers' effects do **not** show here. Subtracting a task
+# [harms the others](claims.md#negation). LoRA misses half of its numbers; full fine-tuning does
+# [without them](claims.md#dropping).
 #
 # ## One after the other
 #

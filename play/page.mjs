@@ -118,33 +118,30 @@ class Training {
     Object.assign(this, { kind, goal, most, examples, until, history: [], adapter: null, worker: null });
   }
   get now() {
-    return this.history.at(-1) ?? { step: 0, unseen: 0, accuracy: 0, norms: {} };
+    return this.history.at(-1) ?? { step: 0, unseen: 0, accuracy: 0, norms: {}, running: false, finished: false };
   }
   /** Untrained, from the random numbers of a seed. `reported` is called at every report. */
   start(seed, pace, reported) {
     this.worker?.terminate();
     this.worker = new Worker(URL.createObjectURL(new Blob([program], { type: "text/javascript" })));
     this.history = [];
-    this.running = false;
     this.worker.onmessage = ({ data: { adapter, ...report } }) => {
       const tensors = Object.entries(adapter.tensors).map(([name, { data, rows, cols, shape }]) => {
         return [name, Object.assign(new Tensor(data, rows, cols), { shape })];
       });
       this.adapter = { ...adapter, tensors: Object.fromEntries(tensors) };
       this.history.push(report);
-      if (this.finished) this.run(false);
       reported();
     };
     this.worker.postMessage({ model: bytes(data.base), world, pace });
-    this.worker.postMessage({ start: { kind: this.kind, goal: this.goal, seed, examples: this.examples } });
+    const { kind, goal, examples, most, until } = this;
+    this.worker.postMessage({ start: { kind, goal, seed, examples, most, until } });
+  }
+  get running() {
+    return this.now.running;
   }
   get finished() {
-    return this.now.step >= this.most || this.now.step > 0 && this.now.unseen >= this.until;
-  }
-  run(running) {
-    if (running && this.finished) return;
-    this.running = running;
-    this.worker.postMessage({ run: running });
+    return this.now.finished;
   }
 }
 
@@ -173,14 +170,11 @@ class Lesson {
   }
   toggle() {
     this.ready();
-    const running = !this.running;
-    for (const training of this.trainings) training.run(running);
-    this.show();
+    this.send({ run: !this.running });
   }
   step() {
     this.ready();
-    for (const training of this.trainings) training.run(false);
-    this.send({ steps: 1 });
+    this.send({ run: false, steps: 1 });
   }
   send(command) {
     for (const { worker } of this.trainings) worker?.postMessage(command);
@@ -192,6 +186,7 @@ class Lesson {
     requestAnimationFrame(() => {
       this.asked = false;
       this.main.textContent = this.running ? "pause" : this.label;
+      this.main.disabled = this.trainings.every((training) => training.finished);
       this.draw();
     });
   }

@@ -1,10 +1,11 @@
 // One training, in a worker of its own, so that the page stays responsive. The page sends commands, the worker reports.
 //
 //   {model: the bytes of the base, world}     once, before all else
-//   {start: {kind, goal, seed, examples}}     a new adapter, untrained
+//   {start: {kind, goal, seed, examples, most, until}}     a new adapter; it stops by itself, after `most` steps or
+//                                             when this share of unseen examples is right
 //   {run: true or false}  {pace: milliseconds between steps}  {steps: how many to make now}
 //
-// A report: {step, loss, accuracy on the batch, unseen: accuracy on unseen examples, norms, tensors}.
+// A report: {step, loss, accuracy on the batch, unseen: accuracy on unseen examples, norms, running, finished, adapter}.
 
 import {
   AdamW,
@@ -30,9 +31,10 @@ const METHODS = {
 const OFTEN = 30; // milliseconds between reports at full speed
 
 let model, world, method, adapter, optimizer, goal, lesson, draw, tape;
-let step = 0, latest = {}, running = false, pace = 0, reported = 0;
+let step = 0, limits, latest = {}, running = false, pace = 0, reported = 0;
 
-function start({ kind, goal: name, seed, examples }) {
+function start({ kind, goal: name, seed, examples, most, until }) {
+  limits = { most, until };
   running = false;
   step = 0;
   method = METHODS[kind];
@@ -59,18 +61,20 @@ function report() {
     return [name, { data: data.slice(), rows, cols, shape }];
   });
   const { method: kind, configuration, scale } = adapter;
-  postMessage({
-    ...latest,
-    step,
-    adapter: { method: kind, configuration, scale, tensors: Object.fromEntries(tensors) },
-  });
+  const made = { method: kind, configuration, scale, tensors: Object.fromEntries(tensors) };
+  postMessage({ ...latest, step, running, finished: finished(), adapter: made });
   reported = performance.now();
+}
+
+function finished() {
+  return step >= limits.most || step > 0 && latest.unseen >= limits.until;
 }
 
 function loop() {
   if (!running) return;
   train();
-  if (pace || step === 1 || step % 5 === 0 && performance.now() - reported > OFTEN) report();
+  if (finished()) running = false;
+  if (!running || pace || step === 1 || step % 5 === 0 && performance.now() - reported > OFTEN) report();
   setTimeout(loop, pace);
 }
 
@@ -83,9 +87,9 @@ onmessage = ({ data }) => {
   if (data.pace !== undefined) pace = data.pace;
   if (data.run !== undefined) {
     const wasRunning = running;
-    running = data.run;
+    running = data.run && !finished();
     if (running && !wasRunning) loop();
-    else if (wasRunning) report();
+    report();
   }
   if (data.steps) {
     for (let i = 0; i < data.steps; i++) train();
