@@ -22,7 +22,7 @@ OUT = HERE.parent / "site"
 REPOSITORY_FILES = re.compile(r'href="(?!#|https?:|\w+\.html)([^"]+)"')  # links to files, not to other pages
 PICTURES = re.compile(r'src="(\.\./[^"]+\.png)"')
 PLAY = HERE.parent / "play" / "page.html"
-SECTION = re.compile(r'<section id="(\w+)" data-lesson="(\w+)">\s*<h2>(.*?)</h2>')
+SECTION = re.compile(r'<section id="(\w+)" data-lesson="(\w+)"[^>]*>\s*<h2[^>]*>(.*?)</h2>')
 
 STYLE = """
 :root { --ink: #222; --pale: #f5f5f3; --line: #d8d8d4; --link: #00548a }

@@ -32,6 +32,7 @@ const shipped = Object.fromEntries(
 );
 const COLOURS = { prompt: "#b84f00", lora: "#0072b2", full: "#5b5b5b" };
 const NAMES = { prompt: "prompt", lora: "LoRA", full: "full fine-tuning" };
+const plural = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
 const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
 
 // ---- the state of the controls, in the address --------------------------------------------------------------------
@@ -89,28 +90,38 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
-/** A word as tiles; if the right one is known, each letter is marked, and the whole gets a mark beside it. */
-function tiles(text, wanted) {
+/** A word as tiles; if the expected one is known, each letter is marked, and a mark beside it sums up. */
+function tiles(text, expected) {
   const row = element("span", { className: "tiles" });
+  const word = element("span", { className: "together" });
   for (const [i, letter] of [...text].entries()) {
-    const mark = wanted ? (letter === wanted[i] ? "yes" : "no") : "";
-    row.append(element("span", { className: `tile ${mark}`, textContent: letter }));
+    const mark = expected ? (letter === expected[i] ? "yes" : "no") : "";
+    word.append(element("span", { className: `tile ${mark}`, textContent: letter }));
   }
-  if (wanted) {
-    row.append(
-      element("span", { className: "mark", textContent: text === wanted ? "✓ right" : `✗ ${wanted} is right` }),
-    );
+  word.setAttribute("role", "img");
+  word.ariaLabel = text.toUpperCase();
+  row.append(word);
+  if (expected) {
+    const mark = text === expected ? "✓ right" : `✗ expected ${expected}`;
+    row.append(element("span", { className: "mark", textContent: mark }));
   }
   return row;
 }
 
+/** A list of names and what belongs to them. */
 function fill(id, ...rows) {
-  $(id).replaceChildren(...rows.flatMap(([name, content]) => [element("b", { textContent: name }), content]));
+  $(id).replaceChildren(...rows.flatMap(([name, content]) => {
+    return [element("dt", { textContent: name }), element("dd", {}, content)];
+  }));
 }
 
 // ---- trainings ----------------------------------------------------------------------------------------------------
 
 const program = `${$("engine").textContent}\n${$("worker").textContent}`;
+
+/** Fingerprints of the base: of this page's copy, and of each worker's after its training. */
+const frozen = new Set();
+let after = false; // a training has told its own
 
 /** One training in a worker. kind: prompt, lora or full. most: the step at which it stops by itself. */
 class Training {
@@ -125,7 +136,12 @@ class Training {
     this.worker?.terminate();
     this.worker = new Worker(URL.createObjectURL(new Blob([program], { type: "text/javascript" })));
     this.history = [];
-    this.worker.onmessage = ({ data: { adapter, ...report } }) => {
+    this.worker.onmessage = ({ data: { adapter, fingerprint, ...report } }) => {
+      if (fingerprint) {
+        frozen.add(fingerprint);
+        after = true;
+        return;
+      }
       const tensors = Object.entries(adapter.tensors).map(([name, { data, rows, cols, shape }]) => {
         return [name, Object.assign(new Tensor(data, rows, cols), { shape })];
       });
@@ -149,13 +165,16 @@ class Training {
 class Lesson {
   constructor(id, label, trainings, draw) {
     Object.assign(this, { id, label, trainings, draw, asked: false });
-    const button = (textContent, onclick, className = "") =>
-      element("button", { type: "button", textContent, onclick, className });
+    const button = (textContent, onclick, className = "") => {
+      const made = element("button", { type: "button", textContent, onclick, className });
+      made.setAttribute("aria-describedby", `${id}-title`);
+      return made;
+    };
     this.main = button(label, () => this.toggle(), "main");
     $(`${id}-buttons`).replaceChildren(
       this.main,
       button("one step", () => this.step()),
-      button("start again", () => this.begin()),
+      button("reset", () => this.begin()),
     );
   }
   begin() {
@@ -186,8 +205,12 @@ class Lesson {
     requestAnimationFrame(() => {
       this.asked = false;
       this.main.textContent = this.running ? "pause" : this.label;
-      this.main.disabled = this.trainings.every((training) => training.finished);
+      this.main.ariaDisabled = this.trainings.every((training) => training.finished);
       this.draw();
+      fingerprints();
+      if (!this.running && this.trainings[0].now.step) {
+        $("announcement").textContent = $(`${this.id}-finding`).textContent;
+      }
     });
   }
 }
@@ -195,18 +218,18 @@ class Lesson {
 // ---- canvases -----------------------------------------------------------------------------------------------------
 
 /** A cleared 2D context in CSS pixels, as wide as the canvas is shown. */
-function context(canvas, height = Number(canvas.getAttribute("height"))) {
-  const width = canvas.clientWidth || 300, ratio = devicePixelRatio || 1;
-  if (canvas.width !== Math.round(width * ratio)) {
-    canvas.style.height = `${height}px`;
+function context(canvas, height = () => Number(canvas.getAttribute("height"))) {
+  const width = canvas.clientWidth || 300, tall = Math.round(height(width)), ratio = devicePixelRatio || 1;
+  if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(tall * ratio)) {
+    canvas.style.height = `${tall}px`;
     canvas.width = Math.round(width * ratio);
-    canvas.height = Math.round(height * ratio);
+    canvas.height = Math.round(tall * ratio);
   }
   const c = canvas.getContext("2d");
   c.setTransform(ratio, 0, 0, ratio, 0, 0);
-  c.clearRect(0, 0, width, height);
+  c.clearRect(0, 0, width, tall);
   c.font = "13px system-ui, sans-serif";
-  return { c, width, height };
+  return { c, width, height: tall };
 }
 
 /** Accuracy on unseen words against steps, a line for each training, with its name at its end. */
@@ -259,12 +282,12 @@ function shade(share) {
   return full.map((colour) => Math.round(255 + (colour - 255) * strength));
 }
 
-/** A matrix as a picture of rows × cols pixels. */
-function heat(c, { data, rows, cols }, x, y, width, height) {
+/** A matrix as a picture of rows × cols pixels. most: what gets the full colour; without, the largest number. */
+function heat(c, { data, rows, cols }, x, y, width, height, most = 0) {
   const picture = new OffscreenCanvas(cols, rows), inner = picture.getContext("2d");
-  const pixels = inner.createImageData(cols, rows),
-    most = data.reduce((top, each) => Math.max(top, Math.abs(each)), 1e-9);
-  data.forEach((each, i) => pixels.data.set([...shade(each / most), 255], 4 * i));
+  const pixels = inner.createImageData(cols, rows);
+  const top = most || data.reduce((largest, each) => Math.max(largest, Math.abs(each)), 1e-9);
+  data.forEach((each, i) => pixels.data.set([...shade(each / top), 255], 4 * i));
   inner.putImageData(pixels, 0, 0);
   c.imageSmoothingEnabled = false;
   c.drawImage(picture, x, y, width, height);
@@ -283,7 +306,7 @@ function bars(c, values, x, bottom, width, height, kept = values.length, top = M
 }
 
 /** `number` canvases with a line of text below, made once. */
-function gallery(id, names, height) {
+function gallery(id, names, height = 150) {
   if (!$(id).children.length) {
     $(id).append(...names.map((name) => {
       const canvas = element("canvas");
@@ -315,16 +338,8 @@ function ask() {
   const told = state().getAll("told");
   fill(
     "answers",
-    [`${told.join(" ") || "(nothing)"} : ${word} =`, tiles(answer([], told))],
-    [
-      `: ${word} =`,
-      element(
-        "span",
-        {},
-        tiles(answer()),
-        element("span", { className: "small", textContent: "without an instruction" }),
-      ),
-    ],
+    [`${told.join(" ") || "no instruction"} : ${word} =`, tiles(answer([], told))],
+    [`no instruction : ${word} =`, tiles(answer())],
   );
 }
 
@@ -348,24 +363,24 @@ function nearest(P) {
 }
 
 function teach() {
-  const { adapter, now } = teacher, vectors = adapter ? nearest(adapter.tensors["begin.P"]) : Array(4).fill(["?", 0]);
+  const { adapter, now } = teacher,
+    vectors = adapter && now.step ? nearest(adapter.tensors["begin.P"]) : Array(4).fill(["–"]);
+  const tile = (textContent, className = "") => element("span", { className: `tile ${className}`, textContent });
+  const line = element("span", { className: "together" }, ...[":", ...word, "="].map((each) => tile(each)));
   $("prompt").replaceChildren(
     ...vectors.map(([name, cosine]) => {
-      return element(
-        "span",
-        { className: "tile learned", textContent: name },
-        element("small", { textContent: cosine.toFixed(2) }),
-      );
+      const learned = tile(name, "learned");
+      learned.append(element("small", { textContent: cosine?.toFixed(2) ?? "random" }));
+      return learned;
     }),
-    ...[":", ...word, "="].map((each) => element("span", { className: "tile", textContent: each })),
+    line,
     adapter ? tiles(answer([adapter]), right("reverse+blue")) : "",
   );
   curve($("teach-curve"), [teacher]);
+  const solved = `${percent(now.unseen)} of unseen words are right`;
   $("teach-finding").textContent = now.step
-    ? `After ${now.step} steps, ${
-      percent(now.unseen)
-    } of unseen words are right. None of the model's numbers has changed.`
-    : `Before training, ${percent(now.unseen)} of unseen words are right.`;
+    ? `After ${plural(now.step, "step")}, ${solved}. The prompt selects a skill that the frozen model has.`
+    : `Before training, ${solved}.`;
   look();
   four();
 }
@@ -392,46 +407,49 @@ function change({ tensors, scale }, path) {
 const inWords = (path) => path.replace(/blocks\.(\d)\.\w+\./, (_, layer) => `layer ${Number(layer) + 1}, `);
 
 function guess() {
-  const [prompt, other] = rivals, chosen = state().get("guess");
-  fill(
-    "guess-answers",
-    ...rivals.map(({ kind, adapter }) => {
-      return [
-        `${NAMES[kind]} : ${word} =`,
-        adapter ? tiles(answer([adapter]), right("reverse+violet")) : tiles("??????"),
-      ];
-    }),
-  );
+  const [prompt, other] = rivals,
+    chosen = state().get("guess"),
+    answers = rivals.map(({ kind, adapter }) => {
+      const said = adapter ? tiles(answer([adapter]), right("reverse+violet")) : tiles("??????");
+      return [`with ${kind === "lora" ? "LoRA" : "the prompt"} : ${word} =`, said];
+    });
+  fill("guess-answers", ...answers);
   curve($("guess-curve"), rivals);
-  const example = other.adapter ?? lora(model, { rank: 4, alpha: 8, targets: ["q", "v"] }, random(1));
-  const canvases = gallery("changes", pathsOf(example).map(inWords), 130);
-  for (const [i, path] of pathsOf(example).entries()) {
-    const { c, width } = context(canvases[i]), side = Math.min(width, 90);
-    heat(c, change(example, path), 0, 0, side, side);
-    const { s } = svdOfProduct(example.tensors[`${path}.B`], example.tensors[`${path}.A`]);
-    bars(c, s, 0, 128, side, 32);
-    canvases[i].ariaLabel = `ΔW of ${inWords(path)}: singular values ${s.map((each) => each.toFixed(2)).join(", ")}`;
-  }
-  const { step, norms } = other.now;
+  changes(other.adapter ?? lora(model, { rank: 4, alpha: 8, targets: ["q", "v"] }, random(1)));
+  const { step, norms } = other.now, zero = "B begins at zero, so BA = 0, and at the first step A has no gradient.";
   const norm = (end) =>
-    Math.hypot(...Object.keys(norms).filter((name) => name.endsWith(end)).map((name) => norms[name])).toFixed(3);
+    Math.hypot(...Object.keys(norms).filter((name) => name.endsWith(end)).map((name) => norms[name]));
   $("norms").textContent = step
-    ? `At step ${step}, LoRA's gradient has a norm of ${norm(".A")} for A and of ${norm(".B")} for B. ` +
-      "At the first step A has none, because B begins at zero: BA = 0, and the model starts unchanged."
-    : "B begins at zero, so BA = 0, and the model starts unchanged. Make one step and look at the gradients.";
-  const enough = prompt.now.unseen >= 0.5;
-  const verdict = chosen && prompt.finished
-    ? ((chosen === "yes") === enough ? " Your guess was right." : " Your guess was wrong.")
-    : "";
-  $("guess-finding").textContent = step
-    ? `Prompt: ${percent(prompt.now.unseen)} after ${prompt.now.step} steps. LoRA: ${
-      percent(other.now.unseen)
-    } after ${step} steps.` +
-      (prompt.finished && !enough
-        ? " A prompt can only select what the model knows already; LoRA teaches it something new."
-        : "") +
-      verdict
-    : "";
+    ? `${zero} At step ${step}, the norm of the gradient is ${norm(".A").toFixed(3)} for A and ${
+      norm(".B").toFixed(3)
+    } for B.`
+    : `${zero} Make one step and look.`;
+  const enough = prompt.now.unseen >= 0.5, lines = [];
+  if (step) {
+    lines.push(`Prompt: ${percent(prompt.now.unseen)} after ${plural(prompt.now.step, "step")}.`);
+    lines.push(`LoRA: ${percent(other.now.unseen)} after ${plural(step, "step")}.`);
+  }
+  if (prompt.finished && other.finished && !enough && other.now.unseen > 0.9) {
+    lines.push("The prompt could not teach the new table; LoRA could, with eight times as many parameters.");
+  }
+  if (prompt.finished && chosen) lines.push(`Your guess was ${(chosen === "yes") === enough ? "right" : "wrong"}.`);
+  $("guess-finding").textContent = lines.join(" ");
+}
+
+/** ΔW of each matrix as a picture, and its singular values. */
+function changes(adapter) {
+  const paths = pathsOf(adapter), canvases = gallery("changes", paths.map(inWords), 130);
+  const spectra = paths.map((path) => {
+    const { s } = svdOfProduct(adapter.tensors[`${path}.B`], adapter.tensors[`${path}.A`]);
+    return s.map((each) => adapter.scale * each);
+  });
+  for (const [i, path] of paths.entries()) {
+    const { c, width } = context(canvases[i]), side = Math.min(width, 90);
+    heat(c, change(adapter, path), 0, 0, side, side);
+    bars(c, spectra[i], 0, 128, side, 32, undefined, Math.max(1e-9, ...spectra.flat()));
+    const values = spectra[i].map((each) => each.toFixed(2)).join(", ");
+    canvases[i].ariaLabel = `ΔW of ${inWords(path)}: singular values ${values}`;
+  }
 }
 
 // ---- 4: eight examples --------------------------------------------------------------------------------------------
@@ -448,14 +466,12 @@ function eight() {
     });
     return element("tr", {}, element("th", { scope: "row", textContent: NAMES[kind] }), ...cells);
   }));
-  const [prompt, other] = pupils.map(({ now }) => now), apart = prompt.unseen - other.unseen;
-  const both = `Both have seen eight examples. On unseen words the prompt reaches ${percent(prompt.unseen)} and LoRA ` +
-    `${percent(other.unseen)}.`;
-  const why =
-    " The prompt can only select a skill that the model has, so it cannot learn the eight by heart; LoRA can.";
-  $("few-finding").textContent = !pupils.every((training) => training.finished)
-    ? `${prompt.step} of ${EIGHT.most} steps.`
-    : both + (apart > 0.5 ? why : "");
+  const [prompt, other] = pupils.map(({ now }) => now);
+  const found = `On unseen words, the prompt reaches ${percent(prompt.unseen)} and LoRA ${percent(other.unseen)}.`;
+  const why = " LoRA has memorised its eight words; the prompt has selected the task.";
+  $("few-finding").textContent = pupils.every((training) => training.finished)
+    ? found + (prompt.unseen - other.unseen > 0.5 ? why : "")
+    : `${prompt.step} of ${EIGHT.most} steps.`;
 }
 
 // ---- 5: look inside -----------------------------------------------------------------------------------------------
@@ -470,12 +486,13 @@ function look() {
   const heads = maps.flatMap((_, layer) => {
     return Array.from({ length: model.heads }, (_, head) => `layer ${layer + 1}, head ${head + 1}`);
   });
-  for (const [i, canvas] of gallery("heads", heads, 150).entries()) {
+  for (const [i, canvas] of gallery("heads", heads).entries()) {
     const { weights, T, S } = maps[Math.floor(i / model.heads)], end = (i % model.heads + 1) * T * S;
     const map = new Matrix(weights.subarray(end - n * S, end), n, S); // the rows of the tokens
-    const { c, width, height } = context(canvas), margin = 13, cell = (Math.min(width, height) - margin) / S;
-    heat(c, map, margin, margin, S * cell, n * cell);
-    c.font = `${Math.min(11, cell)}px ui-monospace, monospace`;
+    const margin = 14, cellOf = (width) => (Math.min(width, 300) - margin) / S;
+    const { c, width } = context(canvas, (width) => margin + n * cellOf(width) + 2), cell = cellOf(width);
+    heat(c, map, margin, margin, S * cell, n * cell, 1);
+    c.font = `${Math.min(13, cell + 2)}px ui-monospace, monospace`;
     c.textAlign = "center";
     c.textBaseline = "middle";
     for (const [k, name] of names.entries()) {
@@ -491,9 +508,10 @@ function look() {
     for (let row = 0; row < n; row++) for (let k = 0; k < learned; k++) onP += map.data[row * S + k] / n;
     canvas.ariaLabel = `${heads[i]}: ${percent(onP)} of the attention goes to the learned vectors`;
   }
-  $("look-note").textContent = teacher.now.step
-    ? `P stands for the four vectors that you have trained for ${teacher.now.step} steps. The darker, the more attention.`
-    : "P stands for four vectors that were trained before; train your own in section 2. The darker, the more attention.";
+  const whose = teacher.now.step
+    ? `P: the four vectors, after your ${plural(teacher.now.step, "step")} of training.`
+    : "P: four vectors that were trained before. Train your own in section 2.";
+  $("look-note").textContent = `${whose} The darker, the more attention.`;
 }
 
 // ---- 6: how much is needed ----------------------------------------------------------------------------------------
@@ -506,7 +524,10 @@ const tuning = new Lesson("keep", "fine-tune all numbers", [everything], () => {
 const decomposed = { lora: null, full: null };
 const KEPT = { lora: [...Array(9).keys()], full: [0, 1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64] };
 
-/** {path: the singular value decomposition of ΔW} of the chosen change, and what of it is not a matrix. */
+/**
+ * parts: the singular value decomposition of ΔW, {path: {U, s, V}}. rest: all other weights at a strength, for full
+ * fine-tuning trains those too.
+ */
 function decompose(whose) {
   if (whose === "lora") {
     const adapter = shipped["lora-violet"];
@@ -514,35 +535,39 @@ function decompose(whose) {
       const { U, s, V } = svdOfProduct(adapter.tensors[`${path}.B`], adapter.tensors[`${path}.A`]);
       return [path, { U, V, s: s.map((each) => adapter.scale * each) }];
     });
-    return { parts: Object.fromEntries(parts), rest: [] };
+    return { parts: Object.fromEntries(parts), rest: () => ({}) };
   }
-  const { tensors } = everything.adapter, parts = {}, rest = {};
-  for (const [name, W] of Object.entries(tensors)) {
-    const path = name.replace(/\.weight$/, "");
-    if (!/(attn|mlp)\.\w+\.weight$/.test(name)) rest[name] = W;
-    else parts[path] = svd(new Matrix(W.data.map((w, i) => w - model.weights[name].data[i]), W.rows, W.cols));
+  const parts = {}, others = {};
+  for (const [name, { data, rows, cols }] of Object.entries(everything.adapter.tensors)) {
+    const moved = new Tensor(data.map((w, i) => w - model.weights[name].data[i]), rows, cols);
+    if (/(attn|mlp)\.\w+\.weight$/.test(name)) parts[name.replace(/\.weight$/, "")] = svd(moved);
+    else others[name] = moved;
   }
-  return { parts, rest: [{ tensors: rest }] };
+  const rest = (strength) => {
+    const scaled = Object.entries(others).map(([name, { data, rows, cols }]) => {
+      return [name, new Tensor(data.map((d, i) => model.weights[name].data[i] + strength * d), rows, cols)];
+    });
+    return Object.fromEntries(scaled);
+  };
+  return { parts, rest };
 }
 
 function keep() {
   const controls = state(), whose = controls.get("whose"), strength = Number(controls.get("strength"));
-  $("keep-buttons").hidden = whose !== "full";
-  const slider = form.elements.rank, choices = KEPT[whose];
+  const slider = form.elements.rank, choices = KEPT[whose], trained = whose === "lora" || everything.finished;
   slider.max = choices.length - 1;
   const kept = choices[slider.value];
+  slider.ariaValueText = plural(kept, "singular value");
   $("rank-shown").textContent = kept;
   $("strength-shown").textContent = strength.toFixed(1);
-  slider.ariaValueText = `${kept} singular values`;
-  if (whose === "full" && (!everything.finished || everything.running)) {
-    const { step, unseen } = everything.now;
+  $("keep-buttons").hidden = whose !== "full";
+  $("spectrum").parentElement.hidden = !trained;
+  if (!trained) {
+    const { step, unseen } = everything.now, all = size(full(model)).toLocaleString("en");
     $("keep-finding").textContent = step
       ? `Step ${step} of at most ${everything.most}: ${percent(unseen)} of unseen words are right.`
-      : `Full fine-tuning trains all ${
-        size(full(model)).toLocaleString("en")
-      } numbers. Train them first; it takes about ten seconds.`;
+      : `Full fine-tuning trains a copy of all ${all} parameters. Train them first; it takes about ten seconds.`;
     $("keep-answer").replaceChildren();
-    context($("spectrum"));
     return;
   }
   decomposed[whose] ??= decompose(whose);
@@ -551,10 +576,10 @@ function keep() {
     const { A, B } = truncated(part, kept);
     Object.assign(tensors, { [`${path}.A`]: A, [`${path}.B`]: B });
   }
-  const adapters = [...rest, { tensors, scale: strength }],
-    accuracy = evaluate(model, adapters, task(world, "reverse+violet"));
+  const adapters = [{ tensors: rest(strength) }, { tensors, scale: strength }];
+  const accuracy = evaluate(model, adapters, task(world, "reverse+violet"));
   $("keep-finding").textContent = `${percent(accuracy)} of 100 unseen words are right.`;
-  fill("keep-answer", [`: ${word} =`, tiles(answer(adapters), right("reverse+violet"))]);
+  fill("keep-answer", [`answer to ${word}`, tiles(answer(adapters), right("reverse+violet"))]);
   const { c, width, height } = context($("spectrum")), names = Object.keys(parts).filter((path) => /[qv]$/.test(path));
   const top = Math.max(...names.map((path) => parts[path].s[0])), column = width / names.length;
   c.textAlign = "left";
@@ -563,9 +588,8 @@ function keep() {
     c.fillStyle = "#555";
     c.fillText(inWords(path), i * column, height - 8);
   }
-  $("spectrum").ariaLabel = `Of each spectrum ${kept} singular values are kept, and ${
-    percent(accuracy)
-  } of unseen words are right`;
+  const found = `${plural(kept, "singular value")} kept: ${percent(accuracy)} of unseen words are right`;
+  $("spectrum").ariaLabel = found;
 }
 
 // ---- 7: add two ---------------------------------------------------------------------------------------------------
@@ -581,7 +605,7 @@ function add() {
   const chosen = state().getAll("add"), has = (part) => chosen.includes(part);
   const goal = `${has("reverse") ? "reverse" : "copy"}+${has("blue") ? "blue" : "plain"}`;
   const adapters = chosen.map((name) => shipped[`lora-${name}`]);
-  fill("sum", [`: ${word} =`, tiles(answer(adapters), right(goal))]);
+  fill("sum", [`answer to ${word}`, tiles(answer(adapters), right(goal))]);
   const accuracy = percent(evaluate(model, adapters, task(world, goal)));
   $("add-finding").textContent = `${SUMS[goal]}: ${accuracy} of 100 unseen words are right.`;
 }
@@ -590,19 +614,23 @@ function add() {
 
 function four() {
   const rows = [
-    ["no adapter", [], "copy+plain"],
-    [teacher.now.step ? "your prompt" : "a prompt", [promptAtHand()], "reverse+blue"],
-    ["a LoRA", [shipped["lora-violet"]], "reverse+violet"],
-    ["another LoRA", [shipped["lora-blue"]], "copy+blue"],
+    ["no adapter (copy)", [], "copy+plain"],
+    [teacher.now.step ? "your prompt (reverse blue)" : "a prompt (reverse blue)", [promptAtHand()], "reverse+blue"],
+    ["LoRA (reverse violet)", [shipped["lora-violet"]], "reverse+violet"],
+    ["LoRA (blue)", [shipped["lora-blue"]], "copy+blue"],
   ];
   fill("four", ...rows.map(([name, adapters, goal]) => [name, tiles(answer(adapters), right(goal))]));
   $("save").disabled = !teacher.now.step;
+  $("save").textContent = teacher.now.step ? "save your prompt" : "save your prompt (train it in section 2)";
 }
 
 async function fingerprints() {
-  const now = await fingerprint(model.weights);
-  $("print").textContent = `Fingerprint of the frozen numbers: ${now.slice(0, 16)}…, ` +
-    (now === world.base ? "the same as before you began." : "which is not what it was: something is broken.");
+  frozen.add(await fingerprint(model.weights));
+  const same = [...frozen].every((print) => print === world.base),
+    when = after ? "after training, too" : "as it was published";
+  $("print").textContent = same
+    ? `SHA-256 of the frozen parameters: ${world.base.slice(0, 16)}…, ${when}.`
+    : "The frozen parameters are not what they were: something is broken.";
 }
 
 $("save").onclick = async () => {
@@ -618,7 +646,7 @@ $("open").onchange = async ({ target }) => {
   $("file-answer").replaceChildren();
   try {
     const adapter = load(await target.files[0].arrayBuffer(), world);
-    fill("file-answer", [`: ${word} =`, tiles(answer([adapter]))]);
+    fill("file-answer", [`answer to ${word}`, tiles(answer([adapter]))]);
     $("file-finding").textContent = `${target.files[0].name}: ${adapter.method}, ${
       size(adapter).toLocaleString("en")
     } trained numbers.`;

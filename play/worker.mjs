@@ -11,6 +11,7 @@ import {
   AdamW,
   evaluate,
   few,
+  fingerprint,
   full,
   lora,
   promptTuning,
@@ -73,7 +74,10 @@ function finished() {
 function loop() {
   if (!running) return;
   train();
-  if (finished()) running = false;
+  if (finished()) {
+    running = false;
+    fingerprint(model.weights).then((print) => postMessage({ fingerprint: print })); // the base's, after all of it
+  }
   if (!running || pace || step === 1 || step % 5 === 0 && performance.now() - reported > OFTEN) report();
   setTimeout(loop, pace);
 }
@@ -93,6 +97,7 @@ onmessage = ({ data }) => {
   }
   if (data.steps) {
     for (let i = 0; i < data.steps; i++) train();
+    latest.unseen = evaluate(model, [adapter], goal);
     report();
   }
 };

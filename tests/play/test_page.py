@@ -61,7 +61,7 @@ def test_a_new_table_is_for_lora_and_not_for_a_prompt(page, seed):
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_eight_examples_are_enough_for_a_prompt_and_not_for_lora(page, seed):
     opened = page(seed)
-    prompt, lora = numbers(taught(opened, "few", "unseen words the prompt reaches"))[:2]
+    prompt, lora = numbers(taught(opened, "few", "the prompt reaches"))[:2]
     assert prompt >= 80
     assert lora <= 10
     own = [numbers(cell)[0] for cell in opened.locator("#few-table td:nth-child(2)").all_text_contents()]
@@ -109,7 +109,7 @@ def test_a_file_that_does_not_fit_is_refused_with_a_reason(page, tmp_path):
 def test_the_base_has_not_changed_and_the_page_says_so(page):
     opened = page()
     taught(opened, "teach", r"(9[89]|100)\s%")
-    assert "the same as before" in opened.locator("#print").text_content()
+    opened.wait_for_function("document.getElementById('print').textContent.endsWith('after training, too.')")
 
 
 def test_the_sum_of_two_adapters_does_both(page):
@@ -145,7 +145,7 @@ def test_the_address_keeps_what_the_controls_say(page, open_page):
     again = open_page("about:blank")
     again.goto(opened.url)
     again.wait_for_selector("#four .tile")
-    assert again.locator("#answers b").first.text_content() == "reverse sort blue : ponmab ="
+    assert again.locator("#answers dt").first.text_content() == "reverse sort blue : ponmab ="
     assert again.locator("#rank-shown").text_content() == "3"
 
 
