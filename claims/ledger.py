@@ -226,7 +226,7 @@ class Finding:
     def follows(self, text, x, y, sign=1, aside=False):
         """y rises with x (sign=-1: falls)."""
         effect = signed(statistics.correlation(x, y), sign)
-        numbers = f"rank correlation {sign * effect.size:.2f} over {len(x)} runs"
+        numbers = f"rank correlation {sign * effect.size:.2f} over {len(x)} points"
         self.statements.append(Statement(text, "follows", effect, numbers, aside, 0.2, "rank correlation",
                                          saturated("", x, x) or saturated("", y, y), p=effect.p))  # fmt: skip
 
@@ -362,7 +362,8 @@ def twice(claims, lab):
     first = findings(claims, lab, SETS["first"])
     firm = [claim for claim, finding in first.items() if finding.verdict in FIRM]
     second = findings(firm, lab, SETS["second"])
-    return {c: (finding, second.get(c)) for c, finding in first.items() if c not in firm or c in second}
+    other = {c: finding for c, finding in second.items() if finding.keys - first[c].keys}  # not for what has no seeds
+    return {c: (finding, other.get(c)) for c, finding in first.items() if c not in firm or c in second}
 
 
 def findings(claims, lab, seeds):

@@ -8,7 +8,7 @@ from minipeft.training import RECIPE
 
 LESSONS = Path(__file__).parents[1] / "lessons"
 MARKS = {True: "✓", False: "✗", None: "·"}
-LOSSES = {"validation": "validation loss", "area": "mean loss while training"}
+LOSSES = {"validation": "validation", "area": "mean loss while training", "reached": "steps to 90 %"}
 SIGNS = {SUPPORTED: "✓", CONTRADICTED: "✗", UNDECIDED: "·", CONSTRUCTION: "="}
 
 BEGINNING = """# The ledger of claims
@@ -21,19 +21,21 @@ writes this page from the runs in [`claims/runs.jsonl`](../claims/runs.jsonl); n
 
 **How it was tested.** Every run has the same recipe: {recipe}. A departure stands beside its number. Whatever is
 compared was tuned alike: learning rates half a decade apart, from whole decades to the best one and its neighbours,
-until the best one lies between two worse ones, with three or four seeds that are not reported (about sixteen runs for
-each configuration). Then ten seeds are run. A learning rate at the edge of what was tried gives no
-verdict.
+with three or four seeds that are not reported (about sixteen runs for each configuration). Of learning rates within a
+tenth of the best score, the one that learns soonest is taken; the search goes on until a lower and a higher one have
+been tried with as many seeds. Then ten seeds are run. A learning rate at the edge of what was tried gives no verdict.
 
 **How a verdict is reached.** Each claim has one or more statements. A statement is tested exactly and two-sided: ranks
 (Mann and Whitney), shares (Fisher), or how often something comes out (sign test), at .05 after Holm's correction within
 the claim. The effect is a difference of means, which a few failed seeds can move far; ranks tell whether one is mostly
 better (*wins*: the share of pairs of seeds in which it is). Where ranks and means point opposite ways, nothing is
-decided.
+decided. A positive effect is in the claim's direction. Intervals are of 95 % (Welch for means, Newcombe or Wilson for
+shares, Fisher's z for rank correlations) and not corrected. Asides have no part in the verdict or in the correction.
 
 - **supported**: every statement is significant in the claim's direction. (A statement that two things are alike, or
   that one is not behind: the interval of the difference lies within the margin.)
-- **contradicted**: for one statement the opposite is significant, or the interval excludes a difference that matters.
+- **contradicted**: for one statement the opposite is significant, or the interval lies below what matters (*matters
+  from*): there is no such effect, or none worth the name.
 - **undecided**: the test could not tell. *Would have seen* is the size of a true difference that the test sees in 80 %
   of cases (none: it misses the greatest possible difference more often than that).
 - **holds by construction**: it follows from the equations; the check is that the code does so.
@@ -91,10 +93,10 @@ def recipe(r):
 
 def repeated(found):
     """Which firm verdicts the other seeds do not repeat."""
-    firm = {claim: both for claim, both in found.items() if both[0].verdict in FIRM}
+    firm = {claim: both for claim, both in found.items() if both[0].verdict in FIRM and both[1]}
     fallen = [claim for claim, both in firm.items() if settled(*both) == UNDECIDED]
     confirmed = len(firm) - len(fallen)
-    said = f"Of {len(firm)} claims that the first seeds support or contradict, the others confirm {confirmed}"
+    said = f"Of {len(firm)} claims that ten seeds support or contradict, ten others confirm {confirmed}"
     return f"{said}." + (f" They do not confirm: {'; '.join(claim.says for claim in fallen)}." if fallen else "")
 
 
@@ -115,7 +117,8 @@ def main_effect(finding):
 def could_see(s):
     if s.kind in ("near", "not behind"):
         return f"margin {'±' if s.kind == 'near' else '-'}{s.margin:.2f}"
-    return "none" if math.isnan(s.effect.seen) else f"{s.effect.seen:.2f}"
+    seen = "none" if math.isnan(s.effect.seen) else f"{s.effect.seen:.2f}"
+    return f"{seen}; matters from {s.margin:g}" if s.kind == "ahead" and s.margin else seen
 
 
 def probability(p):
@@ -138,7 +141,8 @@ def section(claim, finding, other, lab):
         tail = ("exact", "", "", "")
         if s.effect:
             wins = "" if s.effect.wins is None else f"{100 * s.effect.wins:.0f} %"
-            tail = (shown(s.effect, s.unit), wins, probability(s.p), could_see(s))
+            p = "" if s.kind in ("near", "not behind") else probability(s.p)
+            tail = (shown(s.effect, s.unit), wins, p, could_see(s))
         repeat = f"{MARKS[again.decision]} {shown(again.effect) if again.effect else ''}" if other else ""
         rows.append((MARKS[s.decision], text, s.numbers + (f": {s.reason}" if s.reason else ""), *tail, repeat))
     columns = ("", "statement", "numbers", "effect, 95 % interval", "wins", "p", "would have seen", "other seeds")
@@ -169,6 +173,7 @@ def entries(made: list[Entry]):
         tried = ", ".join(f"{lr:g}: {score:.2f}" for lr, score in scores.items())
         by = LOSSES[e.tuning.by] if e.tuning else ""
         rows.append((e.name, f"{e.lr:g}", tried or "set", by, e.tuning.runs if e.tuning else ""))
-    return "\nLearning rates, each with the mean log of the loss by which they were chosen:\n\n" + table(
-        ("", "chosen", "tried", "by", "runs"), rows
+    title = (
+        "Learning rates, each with the mean log of what they were chosen by (validation: a loss, or what the text says)"
     )
+    return f"\n{title}:\n\n" + table(("", "chosen", "tried", "by", "runs"), rows)

@@ -49,7 +49,7 @@ def listed(words):
 
 
 @claim(
-    "The variants of LoRA tie once each has its own learning rate",
+    "The variants of LoRA learn equally fast once each has its own learning rate",
     source="Lee et al. 2026, Learning Rate Matters: Vanilla LoRA May Suffice, arXiv:2602.04998; Lee & Lee 2026, Beware "
     "of the Batch Size, arXiv:2602.09492",
     quote="once learning rates are properly tuned, all methods achieve similar peak performance (within 1-2%), "
@@ -96,7 +96,7 @@ def variants_tie_when_tuned(f):
 
 
 @claim(
-    "Larger batches cost LoRA more than full fine-tuning",
+    "Larger batches cost LoRA more nats than full fine-tuning",
     source="Schulman and Thinking Machines Lab 2025, LoRA Without Regret, thinkingmachines.ai/blog/lora",
     quote="In some scenarios, LoRA is less tolerant of large batch sizes than full fine-tuning",
     lesson=10,

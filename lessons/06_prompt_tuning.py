@@ -307,7 +307,7 @@ assert min(every["accuracy"]) > ENOUGH
 
 # %% [markdown]
 # Guess 2: no. A short prompt **selects** a skill; a table must be **taught**
-# ([twenty seeds](claims.md#selects_and_teaches)). The paper's main claim, that the gap to full fine-tuning shrinks as
+# ([ten seeds](claims.md#selects_and_teaches)). The paper's main claim, that the gap to full fine-tuning shrinks as
 # models grow, is [undecided](claims.md#scale) here: it depends on the base more than on its width.
 #
 # ## Eight examples

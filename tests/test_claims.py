@@ -518,7 +518,7 @@ def test_a_verdict_that_other_seeds_do_not_repeat_does_not_stand():
     assert loose[0].verdict == SUPPORTED
     assert settled(*loose) == settled(*loose[::-1]) == UNDECIDED
     claim = entered(unstable)
-    assert page.repeated({claim: loose}).endswith("the others confirm 0. They do not confirm: large beats small.")
+    assert page.repeated({claim: loose}).endswith("ten others confirm 0. They do not confirm: large beats small.")
     section = page.section(claim, *loose, stored(SHIPPED))
     assert "## large beats small: undecided\n" in section
     assert "**Undecided** (supported with the first seeds, contradicted with the others). It depends." in section
@@ -585,21 +585,24 @@ def found(shipped):
 def test_a_firm_verdict_is_tested_again_with_other_seeds_and_no_other():
     asked = []
 
-    def always(holds):
+    def always(holds, seeded=True):
         def test(f):
             """It is counted."""
             asked.append((holds, f.seeds))
+            f.keys.add(f"a run with {f.seeds if seeded else 'no'} seeds")
             f.always("it holds", [holds(seed) for seed in f.seeds])
             f.result = "It was counted."
 
         return entered(test)
 
     firm, open_ = always(lambda seed: True), always(lambda seed: seed % 2)
-    found = twice([firm, open_], None)
-    assert [settled(*both) for both in found.values()] == [SUPPORTED, UNDECIDED]
+    fixed = always(lambda seed: True, seeded=False)
+    found = twice([firm, open_, fixed], None)
+    assert [settled(*both) for both in found.values()] == [SUPPORTED, UNDECIDED, SUPPORTED]
     assert found[firm][1].seeds == SETS["second"]
     assert found[open_][1] is None
-    assert len(asked) == 3
+    assert found[fixed][1] is None, "the same runs are no confirmation"
+    assert len(asked) == 5
 
 
 def test_the_page_is_what_the_stored_runs_say(shipped):
