@@ -21,7 +21,7 @@ from minipeft.training import RECIPE, loss_of
 
 MATRICES = ("q", "k", "v", "o", "up", "down")
 BITS = LENGTH * math.log2(len(LETTERS))  # in the answer to one word
-DIMENSIONS = (64, 128, 256, 512, 1024)  # of a random subspace
+DIMENSIONS = (64, 128, 256, 512)  # of a random subspace
 SHARE = Measure("share of the bits stored", lambda run: run["stored"], 1, 0.05, "")
 BITS_STORED = Measure("log2 of the bits stored", lambda run: math.log2(max(1.0, run["bits"])), 1, 0.3, "doublings")
 
@@ -178,7 +178,10 @@ def intrinsic_dimension(f):
     mean_of = {name: mean(values) for name, values in found.items()}
     text = "the more parameters a base has, the lower its intrinsic dimension"
     f.follows(text, [math.log2(sizes[name]) for name in mean_of], list(mean_of.values()), sign=-1)
-    rows = [(w, f"{sizes[names[0]]:,}", *(f"{2 ** mean_of[name]:.0f}" for name in names)) for w, names in bases.items()]
+    rows = [
+        (w[1:], f"{sizes[names[0]]:,}", *(f"{2 ** mean_of[name]:.0f}" for name in names)) for w, names in bases.items()
+    ]
     f.table("Intrinsic dimension", ("width", "parameters", "first base", "second", "third"), rows)
     typical = {w: 2 ** mean(mean_of[name] for name in names) for w, names in bases.items()}
-    f.result = f"The intrinsic dimension is {', '.join(f'{d:.0f} for {w}' for w, d in typical.items())}."
+    each = ", ".join(f"{d:.0f} at width {w[1:]}" for w, d in typical.items())
+    f.result = f"The intrinsic dimension is {each}."

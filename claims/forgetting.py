@@ -110,9 +110,9 @@ def divergence(view, goal):
 
 
 def by_rate(f):
-    """{method: {learning rate: five runs}}."""
+    """{method: {learning rate: three runs}}."""
     jobs = [{"method": method, "lr": lr} for method in METHODS.values() for lr in RATES]
-    runs = iter(f.repeat(learn, *jobs, seeds=f.seeds[:5]))
+    runs = iter(f.repeat(learn, *jobs, seeds=f.seeds[:3]))
     return {name: {lr: next(runs) for lr in RATES} for name in METHODS}
 
 
@@ -134,7 +134,7 @@ def forgetting(f):
     found = by_rate(f)
     rows = [(f"{lr:g}", *(cell(made[lr]) for made in found.values())) for lr in RATES]
     f.table(
-        "Retention when 98 % are right, and the steps it took, with five seeds",
+        "Retention when 98 % are right, and the steps it took, with three seeds",
         ("learning rate", *METHODS),
         rows,
     )
@@ -195,7 +195,7 @@ def frontier(found, chosen):
 )
 def forgetting_follows_kl(f):
     """The runs of `forgetting`: a new word until 98 % are right, with seven learning rates and three methods; each
-    point is the mean over those of five seeds that learn it. KL(base ‖ trained) is measured on the new word's answers.
+    point is the mean over those of three seeds that learn it. KL(base ‖ trained) is measured on the new word's answers.
     Retention at 4.5 nats, which every run passes, is interpolated along each run."""
     made = [learned(runs) for by_lr in by_rate(f).values() for runs in by_lr.values()]
     points = [{what: mean(column(runs, what)) for what in ("kl", "retention")} for runs in made if runs]

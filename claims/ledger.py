@@ -241,7 +241,7 @@ class Finding:
                 return f"the learning rate of {e.name}, {e.lr:g}, lies at the edge of those tried"
         return ""
 
-    def vary(self, a, b, measures, seeds=5):
+    def vary(self, a, b, measures, seeds=4):
         """{"steps ½": Effect, ...}: the same difference under other recipes."""
         found = {}
         for name, change, factor in VARIATIONS:

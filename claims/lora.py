@@ -311,7 +311,7 @@ def learning_rate_of_lora(f):
         f.near(f"The same for rank 4 with α = {a}", best[f"rank 4, α = {a}"], tenfold, RATE, aside=True)
     f.ahead("Rank 4: LoRA's is higher than full fine-tuning's", best["rank 4"], best["full"], RATE, aside=True)
     f.near("Rank 16 has the best learning rate of rank 1", best["rank 16"], best["rank 1"], RATE, aside=True)
-    longer = best_rates(f, {name: methods[name] for name in ("full", "rank 4")}, recipe=Recipe(), seeds=f.seeds[:5])
+    longer = best_rates(f, {name: methods[name] for name in ("full", "rank 4")}, recipe=Recipe(), seeds=f.seeds[:3])
     text = "Rank 4, 500 steps: ten times full fine-tuning's"
     f.near(text, longer["rank 4"], raised(longer["full"], 10), RATE, aside=True)
     ratios = ", ".join(f"{times(best[f'rank {r}'], best['full'])} with rank {r}" for r in ranks)

@@ -149,7 +149,7 @@ def section(claim, finding, other, lab):
     parts.append(table(columns, rows))
     for text, effects, unit in finding.variations:
         cells = [shown(e) for e in effects.values()]
-        parts.append(f"\nOther recipes, with five seeds: {text}, effect in {unit}\n\n{table(tuple(effects), [cells])}")
+        parts.append(f"\nOther recipes, with four seeds: {text}, effect in {unit}\n\n{table(tuple(effects), [cells])}")
     if finding.variations:
         parts.append(f"\n![The effect under other recipes, with intervals; the numbers are in the tables above]"
                      f"(../docs/claims/{claim.name}.png)")  # fmt: skip
