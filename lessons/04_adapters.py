@@ -150,8 +150,8 @@ for method, predicted in methods.items():
 # ## Near, not at: the start
 #
 # The parallel adapter starts with $U = 0$: exactly the base. The others follow Houlsby et al.: $D$ and $U$ random but
-# small, with standard deviation σ = 0.01. Wider ones destroy what the base knows, as the figure shows; narrower ones
-# [learn slowly](claims.md#near_identity).
+# small, with standard deviation σ = 0.01. Wider ones destroy what the base knows, as the figure shows. From σ = 1 they
+# also [learn slowly](claims.md#near_identity).
 #
 # *Figure: lines right, told, before training.*
 

@@ -291,7 +291,7 @@ for seed in SEEDS:
 
 # %% [markdown]
 # What is on no shelf cannot be mixed. A part may also be *tangled* with one that is not wanted, as the table is in
-# `reverse+violet`. Whether a fusion helps then, the [ledger](claims.md) tests.
+# `reverse+violet`. A fusion then still beats a fresh adapter ([ledger](claims.md#fusion)).
 #
 # ## More lines, more steps
 #

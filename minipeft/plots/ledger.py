@@ -31,7 +31,8 @@ def effects(by_statement, unit=""):
         ax.tick_params(axis="y", length=0)
         ax.set_title(textwrap.fill(statement, 58), fontsize=10, loc="left")
     amount = f"effect in {unit}" if unit else "effect"
-    axes[-1].set_xlabel(f"{amount}, 95 % interval (above 0: in the claim's favour)", fontsize=9)
+    label = f"{amount}, 95 % interval (above 0: in the claim's favour)"
+    axes[-1].set_xlabel(textwrap.fill(label, 62), fontsize=9)
     return axes[0]
 
 
