@@ -35,7 +35,7 @@ EDITS = {
     "a prompt takes positions": ("+ t] = position;", "+ t] = position + S - T;"),
     "a prefix has the same keys in both layers": ("slice(layer * n, n)", "slice(0, n)"),
     "the loss is a sum": ("(j === targets[i])) / n", "(j === targets[i]))"),
-    "values get no gradient": ("if (gv) for", "if (false) for"),
+    "values get no gradient": ("if (gv) {", "if (false) {"),
 }  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def expected():
 
 def worst(found, wanted, scale=1.0):
     """The greatest difference, as a multiple of `scale`."""
-    return np.abs(np.subtract(found, wanted)).max() / scale
+    return np.abs(np.asarray(found) - np.asarray(wanted)).max() / scale
 
 
 def faults(found, wanted):
