@@ -65,18 +65,18 @@ def write(found, lab):
     for claim, (finding, _) in found.items():
         if finding.variations:
             draw = plots.effects({text: effects for text, effects, _ in finding.variations}, finding.variations[0][2])
-            keep(draw.figure, claim.name, dpi=90)
+            keep(draw.figure, claim.name, dpi=90, colours=8)
         for name, _, picture in finding.pictures:
-            keep(picture().figure, name, dpi=110)
+            keep(picture().figure, name, dpi=110, colours=32)
     (LESSONS / "claims.md").write_text(page(found, lab, waiting), encoding="utf-8")
     print(f"\nwritten: {LESSONS / 'claims.md'}")
 
 
-def keep(figure, name, dpi):
-    """As a PNG of 32 colours, a quarter of the size: the page on the site holds all pictures."""
+def keep(figure, name, dpi, colours):
+    """As a PNG of few colours, a quarter of the size or less: the page on the site holds all pictures."""
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=dpi)
-    few = Image.open(drawn).convert("RGB").quantize(32, dither=Image.Dither.NONE)
+    few = Image.open(drawn).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
     few.save(PICTURES / f"{name}.png", optimize=True)
     plt.close(figure)
 

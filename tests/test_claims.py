@@ -409,7 +409,7 @@ def test_a_race_tunes_all_alike_and_runs_ten_seeds(own):
     assert [len(e.runs) for e in f.entries] == [10, 10]
     assert f.entries[0].column("steps") == [RECIPE.steps] * 10
     assert f.verdict == SUPPORTED
-    varied = len(VARIATIONS) * 5 * 2
+    varied = len(VARIATIONS) * 4 * 2
     tuned = sum(e.tuning.runs for e in f.entries)
     assert len(f.keys) == tuned + 2 * 10 + varied == len(own.store.lines)
     ((_, effects, _),) = f.variations
@@ -475,7 +475,7 @@ def test_the_page_has_a_row_and_a_section_for_each_claim(own):
     done, waits = entered(larger), entered(unstored)
     found = {done: tuple(findings([done], own, seeds)[done] for seeds in SETS.values())}
     text = page.page(found, own, [waits])
-    assert "The verdicts on 1 claims are 1 times *supported*. Of 1 claims that the first seeds support or" in text
+    assert "The verdicts on 1 claims are 1 times *supported*. Of 1 claims that ten seeds support or" in text
     assert f"The whole ledger is {len(own.store.lines)} runs" in text
     row = next(line for line in text.splitlines() if line.startswith("| [large beats small](#larger) |"))
     assert "| Somebody 2020 | ✓ **supported** | Large is better by 0.2. | +0.2" in row
