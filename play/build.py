@@ -11,15 +11,12 @@ import sys
 import webbrowser
 from pathlib import Path
 
-import nbformat
-
 from minipeft.bases import FOLDER, base
 from minipeft.deltas import FORMAT, fingerprint
 from minipeft.tasks import BOS, EOS, FIRST_LETTER, LENGTH, LETTERS, SEP, TABLES, VOCABULARY
 
 HERE = Path(__file__).parent
 OUT = HERE.parent / "site" / "play.html"
-LESSONS = HERE.parent / "lessons"
 IMPORT = re.compile(r"^import .*?;\n", re.MULTILINE | re.DOTALL)
 EXPORT = re.compile(r"^export ", re.MULTILINE)
 
@@ -46,17 +43,11 @@ def encoded(path):
     return base64.b64encode(path.read_bytes()).decode()
 
 
-def title(path):
-    return nbformat.read(path, as_version=4).cells[0].source.splitlines()[0].lstrip("# ")
-
-
 def data():
-    notebooks = sorted(LESSONS.glob("[0-9][0-9]_*.ipynb"))
     return {
         "world": world(),
         "base": encoded(FOLDER / "letters-d64.safetensors"),
         "adapters": {path.stem: encoded(path) for path in sorted((HERE / "shipped").glob("*.safetensors"))},
-        "lessons": [{"name": path.stem, "title": title(path)} for path in notebooks],
     }
 
 
@@ -65,12 +56,12 @@ def script(name):
     return EXPORT.sub("", IMPORT.sub("", (HERE / name).read_text(encoding="utf-8")))
 
 
-def page(**more):
-    """The whole page. more: what is written into its data besides."""
+def page():
+    """The whole page."""
     text = (HERE / "page.html").read_text(encoding="utf-8")
     for name in ("engine.mjs", "worker.mjs", "page.mjs"):
         text = text.replace(f"/* {name} */", script(name))
-    return text.replace("/* data */", json.dumps(data() | more).replace("<", "\\u003c"))
+    return text.replace("/* data */", json.dumps(data()).replace("<", "\\u003c"))
 
 
 def main(out=OUT):

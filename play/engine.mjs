@@ -438,6 +438,13 @@ export function full(model) {
   return { method: "Full", configuration: {}, tensors: Object.fromEntries(copies) };
 }
 
+/** What the playground trains, by name: a function of the model and a source of random numbers. */
+export const METHODS = {
+  prompt: (model, draw) => promptTuning(model, 4, draw),
+  lora: (model, draw) => lora(model, { rank: 4, alpha: 8, targets: ["q", "v"] }, draw),
+  full,
+};
+
 /** How many numbers an adapter trains. */
 export function size(adapter) {
   return Object.values(adapter.tensors).reduce((sum, { data }) => sum + data.length, 0);

@@ -4,11 +4,9 @@
 import {
   evaluate,
   fingerprint,
-  full,
   load,
-  lora,
   Matrix,
-  promptTuning,
+  METHODS,
   random,
   readSafetensors,
   save,
@@ -30,6 +28,8 @@ const model = new Transformer(readSafetensors(bytes(data.base)).tensors, world);
 const shipped = Object.fromEntries(
   Object.entries(data.adapters).map(([name, file]) => [name, load(bytes(file), world)]),
 );
+/** What is trained here, as it begins; `full` has as many numbers as the base. */
+const UNTRAINED = Object.fromEntries(Object.entries(METHODS).map(([kind, make]) => [kind, make(model, random(1))]));
 const COLOURS = { prompt: "#b84f00", lora: "#0072b2", full: "#5b5b5b" };
 const NAMES = { prompt: "prompt", lora: "LoRA", full: "full fine-tuning" };
 const plural = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
@@ -68,8 +68,8 @@ let word = "cabbed";
 
 /** What the visitor has typed, once it is a whole word. */
 function readWord() {
-  const typed = form.elements.word.value.toLowerCase();
-  if (/^[a-p]{6}$/.test(typed)) word = typed;
+  const { value, validity } = form.elements.word;
+  if (validity.valid) word = value.toLowerCase();
 }
 
 /** What the model says to `instruction : word =`, with these adapters. */
@@ -119,9 +119,8 @@ function fill(id, ...rows) {
 
 const program = `${$("engine").textContent}\n${$("worker").textContent}`;
 
-/** Fingerprints of the base: of this page's copy, and of each worker's after its training. */
-const frozen = new Set();
-let after = false; // a training has told its own
+/** Fingerprints of the base, of each worker's copy after its training. */
+const trainedOn = [];
 
 /** One training in a worker. kind: prompt, lora or full. most: the step at which it stops by itself. */
 class Training {
@@ -138,8 +137,8 @@ class Training {
     this.history = [];
     this.worker.onmessage = ({ data: { adapter, fingerprint, ...report } }) => {
       if (fingerprint) {
-        frozen.add(fingerprint);
-        after = true;
+        trainedOn.push(fingerprint);
+        fingerprints();
         return;
       }
       const tensors = Object.entries(adapter.tensors).map(([name, { data, rows, cols, shape }]) => {
@@ -181,8 +180,14 @@ class Lesson {
     const seed = Number(state().get("seed")), pace = Number(state().get("pace"));
     for (const training of this.trainings) training.start(seed, pace, () => this.show());
   }
+  get begun() {
+    return this.trainings[0].worker !== null;
+  }
   ready() {
-    if (!this.trainings[0].worker) this.begin();
+    if (!this.begun) this.begin();
+  }
+  again() {
+    if (this.begun) this.begin();
   }
   get running() {
     return this.trainings.some((training) => training.running);
@@ -207,7 +212,6 @@ class Lesson {
       this.main.textContent = this.running ? "pause" : this.label;
       this.main.ariaDisabled = this.trainings.every((training) => training.finished);
       this.draw();
-      fingerprints();
       if (!this.running && this.trainings[0].now.step) {
         $("announcement").textContent = $(`${this.id}-finding`).textContent;
       }
@@ -255,7 +259,7 @@ function curve(canvas, trainings) {
   c.lineWidth = 2.5;
   for (const [i, { kind, history, now }] of trainings.entries()) {
     c.strokeStyle = c.fillStyle = COLOURS[kind];
-    c.setLineDash(i ? [] : kind === "prompt" && trainings.length > 1 ? [7, 4] : []);
+    c.setLineDash(kind === "prompt" ? [7, 4] : []);
     c.beginPath();
     for (const { step, unseen } of history) c.lineTo(x(step), y(unseen));
     c.stroke();
@@ -328,8 +332,8 @@ $("words").append(...CHOICES.map((value) => {
 
 $("another").onclick = () => {
   form.elements.word.value = Array.from(
-    { length: 6 },
-    () => world.vocabulary[world.first + Math.floor(16 * Math.random())],
+    { length: world.length },
+    () => world.vocabulary[world.first + Math.floor(world.letters * Math.random())],
   ).join("");
   form.dispatchEvent(new Event("input"));
 };
@@ -415,7 +419,7 @@ function guess() {
     });
   fill("guess-answers", ...answers);
   curve($("guess-curve"), rivals);
-  changes(other.adapter ?? lora(model, { rank: 4, alpha: 8, targets: ["q", "v"] }, random(1)));
+  changes(other.adapter ?? UNTRAINED.lora);
   const { step, norms } = other.now, zero = "B begins at zero, so BA = 0, and at the first step A has no gradient.";
   const norm = (end) =>
     Math.hypot(...Object.keys(norms).filter((name) => name.endsWith(end)).map((name) => norms[name]));
@@ -430,7 +434,8 @@ function guess() {
     lines.push(`LoRA: ${percent(other.now.unseen)} after ${plural(step, "step")}.`);
   }
   if (prompt.finished && other.finished && !enough && other.now.unseen > 0.9) {
-    lines.push("The prompt could not teach the new table; LoRA could, with eight times as many parameters.");
+    const times = size(UNTRAINED.lora) / size(UNTRAINED.prompt);
+    lines.push(`The prompt could not teach the new table; LoRA could, with ${times} times as many parameters.`);
   }
   if (prompt.finished && chosen) lines.push(`Your guess was ${(chosen === "yes") === enough ? "right" : "wrong"}.`);
   $("guess-finding").textContent = lines.join(" ");
@@ -563,7 +568,7 @@ function keep() {
   $("keep-buttons").hidden = whose !== "full";
   $("spectrum").parentElement.hidden = !trained;
   if (!trained) {
-    const { step, unseen } = everything.now, all = size(full(model)).toLocaleString("en");
+    const { step, unseen } = everything.now, all = size(UNTRAINED.full).toLocaleString("en");
     $("keep-finding").textContent = step
       ? `Step ${step} of at most ${everything.most}: ${percent(unseen)} of unseen words are right.`
       : `Full fine-tuning trains a copy of all ${all} parameters. Train them first; it takes about ten seconds.`;
@@ -625,9 +630,8 @@ function four() {
 }
 
 async function fingerprints() {
-  frozen.add(await fingerprint(model.weights));
-  const same = [...frozen].every((print) => print === world.base),
-    when = after ? "after training, too" : "as it was published";
+  const all = [await fingerprint(model.weights), ...trainedOn], same = all.every((print) => print === world.base);
+  const when = trainedOn.length ? "after training, too" : "as it was published";
   $("print").textContent = same
     ? `SHA-256 of the frozen parameters: ${world.base.slice(0, 16)}…, ${when}.`
     : "The frozen parameters are not what they were: something is broken.";
@@ -657,32 +661,29 @@ $("open").onchange = async ({ target }) => {
 
 // ---- all together -------------------------------------------------------------------------------------------------
 
-const COUNTS = {
-  base: { tensors: model.weights },
-  prompt: promptTuning(model, 4, random(1)),
-  lora: lora(model, { rank: 4, alpha: 8, targets: ["q", "v"] }, random(1)),
-};
 for (const place of document.querySelectorAll("[data-count]")) {
-  place.textContent = size(COUNTS[place.dataset.count]).toLocaleString("en");
+  place.textContent = size(UNTRAINED[place.dataset.count]).toLocaleString("en");
 }
 
 for (const section of document.querySelectorAll("[data-lesson]")) {
-  const { lesson } = section.dataset, { title } = data.lessons.find(({ name }) => name === lesson);
+  const { lesson } = section.dataset,
+    [number, ...name] = lesson.split("_"),
+    title = `${Number(number)} · ${name.join(" ")}`;
   section.append(
     element("p", { className: "small" }, "Lesson: ", element("a", { href: `${lesson}.html`, textContent: title })),
   );
 }
 
-const lessons = { teach: teaching, guess: guessing, few: examining };
+const lessons = { teach: teaching, guess: guessing, few: examining, keep: tuning };
 const DRAW = { word: all, told: ask, guess, rank: keep, strength: keep, whose: keep, add };
 
 function all() {
-  for (const draw of [ask, teach, guess, eight, keep, add, four]) draw();
+  for (const draw of [ask, teach, guess, eight, keep, add]) draw(); // `teach` draws sections 5 and 8 as well
 }
 
 const ON = {
-  pace: (pace) => [teaching, guessing, examining, tuning].forEach((lesson) => lesson.send({ pace: Number(pace) })),
-  seed: () => Object.values(lessons).forEach((lesson) => lesson.begin()),
+  pace: (pace) => Object.values(lessons).forEach((lesson) => lesson.send({ pace: Number(pace) })),
+  seed: () => Object.values(lessons).forEach((lesson) => lesson.again()),
   whose: (whose) => form.elements.rank.max = form.elements.rank.value = KEPT[whose].length - 1,
 };
 
@@ -705,5 +706,5 @@ fingerprints();
 const seen = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) if (isIntersecting) lessons[target.id].ready();
 }, { rootMargin: "200px" });
-for (const id of Object.keys(lessons)) seen.observe($(id));
+for (const id of ["teach", "guess", "few"]) seen.observe($(id)); // full fine-tuning waits until it is asked for
 $(location.hash.slice(1))?.scrollIntoView();

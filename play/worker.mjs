@@ -12,9 +12,7 @@ import {
   evaluate,
   few,
   fingerprint,
-  full,
-  lora,
-  promptTuning,
+  METHODS,
   random,
   readSafetensors,
   Tape,
@@ -24,23 +22,19 @@ import {
 } from "./engine.mjs";
 
 const WARMUP = 20; // steps in which the learning rate rises; then it stays where it is
-const METHODS = {
-  prompt: { make: (draw) => promptTuning(model, 4, draw), lr: 0.1, B: 16 },
-  lora: { make: (draw) => lora(model, { rank: 4, alpha: 8, targets: ["q", "v"] }, draw), lr: 0.03, B: 32 },
-  full: { make: () => full(model), lr: 0.003, B: 32 },
-};
+const RECIPES = { prompt: { lr: 0.1, B: 16 }, lora: { lr: 0.03, B: 32 }, full: { lr: 0.003, B: 32 } };
 const OFTEN = 30; // milliseconds between reports at full speed
 
-let model, world, method, adapter, optimizer, goal, lesson, draw, tape;
-let step = 0, limits, latest = {}, running = false, pace = 0, reported = 0;
+let model, world, recipe, adapter, optimizer, goal, lesson, draw, tape;
+let step = 0, limits, latest = {}, running = false, pace = 0, reported = 0, timer;
 
 function start({ kind, goal: name, seed, examples, most, until }) {
   limits = { most, until };
   running = false;
   step = 0;
-  method = METHODS[kind];
+  recipe = RECIPES[kind];
   draw = random(seed);
-  adapter = method.make(draw);
+  adapter = METHODS[kind](model, draw);
   optimizer = new AdamW(adapter.tensors);
   goal = task(world, name);
   lesson = examples ? few(goal, examples, seed) : goal;
@@ -50,9 +44,9 @@ function start({ kind, goal: name, seed, examples, most, until }) {
 }
 
 function train() {
-  const lr = method.lr * Math.min(1, (step + 1) / WARMUP);
+  const lr = recipe.lr * Math.min(1, (step + 1) / WARMUP);
   const { unseen } = latest;
-  latest = trainStep(model, adapter, optimizer, tape, lesson.batch(method.B, draw), lr);
+  latest = trainStep(model, adapter, optimizer, tape, lesson.batch(recipe.B, draw), lr);
   step++;
   latest.unseen = step % 5 ? unseen : evaluate(model, [adapter], goal);
 }
@@ -72,14 +66,13 @@ function finished() {
 }
 
 function loop() {
-  if (!running) return;
   train();
   if (finished()) {
     running = false;
     fingerprint(model.weights).then((print) => postMessage({ fingerprint: print })); // the base's, after all of it
   }
   if (!running || pace || step === 1 || step % 5 === 0 && performance.now() - reported > OFTEN) report();
-  setTimeout(loop, pace);
+  if (running) timer = setTimeout(loop, pace);
 }
 
 onmessage = ({ data }) => {
@@ -90,9 +83,9 @@ onmessage = ({ data }) => {
   if (data.start) start(data.start);
   if (data.pace !== undefined) pace = data.pace;
   if (data.run !== undefined) {
-    const wasRunning = running;
+    clearTimeout(timer); // of the steps so far, whose next one may still be waiting
     running = data.run && !finished();
-    if (running && !wasRunning) loop();
+    if (running) loop();
     report();
   }
   if (data.steps) {
