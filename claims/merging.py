@@ -289,8 +289,9 @@ def negation(f):
     rows = [(name, *(told(e.column(c)) for c in ("removed", "rest", "amount"))) for name, e in runs.items()]
     f.table("Accuracy left", ("subtracted", "tasks with `reverse`", "all others", "weight"), rows)
     f.result = (
-        f"When 95 % of the other tasks are spared, {told(untold.column('removed'))} of the tasks with `reverse` are "
-        f"right as before if it was learned without instruction, {told(instructed.column('removed'))} if with it."
+        "When 95 % of the other tasks are spared, the accuracy on tasks with `reverse` is still "
+        f"{told(untold.column('removed'))} after subtracting what was learned without instruction, and "
+        f"{told(instructed.column('removed'))} after subtracting what was learned from instructions."
     )
 
 

@@ -344,8 +344,8 @@ if not FAST:
     assert best["TIES"] > best["sum"]
 
 # %% [markdown]
-# *Figure: left, half-way neither task works, but some lines of `reverse+blue` do. Right, TIES beats the sum; on other
-# tasks it [fails](claims.md#conflicts).*
+# *Figure: left, half-way neither task works, but some lines of `reverse+blue` do. Right, TIES beats the sum;
+# elsewhere it does [not](claims.md#conflicts).*
 #
 # ## Take away, thin out, compress
 #

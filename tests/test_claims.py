@@ -420,6 +420,30 @@ def test_a_race_tunes_all_alike_and_runs_ten_seeds(own):
     assert len(second.keys & f.keys) == tuned, "the same tuning, other seeds"
 
 
+def test_two_numbers_of_the_same_runs_are_compared_each_by_its_own_measure(own):
+    f = Finding(own)
+    entry = f.race({"large": {"size": 3}}, experiment=pretended, lr=0.03)["large"]
+    f.ahead("accuracy is above validation", entry, entry, by=("accuracy", "validation"))
+    effect = f.statements[-1].effect
+    assert effect.size == pytest.approx(np.mean([r["accuracy"] - r["validation"] for r in entry.runs]))
+    assert len(f.keys) == 10 + len(VARIATIONS) * 4, "the runs of one entry serve both sides"
+    wrong, right = ({"good": loss, "bad": 1.0} for loss in (10.0, 0.1))
+    assert measure("loss", "good").of(wrong) == 1
+    assert measure("loss", "good").of(right) == -1
+    assert measure("steps", "late").of({"late": 64, "reached": 8}) == 6
+
+
+def test_the_head_table_shows_the_effect_that_decides():
+    f = Finding(None)
+    f.always("it holds", [True] * 10)
+    assert page.main_effect(f).startswith("+1.00")
+    f.always("it does not", [False] * 10)
+    assert f.verdict == CONTRADICTED
+    assert page.main_effect(f).startswith("+0.00")
+    f.always("nobody asks", [True] * 5 + [False] * 5, aside=True)
+    assert page.main_effect(f).startswith("+0.00")
+
+
 def test_a_race_with_other_numbers_of_seeds_and_learning_rates_that_are_set(own):
     f = Finding(own)
     made = f.race({"a": {"size": 1}, "b": {"size": 2, "lr": 0.5}}, experiment=pretended, seeds=15)

@@ -472,6 +472,21 @@ def test_where_speed_is_compared_the_learning_rate_is_tuned_for_speed():
     assert found.scores[1] == round(math.log(1.001), 3)
 
 
+def arriving(soon, lr, seed):
+    """Arrives soonest at a learning rate at which the mean loss while training is not the least, far off never."""
+    off = abs(round(2 * math.log10(lr)) - soon)
+    return {"validation": 1.0, "area": lr, "reached": round(100 * 1.5**off) if off < 3 else None}
+
+
+def test_where_steps_are_compared_the_learning_rate_is_tuned_for_steps():
+    (found,) = tune(Free(), arriving, [{"soon": -3}], by="reached")
+    assert (found.lr, found.by, found.interior) == (rate(-3), "reached", True)
+    assert found.scores[rate(-3)] == round(math.log(100), 3)
+    assert found.scores[rate(-2)] == round(math.log(150), 3), "and not capped as a loss is"
+    (far,) = tune(Free(), arriving, [{"soon": 9}], by="reached")
+    assert set(far.scores.values()) == {round(math.log(1000), 3)}
+
+
 def test_a_run_that_diverged_counts_as_a_bad_one():
     (found,) = tune(Free(), diverging, [{"bottom": -4}])
     assert found.lr == rate(-4)

@@ -1,6 +1,7 @@
 """The playground as a visitor uses it: what it teaches, what it says, what it saves, and on how small a screen."""
 
 import re
+import time
 
 import pytest
 
@@ -74,6 +75,18 @@ def test_at_the_first_step_only_b_has_a_gradient(page):
     opened.wait_for_function("/At step 1,/.test(document.getElementById('norms').textContent)")
     a, b = re.findall(r"\d\.\d{3}", opened.locator("#norms").text_content())
     assert float(a) == 0 < float(b)
+
+
+def test_a_training_that_was_paused_goes_on_at_its_own_pace(page):
+    opened = page()
+    opened.locator("[name=pace]").select_option("700")
+    main, begun = opened.locator("#teach-buttons .main"), time.monotonic()
+    for label in ("pause", "teach it", "pause"):
+        main.click()
+        opened.wait_for_function(f"document.querySelector('#teach-buttons .main').textContent === '{label}'")
+    opened.wait_for_timeout(2500)
+    step = numbers(opened.locator("#teach-finding").text_content())[0]
+    assert 3 <= step <= 2 + (time.monotonic() - begun) / 0.7
 
 
 def test_what_the_page_saves_opens_in_python(page, tmp_path):
