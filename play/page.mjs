@@ -666,12 +666,9 @@ for (const place of document.querySelectorAll("[data-count]")) {
 }
 
 for (const section of document.querySelectorAll("[data-lesson]")) {
-  const { lesson } = section.dataset,
-    [number, ...name] = lesson.split("_"),
-    title = `${Number(number)} · ${name.join(" ")}`;
-  section.append(
-    element("p", { className: "small" }, "Lesson: ", element("a", { href: `${lesson}.html`, textContent: title })),
-  );
+  const { lesson } = section.dataset, textContent = `lesson ${parseInt(lesson)}`;
+  const link = element("a", { href: `${lesson}.html`, textContent });
+  section.append(element("p", { className: "small" }, "More in ", link, "."));
 }
 
 const lessons = { teach: teaching, guess: guessing, few: examining, keep: tuning };
