@@ -17,7 +17,8 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor, nn
 
 from minipeft.checks import check_forwards, unwrapped
-from minipeft.settings import Settings
+from minipeft.models.heads import fresh_head
+from minipeft.settings import MethodSettings
 
 
 class Wrapper(nn.Module):
@@ -87,10 +88,11 @@ def frozen(tensor):
     return nn.Parameter(tensor.detach(), requires_grad=False)
 
 
-def view(model, own=()):
-    """New modules with frozen parameters that share the model's memory; those in `own`, and buffers, are cloned."""
+def view(model, own=(), kept=()):
+    """New modules, frozen, that share the model's memory; `own` and buffers are cloned, `kept` learn in both."""
     check_forwards(model)
     copies = {id(p): frozen(p) for p in model.parameters()} | {id(p): frozen(p.clone()) for p in own}
+    copies |= {id(p): p for p in kept}
     for module in model.modules():
         loose = [*module._buffers.values(), *vars(module).values()]
         copies |= {id(t): t.detach().clone() for t in loose if isinstance(t, Tensor)}
@@ -100,10 +102,7 @@ def view(model, own=()):
 
 @dataclass
 class Attachment:
-    """What one `attach` did: which method it put on which base, and what stands where in the view.
-
-    shared: (parameter of the view, parameter of the base) that have the same numbers.
-    """
+    """What one `attach` did; `shared` has pairs with the same numbers: (parameter of the view, one of the base)."""
 
     method: "Method"
     base: nn.Module
@@ -115,21 +114,23 @@ class Attachment:
 
 
 @dataclass(frozen=True)
-class Method(Settings):
-    """A method and its settings as plain data: prints as itself, compares equal, is stored beside the weights.
+class Method(MethodSettings):
+    """A method and its settings, plain data. A method derives a dataclass from it; `insert` says what it puts where."""
 
-    A method derives a dataclass from it and says in `insert` what it puts where. `settings` checks the fields.
-    """
+    def attach(self, model, together=False):
+        """A view of the model with the method on it. Raises ValueError or TypeError if it does not fit the model.
 
-    def attach(self, model):
-        """A view of the model with the method on it. Raises ValueError or TypeError if it does not fit the model."""
+        together: what the model, a view itself, trains goes on learning, in every view of it.
+        """
         model = unwrapped(model)
-        adapted = view(model)
-        shared = zip(adapted.parameters(), model.parameters(), strict=True)
-        adapted._attachment = Attachment(self, model, shared=list(shared))
+        adapted = view(model, kept=trainable(model).values() if together and attachments(model) else ())
+        pairs = zip(adapted.parameters(), model.parameters(), strict=True)
+        adapted._attachment = Attachment(self, model, shared=list(pairs))
+        if self.classes:
+            swap(adapted, "head", fresh_head(model, self.classes))
         self.insert(adapted)
         if callable(getattr(self, "targets", None)):  # a function cannot be stored: the names that it chose can
-            chosen = tuple("." + path for path in adapted._attachment.layers)
+            chosen = tuple("." + path for path in adapted._attachment.layers if path != "head" or not self.classes)
             adapted._attachment.method = replace(self, targets=chosen)
         return adapted
 
@@ -146,7 +147,7 @@ class Method(Settings):
         return 0.0
 
     def after_step(self, model, step, steps):
-        """Called after each step, of `steps` in all, of the optimizer; the gradients are still there."""
+        """Called after each step of the optimizer, of `steps` in all; the gradients are still there."""
 
     def folded(self):
         """This method as it is stored after training, without the parts that only training needs."""
@@ -192,7 +193,7 @@ def trainable(model):
 def detach(model, levels=None):
     """The model below the last `levels` methods, by default below all of them: the base. It was never touched."""
     entries = attachments(model)
-    if levels is not None and not 0 <= levels <= len(entries):
+    levels = len(entries) if levels is None else levels
+    if not 0 <= levels <= len(entries):
         raise ValueError(f"{levels} methods cannot be taken off: there are {len(entries)} on the model")
-    off = entries[len(entries) - levels :] if levels is not None else entries
-    return off[0].base if off else unwrapped(model)
+    return entries[-levels].base if levels else unwrapped(model)

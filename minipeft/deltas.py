@@ -241,7 +241,7 @@ def load(path, model):
 
 def sizes(method):
     """(setting, number) for all settings of a method that are the length of a tensor which a delta holds."""
-    for name in method.SIZES:
+    for name in (*method.SIZES, "classes"):
         value = getattr(method, name)
         yield from ((name, n) for n in (value.values() if isinstance(value, dict) else [value]) if n is not None)
 

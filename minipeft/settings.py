@@ -12,7 +12,7 @@ What passes can be stored as JSON and comes back equal. NumPy's numbers, and ten
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from types import NoneType, UnionType
 from typing import Literal, Union, get_args, get_origin, get_type_hints
 
@@ -34,12 +34,35 @@ class Settings:
         for name, value in checked(self).items():
             object.__setattr__(self, name, value)
 
+    def __init_subclass__(cls):
+        cls.__repr__ = Settings.__repr__  # a dataclass leaves a `__repr__` that is there
+
+    def __repr__(self):
+        """As Python writes it: all settings, but of those given by name only, which many share, what is not usual."""
+        plain, named = ([f for f in fields(self) if f.kw_only is kind] for kind in (False, True))
+        shown = plain + [f for f in named if getattr(self, f.name) != default(f)]
+        return f"{type(self).__qualname__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
+
     def __str__(self):
         """The label in figures and tables: the first setting and those that differ from the default."""
-        first = fields(self)[:1]
-        shown = [f for f in fields(self) if f in first or getattr(self, f.name) != default(f)]
+        ordered = sorted(fields(self), key=lambda f: f.kw_only)
+        shown = [f for f in ordered if (f is ordered[0] and not f.kw_only) or getattr(self, f.name) != default(f)]
         inside = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in shown if getattr(self, f.name) is not None)
         return f"{type(self).__name__}({inside})" if inside else type(self).__name__
+
+
+@dataclass(frozen=True)
+class MethodSettings(Settings):
+    """What every method can be told, by name.
+
+    places: parts of the model, outside of which nothing is put: ("encoder", "decoder.blocks.0"); () for all of it.
+    classes: a fresh head for so many classes takes the place of the model's and is trained with the method.
+    head_lr: the learning rate of the fresh head; None for that of the method.
+    """
+
+    places: tuple[str, ...] = field(default=(), kw_only=True)
+    classes: int | None = field(default=None, kw_only=True)
+    head_lr: float | None = field(default=None, kw_only=True)
 
 
 def default(setting):
@@ -53,7 +76,7 @@ def checked(settings):
     """
     kinds, found = get_type_hints(type(settings)), {}
     for name in settings.__dataclass_fields__:
-        value, limits = getattr(settings, name), settings.LIMITS.get(name)
+        value, limits = getattr(settings, name), ({"classes": (2, math.inf)} | settings.LIMITS).get(name)
         try:
             found[name] = converted(value, kinds[name], limits)
         except WRONG:

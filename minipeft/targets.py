@@ -81,7 +81,7 @@ def match(model, targets, layers=None):
 
     Raises ValueError if a name matches nothing; the message lists what is there.
     """
-    places, named = list(names(model)), not callable(targets) and not isinstance(targets, str)
+    places, named = list(within(model, names(model))), not callable(targets) and not isinstance(targets, str)
     if callable(targets):
         tests = {getattr(targets, "__name__", "the predicate"): targets}
     elif targets == "all-linear":
@@ -138,7 +138,33 @@ def sites(model):
 
     A module that has several names is told by the first. A weight that stands in several modules is told for each.
     """
-    return once(names(model))
+    return once(within(model, names(model)))
+
+
+def within(model, places):
+    """Those of the places that the method being attached may change: inside of its `places`, not in a fresh head.
+
+    Raises ValueError if one of its `places` is no part of the model.
+    """
+    entry = vars(model).get("_attachment")
+    if entry is None:
+        return list(places)
+    places, wanted = list(places), entry.method.places
+    parts = {path.removesuffix(f".{name}") for path, _, name in places if "." in path}
+    parts |= {path for path, parent, name in places if isinstance(getattr(parent, name), nn.Module)}
+    if strange := [name for name in wanted if name not in parts]:
+        top = [name for name, _ in model.named_children()]
+        raise ValueError(
+            f"places names {strange[0]!r}, which is no part of {type(model).__name__}; its parts are {', '.join(top)}, "
+            "and those below them, such as blocks.0"
+        )
+    fresh = ("head",) if entry.method.classes else ()
+    return [place for place in places if inside(place[0], wanted or ("",)) and not inside(place[0], fresh)]
+
+
+def inside(path, places):
+    """Is this path one of the places, or does it lie below one? "" is the whole model."""
+    return any(not place or path == place or path.startswith(place + ".") for place in places)
 
 
 def names(model, prefix=""):
@@ -162,19 +188,41 @@ def once(places):
     return list(found.values())
 
 
-def embeddings(model):
-    """The token embeddings (V, d) of a model whose sequences begin with a cache.
+def stacks(model, words=False):
+    """[(path, part)] of every `begin` where the method being attached may put something in front of a sequence.
 
-    Raises TypeError for other models: what stands before the tokens has no place there.
+    A part of the model that has `begin` has `blocks` and `embed` too; see `table`. words: the method starts from
+    tokens, so a part must have a vocabulary.
+
+    Raises TypeError if no part has a beginning, or a vocabulary that is needed; ValueError if several have one and
+    `places` does not say which.
     """
-    try:
-        return bottom(model).begin and bottom(model.embed).token.weight
-    except AttributeError:
-        method = type(model._attachment.method).__name__
+    method, kind = model._attachment.method, type(bottom(model)).__name__
+    found = [(path, bottom(parent)) for path, parent, name in sites(model) if name == "begin"]
+    if not found:
         raise TypeError(
-            f"{method} stands before the tokens of a sequence: the model must have `begin` and `embed.token`, as "
-            f"Transformer has; {type(model).__name__} lacks them: take a method for weights, LoRA for example"
-        ) from None
+            f"{type(method).__name__} stands before the tokens of a sequence: the model must have `begin` and `embed`, "
+            f"as Transformer has; {kind} lacks them: take a method for weights, LoRA for example"
+        )
+    if len(found) > 1 and not method.places:
+        where = [path.removesuffix(".begin") for path, _ in found]
+        raise ValueError(
+            f"{kind} has several sequences that {type(method).__name__} could stand before: {', '.join(where)}; "
+            f"say which, places=({where[0]!r},), or name them all"
+        )
+    for path, part in found:
+        if words and not (hasattr(part.embed, "token") and hasattr(part, "new_cache")):
+            raise TypeError(
+                f"{method} starts from tokens, but {path.removesuffix('begin').rstrip('.') or kind!r} does not read "
+                'tokens on its own; start from random vectors, init="normal"'
+            )
+    return found
+
+
+def table(part):
+    """Vectors (m, d) of the kind that stand in this sequence; they tell width, type and scale. Of tokens, all."""
+    embed = bottom(part.embed)
+    return embed.token.weight if hasattr(embed, "token") else embed.table
 
 
 def repeated(words, length, vocab):

@@ -16,7 +16,7 @@ A downstream task is given without instruction words: finding out which task it 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -113,14 +113,27 @@ def letters(word):
 
 @dataclass
 class Batch:
-    """Examples, a row each: tokens (B, T), targets (B, T) with IGNORE where nothing is asked, mask (B, T) or None."""
+    """Examples, a row each.
+
+    tokens: what the model reads: (B, T), or pictures (B, height, width) or (B, 3, height, width).
+    targets: (B, T) with IGNORE where nothing is asked; (B,) if a row has one answer, its class.
+    mask: (B, T), False at padding, or None.
+    more: what else the model takes, {the name of the argument: value}.
+    """
 
     tokens: Tensor
     targets: Tensor
     mask: Tensor | None = None
+    more: dict = field(default_factory=dict)
 
     def to(self, device):
-        return Batch(*(t if t is None else t.to(device) for t in (self.tokens, self.targets, self.mask)))
+        tokens, targets, mask = (t if t is None else t.to(device) for t in (self.tokens, self.targets, self.mask))
+        more = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in self.more.items()}
+        return Batch(tokens, targets, mask, more)
+
+    def logits(self, model):
+        """What the model gives for the rows."""
+        return model(self.tokens, **self.more, **({} if self.mask is None else {"mask": self.mask}))
 
 
 def rows(instruction, x, y):
@@ -221,10 +234,27 @@ class Few:
 
     def batch(self, size, generator):
         """`size` of the examples, each as often as another (give or take one), in an order drawn with `generator`."""
-        few = self.task.batch(self.size, torch.Generator().manual_seed(self.seed))
-        rounds = -(-size // self.size)
-        order = torch.cat([torch.randperm(self.size, generator=generator) for _ in range(rounds)])[:size]
-        return Batch(few.tokens[order], few.targets[order])
+        return shuffled(self.every(), size, generator)
+
+    def every(self):
+        """All of them, as one Batch."""
+        return self.task.batch(self.size, torch.Generator().manual_seed(self.seed))
+
+
+def shuffled(batch, size, generator):
+    """`size` rows of a finite batch, each as often as another (give or take one), in an order drawn with `generator`.
+
+    `more` is for all rows and stays as it is.
+    """
+    rounds = -(-size // len(batch.tokens))
+    order = torch.cat([torch.randperm(len(batch.tokens), generator=generator) for _ in range(rounds)])[:size]
+    return rows_of(batch, order)
+
+
+def rows_of(batch, index):
+    """These rows of a Batch."""
+    mask = None if batch.mask is None else batch.mask[index]
+    return Batch(batch.tokens[index], batch.targets[index], mask, batch.more)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """One training loop and one evaluation, for the base and for every method. Nothing here knows of any one method.
 
 `fit` trains whatever has `requires_grad`. A task is anything with `batch(size, generator)`, a model anything that turns
-`batch.tokens` and `batch.mask` into logits for `batch.targets`.
+what a `tasks.Batch` holds into logits for `batch.targets`. A task that has `every()`, a Batch of all its examples, is
+finite: `evaluate` asks each of them once.
 """
 
 import math
@@ -13,8 +14,9 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from minipeft.arguments import ANY, a_model, a_task, checked, got
-from minipeft.attach import Method, attachments
-from minipeft.tasks import IGNORE, Batch
+from minipeft.attach import trainable
+from minipeft.checks import unwrapped
+from minipeft.tasks import IGNORE, Batch, rows_of
 from minipeft.views import move
 
 
@@ -83,12 +85,27 @@ def pick_device(device="auto"):
 
 def draw(task, size, generator, device):
     """A batch of the task on the device. Raises TypeError or ValueError if the task gives something else."""
-    batch = task.batch(size, generator)
+    return sound(task, task.batch(size, generator)).to(device)
+
+
+def sound(task, batch):
+    """The batch. Raises TypeError or ValueError if it is none, or asks nothing."""
     if not isinstance(batch, Batch):
         raise TypeError(f"the task {task} gave {got(batch)}: its batch(size, generator) must return a Batch")
     if (batch.targets == IGNORE).all():
         raise ValueError(f"the task {task} asks nothing: every target is IGNORE")
-    return batch.to(device)
+    return batch
+
+
+def batches(task, size, seed, device, rows=50):
+    """`size` examples of the task, drawn with the seed, or all of a finite one, in batches of at most `rows`."""
+    if hasattr(task, "every"):
+        batch = sound(task, task.every()).to(device)
+        yield from (rows_of(batch, slice(start, start + rows)) for start in range(0, len(batch.tokens), rows))
+        return
+    generator = torch.Generator().manual_seed(seed)
+    for start in range(0, size, rows):
+        yield draw(task, min(rows, size - start), generator, device)
 
 
 def loss_of(logits, targets):
@@ -109,13 +126,37 @@ def schedule(step, steps, warmup):
     return 0.02 + 0.98 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
 
 
+def trained_methods(model):
+    """[(view, method)] of what would be trained: on the model or a part of it, and below on views trained together."""
+    found, learning = {}, {id(p) for p in trainable(model).values()}
+    for view in map(unwrapped, model.modules()):
+        while (entry := vars(view).get("_attachment")) and learning & {id(p) for p in view.parameters()}:
+            found[id(view)] = view, entry.method
+            view = entry.base
+    return list(found.values())
+
+
+def parameter_groups(model, methods, lr):
+    """What the optimizer gets: the groups of each method, fresh heads at their own rate, and what is left; all once."""
+    left = {id(p): p for p in trainable(model).values()}
+    groups = []
+    for view, method in methods:
+        fresh = view._attachment.layers.get("head") if method.classes else None
+        own = {id(p): None for p in fresh.parameters()} if fresh else {}
+        for group in method.groups(view, lr):
+            mine = [left.pop(id(p)) for p in group["params"] if id(p) in left and id(p) not in own]
+            groups.append(group | {"params": mine})
+        groups.append({"params": [left.pop(key) for key in own if key in left], "lr": method.head_lr or lr})
+    return [g for g in (*groups, {"params": list(left.values()), "lr": lr}) if g["params"]]
+
+
 def fit(model, task, *, lr, steps=RECIPE.steps, batch_size=RECIPE.batch_size, seed=0, warmup=RECIPE.warmup,
         betas=RECIPE.betas, weight_decay=RECIPE.weight_decay, clip=RECIPE.clip, device="auto", progress=True,
         on_step=None):  # fmt: skip
     """Train in place what has `requires_grad`, with AdamW, and return a History.
 
-    The method of the attached method has its say in three places: the parameter groups, a term of the loss, and what is
-    done after a step (see `attach.Method`).
+    Each method that is trained has its say in three places: the parameter groups, a term of the loss, and what is done
+    after a step (see `attach.Method`). It may be attached to the model, to a part of it, or below views of it.
 
     Args:
         lr: the peak learning rate, reached after the share `warmup` of the steps.
@@ -143,30 +184,31 @@ def fit(model, task, *, lr, steps=RECIPE.steps, batch_size=RECIPE.batch_size, se
     if on_step is not None and not callable(on_step):
         raise TypeError(f"fit: on_step must be a function of the step, got {got(on_step)}")
     device = pick_device(device)
-    method = attachments(model)[-1].method if attachments(model) else Method()
-    groups = method.groups(model, lr)
+    methods = trained_methods(model)
+    groups = parameter_groups(model, methods, lr)
     parameters = [p for g in groups for p in g["params"]]
     if not parameters:
         raise ValueError("nothing to train: every parameter is frozen; attach a method, and train what attach returns")
     move(model, device).train()
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, weight_decay=weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps, round(warmup * steps)))
     generator = torch.Generator().manual_seed(seed)
     history, begun = History(), time.perf_counter()
     bar = tqdm(range(steps), desc=str(task), disable=not progress, leave=False, mininterval=0.5)
     for step in bar:
         batch = draw(task, batch_size, generator, device)
-        logits = model(batch.tokens, batch.mask)
+        logits = batch.logits(model)
         loss = loss_of(logits, batch.targets)
         if not loss.isfinite():
             raise FloatingPointError(f"the loss is {loss.item()} at step {step}: try a lower learning rate than {lr}")
         optimizer.zero_grad()
-        (loss + method.regularizer(model)).backward()
+        (loss + sum(method.regularizer(view) for view, method in methods)).backward()
         norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
         if not norm.isfinite():
             raise FloatingPointError(f"a gradient is not finite at step {step}: try a lower learning rate than {lr}")
         optimizer.step()
-        method.after_step(model, step, steps)
+        for view, method in methods:
+            method.after_step(view, step, steps)
         history.loss.append(loss.item())
         history.accuracy.append(exact_match(logits, batch.targets).float().mean().item())
         history.lr.append(optimizer.param_groups[0]["lr"])
@@ -184,7 +226,7 @@ def fit(model, task, *, lr, steps=RECIPE.steps, batch_size=RECIPE.batch_size, se
 
 @torch.no_grad()
 def evaluate(model, task, size=1000, seed=TEST):
-    """Score the model on `size` unseen examples, the same for every model, drawn in batches of 50.
+    """Score the model on `size` unseen examples, the same for every model, or on all examples of a finite task.
 
     Raises ValueError or TypeError for arguments that cannot be right, FloatingPointError if a logit is not finite.
     """
@@ -194,12 +236,10 @@ def evaluate(model, task, size=1000, seed=TEST):
     was_training = model.training
     model.eval()
     device = next(model.parameters(), torch.empty(0)).device
-    generator = torch.Generator().manual_seed(seed)
     matches, tokens, losses = [], [], []
     try:
-        for start in range(0, size, 50):
-            batch = draw(task, min(50, size - start), generator, device)
-            logits, asked = model(batch.tokens, batch.mask), batch.targets != IGNORE
+        for batch in batches(task, size, seed, device):
+            logits, asked = batch.logits(model), batch.targets != IGNORE
             if not logits[asked].isfinite().all():
                 raise FloatingPointError("the model's logits are not finite: did its training diverge?")
             matches.append(exact_match(logits, batch.targets))

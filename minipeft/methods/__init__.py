@@ -9,6 +9,7 @@ from minipeft.methods.bitfit import BitFit
 from minipeft.methods.dora import DoRA
 from minipeft.methods.full import Full
 from minipeft.methods.ia3 import IA3
+from minipeft.methods.linear_probe import LinearProbe
 from minipeft.methods.lora import LoRA
 from minipeft.methods.p_tuning import PTuning
 from minipeft.methods.p_tuning_v2 import PTuningV2
@@ -21,7 +22,7 @@ from minipeft.methods.vera import VeRA
 METHODS = {
     method.__name__: method
     for method in (
-        Full, BitFit, Houlsby, Pfeiffer, ParallelAdapter, AdapterFusion, PromptTuning, PTuning, PrefixTuning, PTuningV2,
+        Full, LinearProbe, BitFit, Houlsby, Pfeiffer, ParallelAdapter, AdapterFusion, PromptTuning, PTuning, PrefixTuning, PTuningV2,
         LoRA, AdaLoRA, QLoRA, DoRA, VeRA, PiSSA, IA3,
     )
 }  # fmt: skip

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from minipeft.attach import Method, swap, unwrapped
+from minipeft.attach import Method, detach, swap
 from minipeft.targets import check_trainable, match, sites
 
 
@@ -35,7 +35,7 @@ class Full(Method):
     targets: tuple[str, ...] | str | Callable | None = None
 
     def attach(self, model):
-        for path, weight in self.chosen(unwrapped(model)):
+        for path, weight in self.chosen(detach(model)):
             check_trainable("Full", path, weight)
         return super().attach(model)
 

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from minipeft.attach import Method, Wrapper
-from minipeft.targets import embeddings, wrap
+from minipeft.targets import stacks, table, wrap
 
 VIRTUAL = -1  # stands for "the next virtual token" in a template
 
@@ -127,12 +127,13 @@ class PTuning(Method):
             raise ValueError(f"the template has {found} virtual tokens (-1), length is {self.length}: make them equal")
 
     def insert(self, model):
-        table = embeddings(model)
-        encoder = ENCODERS[self.encoder](self.length, table.shape[1], self.width).to(table)
-        virtual, anchors = self.places(table)
-        wrap(model, (".begin",), lambda begin, path: Template(begin, encoder, virtual, anchors), nn.Module)
+        for path, part in stacks(model, words=self.template is not None):
+            like = table(part)
+            encoder = ENCODERS[self.encoder](self.length, like.shape[1], self.width).to(like)
+            parts = encoder, *self.layout(like)
+            wrap(model, (f".{path}",), lambda begin, path, parts=parts: Template(begin, *parts), nn.Module)
 
-    def places(self, table):
+    def layout(self, table):
         """Which of the template's m places are virtual, (m,), and what stands at the others, (m, d).
 
         table: (V, d), the embeddings of the tokens. Raises ValueError for an anchor that is none of them.

@@ -13,14 +13,13 @@ The official code learns these directly, as prefix tuning does without its netwo
 
     Attn(q, [P_K ; K], [P_V ; V])        P_K, P_V (n, d) for each layer
 
-Trainable parameters: n·d·L, or 2·n·d·L, and (d+1)·classes with a classification head. It cannot be merged; inference
-costs n more keys and values in every layer.
+Trainable parameters: n·d·L, or 2·n·d·L; the paper trains a fresh classification head with them (`classes`). It cannot
+be merged; inference costs n more keys and values in every layer.
 
 Sources: 1) Liu et al. 2021, arXiv:2110.07602. 2) its code, THUDM/P-tuning-v2. 3) deep visual prompts, the hidden form:
 Jia et al. 2022, arXiv:2203.12119.
 Paper and library: for peft this is prefix tuning with a classification task. A prompt at the input alone is not v2,
-nor is a network that makes the prefix. The head reads the first token ([CLS]), or the last in a causal model, and
-refuses padding there; peft finds the last token of GPT-2 itself, and leaves BERT's pooler, frozen, before the head.
+nor is a network that makes the prefix.
 """
 
 from dataclasses import dataclass
@@ -29,8 +28,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from minipeft.attach import Method, Wrapper, bottom
-from minipeft.targets import embeddings, wrap
+from minipeft.attach import Method, Wrapper
+from minipeft.targets import stacks, table, wrap
 
 
 class DeepPrompts(Wrapper):
@@ -65,34 +64,6 @@ class DeepKeys(Wrapper):
         return cache
 
 
-class ClassHead(Wrapper):
-    """W h + b of the token at `self.place`, (B, classes), instead of the frozen `head`.
-
-    W and b are those of a Linear, `self.classify`.
-    """
-
-    def __init__(self, base, dim, classes, place):
-        super().__init__(base)
-        self.classify, self.place = nn.Linear(dim, classes), place
-
-    def forward(self, h):  # (B, T, d)
-        return self.classify(h[:, self.place])
-
-
-class Unpadded(Wrapper):
-    """In front of `embed`: no row may have padding at the place that a classification head reads."""
-
-    def __init__(self, base, place):
-        super().__init__(base)
-        self.place = place
-
-    def forward(self, tokens, cache):
-        if cache.mask is not None and not cache.mask[:, -tokens.shape[1] :][:, self.place].all():
-            place, side = ("last", "left") if self.place else ("first", "right")
-            raise ValueError(f"the head reads the {place} token, but a row has padding there: pad on the {side}")
-        return self.base(tokens, cache)
-
-
 @dataclass(frozen=True)
 class PTuningV2(Method):
     """Deep prompts.
@@ -101,25 +72,18 @@ class PTuningV2(Method):
         length: n, how many of them each layer gets.
         form: "hidden", vectors in front of the hidden states, which start at the scale of the embeddings; or
             "key/value", the official one, from N(0, 1).
-        classes: put a trained classification head for so many classes in the place of the model's head.
     """
 
     length: int = 4
     form: Literal["hidden", "key/value"] = "hidden"
-    classes: int | None = None
 
-    SIZES = ("length", "classes")
-    LIMITS = {"classes": (2, float("inf"))}
+    SIZES = ("length",)
 
     def insert(self, model):
-        table = embeddings(model)
-        start = self.start(table, len(model.blocks))
         layer = DeepPrompts if self.form == "hidden" else DeepKeys
-        wrap(model, (".begin",), lambda begin, path: layer(begin, *start), nn.Module)
-        if self.classes:
-            dim, place = table.shape[1], -1 if bottom(model).config.causal else 0
-            wrap(model, (".embed",), lambda embed, path: Unpadded(embed, place), nn.Module)
-            wrap(model, (".head",), lambda head, path: ClassHead(head, dim, self.classes, place).to(table), nn.Module)
+        for path, part in stacks(model):
+            start = self.start(table(part), len(part.blocks))
+            wrap(model, (f".{path}",), lambda begin, path, start=start: layer(begin, *start), nn.Module)
 
     def start(self, table, layers):
         """Where P, or P_K and P_V, begin, (L, n, d) each. table: (V, d), the embeddings of the tokens."""

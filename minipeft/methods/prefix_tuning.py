@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 from minipeft.attach import Method, Wrapper
-from minipeft.targets import embeddings, repeated, wrap
+from minipeft.targets import repeated, stacks, table, wrap
 
 
 class Prefix(Wrapper):
@@ -100,9 +100,9 @@ class PrefixTuning(Method):
             raise ValueError("the MLP makes the prefix from random vectors; leave out init or mlp")
 
     def insert(self, model):
-        table = embeddings(model)
         make = self.network if self.mlp else self.free
-        wrap(model, (".begin",), lambda begin, path: make(begin, model, table), nn.Module)
+        for path, part in stacks(model, words=self.init != "normal"):
+            wrap(model, (f".{path}",), lambda begin, path, part=part: make(begin, part, table(part)), nn.Module)
 
     def network(self, begin, model, table):
         return MLPPrefix(begin, self.length, len(model.blocks), table.shape[1], self.mlp).to(table)

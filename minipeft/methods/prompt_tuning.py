@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from minipeft.attach import Method, Wrapper
-from minipeft.targets import embeddings, repeated, wrap
+from minipeft.targets import repeated, stacks, table, wrap
 
 
 class Prompt(Wrapper):
@@ -66,5 +66,6 @@ class PromptTuning(Method):
     SIZES = ("length",)
 
     def insert(self, model):
-        start = vectors(embeddings(model), self.length, self.init)
-        wrap(model, (".begin",), lambda begin, path: Prompt(begin, start), nn.Module)
+        for path, part in stacks(model, words=self.init not in ("normal", "uniform")):
+            start = vectors(table(part), self.length, self.init)
+            wrap(model, (f".{path}",), lambda begin, path, start=start: Prompt(begin, start), nn.Module)

@@ -33,6 +33,7 @@ def keeping_the_cache(forward):
 
     @functools.wraps(forward)
     def run(self, tokens, mask=None, cache=None):
+        check_pooled(self.head, mask)
         before = dict(getattr(cache, "__dict__", {}))
         try:
             return forward(self, tokens, mask, cache)
@@ -42,6 +43,14 @@ def keeping_the_cache(forward):
             raise
 
     return run
+
+
+def check_pooled(head, mask):
+    """Raises ValueError if a row has padding where a head that reads one token reads it."""
+    place = getattr(head, "place", None)
+    if place is not None and isinstance(mask, Tensor) and mask.ndim == 2 and not mask[:, place].all():
+        name, side = ("last", "left") if place else ("first", "right")
+        raise ValueError(f"the head reads the {name} token, but a row has padding there: pad on the {side}")
 
 
 def zeros_and_ones(mask):

@@ -229,10 +229,7 @@ class EmbedFromBOS(Embed):
 
 @dataclass
 class Config:
-    """The shape of a Transformer. GPT-2 is `causal, pre_norm, gelu="tanh"`; BERT is neither causal nor pre-norm.
-
-    `bos`: count positions from this token (see EmbedFromBOS); None for absolute positions.
-    """
+    """The shape of a Transformer. GPT-2 is `causal, pre_norm, gelu="tanh"`; BERT is neither causal nor pre-norm."""
 
     vocab: int
     dim: int = 64
@@ -244,7 +241,7 @@ class Config:
     pre_norm: bool = True
     gelu: str = "none"
     eps: float = 1e-5
-    bos: int | None = None
+    bos: int | None = None  # count positions from this token (see EmbedFromBOS); None for absolute positions
 
 
 class Begin(nn.Module):

@@ -210,18 +210,18 @@ def start_of_the_MLP_encoder(impl):
 
 @observe("places", "Which places of the template are virtual is not right.")
 def virtual_places(impl):
-    found = [impl.PTuning(length=n, template=t).places(table()) for n, t in ((3, TEMPLATE), (2, None))]
+    found = [impl.PTuning(length=n, template=t).layout(table()) for n, t in ((3, TEMPLATE), (2, None))]
     return [virtual.bool().tolist() for virtual, _ in found]
 
 
 @observe("places", "Where the template names a token, its embedding should stand.")
 def anchors(impl):
-    return impl.PTuning(length=N, template=TEMPLATE).places(table())[1][[1, 3]]
+    return impl.PTuning(length=N, template=TEMPLATE).layout(table())[1][[1, 3]]
 
 
 @observe("places", "Virtual places and anchors should both be as long as the template.")
 def shapes_of_the_places(impl):
-    return [list(part.shape) for part in impl.PTuning(length=N, template=TEMPLATE).places(table())]
+    return [list(part.shape) for part in impl.PTuning(length=N, template=TEMPLATE).layout(table())]
 
 
 @observe("places", "A template with a token that the vocabulary lacks should be refused, by a ValueError.")
@@ -241,7 +241,7 @@ def the_last_token_as_an_anchor(impl):
 
 def refused(impl, token):
     try:
-        impl.PTuning(length=1, template=(-1, token)).places(table())
+        impl.PTuning(length=1, template=(-1, token)).layout(table())
     except ValueError:
         return "refused"
     return "accepted"
@@ -251,7 +251,7 @@ def refused(impl, token):
 def type_of_the_anchors(impl):
     words = table().bfloat16()
     with usual_type():
-        return short(impl.PTuning(length=N, template=TEMPLATE).places(words)[1].dtype)
+        return short(impl.PTuning(length=N, template=TEMPLATE).layout(words)[1].dtype)
 
 
 def table():

@@ -51,7 +51,7 @@ class Template(Wrapper):
 
 
 class PTuning(Method):
-    def places(self, table):
+    def layout(self, table):
         V, d = table.shape
         tokens = list(self.template or [VIRTUAL] * self.length)
         if max(tokens) >= V:

@@ -47,7 +47,7 @@ class Template(Wrapper):
 
 
 class PTuning(Method):
-    def places(self, table):
+    def layout(self, table):
         if self.template is None:
             return torch.ones(self.length, dtype=torch.bool), torch.zeros_like(table[:1]).repeat(self.length, 1)
         template = torch.as_tensor(self.template)

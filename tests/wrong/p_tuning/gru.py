@@ -51,7 +51,7 @@ class Template(Wrapper):
 
 
 class PTuning(Method):
-    def places(self, table):
+    def layout(self, table):
         template = torch.full((self.length,), -1) if self.template is None else torch.tensor(self.template)
         if (template >= len(table)).any():
             raise ValueError("the template names a token that the vocabulary lacks")

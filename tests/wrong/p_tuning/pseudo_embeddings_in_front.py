@@ -47,7 +47,7 @@ class Template(Wrapper):
 
 
 class PTuning(Method):
-    def places(self, table):
+    def layout(self, table):
         places = [VIRTUAL] * self.length if self.template is None else list(self.template)
         for token in places:
             if token >= table.shape[0]:

@@ -51,7 +51,7 @@ class Template(Wrapper):
 
 
 class PTuning(Method):
-    def places(self, table):
+    def layout(self, table):
         template = self.template
         if template is None:
             template = (VIRTUAL,) * self.length

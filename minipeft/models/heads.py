@@ -1,0 +1,39 @@
+"""Heads that give one answer for a row: they read one token of it. Pooling belongs to the head."""
+
+from torch import nn
+
+
+class ClassHead(nn.Module):
+    """W h + b of the token at `place`, (B, classes): the first one ([CLS]) or, in a causal model, the last.
+
+    W and b are those of a Linear, `classify`. A projection into a shared space is one without a bias.
+    """
+
+    def __init__(self, dim, classes, place, bias=True):
+        super().__init__()
+        self.classify, self.place = nn.Linear(dim, classes, bias=bias), place
+
+    def forward(self, h):  # (B, T, d)
+        return self.classify(h[:, self.place])
+
+
+def fresh_head(model, classes):
+    """A new head for a model, of its type and on its device, with random weights.
+
+    Raises TypeError for a model that has no head, or one whose head does not tell what a classifier would read.
+    """
+    head, config = getattr(model, "head", None), getattr(model, "config", None)
+    while hasattr(head, "base"):  # below wrappers
+        head = head.base
+    if isinstance(head, ClassHead):
+        new = ClassHead(head.classify.in_features, classes, head.place)
+    elif hasattr(config, "causal"):
+        new = ClassHead(config.dim, classes, -1 if config.causal else 0)
+    elif isinstance(head, nn.Linear):
+        new = nn.Linear(head.in_features, classes)
+    else:
+        raise TypeError(
+            f"{type(model).__name__} has no head that a classifier could take the place of: classes={classes} needs a "
+            "model with `head`, a Linear over its features, or a part of this one that has it"
+        )
+    return new.to(next(model.parameters()))
