@@ -169,6 +169,11 @@ class Digits:
         """`size` of them, each as often as another (give or take one), in an order drawn with `generator`."""
         return shuffled(self.every(), size, generator)
 
+    def sets(self, examples, seed):
+        """What to train on (`examples` of each digit), what to choose by and what to report, as `lab.trial` wants it."""
+        others = (Digits(split, paper=self.paper) for split in ("validation", "test"))
+        return Digits(each=examples or self.each, seed=seed, paper=self.paper), *others
+
     def every(self):
         """All of them, as one Batch: the zeros first, then the ones."""
         pictures = digits(self.split, self.paper)
