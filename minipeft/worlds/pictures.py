@@ -1,8 +1,8 @@
 """The world of pictures: printed characters to learn from, and handwritten digits to be adapted to.
 
 The base is pretrained on `Characters`: 134 letters and symbols in twelve fonts, warped anew each time they are drawn.
-There are no digits among them, and no O, I or l. `Digits` are MNIST's (see DIGITS.md): white on black, as the characters
-are, or on paper, where the base has seen neither the handwriting nor the background.
+There are no digits among them, and no O, I or l. `Digits` are those of MNIST (see DIGITS.md): white on black, as the
+characters are, or on paper, where the base has seen neither the handwriting nor the background.
 
 The characters are rendered from the fonts that matplotlib ships, by Pillow, which matplotlib needs itself. The same
 versions of both give the same pictures.
@@ -192,4 +192,4 @@ pretraining = Characters()
 
 def scores(model):
     """What the card of the base tells of it."""
-    return {"printed characters, freshly warped": evaluate(model, pretraining, 4000).accuracy}
+    return {"printed characters, freshly warped": evaluate(model, pretraining, 2000).accuracy}
