@@ -1,1 +1,1 @@
-"""Worlds beside the letters of `tasks`: each with its tasks, and with what a base of it is pretrained on."""
+"""Worlds besides the letters of `tasks`: what a base of another kind learns from, and what it is adapted to."""
