@@ -32,6 +32,7 @@ from minipeft.plots.quantization import (
     quantized_weights,
 )
 from minipeft.plots.ranks import error_by_rank, rank_grid, rank_history, triplet_scores
+from minipeft.plots.sharing import shared_and_private
 from minipeft.plots.structure import STRUCTURES, doors, structure
 from minipeft.plots.style import AMOUNT, FROZEN, HUES, INK, SIGNED, SPARE, bare, new, shades
 from minipeft.plots.tables import accuracy_matrix, decision_tree, differences, mixed_batch, scorecard
@@ -63,6 +64,7 @@ __all__ = [
     "fusion_weights", "interpolation", "learning_rates", "low_rank", "magnitude_direction", "memory", "mixed_batch",
     "module_tree", "nearest_tokens", "nearest_words", "new", "pareto", "plt", "prefix_map", "prefixes",
     "principal_plane", "principal_singular_values", "prompt_trajectory", "quantization_errors", "quantization_levels",
-    "quantized_weights", "rank_grid", "rank_history", "scorecard", "shades", "similarity_maps", "spectrum", "structure",
+    "quantized_weights", "rank_grid", "rank_history", "scorecard", "shades", "shared_and_private", "similarity_maps",
+    "spectrum", "structure",
     "token_changes", "triplet_scores", "vera_vectors", "virtual_share", "what_moved",
 ]  # fmt: skip
