@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import minipeft.exercises.models as models
 from minipeft import attach
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises import models
 from minipeft.exercises.models import fill, linear, numbers
 from minipeft.methods import IA3, LoRA, PrefixTuning, PromptTuning
 from minipeft.methods.ia3 import IA3Input, IA3Output
