@@ -308,7 +308,7 @@ print("each language by itself:", *(f"{score:.2f}" for score in alone))
 # | so does a warm start | yes, less | [row](claims.md#warm_start) |
 # | prompts are better private parts | yes | [row](claims.md#private_prompt) |
 #
-# Here: a small model. Real languages differ in more than tables.
+# Real languages differ in more than tables.
 
 # %% [markdown]
 # ## More exercises
