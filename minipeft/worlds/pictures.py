@@ -1,7 +1,7 @@
 """The world of pictures: printed characters to learn from, and handwritten digits to be adapted to.
 
 The base is pretrained on `Characters`: 134 letters and symbols in twelve fonts, warped anew each time they are drawn.
-There are no digits among them, and no O, I or l. `Digits` are those of MNIST (see DIGITS.md): white on black, as the
+There are no digits among them, and no O, I or l. `Digits` are MNIST's (see DIGITS.md): white on black, as the
 characters are, or on paper, where the base has seen neither the handwriting nor the background.
 
 The characters are rendered from the fonts that matplotlib ships, by Pillow, which matplotlib needs itself. The same
@@ -169,8 +169,14 @@ class Digits:
         """`size` of them, each as often as another (give or take one), in an order drawn with `generator`."""
         return shuffled(self.every(), size, generator)
 
+    kind = "new pictures"
+
+    def known(self):
+        """What the base was pretrained on."""
+        return Characters()
+
     def sets(self, examples, seed):
-        """What to train on (`examples` of each digit), what to choose by and what to report, as `lab.trial` wants it."""
+        """What to train on (`examples` of each digit), what to choose by and what to report: for `lab.trial`."""
         others = (Digits(split, paper=self.paper) for split in ("validation", "test"))
         return Digits(each=examples or self.each, seed=seed, paper=self.paper), *others
 
