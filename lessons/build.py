@@ -25,6 +25,7 @@ from PIL import Image
 
 HERE = Path(__file__).parent
 TIMES = HERE / "times.json"
+HIDDEN = "hide-input"  # the tag of cells that readers need not see: the fast dial, and checks that keep the lesson true
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 
 
@@ -39,6 +40,8 @@ def notebook(source):
     for i, cell in enumerate(nb.cells):
         cell["id"] = f"c{i:02d}"
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k == "tags"})
+        if HIDDEN in cell.metadata.get("tags", ()):
+            cell.metadata["jupyter"] = {"source_hidden": True}
     nb.nbformat, nb.nbformat_minor = 4, 5
     return nb
 

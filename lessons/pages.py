@@ -15,6 +15,7 @@ from jinja2 import pass_context
 from latex2mathml.converter import convert
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbconvert.preprocessors import TagRemovePreprocessor
 from pygments.formatters import HtmlFormatter
 
 HERE = Path(__file__).parent
@@ -74,6 +75,8 @@ class Renderer(IPythonRenderer):
 
 
 class Exporter(HTMLExporter):
+    preprocessors = [TagRemovePreprocessor(remove_input_tags={"hide-input"}, enabled=True)]
+
     @pass_context
     def markdown2html(self, context, source):
         return markdown(source)

@@ -1,7 +1,6 @@
 """How a method is put on a model, written once for every method.
 
-A method changes no model. Attaching makes a *view*: new modules around the very same numbers, all of them frozen, with
-the method's layers in front of what they change. So nothing ever has to be undone:
+A method changes no model, it makes a *view*: new modules around the very same frozen numbers. Nothing has to be undone:
 
     adapted = LoRA(rank=4).attach(model)    `model` is as it was, whatever becomes of `adapted`
     detach(adapted)                         is `model` itself
@@ -108,9 +107,10 @@ class Attachment:
     base: nn.Module
     layers: dict[str, nn.Module | nn.Parameter] = field(default_factory=dict)  # {dotted name in the base: what is new}
     shared: list[tuple[nn.Parameter, nn.Parameter]] = field(default_factory=list)
+    inserted: bool = False
 
     def __deepcopy__(self, memo):  # the copy of a view has numbers of its own, and the same base
-        return Attachment(self.method, self.base, copy.deepcopy(self.layers, memo))
+        return Attachment(self.method, self.base, copy.deepcopy(self.layers, memo), inserted=True)
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,7 @@ class Method(MethodSettings):
         if self.classes:
             swap(adapted, "head", fresh_head(model, self.classes))
         self.insert(adapted)
+        adapted._attachment.inserted = True
         if callable(getattr(self, "targets", None)):  # a function cannot be stored: the names that it chose can
             chosen = tuple("." + path for path in adapted._attachment.layers if path != "head" or not self.classes)
             adapted._attachment.method = replace(self, targets=chosen)

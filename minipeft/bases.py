@@ -1,4 +1,7 @@
-"""The frozen models to start from: the tiny ones that are shipped, and GPT-2 or BERT from their published weights."""
+"""The frozen models to start from: the tiny ones that are shipped, and GPT-2 or BERT from their published weights.
+
+More published models can be read by the functions in `published`: ViT, BART, CLIP.
+"""
 
 import hashlib
 import json
@@ -9,12 +12,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from minipeft.models.transformer import Config, Embed, Transformer
+from minipeft.models.vision import VisionConfig, ViT
 
 FOLDER = Path(__file__).parents[1] / "tiny_models"
+MODELS = {"Transformer": (Transformer, Config), "ViT": (ViT, VisionConfig)}  # a card names the kind of its model
 
 
 def base(name="letters-d64"):
-    """A shipped base, frozen and in eval mode: `base()` knows the toy world of `tasks`.
+    """A shipped base, frozen and in eval mode: `base()` knows the toy world of `tasks`, the others one of `worlds`.
 
     Raises FileNotFoundError, with the names there are, for another name; ValueError if the file is not the one that its
     card describes.
@@ -24,7 +29,8 @@ def base(name="letters-d64"):
         raise ValueError(
             f"{path} is not the file its card describes (SHA-256 differs): restore it, or python run.py pretrain {name}"
         )
-    model = Transformer(Config(**card["config"]))
+    model, config = MODELS[card.get("model", "Transformer")]
+    model = model(config(**card["config"]))
     model.load_state_dict(load_file(path))
     return model.requires_grad_(False).eval()
 

@@ -8,6 +8,12 @@ different views share a pass in this code if all their layers are of these kinds
   LoRA, IA³                 y_i = l_i ⊙ (W (e_i ⊙ x_i) + b) + B_i A_i x_i: one product with W for all rows
   prompts and prefixes      every row begins with a cache of its own; shorter ones are padded on the left
 
+It can be trained like any model. Tasks share an update if their views stand on a view that has one:
+
+    shared = LoRA(rank=4).attach(model)
+    several = MultiTask({name: LoRA(rank=1).attach(shared, together=True) for name in names})
+    fit(several, Together({name: task(name) for name in names}), lr=1e-2)        # the shared one and the private ones
+
 Sources: 1) prompts: Lester et al. 2021, arXiv:2104.08691. 2) LoRA: Punica, Chen et al. 2023, arXiv:2310.18547.
 """
 
@@ -18,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minipeft.arguments import got
-from minipeft.attach import Wrapper, attachments, detach, place, view
+from minipeft.attach import Wrapper, attachments, bottom, detach, place, trainable, view
 from minipeft.methods.ia3 import IA3Input, IA3Output
 from minipeft.methods.lora import LoRALinear
 from minipeft.models.transformer import Transformer
@@ -43,7 +49,7 @@ class RowsLinear(Rows):
     """y_i = l_i ⊙ (W (e_i ⊙ x_i) + b) + B_i A_i x_i; where a view has no such layer, l = e = 1 and A = B = 0."""
 
     def forward(self, x):  # (B, T, in)
-        (out, into), new = self.base.weight.shape, self.base.weight.new_ones
+        (out, into), new = bottom(self).weight.shape, bottom(self).weight.new_ones
         r = max((len(layer.A) for layer in self.views.values() if isinstance(layer, LoRALinear)), default=0)
         e = self.rows(IA3Input, lambda layer: layer.l[None], new(1, into))  # (B, 1, in)
         l = self.rows(IA3Output, lambda layer: layer.l[None], new(1, out))  # (B, 1, out)
@@ -84,15 +90,19 @@ class RowsBegin(Rows):
         return filled[self.batch.index], real[self.batch.index]
 
 
-class MultiTask:
-    """Named views of one base, {name: view}, for batches whose rows name theirs. At least one; see also `add`."""
+class MultiTask(nn.Module):
+    """Named views of one base, {name: view}, for batches whose rows name theirs. At least one; see also `add`.
+
+    `base` is what all views stand on: the view below, if it is the same for all of them; else the bare model.
+    """
 
     def __init__(self, views):
+        super().__init__()
         if not isinstance(views, dict) or not views:
             raise ValueError(
                 f'MultiTask takes named views, {{"blue": load(path, model)}}, at least one, got {got(views)}'
             )
-        self.views, self.batch, self.shared = {}, SimpleNamespace(), None
+        self.views, self.batch = {}, SimpleNamespace()  # what the rows of a batch need; `model` is what they share
         for name, one in views.items():
             self.add(name, one)
 
@@ -102,20 +112,31 @@ class MultiTask:
             raise ValueError(f"a view needs a name, a text that is not taken: {name!r}; taken are {list(self.views)}")
         if not isinstance(one, nn.Module) or not attachments(one):
             raise ValueError(f"{name!r} is a {type(one).__name__} and no view: give what `attach` or `load` returned")
-        if self.views and detach(one) is not self.base:
+        if self.views and detach(one) is not detach(self.base):
             raise ValueError(f"{name!r} is a view of another model than the others: attach all of them to the same one")
-        self.base, self.views[name], self.shared = detach(one), one, None
+        self.views[name] = one
+        self.changed()
 
     def remove(self, name):
         """Take a view out, and return it."""
         self.known([name])
-        self.shared = None
-        return self.views.pop(name)
+        one = self.views.pop(name)
+        self.changed()
+        return one
 
-    def __call__(self, tokens, names, *rest, **more):
+    def changed(self):
+        below = [detach(one, 1) for one in self.views.values()] or [self.base]
+        self.batch.base = below[0] if all(one is below[0] for one in below) else detach(below[0])
+        self.batch.model, self.each = None, nn.ModuleList(self.views.values())
+
+    @property
+    def base(self):
+        return self.batch.base
+
+    def forward(self, tokens, names, *rest, **more):
         """What the model gives, each row under the view of its name; what else it takes is cut into rows likewise.
 
-        Raises ValueError for names or outputs that do not fit, RuntimeError in training mode.
+        Raises ValueError for names or outputs that do not fit.
         """
 
         def some(model, cut):
@@ -138,12 +159,11 @@ class MultiTask:
             raise ValueError(f"a name for each row is needed: there are {len(names)} names for {len(tokens)} rows")
         self.known([name for name in names if name is not None])
         groups, pieces = {}, []
+        place_of = {name: None if self.shares(name) else name for name in dict.fromkeys(names)}
         for row, name in enumerate(names):
-            groups.setdefault(None if self.shares(name) else name, []).append(row)
+            groups.setdefault(place_of[name], []).append(row)
         for rows in groups.values():
             model, index = self.model([names[row] for row in rows]), torch.tensor(rows)
-            if model.training:
-                raise RuntimeError("mixed batches are for inference, and a view is in training mode: call view.eval()")
             pieces.append(compute(model, lambda value, index=index: cut(value, index, len(tokens))))
         if len({piece.shape[1:] for piece in pieces}) > 1:
             shapes = {names[rows[0]]: tuple(p.shape[1:]) for rows, p in zip(groups.values(), pieces, strict=True)}
@@ -159,8 +179,15 @@ class MultiTask:
         """Do rows under this name share a pass with others?"""
         if name is None or not isinstance(self.base, Transformer):
             return name is None
-        layers = layers_of(self.views[name])
-        return all(at == "begin" or (type(layer) in SHARING and type(layer.base) is nn.Linear) for at, layer in layers)
+        layers = [(at, layer) for at, layer in self.layers(name) if at != "begin"]
+        if not all(type(layer) in SHARING and type(bottom(layer)) is nn.Linear for _, layer in layers):
+            return False
+        dropping = any(isinstance(m, nn.Dropout) and m.training for _, layer in layers for m in layer.modules())
+        return len(dict(layers)) == len(layers) and not dropping
+
+    def layers(self, name):
+        """[(dotted name, layer)] of what the view of this name has above the base."""
+        return layers_of(self.views[name])[len(layers_of(self.base)) :]
 
     def model(self, names):
         """The model for rows with these names, which share a pass."""
@@ -169,16 +196,20 @@ class MultiTask:
             return self.base if different[0] is None else self.views[different[0]]
         self.batch.names = different
         self.batch.index = torch.tensor([different.index(name) for name in names], device=numbers.device)
-        if self.shared is None or next(self.shared.parameters()).data_ptr() != numbers.data_ptr():  # or it was moved
-            self.shared, found = view(self.base), {}
-            for name in filter(self.shares, self.views):
-                for path, layer in layers_of(self.views[name]):
+        model, sharing = self.batch.model, [name for name in self.views if self.shares(name)]
+        moved = model is not None and next(model.parameters()).data_ptr() != numbers.data_ptr()
+        if model is None or moved or self.batch.sharing != sharing:
+            learning = trainable(self.base).values() if attachments(self.base) else ()
+            model, found = view(self.base, kept=learning), {}
+            for name in sharing:
+                for path, layer in self.layers(name):
                     found.setdefault(path, {})[name] = layer
             for path, layers in found.items():
-                parent, last = place(self.shared, path)
+                parent, last = place(model, path)
                 rows, views = (RowsBegin, {None: self.base, **self.views}) if path == "begin" else (RowsLinear, layers)
                 setattr(parent, last, rows(getattr(parent, last), views, self.batch))
-        return self.shared
+            self.batch.model, self.batch.sharing = model, sharing
+        return model
 
 
 def cut(value, rows, size):

@@ -142,12 +142,12 @@ def sites(model):
 
 
 def within(model, places):
-    """Those of the places that the method being attached may change: inside of its `places`, not in a fresh head.
+    """The places; while a method is being attached, those that it may change: inside its `places`, not in a fresh head.
 
     Raises ValueError if one of its `places` is no part of the model.
     """
     entry = vars(model).get("_attachment")
-    if entry is None:
+    if entry is None or entry.inserted:
         return list(places)
     places, wanted = list(places), entry.method.places
     parts = {path.removesuffix(f".{name}") for path, _, name in places if "." in path}

@@ -258,6 +258,35 @@ def rows_of(batch, index):
 
 
 @dataclass(frozen=True)
+class Together:
+    """Several named tasks in one batch, {name: task}, so many rows of each: what `mixing.MultiTask` is trained on."""
+
+    goals: tuple[tuple[str, Task | Few], ...]
+
+    def __post_init__(self):
+        goals = tuple(self.goals.items()) if isinstance(self.goals, dict) else self.goals
+        if not isinstance(goals, tuple) or not goals:
+            raise TypeError(f"Together takes named tasks, {{'blue': task('copy+blue')}}, got {got(self.goals)}")
+        for _, goal in goals:
+            a_task("Together", goal)
+        object.__setattr__(self, "goals", goals)
+
+    def __str__(self):
+        return ", ".join(str(goal) for _, goal in self.goals)
+
+    def batch(self, size, generator):
+        """`size` examples, divided among the tasks; the argument `names` of the model tells whose each row is."""
+        share, more = divmod(size, len(self.goals))
+        if not share:
+            raise ValueError(f"a batch of {size} has no example for each of {len(self.goals)} tasks; make it larger")
+        sizes = [share + (i < more) for i in range(len(self.goals))]
+        parts = [goal.batch(n, generator) for (_, goal), n in zip(self.goals, sizes, strict=True)]
+        names = [name for (name, _), n in zip(self.goals, sizes, strict=True) for _ in range(n)]
+        tokens, targets = (torch.cat([getattr(part, what) for part in parts]) for what in ("tokens", "targets"))
+        return Batch(tokens, targets, more={"names": names})
+
+
+@dataclass(frozen=True)
 class Mixture:
     """What the base is pretrained on: instructed examples of all pairs but the held-out ones, or of those `only`.
 
@@ -273,19 +302,19 @@ class Mixture:
         if not isinstance(self.only, Iterable):
             raise TypeError(f"only takes a tuple of names, got {got(self.only)}")
         names = tuple(map(str, self.only))
-        if strange := [name for name in names if name not in self.every()]:
-            raise ValueError(f"the mixture has no {strange[0]}: it has instructions for {' '.join(self.every())}")
+        if strange := [name for name in names if name not in self.with_words()]:
+            raise ValueError(f"the mixture has no {strange[0]}: it has instructions for {' '.join(self.with_words())}")
         object.__setattr__(self, "only", names)
 
     def __str__(self):
         return " ".join(self.only) or "pretraining mixture"
 
     @staticmethod
-    def every():
+    def with_words():
         return [f"{o}+{t}" for o in KNOWN_OPERATIONS for t in KNOWN_TABLES]
 
     def pairs(self):
-        return [p for p in self.every() if (p in self.only if self.only else p not in HELD_OUT)]
+        return [p for p in self.with_words() if (p in self.only if self.only else p not in HELD_OUT)]
 
     def batch(self, size, generator):
         """`size` new examples, drawn with `generator`."""

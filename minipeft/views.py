@@ -30,11 +30,13 @@ def merge(model):
 
 
 def move(model, *to):
-    """`model.to(*to)` for a view and its base together, so that what they share stays shared. Returns the model."""
-    if entry := vars(model := unwrapped(model)).get("_attachment"):
-        move(entry.base, *to)
-        for mine, theirs in entry.shared:
-            mine.data = theirs.data
+    """`model.to(*to)` for views and their bases together, so that what they share stays shared. Returns the model."""
+    model = unwrapped(model)
+    for part in model.modules():
+        if entry := vars(part).get("_attachment"):
+            move(entry.base, *to)
+            for mine, theirs in entry.shared:
+                mine.data = theirs.data
     return model.to(*to)
 
 

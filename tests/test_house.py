@@ -87,7 +87,8 @@ def test_a_registered_method_is_documented_and_its_label_makes_it_again(method):
 
 
 def test_every_registered_method_takes_part_in_the_comparison():
-    assert {type(c.method).__name__ for c in TUNED_METHODS} == set(METHODS)
+    """But the probe: it needs features that already tell the classes apart, and letters are no classes."""
+    assert {type(c.method).__name__ for c in TUNED_METHODS} | {"LinearProbe"} == set(METHODS)
 
 
 def test_every_method_file_is_registered():

@@ -22,6 +22,7 @@ from minipeft.methods import (
     DoRA,
     Full,
     Houlsby,
+    LinearProbe,
     LoRA,
     ParallelAdapter,
     Pfeiffer,
@@ -41,6 +42,7 @@ from tests.models import BOS, DIM, FF, LAYERS, VOCAB, T, bits, close, count, mak
 
 EVERY = [
     Full(),
+    LinearProbe(),
     LoRA(rank=3, targets=("q", "down", "token")),
     LoRA(rank=2, targets=("k.weight", "up.weight")),
     PromptTuning(length=3),
@@ -65,7 +67,7 @@ EVERY = [
 ]
 METHOD = pytest.mark.parametrize("method", EVERY, ids=str)
 KIND = pytest.mark.parametrize("bos", [None, BOS], ids=["absolute", "from BOS"])
-MERGEABLE = Full | BitFit | IA3 | LoRA | AdaLoRA | DoRA | VeRA | PiSSA
+MERGEABLE = Full | LinearProbe | BitFit | IA3 | LoRA | AdaLoRA | DoRA | VeRA | PiSSA
 COPIES = {
     "deepcopy": copy.deepcopy,
     "pickle": lambda model: pickle.loads(pickle.dumps(model)),

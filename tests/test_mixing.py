@@ -25,8 +25,8 @@ from minipeft.methods import (
     QLoRA,
 )
 from minipeft.mixing import MultiTask
-from minipeft.tasks import EOS, FIRST_LETTER, encode, task
-from minipeft.training import fit
+from minipeft.tasks import EOS, FIRST_LETTER, Together, encode, task
+from minipeft.training import evaluate, fit
 from minipeft.views import move
 from tests.models import BOS, T, bits, close, make, rows, same_bits, stirred
 
@@ -138,7 +138,7 @@ def test_rows_under_lora_ia3_prompts_and_prefixes_share_a_pass_and_the_others_ha
     names = ["LoRA of rank 2", None, "prompt of 4", "prefix", "IA3", "deep", "full", "full", "BitFit"]
     several(tokens, names)
     hear = [model.blocks[0].register_forward_pre_hook(lambda module, args: sizes.append(tuple(args[0].shape[:2])))
-            for model in (several.shared, several.views["full"], several.views["BitFit"])]  # fmt: skip
+            for model in (several.batch.model, several.views["full"], several.views["BitFit"])]  # fmt: skip
     several(tokens, names)
     assert sizes == [(6, T + 4), (2, T), (1, T)]
     assert len(hear) == 3
@@ -306,12 +306,116 @@ def test_what_is_no_view_of_the_base_is_told():
             MultiTask(wrong)
 
 
-def test_training_mode_is_told():
-    several, tokens = library(make(), {"LoRA": LoRA(), "full": Full()}), rows()[1]
-    several.views["full"].train()
-    with pytest.raises(RuntimeError, match=r"call view\.eval"):
-        several(tokens, ["LoRA", "full", None])
-    assert several(tokens, ["LoRA", "LoRA", None]).shape[0] == 3
+def test_a_view_that_drops_out_has_a_pass_of_its_own():
+    methods = {"plain": LoRA(), "dropping": LoRA(rank=3, dropout=0.5)}
+    several, tokens = library(make(), methods), rows()[1]
+    names = ["plain", "dropping", "plain"]
+    calm = several(tokens, names)
+    several.train()
+    torch.manual_seed(3)
+    first, second = several(tokens, names), several(tokens, names)
+    assert several.shares("plain")
+    assert not several.shares("dropping")
+    assert not torch.equal(first[1], second[1]), "dropout is drawn anew"
+    close(first[[0, 2]], calm[[0, 2]])
+    several.eval()
+    close(several(tokens, names), calm)
+
+
+SHARED = {
+    "LoRA": (LoRA(rank=3), LoRA(rank=2)),
+    "LoRA under prompts": (LoRA(rank=3), PromptTuning(length=2)),
+    "prompt under LoRA": (PromptTuning(length=3), LoRA(rank=2)),
+    "prefix under IA3": (PrefixTuning(length=2), IA3()),
+    "adapter under IA3": (Houlsby(size=3), IA3()),
+}
+
+
+def family(kind, model):
+    """Three views that stand on one, all of them trained together."""
+    below, above = SHARED[kind]
+    shared = stirred(below, model)
+    views = {}
+    for seed, name in enumerate("abc"):
+        torch.manual_seed(seed)
+        views[name] = above.attach(shared, together=True)
+    return shared, MultiTask(views)
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_views_on_one_view_learn_what_they_share_together(kind):
+    model, (_, tokens, _) = make().double(), rows()
+    before = bits(model)
+    shared, several = family(kind, model)
+    assert several.base is shared
+    names = ["a", "c", None]
+    close(several(tokens, names)[2], shared(tokens)[2], 1e-9)
+    alone = {name: view(tokens) for name, view in several.views.items()}
+    got = several(tokens, names)
+    close(got[0], alone["a"][0], 1e-9)
+    close(got[1], alone["c"][1], 1e-9)
+    got.square().sum().backward()
+    wanted = {id(p) for view in (shared, *several.views.values()) for p in trainable(view).values()}
+    found = trainable(several)
+    assert {id(p) for p in found.values()} == wanted
+    common = {id(p) for p in trainable(shared).values()}
+    assert all({id(p) for p in trainable(view).values()} > common for view in several.views.values())
+    assert all(p.grad is not None and p.grad.any() for p in trainable(shared).values() if p.numel() > 12)
+    assert same_bits(model, before)
+
+
+def test_the_gradient_of_a_mixed_batch_is_the_sum_of_those_of_its_rows():
+    shared, several = family("LoRA", make().double())
+    tokens, names = rows()[1], ["a", "c", "a"]
+
+    def gradients(run):
+        for p in trainable(several).values():
+            p.grad = None
+        run()
+        return [None if p.grad is None else p.grad.clone() for p in trainable(several).values()]
+
+    def one_by_one():
+        for row, name in zip(tokens, names, strict=True):
+            several.views[name](row[None]).square().sum().backward()
+
+    for mine, theirs in zip(
+        gradients(lambda: several(tokens, names).square().sum().backward()), gradients(one_by_one), strict=True
+    ):
+        if theirs is not None:
+            close(mine, theirs, 1e-8)
+    assert trainable(shared)
+
+
+def test_fit_trains_what_is_shared_and_what_is_private():
+    names = ["reverse+blue", "copy+red", "sort+next"]
+    torch.manual_seed(0)
+    shared = LoRA(rank=2).attach(base())
+    several = MultiTask({name: LoRA(rank=1).attach(shared, together=True) for name in names})
+    start = {name: p.detach().clone() for name, p in trainable(several).items()}
+    goal = Together({name: task(name) for name in names})
+    history = fit(several, goal, steps=40, batch_size=31, lr=3e-2, device="cpu", progress=False)
+    assert all(not torch.equal(p, start[name]) for name, p in trainable(several).items())
+    assert history.loss[-1] < 0.7 * history.loss[0]
+    for name, view in several.views.items():
+        assert evaluate(view, task(name), 100).loss < evaluate(detach(shared), task(name), 100).loss
+    assert evaluate(several, goal, 90).loss == pytest.approx(
+        sum(evaluate(view, task(name), 90).loss for name, view in several.views.items()) / 3, rel=0.3
+    )
+
+
+def test_what_is_shared_is_saved_once_and_the_private_parts_on_top_of_it(tmp_path):
+    model = base()
+    shared = LoRA(rank=2).attach(model)
+    several = MultiTask({name: LoRA(rank=1).attach(shared, together=True) for name in ("reverse+blue", "copy+red")})
+    goal = Together({name: task(name) for name in several.views})
+    fit(several, goal, steps=5, lr=3e-2, device="cpu", progress=False)
+    save(shared, tmp_path / "shared")
+    for name, view in several.views.items():
+        save(view, tmp_path / name)
+    again = load(tmp_path / "shared", model)
+    tokens = task("copy+plain").batch(4, torch.Generator()).tokens
+    for name, view in several.views.items():
+        close(load(tmp_path / name, again)(tokens), view(tokens))
 
 
 def test_a_sequence_beyond_the_context_is_told():

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import UserDict
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from decimal import Decimal
 from fractions import Fraction
 
@@ -68,6 +68,7 @@ TABLE = [  # settings, what a message says of them, and which of the values are 
     ("seed", "a whole number of at least 0", WHOLE | {"0", "1"}),
     ("block_size", "a whole number of at least 2 and below 4097", WHOLE),
     ("classes", "a whole number of at least 2 or None", WHOLE | {"None"}),
+    ("head_lr", "a number above 0 or None", NUMBER | {"None"}),
     ("AdaLoRA.rank alpha lr_ratio d_initial scale", "a number above 0", NUMBER),
     ("gamma regularization", "a number of at least 0", NUMBER | {"0"}),
     ("dropout beta1 beta2 warmup final", "a number of at least 0 and below 1", SHARE | {"0"}),
@@ -78,7 +79,7 @@ TABLE = [  # settings, what a message says of them, and which of the values are 
     ("PromptTuning.init", f"'normal' or 'uniform' or 'vocabulary' or {LISTED}", NUMBERS | {"normal", "uniform"}),
     ("PrefixTuning.init", f"'normal' or {LISTED}", NUMBERS | {"normal"}),
     ("layers template", f"{LISTED} or None", NUMBERS | {"None"}),
-    ("outputs inputs", NAMED, NAMES),
+    ("outputs inputs places", NAMED, NAMES),
     ("targets", f"{NAMED} or a text or a function", NAMES | TEXT),
     ("Full.targets BitFit.targets", f"{NAMED} or a text or a function or None", NAMES | TEXT | {"None"}),
     ("rank_pattern", 'a dictionary of names and whole numbers of at least 1 like {"v": 8}', RANKS),
@@ -153,7 +154,8 @@ def test_a_method_is_data_that_nobody_changes_afterwards():
 
 @pytest.mark.parametrize("method", METHODS.values())
 def test_a_label_is_the_first_setting_and_those_that_differ(method):
-    first = next(iter(method.__dataclass_fields__))
-    default = getattr(method(), first)
+    first = next((field.name for field in fields(method) if not field.kw_only), None)
+    default = first and getattr(method(), first)
     assert str(method()) == method.__name__ + (f"({first}={default!r})" if default is not None else "")
+    assert str(method(classes=3)) == str(method())[:-1] + ", classes=3)" * (default is not None) or default is None
     assert parse(str(method())) == method() == parse(method.__name__.lower())

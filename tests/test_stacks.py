@@ -13,6 +13,7 @@ from minipeft.methods import (
     DoRA,
     Full,
     Houlsby,
+    LinearProbe,
     LoRA,
     ParallelAdapter,
     Pfeiffer,
@@ -34,12 +35,13 @@ SOME = [
     PrefixTuning(length=3), PrefixTuning(length=2, mlp=4), PTuningV2(length=2), PTuningV2(length=2, form="key/value"),
     BitFit(), IA3(), Houlsby(size=3), Pfeiffer(size=3), ParallelAdapter(size=3), AdapterFusion(adapters=2, size=3),
     AdaLoRA(rank=2, initial_rank=3), QLoRA(rank=2, block_size=8), DoRA(rank=2), VeRA(rank=4), PiSSA(rank=2),
+    LinearProbe(),
 ]  # fmt: skip
 CODES = {  # what a model stored in 4 bits has no weights for
     str(SOME[0]): r"'blocks\.0\.mlp\.up\.packed' holds torch\.uint8, in which Full cannot train",
     str(SOME[2]): r"no module or weight is named 'up\.weight' or 'k\.weight'",
 }
-MERGEABLE = Full | BitFit | IA3 | LoRA | AdaLoRA | DoRA | VeRA | PiSSA
+MERGEABLE = Full | LinearProbe | BitFit | IA3 | LoRA | AdaLoRA | DoRA | VeRA | PiSSA
 
 
 def test_every_method_is_here():

@@ -33,13 +33,28 @@ def adapt(method, goal, lr, seed, recipe=RECIPE, base="letters-d64", examples=No
     """
     adapters = [adapter(method.size, source, source_lr, seed, recipe, base) for source in sources]
     torch.manual_seed(seed)
-    view = method.attach(shipped(base))
+    view = method.attach(started(goal, base))
     if adapters:
         method.fill(view, adapters)
-    given = goal if examples is None else Few(goal, examples, seed)
+    given = sets(goal, examples, seed)[0]
     after = on_step and (lambda step: on_step(view, step))
     history = fit(view, given, lr=lr, seed=seed, device="cpu", progress=False, on_step=after, **recipe.settings())
     return view, history
+
+
+def started(goal, base):
+    """The model that a method is attached to: the shipped base, or what the task makes of it."""
+    return goal.start(shipped(base)) if hasattr(goal, "start") else shipped(base)
+
+
+def sets(goal, examples, seed):
+    """What to train on, what chooses learning rates and what is reported: three tasks.
+
+    A task of letters is endless, so its last two differ by the seed with which they are drawn alone.
+    """
+    if hasattr(goal, "sets"):
+        return goal.sets(examples, seed)
+    return goal if examples is None else Few(goal, examples, seed), goal, goal
 
 
 @cache
@@ -55,7 +70,7 @@ def trial(method, goal, lr, seed, recipe=RECIPE, base="letters-d64", examples=No
     parameters   trained
     accuracy     exact match on 1,000 unseen examples of the task; loss: there, in nats
     validation   loss on 1,000 other unseen examples; it chooses learning rates and is not reported
-    retention    accuracy on the pretraining mixture, with the method attached
+    retention    accuracy on what the base was pretrained on, with the method attached; None with a fresh head
     restored     is the detached base the same, bit for bit?
     reached      the first step at which the mean accuracy of ten batches is .9, or None
     area         mean loss over all steps
@@ -67,7 +82,8 @@ def trial(method, goal, lr, seed, recipe=RECIPE, base="letters-d64", examples=No
     look, watch: functions at the top of a module, called as `look(view, base, goal)`; they return a dictionary. What
     `look` finds at the end joins the result; what `watch` finds after each `every` steps is the list `path`.
     """
-    before = deltas.fingerprint(shipped(base))
+    before = deltas.fingerprint(start := started(goal, base))
+    training, choosing, reported = sets(goal, examples, seed)
     found, path = dict.fromkeys(("accuracy", "retention", "training_accuracy"), 0.0), []
     found |= dict.fromkeys(("loss", "validation", "reached", "area", "curve"))
     seen = {"path": path} if watch else {}
@@ -79,17 +95,23 @@ def trial(method, goal, lr, seed, recipe=RECIPE, base="letters-d64", examples=No
 
     try:
         view, history = adapt(method, goal, lr, seed, recipe, base, examples, sources, source_lr, watch and follow)
-        final, validation = evaluate(view, goal), evaluate(view, goal, seed=VALIDATION)
-        known = evaluate(view, Mixture())
-        own = examples and evaluate(view, Few(goal, examples, seed), size=examples)
+        final, validation = evaluate(view, reported), evaluate(view, choosing, seed=VALIDATION)
+        retained = retention(view, goal, method)
+        own = examples and evaluate(view, training)
     except FloatingPointError:
-        return found | {"parameters": size(method.attach(shipped(base))), "restored": True} | seen
+        return found | {"parameters": size(method.attach(start)), "restored": True} | seen
     found |= {"parameters": size(view), "accuracy": final.accuracy, "loss": final.loss, "validation": validation.loss}
-    found["retention"], found["training_accuracy"] = known.accuracy, own.accuracy if own else 0.0
+    found["retention"], found["training_accuracy"] = retained, own.accuracy if own else 0.0
     found["reached"] = first_step(history.accuracy)
     found["area"], found["curve"] = sum(history.loss) / len(history.loss), thinned(history.loss)
     found["restored"] = deltas.fingerprint(detach(view)) == before
     return found | seen | (look(view, detach(view), goal) if look else {})
+
+
+def retention(view, goal, method):
+    """Accuracy on what the base was pretrained on; None if a fresh head cannot tell."""
+    known = goal.known() if hasattr(goal, "known") else Mixture()
+    return None if method.classes else evaluate(view, known).accuracy
 
 
 def size(view):

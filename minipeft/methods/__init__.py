@@ -1,6 +1,7 @@
 """The methods, one file each. To be registered is to be listed here; `lab.TUNED_METHODS` adds learning rates."""
 
 import ast
+from dataclasses import fields
 
 from minipeft.methods.adalora import AdaLoRA
 from minipeft.methods.adapter import Houlsby, ParallelAdapter, Pfeiffer
@@ -22,8 +23,8 @@ from minipeft.methods.vera import VeRA
 METHODS = {
     method.__name__: method
     for method in (
-        Full, LinearProbe, BitFit, Houlsby, Pfeiffer, ParallelAdapter, AdapterFusion, PromptTuning, PTuning, PrefixTuning, PTuningV2,
-        LoRA, AdaLoRA, QLoRA, DoRA, VeRA, PiSSA, IA3,
+        Full, LinearProbe, BitFit, Houlsby, Pfeiffer, ParallelAdapter, AdapterFusion, PromptTuning, PTuning,
+        PrefixTuning, PTuningV2, LoRA, AdaLoRA, QLoRA, DoRA, VeRA, PiSSA, IA3,
     )
 }  # fmt: skip
 
@@ -49,4 +50,5 @@ def parse(text):
     try:
         return method(**settings)
     except TypeError as error:
-        raise ValueError(f"{text!r}: {error}; {method.__name__} has {', '.join(method.__dataclass_fields__)}") from None
+        names = [f.name for f in sorted(fields(method), key=lambda f: f.kw_only)]
+        raise ValueError(f"{text!r}: {error}; {method.__name__} has {', '.join(names)}") from None

@@ -92,7 +92,9 @@ class ParallelAdapterLayer(Wrapper):
 
 
 def sublayers(model, *names):
-    """(path, block, module) for these sublayers of every Transformer block."""
+    """(path, block, module) for these sublayers of every Transformer block; cross-attention goes with attention."""
+    if "attn" in names and any(name == "cross" for _, _, name in sites(model)):
+        names = (*names, "cross")
     for path, block, name in match(model, names):
         if not hasattr(block, "pre_norm"):
             raise TypeError(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from minipeft.attach import Method, detach, swap
+from minipeft.attach import Method, swap, unwrapped
 from minipeft.targets import check_trainable, match, sites
 
 
@@ -34,10 +34,10 @@ class Full(Method):
 
     targets: tuple[str, ...] | str | Callable | None = None
 
-    def attach(self, model):
-        for path, weight in self.chosen(detach(model)):
+    def attach(self, model, together=False):
+        for path, weight in self.chosen(unwrapped(model)):
             check_trainable("Full", path, weight)
-        return super().attach(model)
+        return super().attach(model, together)
 
     def insert(self, model):
         """`swap` copies in. A weight that stands in two places (a tied head) is one weight in the copy too."""

@@ -23,7 +23,11 @@ from minipeft.targets import match, sites
 
 @dataclass(frozen=True)
 class LinearProbe(Method):
-    """Train the head alone."""
+    """Train the head alone.
+
+    Args:
+        classes: a fresh head for so many classes, as with every method; without it a copy of the model's own head.
+    """
 
     def insert(self, model):
         if self.classes:
