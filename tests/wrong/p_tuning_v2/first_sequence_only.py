@@ -1,5 +1,5 @@
-# P-tuning v2 whose class head reads the logits of the model's own head.
-# earns: the frozen head of the model is still used
+# P-tuning v2 that stands before the first sequence that is found, and before no other.
+# earns: only the first of several sequences gets prompts
 
 import torch
 from torch import nn
@@ -28,38 +28,12 @@ class DeepKeys(Wrapper):
         return cache
 
 
-class ClassHead(Wrapper):
-    def __init__(self, base, dim, classes, place):
-        super().__init__(base)
-        self.place = place
-        self.classify = nn.Linear(base.out_features, classes)
-
-    def forward(self, h):
-        return self.classify(self.base(h[:, self.place]))
-
-
-class Unpadded(Wrapper):
-    def forward(self, tokens, cache):
-        T = tokens.shape[1]
-        if cache.mask is not None:
-            new = cache.mask[:, -T:]
-            real = new[:, self.place]
-            if not bool(real.all()):
-                raise ValueError("a row has padding where the head reads")
-        return self.base(tokens, cache)
-
-
 class PTuningV2(Method):
     def insert(self, model):
-        table = embeddings(model)
-        drawn = self.start(table, len(model.blocks))
         kind = {"hidden": DeepPrompts, "key/value": DeepKeys}[self.form]
-        wrap(model, (".begin",), lambda begin, path: kind(begin, *drawn), nn.Module)
-        if self.classes is None:
-            return
-        place = -1 if bottom(model).config.causal else 0
-        wrap(model, (".embed",), lambda embed, path: Unpadded(embed, place), nn.Module)
-        wrap(model, (".head",), lambda head, path: ClassHead(head, table.shape[1], self.classes, place).to(table), nn.Module)
+        path, part = stacks(model)[0]
+        drawn = self.start(table(part), len(part.blocks))
+        wrap(model, ("." + path,), lambda begin, _: kind(begin, *drawn), nn.Module)
 
     def start(self, table, layers):
         size = (layers, self.length, table.shape[1])

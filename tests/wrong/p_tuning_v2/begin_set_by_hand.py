@@ -1,5 +1,5 @@
-# P-tuning v2 whose head returns log-probabilities.
-# earns: the head gives probabilities, not scores
+# P-tuning v2 that sets its layer as an attribute, so that the method does not know of it and does not save it.
+# earns: is not among the layers that the method has put in place
 
 import torch
 from torch import nn
@@ -28,39 +28,12 @@ class DeepKeys(Wrapper):
         return cache
 
 
-class ClassHead(Wrapper):
-    def __init__(self, base, dim, classes, place):
-        super().__init__(base)
-        self.place = place
-        self.classify = nn.Linear(dim, classes, bias=True)
-
-    def forward(self, h):
-        token = h[:, self.place, :]
-        return self.classify(token).log_softmax(-1)
-
-
-class Unpadded(Wrapper):
-    def forward(self, tokens, cache):
-        T = tokens.shape[1]
-        if cache.mask is not None:
-            new = cache.mask[:, -T:]
-            real = new[:, self.place]
-            if not bool(real.all()):
-                raise ValueError("a row has padding where the head reads")
-        return self.base(tokens, cache)
-
-
 class PTuningV2(Method):
     def insert(self, model):
-        table = embeddings(model)
-        drawn = self.start(table, len(model.blocks))
         kind = {"hidden": DeepPrompts, "key/value": DeepKeys}[self.form]
-        wrap(model, (".begin",), lambda begin, path: kind(begin, *drawn), nn.Module)
-        if self.classes is None:
-            return
-        place = -1 if bottom(model).config.causal else 0
-        wrap(model, (".embed",), lambda embed, path: Unpadded(embed, place), nn.Module)
-        wrap(model, (".head",), lambda head, path: ClassHead(head, table.shape[1], self.classes, place).to(table), nn.Module)
+        for _, part in stacks(model):
+            drawn = self.start(table(part), len(part.blocks))
+            setattr(part, "begin", kind(part.begin, *drawn))
 
     def start(self, table, layers):
         size = (layers, self.length, table.shape[1])
