@@ -1,0 +1,1 @@
+"""Models from their published weights, each as a model of ours with the same numbers."""
