@@ -27,6 +27,8 @@ def from_bart(weights, heads, start=2):
     places, layers = {}, {}
     for part in ("encoder", "decoder"):
         mine[f"{part}.embed.token.weight"] = w["shared.weight"]
+        if not torch.equal(w.get(f"{part}.embed_tokens.weight", w["shared.weight"]), w["shared.weight"]):
+            raise ValueError(f"the {part} does not share the embedding of tokens, as it does in BART and here")
         mine[f"{part}.embed.position.weight"] = w[f"{part}.embed_positions.weight"][FIRST:]
         places[f"{part}.embed.norm"] = f"{part}.layernorm_embedding"
         layers[part] = 1 + max(int(name.split(".")[2]) for name in w if name.startswith(f"{part}.layers."))
