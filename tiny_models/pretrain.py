@@ -1,7 +1,7 @@
 """Makes the shipped bases: pretrains them on their world and writes weights and card beside this script.
 
     python run.py pretrain                          letters-d64, which most lessons use; five minutes on one core
-    python run.py pretrain characters ...           that of another world; `worlds` stands for all of WORLDS, ten minutes
+    python run.py pretrain characters ...           that of another world; `worlds` stands for all, ten minutes
     python run.py pretrain letters-d32-1 ...        those of the ladder; `ladder` stands for all twelve, about an hour
 
 The ladder has four widths and three seeds of each: letters-d48 is the first of width 48, then letters-d48-1 and -2. All
@@ -24,7 +24,7 @@ from minipeft.bases import MODELS
 from minipeft.models.transformer import Config, Transformer
 from minipeft.tasks import BOS, HELD_OUT, VOCABULARY, Mixture
 from minipeft.training import evaluate, fit
-from minipeft.worlds import pictures
+from minipeft.worlds import pairs, pictures
 
 RECIPES = {  # by width
     32: {"steps": 12_000, "lr": 5e-3},
@@ -38,6 +38,11 @@ LADDER = {f"letters-d{width}" + (f"-{seed}" if seed else ""): (width, seed) for 
 
 WORLDS = {  # what it is, the kind of model, the module with CONFIG, RECIPE, pretraining, scores
     "characters": ("ViT, pretrained on printed characters (minipeft/worlds/pictures.py)", "ViT", pictures),
+    "letters-pairs": (
+        "encoder-decoder, pretrained on instructed pairs (minipeft/worlds/pairs.py)",
+        "EncoderDecoder",
+        pairs,
+    ),
 }
 
 
