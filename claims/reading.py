@@ -21,9 +21,9 @@ METHODS = {
     lesson=4,
 )
 def text_classification(f):
-    """To which of eight classes does an instruction belong? No single word tells. Each method trains a fresh head as well,
-    on 32 examples of each class, for 400 steps. Close is less than five points behind; the head alone shows that the
-    task could have told methods apart."""
+    """To which of eight classes does an instruction belong? No single word tells. Each method trains a fresh head as
+    well, on 32 examples of each class, for 400 steps. Close is less than five points behind; the head alone shows that
+    the task could have told methods apart."""
     settings = {"goal": InstructionClass(), "examples": EACH, "recipe": Recipe(steps=400)}
     runs = f.race(METHODS, **settings)
     full = runs["full fine-tuning"]
