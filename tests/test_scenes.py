@@ -32,7 +32,7 @@ from minipeft.worlds.scenes import (
     scores,
 )
 
-STYLE = pytest.mark.parametrize("style", ["plain", "wire"])
+STYLE = pytest.mark.parametrize("style", ["plain", "dusk", "wire"])
 NAMED = {name: i for pairs in (SHAPES, COLOURS) for i, pair in enumerate(pairs.items()) for name in pair}
 
 
@@ -142,12 +142,16 @@ def test_pictures_are_small_and_coloured_and_each_is_drawn_anew(style):
     images = pictures(*torch.tensor(CLASSES).T, torch.zeros(36, 3, dtype=torch.long), style, seeded())
     assert images.shape == (36, 3, SIDE, SIDE)
     assert 0 <= images.min() < 0.1
-    assert 0.9 < images.max() <= 1
+    assert 0.9 < images.max() / (0.4 if style == "dusk" else 1) <= 1
     again = pictures(*torch.tensor(CLASSES).T, torch.zeros(36, 3, dtype=torch.long), style, seeded())
     assert torch.equal(again, images)
     same = torch.zeros(2, dtype=torch.long)
     twice = pictures(same, same, torch.zeros(2, 3, dtype=torch.long), style, seeded())
-    assert (twice[0] - twice[1]).abs().mean() > 0.01
+    assert (twice[0] - twice[1]).abs().mean() > 0.005
+
+
+def test_dusk_is_the_plain_picture_in_less_light():
+    assert torch.equal(Drawn("dusk", each=2).every().tokens, 0.4 * Drawn("plain", each=2).every().tokens)
 
 
 def test_a_wire_is_the_outline_of_the_same_shape():
@@ -188,8 +192,8 @@ def test_splits_and_seeds_have_other_pictures_and_their_own_classes():
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"style": "oil"}, "style must be 'plain' or 'wire', got 'oil'"),
-        ({"split": "exam"}, "split must be one of 'train'|split must be 'train'"),
+        ({"style": "oil"}, "style must be 'plain' or 'dusk' or 'wire', got 'oil'"),
+        ({"split": "exam"}, "split must be 'train' or 'validation' or 'test' or 'held-out', got 'exam'"),
         ({"each": 0}, "each"),
         ({"each": 11, "split": "validation"}, "'validation' has 10 pictures a class, got each=11"),
     ],
@@ -208,7 +212,7 @@ def test_a_few_steps_of_pretraining_lower_the_loss_and_the_classifier_can_be_sco
     history = fit(Contrastive(model), Scenes(), steps=12, lr=3e-3, batch_size=16, device="cpu", progress=False)
     assert sum(history.loss[-4:]) < sum(history.loss[:4])
     found = scores(model)
-    assert len(found) == 5
+    assert len(found) == 6
     assert all(0 <= share <= 1 for share in found.values())
     assert (
         found["plain pictures, captions in south"] == evaluate(classifier(model, "south"), Drawn(split="test")).accuracy

@@ -9,7 +9,8 @@ colours but six, HELD_OUT.
 
 A picture is classified by the caption that fits it best, among those of all 36 combinations: see `classifier`.
 Two things can change, and then the base has to be adapted:
-  the style      of the pictures. "plain" shapes are filled; "wire" shapes are outlines, and never in pretraining
+  the style      of the pictures. Pretraining has the "plain" one only, filled shapes. "dusk" is the same in little
+                 light; a "wire" shape is an outline
   the dialect    of the captions. In "north" and "south" the names of the shapes are permuted, each in its way. In
                  pretraining a sixth is in "north", and there the preamble says so; "south" is never in pretraining
 The captions of a classifier never say their dialect: finding out which one is spoken belongs to the delta.
@@ -45,7 +46,6 @@ DIALECTS = {  # which shape's names each shape has
     "north": (1, 2, 0, 4, 5, 3),
     "south": (3, 5, 4, 1, 0, 2),  # never in pretraining
 }
-STYLES = ("plain", "wire")
 
 HELD_OUT = tuple((i, i) for i in range(6))  # (shape, colour)
 SEEN = tuple((shape, colour) for shape in range(6) for colour in range(6) if shape != colour)
@@ -119,10 +119,11 @@ def pictures(shapes, colours, details, style, generator):
     down, across = points[:, None] - top, points - left  # (B, 24, 1), (B, 1, 24)
     x, y = angle.cos() * across - angle.sin() * down, angle.sin() * across + angle.cos() * down
     d = distances(x, y, r)[shapes, torch.arange(B)]  # (B, 24, 24)
-    cover = torch.sigmoid(-3 * d) if style == "plain" else torch.exp(-d.square())  # how much ink is on a pixel
+    cover = torch.exp(-d.square()) if style == "wire" else torch.sigmoid(-3 * d)  # how much ink is on a pixel
     ink = torch.tensor(list(INKS.values()))[colours] + 0.06 * torch.randn(B, 3, generator=generator)
     drawn = torch.lerp(uniform(0, 0.25)[:, None], ink[:, :, None, None], cover[:, None])  # paper, ink
-    return (drawn + 0.04 * torch.randn(drawn.shape, generator=generator)).clamp(0, 1)
+    seen = (drawn + 0.04 * torch.randn(drawn.shape, generator=generator)).clamp(0, 1)
+    return 0.4 * seen if style == "dusk" else seen
 
 
 def captions(shapes, colours, details, north, generator):
@@ -181,13 +182,13 @@ class Drawn(Settings):
     """Pictures in a style, to be classified. The classes are numbered as in CLASSES: those of SEEN are 0 to 29.
 
     Args:
-        style: "plain" as in pretraining, or "wire".
+        style: "plain", as in pretraining, "dusk" or "wire".
         each: how many pictures of each class; None for all that the split has.
         seed: draws the pictures of the split.
         split: "train", "validation" and "test" have the classes of SEEN, "held-out" those of HELD_OUT, for a test.
     """
 
-    style: Literal["plain", "wire"] = "plain"
+    style: Literal["plain", "dusk", "wire"] = "plain"
     each: int | None = None
     seed: int = 0
     split: Literal["train", "validation", "test", "held-out"] = "train"
@@ -229,6 +230,7 @@ def scores(model):
     asked = {
         "plain pictures": ("plain", "test", "plain"),
         "plain pictures, held-out combinations": ("plain", "held-out", "plain"),
+        "dusk pictures": ("dusk", "test", "plain"),
         "wire pictures": ("wire", "test", "plain"),
         "plain pictures, captions in north": ("plain", "test", "north"),
         "plain pictures, captions in south": ("plain", "test", "south"),
