@@ -41,8 +41,8 @@ from minipeft.views import merge, move, summary
 
 __all__ = [
     "IA3", "METHODS", "AdaLoRA", "AdapterFusion", "BitFit", "Config", "DeltaError", "DoRA", "Full", "Houlsby",
-    "LinearProbe", "LoRA", "Mixture", "MultiTask", "PTuning", "PTuningV2", "ParallelAdapter", "Pfeiffer", "PiSSA", "PrefixTuning",
-    "PromptTuning", "QLoRA", "Task", "Together", "Transformer", "VeRA", "base", "check", "decode", "detach", "encode", "evaluate",
-    "expect", "fit", "fold", "load", "merge", "move", "read", "recording", "save", "summary", "task", "trainable",
-    "use",
+    "LinearProbe", "LoRA", "Mixture", "MultiTask", "PTuning", "PTuningV2", "ParallelAdapter", "Pfeiffer", "PiSSA",
+    "PrefixTuning", "PromptTuning", "QLoRA", "Task", "Together", "Transformer", "VeRA", "base", "check", "decode",
+    "detach", "encode", "evaluate", "expect", "fit", "fold", "load", "merge", "move", "read", "recording", "save",
+    "summary", "task", "trainable", "use",
 ]  # fmt: skip
