@@ -7,7 +7,7 @@ from torch import nn
 from minipeft import attach
 from minipeft.classroom.engine.observation import Observations
 from minipeft.exercises.models import arrivals, fill, numbers, short, through_weight, types
-from minipeft.methods.lora import LoRAConv2d, LoRAWeight
+from minipeft.methods.lora import LoRAConv2d
 from minipeft.views import merge
 
 observe = Observations()
