@@ -5,8 +5,7 @@
 # |---|---|---|---|
 # | 60 minutes | ●●○ | lesson 10 | a minute on a CPU |
 #
-# You will adapt a convolutional network and an LSTM, write LoRA for both, find out which weight a new task needs, and
-# plant a change of known rank.
+# You will adapt a convolutional network and an LSTM, write LoRA for both, and find out which weights a new task needs.
 
 # %% [markdown]
 # ## What the papers did and claimed
@@ -19,8 +18,8 @@
 # ## Predict
 #
 # 1. Which methods of lessons 2 to 13 work on a convolutional network?
-# 2. An LSTM has one matrix for its input and one for its own state. Which one must change to learn a new symbol table?
-# 3. A weight was changed by a matrix of rank 4. Will LoRA need exactly rank 4 to imitate it?
+# 2. An LSTM has one matrix for its input and one for its state. Which must change to learn a new symbol table?
+# 3. A weight was changed by a matrix of rank 4. Will LoRA need rank 4 to imitate it?
 
 # %%
 import inspect
@@ -47,15 +46,13 @@ from minipeft.worlds.pictures import Digits
 # %% tags=["hide-input"]
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
-SEEDS, RECIPE, PICTURES = (
-    ([0], Recipe(steps=20), Recipe(steps=10)) if FAST else ([0, 1, 2], Recipe(), Recipe(steps=300))
-)
+SEEDS, RECIPE, PICTURES = ([0], Recipe(steps=20), Recipe(steps=10)) if FAST else ([0, 1], Recipe(), Recipe(steps=300))
 
 # %% [markdown]
 # ## Two networks
 #
-# Both are made of PyTorch's own modules and know nothing of fine-tuning. The ConvNet was pretrained on 118 printed
-# characters, the LSTM on sums of letters. Of the three doors of a Transformer they have one: a weight has a name.
+# The ConvNet was pretrained on 118 printed characters, the LSTM on sums of letters. A method steps into a Transformer
+# at one of three doors: a weight, the residual stream, the front of the sequence. Here only the first is left.
 
 # %%
 conv, lstm = base("characters-conv"), base("letters-lstm")
@@ -66,14 +63,12 @@ for name, weight in [*conv.named_parameters(), *lstm.named_parameters()]:
         print(f"{name:18} {tuple(weight.shape)}")
 
 # %% [markdown]
-# *Figure: the two networks, with a door at each weight. There is no residual stream to add something to, and no
-# attention that would read vectors put in front.*
-
-# %% [markdown]
+# *Figure: both networks, with a door at each weight.*
+#
 # ## Which methods have a meaning here?
 #
-# Guess 1. A prompt has to be read by attention. An adapter is added to a residual stream. A bias and a weight are
-# everywhere. Try it, and read the messages.
+# Guess 1. A prompt must be read by attention, and an adapter is added to a residual stream: there is neither. Weights
+# and biases are everywhere. Attach each method, and read what the others say.
 
 # %%
 kernels = ("conv1", "conv2", "conv3")
@@ -86,19 +81,17 @@ for method in methods:
         print(f"{method}: {error}\n")
 
 # %% [markdown]
-# ## By hand: a convolution is a matrix at every place
+# ## By hand: LoRA on a convolution
 #
-# A kernel $W$ of shape (out, in, k, k) multiplies each patch of k × k pixels, so it is a matrix with in · k² columns.
-# LoRA changes it by two factors. $A$ is a k × k convolution with $r$ channels; $B$ mixes these channels at each pixel:
+# A kernel $W$ (out, in, k, k) multiplies each patch of k × k pixels: it is a matrix with in · k² columns. LoRA adds two
+# factors. $A$ is a k × k convolution with $r$ channels; $B$ mixes them at each pixel:
 #
 # $$y = W * x + s\,B\,(A * x)$$
 
 # %%
-x = torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1]]).view(
-    1, 1, 4, 4
-)  # one picture, one channel
-W = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]).view(1, 1, 3, 3)
-A = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]]).view(1, 1, 3, 3)  # r = 1: it finds vertical edges
+x = torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1]])[None, None]  # one picture, one channel
+W = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None]  # (out, in, 3, 3)
+A = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]])[None, None]  # r = 1: it finds vertical edges
 B = torch.tensor([[0.5]])  # (out, r)
 
 h = F.conv2d(x, A)  # (1, r, 2, 2): a 3 × 3 kernel fits into a 4 × 4 picture four times
@@ -147,14 +140,12 @@ for body in (lora.LoRAConv2d.forward, lora.LoRAConv2d.delta, lora.LoRAWeight.del
     print(inspect.getsource(body))
 
 # %% [markdown]
-# *Figure: LoRA beside a convolution. Only A and B are trained; A has the kernel's size, B has one pixel.*
-
-# %% [markdown]
+# *Figure: LoRA beside a convolution. A has the kernel's size, B has one pixel.*
+#
 # ## The LSTM's task
 #
-# A symbol table maps each of 16 letters to another one, its image. At each letter the network answers with a sum: the
-# image of this letter plus the image of the letter before. So the table acts through $W_{ih}$, which reads the letter,
-# and through $W_{hh}$, which reads the memory.
+# A symbol table maps each letter to another one, its image. The network answers with sums: the image of each letter
+# plus that of the letter before. $W_{ih}$ reads the letter, and $W_{hh}$ reads the memory.
 
 # %%
 for table in ("blue", "violet"):
@@ -165,7 +156,7 @@ print(f"with the table's name, blue: {evaluate(lstm, Sums('blue', instructed=Tru
 
 # %% [markdown]
 # The base knows `blue`, but here nobody names it. It has never seen `violet`. First the known table: LoRA of rank 1 on
-# one matrix, and BitFit, which trains the LSTM's two bias vectors and the head's. Learning rates are the tuned ones.
+# one matrix, and BitFit, which trains the LSTM's two bias vectors and the head's. LoRA's learning rate is 0.03.
 
 # %%
 IH, HH = "rnn.weight_ih_l0", "rnn.weight_hh_l0"
@@ -180,9 +171,10 @@ def lora_on(rank, *names):
     return LoRA(rank=rank, alpha=2 * rank, targets=names)
 
 
-known = {name: score(lora_on(1, place), "blue") for name, place in {"LoRA, W_ih": IH, "LoRA, W_hh": HH}.items()}
+known = {name: score(lora_on(1, place), "blue") for name, place in {"W_ih": IH, "W_hh": HH}.items()}
 biases = {table: score(BitFit(), table, lr=1e-1) for table in ("blue", "violet")}
-print("blue, rank 1:", known, "  BitFit:", biases)
+print("blue, with LoRA of rank 1:", *(f"on {name} {accuracy:.2f}" for name, accuracy in known.items()))
+print("BitFit:", *(f"{table} {accuracy:.2f}" for table, accuracy in biases.items()))
 
 # %% [markdown]
 # A known table only has to be *selected*: a constant added to the gates does it, and that is all a bias can add. A new
@@ -197,16 +189,12 @@ plots.bars(new, colour=plots.HUES["LoRA"])
 plt.show()
 
 # %% [markdown]
-# *Figure: exact-match accuracy on the new table, a dot for each of three seeds. Rank 4 in both matrices does better
-# than rank 8 in one of them. Trained in full, either matrix is nearly enough.*
+# *Figure: accuracy on the new table, a dot for each of two seeds. Rank 4 in both matrices beats rank 8 in one. In full,
+# either matrix is nearly enough.*
 #
-# Guess 2: both, if the rank is small. `W_ih` matters more. Ten seeds are in the
-# [ledger](claims.md#lstm_places).
-
-# %% [markdown]
+# Guess 2: both, if the rank is small; `W_ih` matters more. Ten seeds are in the [ledger](claims.md#lstm_places).
+#
 # ## How low can the rank be?
-#
-# The same with both matrices, at ranks 1, 2, 4 and 8.
 
 # %%
 by_rank = {rank: [score(lora_on(rank, IH, HH), "violet", seed=seed) for seed in SEEDS] for rank in (1, 2, 8)}
@@ -215,15 +203,12 @@ plots.accuracy_by_size({"LoRA": by_rank}, xlabel="rank of both updates")
 plt.show()
 
 # %% [markdown]
-# *Figure: accuracy on the new table against the rank, with the range over three seeds. Rank 1 learns nothing, rank 4
-# nearly everything.*
-
-# %% [markdown]
+# *Figure: accuracy against the rank in both matrices. Rank 1 learns nothing, rank 4 nearly everything.*
+#
 # ## A solution that training does not find
 #
-# If each letter arrived as another letter, the network would answer for another table. We exchange rows of the
-# *embedding* by hand: each letter gets the row of the letter whose image under `blue` is the one that `violet` asks
-# for, and BOS gets the row of the word `blue`.
+# Exchange rows of the *embedding* by hand. Each letter gets the row of the letter whose image under `blue` is what
+# `violet` asks for; BOS gets the row of the word `blue`.
 
 # %%
 by_hand, letters = base("letters-lstm"), slice(FIRST_LETTER, FIRST_LETTER + 16)
@@ -240,13 +225,12 @@ for lr in (1e-2, 1e-1):
 
 # %% [markdown]
 # A change of rank 10 in one matrix solves the task exactly. Gradient descent on the same matrix does not come near it
-# in 500 steps. That a small change exists does not mean that training finds it.
-
-# %% [markdown]
+# in 500 steps.
+#
 # ## Plant a rank
 #
-# Now we know the answer beforehand. The teacher is the base with $W_{hh} + \Delta W$, where $\Delta W$ is random and of
-# rank 4. LoRA on `W_hh` is trained to give the teacher's logits. Does the error fall where the rank is reached?
+# The teacher is the base with $W_{hh} + \Delta W$, where $\Delta W$ is random and of rank 4. LoRA on `W_hh` is trained
+# to give the teacher's logits.
 
 # %%
 teacher = planted(lstm, rank=4, seed=0)
@@ -264,14 +248,12 @@ plots.error_by_rank(errors, true_rank=4)
 plt.show()
 
 # %% [markdown]
-# *Figure: squared error of the logits over that of the bare base, logarithmic. From rank 3 to rank 4 it falls by a
-# factor of several hundred; more rank brings little. One seed here; ten are in the
-# [ledger](claims.md#planted_in_lstm).*
-
-# %% [markdown]
+# *Figure: squared error of the logits over that of the bare base. From rank 3 to 4 it falls by a factor of several
+# hundred.* One seed here; ten are in the [ledger](claims.md#planted_in_lstm).
+#
 # ## What does full fine-tuning find?
 #
-# The same task with all of `W_hh` free. Look at the singular values of each change, largest first.
+# The same with all of `W_hh` free: the singular values of each change, largest first.
 
 # %%
 full, error = imitation(Full(targets=(HH,)), lr=1e-2)
@@ -279,23 +261,16 @@ found = {"planted": teacher.get_parameter(HH) - lstm.get_parameter(HH)}
 found |= {name: updates(m)[HH][1] for name, m in {"Full": full, "LoRA(rank=4)": students[4][0]}.items()}
 plots.spectrum(found, first=10)
 plt.show()
-distances = {
-    name: float((change - found["planted"]).norm() / found["planted"].norm()) for name, change in found.items()
-}
-print(f"error of full fine-tuning {error:.4f}, of LoRA {students[4][1]:.5f}")
-print("distance to the planted change, relative:", {name: round(d, 2) for name, d in distances.items()})
+print(f"error of full fine-tuning {error:.4f}, of LoRA {students[4][1]:.4f}")
 
 # %% [markdown]
-# *Figure: singular values over the largest. The planted change ends after four. Full fine-tuning has four large values
-# and a long tail of small ones: a knee, no end.*
+# *Figure: the planted change and LoRA's end after four singular values. Full fine-tuning finds four large ones too, and
+# a long tail.* Guess 3: yes, here.
 #
-# Guess 3: yes, here. Full fine-tuning has 36,864 numbers free and gets nearer the answer slower.
-
-# %% [markdown]
 # ## Handwritten digits with the ConvNet
 #
-# The base reads printed characters. Now digits on paper, 50 of each, with a fresh head for all methods. From scratch
-# means the same network without its pretraining.
+# The base reads printed characters. Now digits on paper, 50 of each, with a fresh head. From scratch: the same network
+# without pretraining.
 
 # %%
 head = {"classes": 10, "head_lr": 1e-2}
@@ -305,27 +280,22 @@ tuned |= {f"LoRA, r = {r}": (LoRA(rank=r, alpha=2 * r, targets=kernels, **head),
 digits, views = {}, {}
 for name, (method, lr) in tuned.items():
     views[name], _ = adapt(method, on_paper, lr, 0, PICTURES, "characters-conv", examples=50)
-    digits[name] = evaluate(views[name], test).accuracy
+    digits[name] = 100 - 100 * evaluate(views[name], test).accuracy
 torch.manual_seed(0)
 scratch = ConvNet(replace(conv.config, classes=10))
 fit(scratch, Digits(each=50, paper=True), lr=3e-3, device="cpu", progress=False, **PICTURES.settings())
-digits["from scratch"] = evaluate(scratch, test).accuracy
-plots.bars(digits)
+digits["from scratch"] = 100 - 100 * evaluate(scratch, test).accuracy
+plots.bars(digits, label="wrong answers to unseen digits (%)")
 plt.show()
 
 # %% [markdown]
-# *Figure: accuracy on 2,000 unseen digits, one seed. LoRA of rank 8 and full fine-tuning beat the head alone by three
-# to four points. So does training from scratch.*
+# *Figure: errors on 2,000 unseen digits, one seed ([ten](claims.md#any_network)). Training from scratch does as well:
+# with 50 of each, nobody needs this base.*
 #
-# With 50 of each digit, training from scratch is as good: this base is not needed. With few digits it is (exercise 4).
-# Ten seeds are in the [ledger](claims.md#any_network).
-
-# %% [markdown]
 # ## What it costs
 #
-# Predict first. Beside a kernel, LoRA has r · (in · k² + out) numbers. The matrices of an LSTM hold four gates, one
-# below the other, so they have 4h rows: LoRA has r · (4h + d) numbers beside `W_ih` and r · (4h + h) beside `W_hh`.
-# And merging must change nothing.
+# Predict: r·(in·k² + out) numbers beside a kernel. For an LSTM of width d and state h, with four gates:
+# r·(4h + d) and r·(4h + h).
 
 # %%
 r = 8
@@ -342,22 +312,19 @@ print(f"largest difference of a logit after merging: {difference:.0e}; conv1 is 
 # %% [markdown]
 # ## Break it
 #
-# Two mistakes of the exercise. The first bends ΔW into shape with its axes in another order: nothing is wrong until the
-# merge. The second changes the frozen weight where it lies: the base is lost.
+# Two mistakes of the exercise, each below the right lines. The first gives ΔW the right shape with its axes in another
+# order: nothing is wrong until the merge. The second changes the frozen weight where it lies: the base is lost.
 
 # %%
 bent = with_mistake("any_network", "axes of delta exchanged")
-print(inspect.getsource(lora.LoRAConv2d.delta), inspect.getsource(bent.LoRAConv2d.delta))
-wrong, _ = adapt(
-    bent.LoRA(rank=8, alpha=16, targets=kernels, **head), on_paper, 1e-2, 0, PICTURES, "characters-conv", 50
-)
-print(f"attached {evaluate(wrong, test).accuracy:.2f}, merged {evaluate(merge(wrong), test).accuracy:.2f}")
+print(inspect.getsource(lora.LoRAConv2d.delta), inspect.getsource(bent.LoRAConv2d.delta), sep="")
+wrong = bent.LoRA(rank=8, alpha=16, targets=kernels, **head).attach(conv)
+wrong.load_state_dict(views["LoRA, r = 8"].state_dict())
+print(f"accuracy: attached {evaluate(wrong, test).accuracy:.2f}, merged {evaluate(merge(wrong), test).accuracy:.2f}\n")
 
-# %%
 spoilt, victim = with_mistake("any_network", "changed in place"), base("letters-lstm")
-print(inspect.getsource(lora.LoRAWeight.forward), inspect.getsource(spoilt.LoRAWeight.forward))
-view = spoilt.LoRA(rank=4, targets=(HH,)).attach(victim)
-before = evaluate(victim, pretraining).accuracy
+print(inspect.getsource(lora.LoRAWeight.forward), inspect.getsource(spoilt.LoRAWeight.forward), sep="")
+view, before = spoilt.LoRA(rank=4, targets=(HH,)).attach(victim), evaluate(victim, pretraining).accuracy
 fit(view, Sums("violet"), lr=3e-2, steps=20, device="cpu", progress=False)
 after = evaluate(victim, pretraining).accuracy
 print(f"accuracy of the base on its pretraining task: before {before:.2f}, after 20 steps on a view of it {after:.2f}")
@@ -367,31 +334,37 @@ print(f"accuracy of the base on its pretraining task: before {before:.2f}, after
 #
 # | claim | seen here? | ledger |
 # |---|---|---|
-# | LoRA fits any weight matrix | yes: kernels, W_ih, W_hh | [any_network](claims.md#any_network) |
-# | The rank of a planted change is found | yes, at 4 | [planted_in_lstm](claims.md#planted_in_lstm) |
-# | A new table must be written in both matrices | if the rank is low | [lstm_places](claims.md#lstm_places) |
+# | LoRA fits any weight matrix | yes: kernels, W_ih, W_hh | [row](claims.md#any_network) |
+# | The rank of a planted change is found | yes, at 4 | [row](claims.md#planted_in_lstm) |
+# | A new table needs both matrices | if the rank is low | [row](claims.md#lstm_places) |
 
 # %% [markdown]
 # ## Your turn
 #
-# 1. Plant rank 2 with `planted(lstm, rank=2, seed=0)`. Where is the elbow?
-# 2. Plant in `W_ih` and let LoRA on `W_hh` imitate it. What error is left?
+# 1. Plant rank 2: `planted(lstm, rank=2, seed=0)`. Where is the elbow?
+# 2. Plant in `W_ih` with `place=IH`, and let LoRA on `W_hh` imitate it.
 # 3. Train LoRA on `("head",)` for violet. Why must it fail?
 # 4. Give the ConvNet 10 digits of each. What does pretraining bring now?
 
 # %% [markdown]
 # <details><summary>Answers</summary>
 #
-# TODO-ANSWERS
+# 1: At 2: the error falls from 0.40 at rank 1 to 0.00002.
+#
+# 2: Rank 4 leaves 0.48, rank 16 still 0.43.
+#
+# 3: It cannot look back at the letters; 0.00 to 0.01 of the examples come out right.
+#
+# 4: Two seeds: scratch 0.84 and 0.85, LoRA of rank 8 0.87 and 0.90.
 #
 # </details>
 
 # %% [markdown]
 # ## In three lines
 #
-# - LoRA needs a weight with a name. Prompts need attention, adapters a residual stream.
-# - Low rank is enough if the place is right; that a solution exists does not mean that training finds it.
-# - Fine-tune only where pretraining helps: compare with training from scratch.
+# - LoRA needs a weight with a name; prompts need attention, adapters a residual stream.
+# - A solution of low rank may exist, and training may still not find it.
+# - Compare with training from scratch before you fine-tune.
 #
 # In peft:
 #
@@ -406,5 +379,8 @@ assert difference < 1e-3
 assert all(predicted[name] == sum(p.numel() for p in trainable(view).values()) for name, view in attached.items())
 if not FAST:
     assert min(known.values()) > 0.95
+    assert min(new["both, r = 4"]) > 0.9
+    assert max(by_rank[1]) < 0.1
+    assert errors[4][0] < 0.1 * errors[3][0]
     assert biases["blue"] > 0.95
     assert biases["violet"] < 0.05

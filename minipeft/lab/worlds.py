@@ -58,11 +58,12 @@ CONVOLUTIONS = with_head(
     (LoRA(rank=8, alpha=16, targets=KERNELS), 1e-2), (BitFit(), 3e-2),
 )  # fmt: skip
 RECURRENT = (
-    TunedMethod(Full(), 1e-2),
-    *(TunedMethod(LoRA(rank=r, alpha=2 * r, targets=MATRICES), 3e-2) for r in (1, 2, 4, 8)),
-    *(TunedMethod(LoRA(rank=8, alpha=16, targets=(name,)), 3e-2) for name in MATRICES),
-    TunedMethod(BitFit(), 1e-1),
-)
+    TunedMethod(Full(), 1e-1), TunedMethod(LoRA(rank=1, alpha=2, targets=MATRICES), 1e-1),
+    TunedMethod(LoRA(rank=2, alpha=4, targets=MATRICES), 1e-1), TunedMethod(LoRA(rank=4, targets=MATRICES), 3e-2),
+    TunedMethod(LoRA(rank=8, alpha=16, targets=MATRICES), 3e-2),
+    TunedMethod(LoRA(rank=8, alpha=16, targets=MATRICES[:1]), 1e-1),
+    TunedMethod(LoRA(rank=8, alpha=16, targets=MATRICES[1:]), 3e-2), TunedMethod(BitFit(), 1.0),
+)  # fmt: skip
 DIGITS = one_of({"paper": Digits(paper=True), "digits": Digits()})
 SUMS = one_of({"violet": Sums("violet"), "blue": Sums("blue")})
 WORLDS = {
