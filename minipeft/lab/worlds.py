@@ -12,6 +12,7 @@ from minipeft.lab.trial import started
 from minipeft.methods import IA3, BitFit, Full, LinearProbe, LoRA, Pfeiffer, PrefixTuning, PromptTuning, PTuningV2
 from minipeft.tasks import Mixture, task
 from minipeft.training import RECIPE, Recipe, evaluate
+from minipeft.worlds.memory import Sums
 from minipeft.worlds.pairs import Pairs
 from minipeft.worlds.pictures import Digits
 
@@ -60,14 +61,27 @@ PAIRS = tuple(TunedMethod(*pair) for pair in (
     *((PrefixTuning(length=4, places=(place,)), 3e-1) for place in PLACES),
     (PrefixTuning(length=4, places=PLACES), 1.0),
 ))  # fmt: skip
+KERNELS, MATRICES = ("conv1", "conv2", "conv3"), ("rnn.weight_ih_l0", "rnn.weight_hh_l0")
+CONVOLUTIONS = with_head(
+    10, 1e-2, (LinearProbe(), 1e-2), (Full(), 3e-3), (LoRA(rank=1, alpha=2, targets=KERNELS), 1e-2),
+    (LoRA(rank=8, alpha=16, targets=KERNELS), 1e-2), (BitFit(), 3e-2),
+)  # fmt: skip
+RECURRENT = (
+    TunedMethod(Full(), 1e-1), TunedMethod(LoRA(rank=1, alpha=2, targets=MATRICES), 1e-1),
+    TunedMethod(LoRA(rank=2, alpha=4, targets=MATRICES), 1e-1), TunedMethod(LoRA(rank=4, targets=MATRICES), 3e-2),
+    TunedMethod(LoRA(rank=8, alpha=16, targets=MATRICES), 3e-2),
+    TunedMethod(LoRA(rank=8, alpha=16, targets=MATRICES[:1]), 1e-1),
+    TunedMethod(LoRA(rank=8, alpha=16, targets=MATRICES[1:]), 3e-2), TunedMethod(BitFit(), 1.0),
+)  # fmt: skip
+DIGITS = one_of({"paper": Digits(paper=True), "digits": Digits()})
+SUMS = one_of({"violet": Sums("violet"), "blue": Sums("blue")})
 WORLDS = {
     "letters-d64": World("letters-d64", task, "reverse+blue", TUNED_METHODS),
-    "characters": World(
-        "characters", one_of({"paper": Digits(paper=True), "digits": Digits()}), "paper", PICTURES,
-        Recipe(steps=300), 50,
-    ),
+    "characters": World("characters", DIGITS, "paper", PICTURES, Recipe(steps=300), 50),
     "letters-pairs": World("letters-pairs", lambda name: Pairs(task(name)), "reverse+blue", PAIRS),
-}  # fmt: skip
+    "characters-conv": World("characters-conv", DIGITS, "paper", CONVOLUTIONS, Recipe(steps=300), 50),
+    "letters-lstm": World("letters-lstm", SUMS, "violet", RECURRENT),
+}
 
 
 def known(world):
