@@ -69,7 +69,7 @@ def measure(model, batch, lr=1e-3):
     model.train()
     optimizer = torch.optim.Adam(parameters, lr=lr)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = loss_of(model(batch.tokens, batch.mask), batch.targets)
+        loss = loss_of(batch.logits(model), batch.targets)
     loss.backward()
     optimizer.step()
     moments = [t for state in optimizer.state.values() for t in state.values() if t.numel() > 1]
@@ -98,7 +98,7 @@ def latency(models, batch, repeats=100):
         for name, model in models.items():
             at_hand = beside(batch, model)
             begun = time.perf_counter()
-            model(at_hand.tokens, at_hand.mask)
+            at_hand.logits(model)
             if repeat >= 3:  # the first ones warm up
                 times[name].append(1000 * (time.perf_counter() - begun))
     return {name: tuple(statistics.quantiles(values, n=4)) for name, values in times.items()}
