@@ -27,6 +27,7 @@ def pictures(found, ax=None):
     ax.set_xticks([])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
+    ax.figure.draw_without_rendering()  # the first layout does not know yet how narrow square pixels make the Axes
     return ax
 
 
