@@ -42,8 +42,12 @@ def one_of(goals):
 
 
 def with_head(classes, head_lr, *pairs):
-    """The methods (method, learning rate), each with a fresh head."""
-    return tuple(TunedMethod(replace(method, classes=classes, head_lr=head_lr), lr) for method, lr in pairs)
+    """The methods (method, learning rate), each with a fresh head. Of a probe, which is a head, the rate is its own."""
+
+    def fresh(method):
+        return replace(method, classes=classes, head_lr=None if isinstance(method, LinearProbe) else head_lr)
+
+    return tuple(TunedMethod(fresh(method), lr) for method, lr in pairs)
 
 
 PICTURES = with_head(
