@@ -51,8 +51,8 @@ def with_head(classes, head_lr, *pairs):
 
 
 PICTURES = with_head(
-    10, 1e-2, (LinearProbe(), 1e-2), (Full(), 1e-3), (LoRA(rank=4, targets="all-linear"), 1e-2),
-    (Pfeiffer(size=8), 1e-2), (BitFit(), 1e-2), (IA3(), 1e-1), (PromptTuning(length=8), 1e-1),
+    10, 1e-2, (LinearProbe(), 3e-2), (Full(), 1e-3), (LoRA(rank=4, targets="all-linear"), 1e-2),
+    (Pfeiffer(size=8), 1e-2), (BitFit(), 3e-2), (IA3(), 1e-1), (PromptTuning(length=8), 1e-1),
     (PTuningV2(length=8), 1e-1), (PrefixTuning(length=8), 1e-1),
 )  # fmt: skip
 WORLDS = {
