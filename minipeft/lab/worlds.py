@@ -44,13 +44,17 @@ def one_of(goals):
 
 
 def with_head(classes, head_lr, *pairs):
-    """The methods (method, learning rate), each with a fresh head."""
-    return tuple(TunedMethod(replace(method, classes=classes, head_lr=head_lr), lr) for method, lr in pairs)
+    """The methods (method, learning rate), each with a fresh head. Of a probe, which is a head, the rate is its own."""
+
+    def fresh(method):
+        return replace(method, classes=classes, head_lr=None if isinstance(method, LinearProbe) else head_lr)
+
+    return tuple(TunedMethod(fresh(method), lr) for method, lr in pairs)
 
 
 PICTURES = with_head(
-    10, 1e-2, (LinearProbe(), 1e-2), (Full(), 1e-3), (LoRA(rank=4, targets="all-linear"), 1e-2),
-    (Pfeiffer(size=8), 1e-2), (BitFit(), 1e-2), (IA3(), 1e-1), (PromptTuning(length=8), 1e-1),
+    10, 1e-2, (LinearProbe(), 3e-2), (Full(), 1e-3), (LoRA(rank=4, targets="all-linear"), 1e-2),
+    (Pfeiffer(size=8), 1e-2), (BitFit(), 3e-2), (IA3(), 1e-1), (PromptTuning(length=8), 1e-1),
     (PTuningV2(length=8), 1e-1), (PrefixTuning(length=8), 1e-1),
 )  # fmt: skip
 PLACES = ("encoder", "memory", "decoder")  # where something can stand in front
