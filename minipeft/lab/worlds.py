@@ -13,6 +13,7 @@ from minipeft.methods import IA3, BitFit, Full, LinearProbe, LoRA, Pfeiffer, Pre
 from minipeft.tasks import Mixture, task
 from minipeft.training import RECIPE, Recipe, evaluate
 from minipeft.worlds.pictures import Digits
+from minipeft.worlds.scenes import Naming
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,24 @@ PICTURES = with_head(
     (Pfeiffer(size=8), 1e-2), (BitFit(), 1e-2), (IA3(), 1e-1), (PromptTuning(length=8), 1e-1),
     (PTuningV2(length=8), 1e-1), (PrefixTuning(length=8), 1e-1),
 )  # fmt: skip
+SCENES = tuple(
+    TunedMethod(method, lr)
+    for method, lr in (
+        (Full(), 1e-3), (LoRA(rank=4), 1e-2), (LoRA(rank=4, places=("image",)), 1e-2),
+        (LoRA(rank=4, places=("text",)), 1e-2), (LoRA(rank=4, targets="all-linear", places=("image",)), 1e-2),
+        (PromptTuning(length=4, places=("text",)), 1e-1), (PromptTuning(length=8, places=("image",)), 1e-1),
+        (PTuningV2(length=8, places=("image",)), 1e-1),
+    )
+)  # fmt: skip
 WORLDS = {
     "letters-d64": World("letters-d64", task, "reverse+blue", TUNED_METHODS),
     "characters": World(
         "characters", one_of({"paper": Digits(paper=True), "digits": Digits()}), "paper", PICTURES,
         Recipe(steps=300), 50,
+    ),
+    "scenes": World(
+        "scenes", one_of({"dusk": Naming("dusk"), "wire": Naming("wire"), "north": Naming(dialect="north"),
+                          "south": Naming(dialect="south")}), "wire", SCENES, Recipe(steps=300), 16,
     ),
 }  # fmt: skip
 
