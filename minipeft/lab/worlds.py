@@ -69,7 +69,7 @@ WORLDS = {
     ),
     "scenes": World(
         "scenes", one_of({"dusk": Naming("dusk"), "wire": Naming("wire"), "north": Naming(dialect="north"),
-                          "south": Naming(dialect="south")}), "wire", SCENES, Recipe(steps=300), 16,
+                          "south": Naming(dialect="south")}), "dusk", SCENES, Recipe(steps=300), 16,
     ),
 }  # fmt: skip
 
