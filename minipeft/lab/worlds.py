@@ -15,6 +15,7 @@ from minipeft.training import RECIPE, Recipe, evaluate
 from minipeft.worlds.memory import Sums
 from minipeft.worlds.pairs import Pairs
 from minipeft.worlds.pictures import Digits
+from minipeft.worlds.scenes import Naming
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,24 @@ RECURRENT = (
     TunedMethod(LoRA(rank=8, alpha=16, targets=MATRICES[:1]), 1e-1),
     TunedMethod(LoRA(rank=8, alpha=16, targets=MATRICES[1:]), 3e-2), TunedMethod(BitFit(), 1.0),
 )  # fmt: skip
+SCENES = tuple(
+    TunedMethod(method, lr)
+    for method, lr in (
+        (Full(), 1e-3), (LoRA(rank=4), 1e-2), (LoRA(rank=4, places=("image",)), 1e-2),
+        (LoRA(rank=4, places=("text",)), 1e-2), (LoRA(rank=4, targets="all-linear", places=("image",)), 1e-2),
+        (PromptTuning(length=4, places=("text",)), 1e-1), (PromptTuning(length=8, places=("image",)), 1e-1),
+        (PTuningV2(length=8, places=("image",)), 1e-1),
+    )
+)  # fmt: skip
 DIGITS = one_of({"paper": Digits(paper=True), "digits": Digits()})
 SUMS = one_of({"violet": Sums("violet"), "blue": Sums("blue")})
+SHIFTS = one_of({
+    "dusk": Naming("dusk"), "wire": Naming("wire"), "north": Naming(dialect="north"), "south": Naming(dialect="south"),
+})  # fmt: skip
 WORLDS = {
     "letters-d64": World("letters-d64", task, "reverse+blue", TUNED_METHODS),
     "characters": World("characters", DIGITS, "paper", PICTURES, Recipe(steps=300), 50),
+    "scenes": World("scenes", SHIFTS, "dusk", SCENES, Recipe(steps=300), 16),
     "letters-pairs": World("letters-pairs", lambda name: Pairs(task(name)), "reverse+blue", PAIRS),
     "characters-conv": World("characters-conv", DIGITS, "paper", CONVOLUTIONS, Recipe(steps=300), 50),
     "letters-lstm": World("letters-lstm", SUMS, "violet", RECURRENT),

@@ -35,6 +35,7 @@ from minipeft.plots.quantization import (
     quantized_weights,
 )
 from minipeft.plots.ranks import error_by_rank, rank_grid, rank_history, triplet_scores
+from minipeft.plots.scenes import captioned, frontier, similarities, two_towers
 from minipeft.plots.structure import STRUCTURES, doors, structure
 from minipeft.plots.style import AMOUNT, FROZEN, HUES, INK, SIGNED, SPARE, bare, new, shades
 from minipeft.plots.tables import accuracy_matrix, decision_tree, differences, mixed_batch, scorecard
@@ -62,12 +63,13 @@ __all__ = [
     "AMOUNT", "FROZEN", "HUES", "INK", "SIGNED", "SPARE", "STRUCTURES", "accuracy_by_bits", "accuracy_by_place",
     "accuracy_by_size", "accuracy_matrix", "adapter_activations", "attention", "attention_maps",
     "attention_on_pictures", "attention_share", "bare", "bars", "bias_changes", "bits_stored", "block_error",
-    "bottleneck", "class_attention", "common_share", "curves", "decision_tree", "differences", "doors", "effects",
-    "error_by_rank", "explained_variance", "fixed_and_tuned", "forgetting", "fusion_weights", "interpolation",
-    "learning_rates", "lora_convolution", "low_rank", "magnitude_direction", "memory", "mixed_batch", "module_tree",
-    "nearest_tokens", "nearest_words", "new", "one_door", "pareto", "patches", "pictures", "plt", "prefix_by_token",
-    "prefix_map", "prefixes", "principal_plane", "principal_singular_values", "prompt_trajectory",
-    "quantization_errors", "quantization_levels", "quantized_weights", "rank_grid", "rank_history", "scorecard",
-    "shades", "similarity_maps", "spectrum", "structure", "three_places", "token_changes", "triplet_scores",
-    "vera_vectors", "virtual_share", "what_moved", "where_answers_read",
+    "bottleneck", "captioned", "class_attention", "common_share", "curves", "decision_tree", "differences", "doors",
+    "effects", "error_by_rank", "explained_variance", "fixed_and_tuned", "forgetting", "frontier", "fusion_weights",
+    "interpolation", "learning_rates", "lora_convolution", "low_rank", "magnitude_direction", "memory",
+    "mixed_batch", "module_tree", "nearest_tokens", "nearest_words", "new", "one_door", "pareto", "patches",
+    "pictures", "plt", "prefix_by_token", "prefix_map", "prefixes", "principal_plane", "principal_singular_values",
+    "prompt_trajectory", "quantization_errors", "quantization_levels", "quantized_weights", "rank_grid",
+    "rank_history", "scorecard", "shades", "similarities", "similarity_maps", "spectrum", "structure",
+    "three_places", "token_changes", "triplet_scores", "two_towers", "vera_vectors", "virtual_share", "what_moved",
+    "where_answers_read",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ Two things can change, and then the base has to be adapted:
 The captions of a classifier never say their dialect: finding out which one is spoken belongs to the delta.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -211,6 +211,38 @@ class Drawn(Settings):
     def every(self):
         """All of them, as one Batch."""
         return drawn(self.style, self.each or SPLITS[self.split], self.seed, self.split)
+
+
+@dataclass(frozen=True)
+class Naming(Drawn):
+    """The same pictures together with the captions that they are classified by: what a dual encoder itself is asked.
+
+    Its batches say `captions` to the model, so a method is attached to the dual encoder, and its places are "image" and
+    "text". In training those are the captions of SEEN; in all other splits those of all combinations.
+
+    Args:
+        dialect: "plain", "north" or "south", that of the captions.
+    """
+
+    dialect: Literal["plain", "north", "south"] = "plain"
+
+    kind = "new pictures"
+
+    def __str__(self):
+        return f"{super().__str__()}, captions in {self.dialect}"
+
+    def every(self):
+        classes = SEEN if self.split == "train" else CLASSES
+        return replace(super().every(), more={"captions": class_captions(self.dialect, classes)})
+
+    def known(self):
+        """The pictures and words of pretraining."""
+        return Naming(split="test")
+
+    def sets(self, examples, seed):
+        """What to train on (`examples` of each class), what to choose by and what to report: for `lab.trial`."""
+        others = (replace(self, each=None, split=split) for split in ("validation", "test"))
+        return replace(self, each=examples or self.each, seed=seed, split="train"), *others
 
 
 @lru_cache(maxsize=8)
