@@ -242,19 +242,18 @@ class Few:
 
 
 def shuffled(batch, size, generator):
-    """`size` rows of a finite batch, each as often as another (give or take one), in an order drawn with `generator`.
-
-    `more` is for all rows and stays as it is.
-    """
+    """`size` rows of a finite batch, each as often as another (give or take one), in an order of the generator."""
     rounds = -(-size // len(batch.tokens))
     order = torch.cat([torch.randperm(len(batch.tokens), generator=generator) for _ in range(rounds)])[:size]
     return rows_of(batch, order)
 
 
 def rows_of(batch, index):
-    """These rows of a Batch."""
+    """These rows of a Batch. A tensor in `more` has a row for each of them; one of another length is for all."""
+    own = {name: v for name, v in batch.more.items() if isinstance(v, Tensor) and len(v) == len(batch.tokens)}
+    more = batch.more | {name: v[index] for name, v in own.items()}
     mask = None if batch.mask is None else batch.mask[index]
-    return Batch(batch.tokens[index], batch.targets[index], mask, batch.more)
+    return Batch(batch.tokens[index], batch.targets[index], mask, more)
 
 
 @dataclass(frozen=True)

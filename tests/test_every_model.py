@@ -191,6 +191,14 @@ def test_a_fusion_counts_as_attached_only_with_adapters_in_it():
         AdapterFusion().groups(view, 1e-3)
 
 
+def test_a_module_with_two_names_is_merged_once_and_stays_one():
+    """Encoder and decoder share the embedding of tokens."""
+    view = stirred(LoRA(rank=2, targets=("token",)), model_of("encoder-decoder"))
+    plain = merge(view)
+    assert plain.encoder.embed.token is plain.decoder.embed.token
+    close(read(plain, "encoder-decoder"), read(view, "encoder-decoder"))
+
+
 def test_a_model_that_is_no_transformer_keeps_its_modules():
     view = LoRA(targets=("conv1",)).attach(model_of("CNN"))
     assert type(view.conv2) is nn.Conv2d
