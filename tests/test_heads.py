@@ -184,7 +184,7 @@ def test_a_method_stays_within_its_places(name):
     deeper = METHODS[name](places=("left.blocks.1",))
     if isinstance(deeper, PromptTuning | PTuning | PrefixTuning | PTuningV2 | LinearProbe):
         with pytest.raises(
-            (TypeError, ValueError), match=r"must have `begin` and `embed`|no module or weight is named"
+            (TypeError, ValueError), match=r"must have `begin`, with `blocks`|no module or weight is named"
         ):
             deeper.attach(model)
         return

@@ -207,7 +207,7 @@ def test_a_start_from_tokens_needs_a_part_that_reads_tokens(method):
 )
 def test_a_module_of_another_kind_is_refused(method, module):
     ours, kind = type(method).__name__, type(module).__name__
-    with pytest.raises(TypeError, match=rf"{ours} goes in front of Linear.*; 'fc' is a {kind}: leave it out"):
+    with pytest.raises(TypeError, match=rf"{ours} goes in front of Linear.*; 'fc' is an? {kind}: leave it out"):
         method.attach(nn.ModuleDict({"fc": module}))
 
 

@@ -257,7 +257,7 @@ def test_default_targets_are_those_of_a_transformer_and_the_error_lists_what_is_
 @pytest.mark.parametrize("method", [*LINEAR_ONLY, IA3])
 def test_variants_written_for_linear_layers_refuse_a_convolution_and_a_weight(make, target, kind, method):
     method = IA3((target,), ()) if method is IA3 else method(targets=(target,))
-    with pytest.raises(TypeError, match=f"{type(method).__name__} goes in front of Linear; '{target}' is a {kind}"):
+    with pytest.raises(TypeError, match=f"{type(method).__name__} goes in front of Linear; '{target}' is an? {kind}"):
         method.attach(make())
 
 
