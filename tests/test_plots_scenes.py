@@ -11,10 +11,10 @@ pytestmark = pytest.mark.usefixtures("figures")
 
 def test_pictures_stand_in_named_rows_with_captions_below_the_last():
     rows = {name: np.full((5, 3, 24, 24), shade) for name, shade in (("plain", 0.9), ("dusk", 0.2))}
-    captions = [f"red square\nnumber {i}" for i in range(5)]
+    captions = [f"a picture : large red square number {i}" for i in range(5)]
     axes = plots.captioned(rows, captions)
     assert axes.shape == (2, 5)
-    assert [ax.get_xlabel() for ax in axes[-1]] == captions
+    assert [ax.get_xlabel().replace("\n", " ") for ax in axes[-1]] == captions
     assert [line[0].get_ylabel() for line in axes] == ["plain", "dusk"]
     assert axes[1, 0].images[0].get_array().max() == pytest.approx(0.2)
 

@@ -6,6 +6,8 @@ similarities(cosines, ...)      every picture against every caption
 frontier(found)                 accuracy on new against old pictures, for parts of one update
 """
 
+import textwrap
+
 import numpy as np
 
 from minipeft.plots.boxes import arrow, box, say, sheet, sign
@@ -16,7 +18,7 @@ def captioned(rows, captions=(), axes=None):
     """Pictures in rows, {name: pictures (n, 3, side, side), from 0 to 1}; captions (n) stand below the last."""
     count = len(next(iter(rows.values())))
     if axes is None:
-        axes = new(1.5 * count, 0.45 * bool(captions) + 1.35 * len(rows), columns=count, rows=len(rows))
+        axes = new(1.5 * count, 0.6 * bool(captions) + 1.4 * len(rows), columns=count, rows=len(rows))
     axes = np.reshape(axes, (len(rows), count))
     for (name, images), line in zip(rows.items(), axes, strict=True):
         for ax, image in zip(line, images, strict=True):
@@ -24,13 +26,13 @@ def captioned(rows, captions=(), axes=None):
             ax.set(xticks=[], yticks=[])
         line[0].set_ylabel(name, fontsize=9)
     for ax, caption in zip(axes[-1], captions, strict=bool(captions)):
-        ax.set_xlabel(caption, fontsize=9)
+        ax.set_xlabel(textwrap.fill(caption, 17), fontsize=9)
     return axes
 
 
 def two_towers(ax=None):
     """A dual encoder: two towers, two projections, vectors of length 1, and a table of every pair."""
-    ax = sheet(ax or new(8.5, 2.9), 100, 34)
+    ax = sheet(ax or new(8.8, 2.8), 108, 34)
     for y, what, tower, hue, shape in (
         (21, "pictures\n(B, 3, 24, 24)", "image: a ViT", HUES["LoRA"], "u (B, w)"),
         (3, "captions\n(C, T)", "text: a Transformer", HUES["PromptTuning"], "v (C, w)"),
@@ -44,9 +46,10 @@ def two_towers(ax=None):
         box(ax, 58, y + 2, 10, 6, "÷ length")
         arrow(ax, (68, y + 5), (82, y + 5), (82, 22.2 if y > 17 else 11.8), text=shape, above=1.8)
     sign(ax, 82, 17, "·")
-    say(ax, 75.5, 17, "· eˢ")
-    arrow(ax, (84.5, 17), (89, 17))
-    say(ax, 94.5, 17, "logits\n(B, C)")
+    arrow(ax, (84.5, 17), (88, 17))
+    box(ax, 88, 14, 7, 6, "· eˢ")
+    arrow(ax, (95, 17), (98.5, 17))
+    say(ax, 103, 17, "logits\n(B, C)")
     return ax
 
 
