@@ -214,7 +214,7 @@ def stacks(model, words=False):
         if words and not (hasattr(part.embed, "token") and hasattr(part, "new_cache")):
             raise TypeError(
                 f"{method} starts from tokens, but {path.removesuffix('begin').rstrip('.') or kind!r} does not read "
-                'tokens on its own; start from random vectors, init="normal"'
+                "tokens on its own: leave out init, or the template"
             )
     return found
 

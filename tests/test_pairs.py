@@ -2,16 +2,18 @@
 
 import copy
 import pickle
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 
+from minipeft.lab import WORLDS, trial, world
 from minipeft.methods import PrefixTuning
 from minipeft.models.encoder_decoder import EncoderDecoder
 from minipeft.tasks import LENGTH, VOCABULARY, Few, Mixture, Task, answer, decode, task
-from minipeft.training import evaluate, fit
-from minipeft.worlds.pairs import CONFIG, RECIPE, Pairs, Told, pretraining, scores
+from minipeft.training import Recipe, evaluate, fit
+from minipeft.worlds.pairs import CONFIG, RECIPE, Pairs, Told, pretraining, reading, scores
 
 REVERSED = task("reverse+violet")
 
@@ -106,3 +108,57 @@ def test_pretraining_and_adapting_learn_from_pairs():
 def test_the_card_tells_of_the_mixture_and_of_the_pairs_that_were_held_out():
     small = EncoderDecoder(replace(CONFIG, dim=8, heads=1, ff=8))
     assert scores(small) == {"pretraining mixture": 0.0, "held-out pairs, instructed": 0.0}
+
+
+def test_a_trial_trains_on_some_examples_and_is_scored_on_others():
+    goal = Pairs(REVERSED, 3)
+    assert goal.sets(None, 5) == (goal, goal, goal)
+    training, choosing, reported = goal.sets(8, 5)
+    assert training == Pairs(Few(REVERSED, 8, 5), 3)
+    assert choosing == reported == goal
+    assert goal.known() == Pairs(Mixture()) == pretraining
+
+
+def test_what_the_base_knows_of_a_task_is_told():
+    kinds = {
+        "new table": Pairs(REVERSED), "held-out pair": Pairs(Told("reverse", "blue")), "new duty": Pairs(REVERSED, 3),
+        "several tasks": Pairs(Mixture()),
+    }  # fmt: skip
+    assert {kind: goal.kind for kind, goal in kinds.items()} == {kind: kind for kind in kinds}
+
+
+def test_the_world_of_pairs_can_be_compared_in():
+    pairs = world("letters-pairs")
+    assert pairs is WORLDS["letters-pairs"]
+    assert pairs.goal(pairs.first) == Pairs(task("reverse+blue"))
+    places = {c.method.places for c in pairs.methods if isinstance(c.method, PrefixTuning)}
+    assert {place for several in places for place in several} == {"encoder", "memory", "decoder"}
+    assert len(places) == 4
+    model = EncoderDecoder(CONFIG)
+    for c in pairs.methods:
+        c.method.attach(model)
+
+
+def test_a_trial_in_the_world_of_pairs(monkeypatch):
+    torch.manual_seed(0)
+    model = EncoderDecoder(CONFIG)
+    monkeypatch.setattr(sys.modules["minipeft.lab.trial"], "shipped", lambda name: model)
+    method = PrefixTuning(4, places=("memory",))
+    found = trial(method, Pairs(Mixture(), 3), 0.3, 0, Recipe(steps=4), "letters-pairs", examples=8)
+    assert found["parameters"] == 2 * 2 * 4 * CONFIG.dim
+    assert (found["accuracy"], found["retention"], found["restored"]) == (0, 0, True)
+
+
+def test_a_reading_tells_what_was_written_and_where_each_word_looked():
+    torch.manual_seed(0)
+    model = PrefixTuning(2, places=("encoder", "memory")).attach(EncoderDecoder(CONFIG))
+    found = reading(model, "reverse next : cabbed")
+    assert found.source == ["reverse", "next", ":", *"cabbed"]
+    U, T = len(found.answer), len(found.source)
+    assert decode(torch.tensor([VOCABULARY.index(word) for word in found.answer])).removesuffix(".").strip() == answer(
+        model, "reverse next : cabbed"
+    )
+    assert [tuple(w.shape) for w in found.encoder] == 2 * [(CONFIG.heads, T, 2 + T)]
+    assert [tuple(w.shape) for w in found.cross] == 2 * [(CONFIG.heads, U, 2 + T)]
+    for weights in (*found.encoder, *found.cross):
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))

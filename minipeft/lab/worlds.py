@@ -12,6 +12,7 @@ from minipeft.lab.trial import started
 from minipeft.methods import IA3, BitFit, Full, LinearProbe, LoRA, Pfeiffer, PrefixTuning, PromptTuning, PTuningV2
 from minipeft.tasks import Mixture, task
 from minipeft.training import RECIPE, Recipe, evaluate
+from minipeft.worlds.pairs import Pairs
 from minipeft.worlds.pictures import Digits
 
 
@@ -55,12 +56,21 @@ PICTURES = with_head(
     (Pfeiffer(size=8), 1e-2), (BitFit(), 3e-2), (IA3(), 1e-1), (PromptTuning(length=8), 1e-1),
     (PTuningV2(length=8), 1e-1), (PrefixTuning(length=8), 1e-1),
 )  # fmt: skip
+PLACES = ("encoder", "memory", "decoder")  # where something can stand in front
+CROSS = ("cross.q", "cross.v")
+PAIRS = tuple(TunedMethod(*pair) for pair in (
+    (Full(), 1e-2), (LoRA(rank=4, places=("encoder",)), 3e-2), (LoRA(rank=4, targets=CROSS), 3e-2),
+    (Pfeiffer(size=16), 1e-2), (BitFit(), 1e-2), (IA3(), 1e-1), (PromptTuning(length=4, places=("encoder",)), 1.0),
+    *((PrefixTuning(length=4, places=(place,)), 3e-1) for place in PLACES),
+    (PrefixTuning(length=4, places=PLACES), 1.0),
+))  # fmt: skip
 WORLDS = {
     "letters-d64": World("letters-d64", task, "reverse+blue", TUNED_METHODS),
     "characters": World(
         "characters", one_of({"paper": Digits(paper=True), "digits": Digits()}), "paper", PICTURES,
         Recipe(steps=300), 50,
     ),
+    "letters-pairs": World("letters-pairs", lambda name: Pairs(task(name)), "reverse+blue", PAIRS),
 }  # fmt: skip
 
 

@@ -99,7 +99,7 @@ class Stack(nn.Module):
 class Encoder(Stack):
     """Reads a source (B, T): a vector for each token, and for each that `embed` puts in front, (B, n+T, d)."""
 
-    new_cache = Transformer.new_cache
+    new_cache = Transformer.new_cache  # the decoder has none: it reads nothing without a memory
 
     def forward(self, tokens, mask=None, cache=None):
         cache = self.new_cache(fixed=True) if cache is None else cache

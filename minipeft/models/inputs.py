@@ -132,7 +132,8 @@ def check_pairs(tokens, answers, mask):
         cures = "; the mask is the third argument" if getattr(answers, "dtype", None) == torch.bool else cure(answers)
         raise ValueError(f"answers must be a tensor of integers (B, U), got {got(answers)}{cures}")
     if len(answers) != len(tokens) or not answers.numel():
-        raise ValueError(f"each row needs an answer that begins: tokens are {got(tokens)}, answers {got(answers)}")
+        given = f"tokens are {got(tokens)}, answers {got(answers)}"
+        raise ValueError(f"each row of tokens needs an answer, at least the token that it begins with; {given}")
 
 
 def check_writing(model, tokens, new, mask, temperature, stop, cache, start):

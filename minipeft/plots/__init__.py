@@ -13,6 +13,7 @@ from minipeft.plots.activations import (
     token_changes,
 )
 from minipeft.plots.attention import attention, attention_maps, attention_share, fusion_weights, virtual_share
+from minipeft.plots.encoder_decoder import accuracy_by_place, prefix_by_token, three_places, where_answers_read
 from minipeft.plots.ledger import bits_stored, effects, fixed_and_tuned
 from minipeft.plots.module_tree import module_tree
 from minipeft.plots.pictures import attention_on_pictures, class_attention, patches, pictures
@@ -57,14 +58,15 @@ from minipeft.plots.weights import (
 )
 
 __all__ = [
-    "AMOUNT", "FROZEN", "HUES", "INK", "SIGNED", "SPARE", "STRUCTURES", "accuracy_by_bits", "accuracy_by_size",
-    "accuracy_matrix", "adapter_activations", "attention", "attention_maps", "attention_on_pictures",
-    "attention_share", "bare", "bars", "bias_changes", "bits_stored", "block_error", "bottleneck",
-    "class_attention", "common_share", "curves", "decision_tree", "differences", "doors", "effects",
+    "AMOUNT", "FROZEN", "HUES", "INK", "SIGNED", "SPARE", "STRUCTURES", "accuracy_by_bits", "accuracy_by_place",
+    "accuracy_by_size", "accuracy_matrix", "adapter_activations", "attention", "attention_maps",
+    "attention_on_pictures", "attention_share", "bare", "bars", "bias_changes", "bits_stored", "block_error",
+    "bottleneck", "class_attention", "common_share", "curves", "decision_tree", "differences", "doors", "effects",
     "error_by_rank", "explained_variance", "fixed_and_tuned", "forgetting", "fusion_weights", "interpolation",
     "learning_rates", "low_rank", "magnitude_direction", "memory", "mixed_batch", "module_tree", "nearest_tokens",
-    "nearest_words", "new", "pareto", "patches", "pictures", "plt", "prefix_map", "prefixes", "principal_plane",
-    "principal_singular_values", "prompt_trajectory", "quantization_errors", "quantization_levels",
-    "quantized_weights", "rank_grid", "rank_history", "scorecard", "shades", "similarity_maps", "spectrum",
-    "structure", "token_changes", "triplet_scores", "vera_vectors", "virtual_share", "what_moved",
+    "nearest_words", "new", "pareto", "patches", "pictures", "plt", "prefix_by_token", "prefix_map", "prefixes",
+    "principal_plane", "principal_singular_values", "prompt_trajectory", "quantization_errors",
+    "quantization_levels", "quantized_weights", "rank_grid", "rank_history", "scorecard", "shades",
+    "similarity_maps", "spectrum", "structure", "three_places", "token_changes", "triplet_scores", "vera_vectors",
+    "virtual_share", "what_moved", "where_answers_read",
 ]  # fmt: skip

@@ -7,13 +7,32 @@ These are the examples of `tasks`, cut in two. The decoder is given "=" and the 
 letters and the full stop. `tasks.answer(model, "reverse next : cabbed")` gives what a model answers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from minipeft.arguments import a_task, checked
 from minipeft.models.encoder_decoder import EncoderDecoderConfig
-from minipeft.tasks import BOS, HELD_OUT, ID, LENGTH, LETTERS, SEP, UNSEEN, VOCABULARY, Batch, Few, Mixture, Task, rows
+from minipeft.models.transformer import recording
+from minipeft.tasks import (
+    BOS,
+    EOS,
+    HELD_OUT,
+    ID,
+    LENGTH,
+    LETTERS,
+    SEP,
+    UNSEEN,
+    VOCABULARY,
+    Batch,
+    Few,
+    Mixture,
+    Task,
+    encode,
+    rows,
+)
 from minipeft.training import evaluate
 
 
@@ -33,6 +52,19 @@ class Pairs:
 
     def __str__(self):
         return str(self.task) + (f", {self.letters} letters" if self.letters < LENGTH else "")
+
+    @property
+    def kind(self):
+        """What the base knows of it, as for a `Task`; a shorter answer is a new duty."""
+        return "new duty" if self.letters < LENGTH else getattr(self.task, "kind", "several tasks")
+
+    def sets(self, examples, seed):
+        """What to train on (with `examples`, on so many), what to choose by and what to report: for `lab.trial`."""
+        return self if examples is None else replace(self, task=Few(self.task, examples, seed)), self, self
+
+    def known(self):
+        """What the base was pretrained on."""
+        return pretraining
 
     def batch(self, size, generator):
         """`size` pairs, drawn with `generator`: sources (B, T), and in `more` their answers (B, letters + 1)."""
@@ -80,3 +112,29 @@ def scores(model):
     """Exact-match accuracy on 4,000 unseen examples, {what was asked: accuracy}."""
     asked = {"pretraining mixture": pretraining, "held-out pairs, instructed": Pairs(Mixture(HELD_OUT))}
     return {name: evaluate(model, task, 4000).accuracy for name, task in asked.items()}
+
+
+class Reading(NamedTuple):
+    """What a model reads and writes, word by word, and where each word looks.
+
+    encoder: for each block of the encoder the attention of its T words, (H, T, n+T). cross: for each block of the
+    decoder the attention of the U words that are written to the memory, (H, U, n+T).
+    """
+
+    source: list[str]
+    answer: list[str]
+    encoder: list[Tensor]
+    cross: list[Tensor]
+
+
+@torch.no_grad()
+def reading(model, text):
+    """The Reading of a source, such as "reverse next : cabbed"."""
+    tokens = encode(text)[None]
+    written = model.generate(tokens, LENGTH + 1, stop=EOS)
+    begun = torch.cat([written.new_full((1, 1), SEP), written[:, :-1]], dim=1)  # what each word is written after
+    with recording(model):
+        model(tokens, begun)
+    source, answer = ([VOCABULARY[t] for t in row[0].tolist()] for row in (tokens, written))
+    encoder = [block.attn.weights[0] for block in model.encoder.blocks]
+    return Reading(source, answer, encoder, [block.cross.weights[0] for block in model.decoder.blocks])
