@@ -63,13 +63,18 @@ def from_scratch(goal, examples, lr, seed, recipe=RECIPE):
 
 
 def attention_to_ink(view, base, goal):
-    """How much ink there is where the class token looks in the last layer, over what there is on average; of the base
-    too, on the same digits with paper and without."""
+    """How much ink the patches have that the class token looks at in the last layer, over the mean of the picture.
+
+    The same with the mean map of all digits, which follows none of them; and of the base, on paper and without.
+    """
     paper, clean = (replace(goal, split="test", each=50, paper=p).every().tokens for p in (True, False))
     ink = clean.unflatten(2, (4, 7)).unflatten(1, (4, 7)).mean((2, 4))  # (B, 4, 4)
-    looks = {"ink": (view, paper), "ink, base": (base, paper), "ink, base without paper": (base, clean)}
-    found = {name: plots.class_attention(*look) for name, look in looks.items()}
-    return {name: float(((w * ink).sum((1, 2)) / ink.mean((1, 2))).mean()) for name, w in found.items()}
+    found = {}
+    for name, look in {"view": (view, paper), "base": (base, paper), "base, no paper": (base, clean)}.items():
+        weights = plots.class_attention(*look)
+        for which, w in {"own": weights, "mean": weights.mean(0, keepdim=True)}.items():
+            found[f"{which} map, {name}"] = float(((w * ink).sum((1, 2)) / ink.mean((1, 2))).mean())
+    return found
 
 
 def validated(view, base, goal):
@@ -138,15 +143,17 @@ def inside_of_a_vit(f):
         f.ahead(text, many[name], many["deep prompts"], aside=True)
     f.near("200 examples: LoRA is as accurate as full", many["LoRA"], many["full"], margin=0.02, aside=True)
     text = "200 examples: with LoRA the class token looks more at the ink than with deep prompts"
-    f.ahead(text, many["LoRA"], many["deep prompts"], by="ink", aside=True)
+    f.ahead(text, many["LoRA"], many["deep prompts"], by="own map, view", aside=True)
     found = {name: {s: by[name].column("accuracy") for s, by in (sizes | {200: many}).items()} for name in main}
     f.table("Accuracy, by examples of each digit", ("", 10, 50, 200),
             [(name, *(told(by[size]) for size in by)) for name, by in found.items()]
             + [(name, "", "", told(many[name].column("accuracy"))) for name in ("BitFit", *few)])  # fmt: skip
-    f.table("Ink where the class token looks, over the mean of the picture (200 examples)", ("", "ink"),
-            [(name, told(entry.column("ink"))) for name, entry in many.items()])  # fmt: skip
+    rows = [(n, *(told(entry.column(f"{which} map, view")) for which in ("own", "mean"))) for n, entry in many.items()]
     bare = many["full"].runs[0]
-    f.note(f"Of the base it is {bare['ink, base']:.2f} on paper, and {bare['ink, base without paper']:.2f} without.")
+    kinds = {"the base": "base", "the base, without paper": "base, no paper"}
+    rows += [(title, *(f"{bare[f'{w} map, {kind}']:.2f}" for w in ("own", "mean"))) for title, kind in kinds.items()]
+    f.table("Ink where the class token looks, over the mean of the picture (200 examples)",
+            ("", "its own map", "the mean map of all digits"), rows)  # fmt: skip
     f.picture(
         "accuracy_by_digits",
         "Accuracy on digits on paper against the examples of each digit, 10, 50 and 200, for four methods, with the "

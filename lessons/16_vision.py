@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from minipeft import base, check, costs, evaluate, fit, plots, recording, summary, trainable
+from minipeft import base, check, costs, evaluate, fit, plots, summary, trainable
 from minipeft.classroom import with_mistake
 from minipeft.lab import adapt, world
 from minipeft.methods import Full, LinearProbe, LoRA, PTuningV2
@@ -154,7 +154,7 @@ def learn(name, goal, examples, on_step=None):
     return adapt(method, goal, lr, 0, RECIPE, "characters", examples, on_step=on_step)[0]
 
 
-few = {name: learn(name, clean, 10) for name in ("LinearProbe", "BitFit", "LoRA", "Full")}
+few = {name: learn(name, clean, 10) for name in ("LinearProbe", "PTuningV2", "LoRA", "Full")}
 torch.manual_seed(0)
 few["from scratch"] = vision.ViT(replace(config, classes=10))
 fit(few["from scratch"], Digits(each=10), lr=3e-3, device="cpu", progress=False, **RECIPE.settings())
@@ -163,12 +163,12 @@ for name, accuracy in clean_accuracy.items():
     print(f"{name:14} {accuracy:.2f}")
 
 # %% [markdown]
-# Pretraining decides here, and the method hardly does. The probe, which changes nothing inside, is among the best. Full
+# Pretraining decides here, and the method matters less (guess 1). The probe changes nothing inside and does well; full
 # fine-tuning has little to learn from a hundred pictures, and something to lose.
 #
 # ## On paper
 #
-# The base has never seen dark ink on light paper. We train nine methods on 50 digits of each kind.
+# The base has never seen dark ink on light paper. We train nine methods on 50 digits of each kind, with one seed.
 
 
 # %%
@@ -196,9 +196,9 @@ for name in sorted(METHODS, key=accuracy.get):
     print(f"{name:14}{trained:9,}{accuracy[name]:10.2f}")
 
 # %% [markdown]
-# Now the method decides. A head on the old features is the weakest, and prompts (`PromptTuning` is VPT-shallow,
-# `PTuningV2` VPT-deep) add little. Methods that change what is computed inside go further, and LoRA on every linear
-# layer comes close to full fine-tuning.
+# Now the method decides (guess 2). A head on the old features is the weakest, and prompts (`PromptTuning` is
+# VPT-shallow, `PTuningV2` VPT-deep) add little. Methods that change what is computed inside go further. LoRA on every
+# linear layer comes close to full fine-tuning.
 #
 # ## Do more examples help?
 
@@ -213,8 +213,8 @@ plots.accuracy_by_size(by_size, xlabel="training digits of each kind, on paper",
 plt.show()
 
 # %% [markdown]
-# *Figure: more digits help LoRA and full fine-tuning. The probe and the prompts soon reach what the frozen features can
-# say.*
+# *Figure: LoRA and full fine-tuning gain from more digits. The probe and the prompts soon reach what the frozen
+# features can tell them.*
 #
 # ## Where does it look?
 #
@@ -231,38 +231,36 @@ plots.attention_on_pictures(ink[shown], maps)
 plt.show()
 
 # %% [markdown]
-# *Figure: attention of the class token, by patch, with the outline of the digit. On clean digits the base looks at the
-# ink. On paper it looks anywhere. LoRA makes it look at the ink again.*
+# *Figure: attention of the class token over the patches; lines show the digit. On clean digits the base looks at the
+# strokes, on paper nearly everywhere. With LoRA it looks at few patches again.*
 #
-# As a number: how much ink is there where it looks, compared with the mean of the picture?
+# But does it follow *this* digit? We measure the ink where it looks, over the picture's mean, and then with the mean
+# map of all digits.
 
 # %%
 amount = ink.unflatten(2, (4, 7)).unflatten(1, (4, 7)).mean((2, 4))  # (B, 4, 4), the ink of each patch
 
 
-def ink_seen(view, pictures):
-    weights = plots.class_attention(view, pictures)
+def ink_seen(weights):
     return ((weights * amount).sum((1, 2)) / amount.mean((1, 2))).mean().item()
 
 
-seen = {"base, clean digits": ink_seen(model, ink), "base, on paper": ink_seen(model, on_paper)}
-seen |= {name: ink_seen(views[name], on_paper) for name in ("PromptTuning", "PTuningV2", "BitFit", "LoRA", "Full")}
-for name, value in seen.items():
-    print(f"{name:20} {value:.2f}")
-for name in ("PromptTuning", "PTuningV2"):
-    with recording(views[name]) as layers, torch.no_grad():
-        views[name](on_paper[:200])
-    shares, even = plots.virtual_share([layer.weights for layer in layers], 8)
-    print(f"{name}: share of attention that goes to the prompts, by layer", shares.mean(1).numpy().round(2))
+looks = {"base, clean digits": (model, ink), "base, on paper": (model, on_paper)}
+looks |= {name: (views[name], on_paper) for name in ("PromptTuning", "PTuningV2", "BitFit", "LoRA", "Full")}
+seen = {}
+print(f"{'':20}{'own map':>9}{'mean map':>10}")
+for name, look in looks.items():
+    weights = plots.class_attention(*look)
+    seen[name] = ink_seen(weights), ink_seen(weights.mean(0, keepdim=True))
+    print(f"{name:20}{seen[name][0]:9.2f}{seen[name][1]:10.2f}")
 
 # %% [markdown]
-# Prompts draw attention to themselves, but within a layer they cannot change how the rest is shared out (lesson 8).
-# The model stays half blind.
+# Only on clean digits does the map follow the strokes. On paper, LoRA learned where digits usually stand. Prompts
+# change the map least; within a layer they cannot reorder attention (lesson 8).
 #
 # ## What does it cost?
 #
-# A frozen weight takes part in two products of a step, a trained one in three. So LoRA should take $\frac23$ of the
-# time of full fine-tuning.
+# A frozen weight takes part in two products of a step, a trained one in three. So we predict ⅔ for LoRA.
 
 # %%
 batch = paper.batch(32, torch.Generator().manual_seed(0))
@@ -277,7 +275,7 @@ def products(view):
 
 
 counted = {name: products(view) for name, view in views.items()}
-timed = costs.training_time(views, batch, repeats=5 if FAST else 30)
+timed = costs.training_time(views, batch, repeats=5 if FAST else 30)  # milliseconds of the processor
 print(f"{'':14}{'counted':>9}{'clock':>8}   (full fine-tuning is 1)")
 for name in METHODS:
     print(f"{name:14}{counted[name] / counted['Full']:9.2f}{timed[name][1] / timed['Full'][1]:8.2f}")
@@ -292,24 +290,24 @@ for method in kept:
     print(f"{type(method).__name__:14}" + "".join(f"{n / 1000:10,.0f}" for n in parts))
 
 # %% [markdown]
-# The counts are as predicted, but many small products are slow: LoRA everywhere is *slower* than full fine-tuning here.
-# Gradients and moments nearly vanish; activations, the largest part, do not.
+# The counts come near ⅔, with each method's own products on top. But many small products are slow: LoRA everywhere is
+# *slower* than full fine-tuning. Gradients and moments nearly vanish; activations, the largest part, do not.
 #
 # ## Compute the features once
 #
-# The probe sends nothing back through the model. Its features never change: we compute them once.
+# The probe sends nothing back through the model. Its features never change, so once is enough.
 
 # %%
 trunk = base("characters")
 trunk.head = torch.nn.Identity()
-begun = time.perf_counter()
+begun = time.process_time()
 torch.manual_seed(0)
 head = fresh_head(base("characters"), 10)  # starts as the probe's did
 features = Stored(Digits(each=50, paper=True), trunk)  # computed once
 fit(head, features, lr=METHODS["LinearProbe"].lr, device="cpu", progress=False, **RECIPE.settings())
-between = time.perf_counter()
+between = time.process_time()
 learn("LinearProbe", paper, 50)
-ended = time.perf_counter()
+ended = time.process_time()
 score = evaluate(head, Stored(test, trunk)).accuracy
 print(f"through the model:  {ended - between:5.2f} s, accuracy {accuracy['LinearProbe']:.3f}")
 print(f"on stored features: {between - begun:5.2f} s, accuracy {score:.3f}")
@@ -331,9 +329,9 @@ for name, path in paths.items():
         print(f"{name:14}{'does not arrive':>20}")
 
 # %% [markdown]
-# It does not. Whoever sends a gradient through the whole model saves a third of a step at best, and may need more
-# steps. Only stored features save nearly everything. (Large models on GPUs save time through memory; that we cannot see
-# here.)
+# It does not (guess 3). Whoever sends a gradient through the whole model saves a third of a step at best, and may need
+# more steps. Only stored features save nearly everything. (Large models on GPUs save time through memory; we cannot see
+# that here.)
 #
 # ## Break it
 #
@@ -357,16 +355,16 @@ for title, module in {"right": vision, "broken": broken}.items():
     print(f"trained from scratch, {title}: {scratch[title]:.2f}")
 
 # %% [markdown]
-# Only the pretrained base notices. Training from scratch simply learns the other order.
+# Only the pretrained base notices. Training from scratch learns the other order.
 #
 # ## Seen here?
 #
 # claim | here | ledger
 # ---|---|---
 # probe beats scratch | yes | [TODO-LEDGER](claims.md#pretraining_decides)
-# inside beats prompts | yes | [TODO-LEDGER](claims.md#inside_of_a_vit)
+# inside beats prompts | on paper | [TODO-LEDGER](claims.md#inside_of_a_vit)
 # deep beats shallow prompts | no | [TODO-LEDGER](claims.md#deep_visual_prompts)
-# prompts beat full | no | [TODO-LEDGER](claims.md#prompts_and_full)
+# prompts beat full | clean only | [TODO-LEDGER](claims.md#prompts_and_full)
 # 70 % saved | no | [TODO-LEDGER](claims.md#training_time_saved)
 
 # %% [markdown]
@@ -408,19 +406,20 @@ for title, module in {"right": vision, "broken": broken}.items():
 # ```
 
 # %% tags=["hide-input"]
-assert accuracy["LinearProbe"] == round(score, 10) or abs(accuracy["LinearProbe"] - score) < 0.005
+assert abs(accuracy["LinearProbe"] - score) < 0.005
 assert after < 0.2 < before
 assert counted["LinearProbe"] < 0.4 * counted["Full"] < 0.6 * counted["Full"] < counted["LoRA"]
-assert min(timed[name][1] for name in METHODS if name != "LinearProbe") > 0.4 * timed["Full"][1]
 if not FAST:
+    assert min(timed[name][1] for name in METHODS if name != "LinearProbe") > 0.4 * timed["Full"][1]
     assert clean_accuracy["LinearProbe"] > clean_accuracy["from scratch"] + 0.2
-    assert min(clean_accuracy[name] for name in ("BitFit", "LoRA", "Full")) > clean_accuracy["from scratch"] + 0.15
-    assert clean_accuracy["LinearProbe"] > clean_accuracy["Full"]
+    assert min(clean_accuracy[name] for name in ("PTuningV2", "LoRA", "Full")) > clean_accuracy["from scratch"] + 0.15
+    assert min(clean_accuracy[name] for name in ("LinearProbe", "PTuningV2")) > clean_accuracy["Full"]
     inside = min(accuracy[name] for name in ("BitFit", "IA3", "LoRA", "Full"))
     assert inside > max(accuracy[name] for name in ("LinearProbe", "PromptTuning", "PTuningV2"))
-    assert max(accuracy, key=accuracy.get) == "Full"
     assert accuracy["LoRA"] > accuracy["Full"] - 0.05
-    assert seen["base, on paper"] < 1.2 < seen["PTuningV2"] < seen["BitFit"] < seen["LoRA"] < seen["base, clean digits"]
+    own, mean = zip(*seen.values(), strict=True)
+    assert own[1] < 1.2 < own[2] < own[4] < own[5] < own[0]
+    assert own[0] - mean[0] > 0.2 > max(np.subtract(own, mean)[1:])
     assert abs(scratch["right"] - scratch["broken"]) < 0.05
     gain = {name: by_size[name][200][0] - by_size[name][50][0] for name in CHOSEN}
     assert min(gain["LoRA"], gain["Full"]) > 0.01

@@ -5,6 +5,7 @@ with what it shares with its base; what only the base holds (its weights, with f
 """
 
 import math
+import os
 import statistics
 import time
 from dataclasses import dataclass
@@ -97,13 +98,15 @@ def latency(models, batch, repeats=100):
 def training_time(models, batch, repeats=50):
     """Milliseconds of one training step: forward, backward, AdamW. What it is given and returns is as for `latency`.
 
-    The learning rate is 0, so the models stay as they are.
+    Those of the processor, where the system counts them, for a step is long enough to be broken off by other work. The
+    learning rate is 0, so the models stay as they are.
     """
     steps = {name: partial(step, model, beside(batch, model), adam(model)) for name, model in models.items()}
     before = {name: model.training for name, model in models.items()}
     for model in models.values():
         model.train()
-    times = taking_turns(steps, checked("training_time: repeats", repeats, int, (2, math.inf)))
+    clock = time.perf_counter if os.name == "nt" else time.process_time
+    times = taking_turns(steps, checked("training_time: repeats", repeats, int, (2, math.inf)), clock)
     for name, model in models.items():
         model.train(before[name])
         model.zero_grad()
@@ -126,15 +129,15 @@ def step(model, batch, optimizer):
     optimizer.step()
 
 
-def taking_turns(work, repeats):
+def taking_turns(work, repeats, clock=time.perf_counter):
     """Milliseconds of each function, {name: quartiles}. They take turns, so that what else runs hits them alike."""
     times = {name: [] for name in work}
     for repeat in range(repeats + 3):
         for name, function in work.items():
-            begun = time.perf_counter()
+            begun = clock()
             function()
             if repeat >= 3:  # the first ones warm up
-                times[name].append(1000 * (time.perf_counter() - begun))
+                times[name].append(1000 * (clock() - begun))
     return {name: tuple(statistics.quantiles(values, n=4)) for name, values in times.items()}
 
 
