@@ -78,8 +78,8 @@ def scores(entries):
 
 
 @claim(
-    "In an encoder-decoder, a prefix in front of the source is enough, and one in front of the memory or the answer "
-    "alone is not",
+    "In an encoder-decoder it is enough to put something in front of the source, and that is better than in front of "
+    "the memory or the answer",
     source="Lester et al. 2021, The Power of Scale for Parameter-Efficient Prompt Tuning, §2, arXiv:2104.08691",
     quote="which then flows though the encoder-decoder as normal",
     lesson=18,
@@ -93,7 +93,8 @@ def before_the_source(f):
     every = all_places(f)
     f.always("The prefix in the encoder solves the task (90 %)", solved(runs["encoder"]))
     for place in ("memory", "decoder"):
-        f.always(f"The prefix in the {place} stays below 90 %", failed(runs[place]))
+        text = f"The prefix in the encoder solves it with more seeds than the one in the {place}"
+        f.oftener(text, runs["encoder"], runs[place])
     text = "The prefix in the encoder reaches 90 % in as few steps as prefixes at all three places"
     f.not_behind(text, runs["encoder"], every, by="steps", margin=0.3, aside=True)
     entries = {place: prefix(place) for place in PLACES}
@@ -119,15 +120,16 @@ def before_the_source(f):
 )
 def before_the_memory(f):
     """A prefix of four vectors in front of the memory, and LoRA of rank 2 on q and v of cross-attention, 1,024 numbers
-    both. Other letters need no other attention; another order does. The prefix is tuned where it fails."""
-    letters = f.race({"letters": {"method": prefix("memory"), "lr": RATE}}, goal=LETTERS, **PAIRS)["letters"]
+    both. Other letters need no other attention; another order does. The prefix is tuned for each of the two."""
+    letters = f.race({"letters": prefix("memory")}, goal=LETTERS, **PAIRS)["letters"]
     lora = LoRA(rank=2, alpha=4, targets=("cross.q", "cross.v"))
     entries = {"prefix": prefix("memory"), "LoRA": {"method": lora, "lr": 3e-2}}
     entries["16 vectors"] = {"method": prefix("memory", length=16), "lr": RATE}
     order = f.race(entries, goal=ORDER, **PAIRS)
-    f.always("Other letters: the prefix learns them (90 %)", solved(letters))
-    f.always("Another order: the prefix stays below 90 %", failed(order["prefix"]))
-    f.always("Another order: LoRA learns it (90 %)", solved(order["LoRA"]))
+    text = "The prefix is more accurate on other letters than on another order"
+    f.ahead(text, letters, order["prefix"], vary=False)
+    f.oftener("Another order is learned by LoRA with more seeds than by the prefix", order["LoRA"], order["prefix"])
+    f.always("Another order: the prefix stays below 90 %", failed(order["prefix"]), aside=True)
     f.always("Another order: a prefix of 16 vectors stays below 90 %", failed(order["16 vectors"]), aside=True)
     f.note(
         "The theorem holds for one layer. What the prefix adds in the first layer changes the queries of the second, "
