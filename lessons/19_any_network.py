@@ -289,8 +289,8 @@ plots.bars(digits, label="wrong answers to unseen digits (%)")
 plt.show()
 
 # %% [markdown]
-# *Figure: errors on 2,000 unseen digits, one seed ([ten](claims.md#any_network)). Training from scratch does as well:
-# with 50 of each, nobody needs this base.*
+# *Figure: errors on 2,000 unseen digits, one seed ([ten](claims.md#any_network)). Training from scratch does nearly as
+# well: with 50 of each, nobody needs this base.*
 #
 # ## What it costs
 #
