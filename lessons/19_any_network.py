@@ -155,8 +155,9 @@ for table in ("blue", "violet"):
 print(f"with the table's name, blue: {evaluate(lstm, Sums('blue', instructed=True)).accuracy:.2f}")
 
 # %% [markdown]
-# The base knows `blue`, but here nobody names it. It has never seen `violet`. First the known table: LoRA of rank 1 on
-# one matrix, and BitFit, which trains the LSTM's two bias vectors and the head's. LoRA's learning rate is 0.03.
+# The base knows `blue`, but here BOS stands where the table's name would. It has never seen `violet`. First the known
+# table: LoRA of rank 1 on one matrix, and BitFit, which trains the LSTM's two bias vectors and the head's. LoRA's
+# learning rate is 0.03.
 
 # %%
 IH, HH = "rnn.weight_ih_l0", "rnn.weight_hh_l0"
@@ -289,8 +290,8 @@ plots.bars(digits, label="wrong answers to unseen digits (%)")
 plt.show()
 
 # %% [markdown]
-# *Figure: errors on 2,000 unseen digits, one seed ([ten](claims.md#any_network)). Training from scratch does as well:
-# with 50 of each, nobody needs this base.*
+# *Figure: errors on 2,000 unseen digits, one seed ([ten](claims.md#any_network)). Training from scratch does nearly as
+# well: with 50 of each, nobody needs this base.*
 #
 # ## What it costs
 #
@@ -316,9 +317,9 @@ print(f"largest difference of a logit after merging: {difference:.0e}; conv1 is 
 # order: nothing is wrong until the merge. The second changes the frozen weight where it lies: the base is lost.
 
 # %%
-bent = with_mistake("any_network", "axes of delta exchanged")
-print(inspect.getsource(lora.LoRAConv2d.delta), inspect.getsource(bent.LoRAConv2d.delta), sep="")
-wrong = bent.LoRA(rank=8, alpha=16, targets=kernels, **head).attach(conv)
+exchanged = with_mistake("any_network", "axes of delta exchanged")
+print(inspect.getsource(lora.LoRAConv2d.delta), inspect.getsource(exchanged.LoRAConv2d.delta), sep="")
+wrong = exchanged.LoRA(rank=8, alpha=16, targets=kernels, **head).attach(conv)
 wrong.load_state_dict(views["LoRA, r = 8"].state_dict())
 print(f"accuracy: attached {evaluate(wrong, test).accuracy:.2f}, merged {evaluate(merge(wrong), test).accuracy:.2f}\n")
 
@@ -336,7 +337,7 @@ print(f"accuracy of the base on its pretraining task: before {before:.2f}, after
 # |---|---|---|
 # | LoRA fits any weight matrix | yes: kernels, W_ih, W_hh | [row](claims.md#any_network) |
 # | The rank of a planted change is found | yes, at 4 | [row](claims.md#planted_in_lstm) |
-# | A new table needs both matrices | if the rank is low | [row](claims.md#lstm_places) |
+# | A new table is learned best in both matrices | yes, at equal size | [row](claims.md#lstm_places) |
 
 # %% [markdown]
 # ## Your turn

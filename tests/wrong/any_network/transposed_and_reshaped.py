@@ -1,4 +1,4 @@
-# The ΔW of a convolution is made as (in · k · k, out), and bent into the shape of the kernel.
+# The ΔW of a convolution is made as (in · k · k, out), and reshaped to the shape of the kernel.
 # earns: delta has its axes in another order
 
 import torch
