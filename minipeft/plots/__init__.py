@@ -36,6 +36,7 @@ from minipeft.plots.quantization import (
 )
 from minipeft.plots.ranks import error_by_rank, rank_grid, rank_history, triplet_scores
 from minipeft.plots.scenes import captioned, frontier, similarities, two_towers
+from minipeft.plots.sharing import shared_and_private
 from minipeft.plots.structure import STRUCTURES, doors, structure
 from minipeft.plots.style import AMOUNT, FROZEN, HUES, INK, SIGNED, SPARE, bare, new, shades
 from minipeft.plots.tables import accuracy_matrix, decision_tree, differences, mixed_batch, scorecard
@@ -69,7 +70,7 @@ __all__ = [
     "mixed_batch", "module_tree", "nearest_tokens", "nearest_words", "new", "one_door", "pareto", "patches",
     "pictures", "plt", "prefix_by_token", "prefix_map", "prefixes", "principal_plane", "principal_singular_values",
     "prompt_trajectory", "quantization_errors", "quantization_levels", "quantized_weights", "rank_grid",
-    "rank_history", "scorecard", "shades", "similarities", "similarity_maps", "spectrum", "structure",
-    "three_places", "token_changes", "triplet_scores", "two_towers", "vera_vectors", "virtual_share", "what_moved",
-    "where_answers_read",
+    "rank_history", "scorecard", "shades", "shared_and_private", "similarities", "similarity_maps", "spectrum",
+    "structure", "three_places", "token_changes", "triplet_scores", "two_towers", "vera_vectors", "virtual_share",
+    "what_moved", "where_answers_read",
 ]  # fmt: skip
