@@ -9,7 +9,16 @@ from minipeft.deltas import fingerprint
 from minipeft.methods import LoRA
 from minipeft.tasks import IGNORE, decode, task
 from minipeft.training import Recipe
-from minipeft.worlds.languages import HELPERS_WITHOUT, NEW_OPERATION, NEW_TABLE, PRIVATE, Worded, learn, mixed
+from minipeft.worlds.languages import (
+    HELPERS_WITHOUT,
+    NEW_OPERATION,
+    NEW_TABLE,
+    PRIVATE,
+    Worded,
+    learn,
+    mixed,
+    private_alone,
+)
 
 
 @pytest.mark.parametrize(("names", "new"), [(NEW_OPERATION, "riffle"), (NEW_TABLE, "violet")])
@@ -61,6 +70,27 @@ def test_a_seed_decides_the_start_and_the_data():
 
     assert torch.equal(learned(1), learned(1))
     assert not torch.equal(learned(1), learned(2))
+
+
+@pytest.mark.parametrize("private", PRIVATE)
+def test_a_private_part_alone_has_what_it_learned_and_nothing_of_the_shared_update(private):
+    model, recipe = base(), Recipe(steps=3, batch_size=10)
+    shared, several = learn(model, NEW_OPERATION, PRIVATE[private], 8, 1e-1, recipe=recipe)
+    tokens = task("copy+plain").batch(3, torch.Generator().manual_seed(0)).tokens
+    view = several.views["riffle+red"]
+    alone = private_alone(view)
+    assert detach(alone) is model
+    assert [str(entry.method) for entry in attachments(alone)] == [str(PRIVATE[private])]
+    assert (alone(tokens) - model(tokens)).abs().max() > 1e-4, "it has learned"
+    with torch.no_grad():
+        for p in trainable(shared).values():
+            p.zero_()  # B A = 0: now the view is the bare model and its private part
+    assert torch.allclose(alone(tokens), view(tokens), atol=1e-5)
+    learned = {name: p.clone() for name, p in trainable(alone).items()}
+    with torch.no_grad():
+        for p in trainable(view).values():
+            p += 1
+    assert all(torch.equal(p, learned[name]) for name, p in trainable(alone).items()), "its numbers are its own"
 
 
 def test_words_stand_before_the_examples_of_a_task_and_change_nothing_else():

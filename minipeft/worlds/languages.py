@@ -9,6 +9,9 @@ seen and which all of them need:
 `learn` trains one shared update for all of them and a private one for each (see `mixing`). The first of the names is
 the language with few examples; the others have new examples at every step. `HELPERS_WITHOUT` is a control: its first
 task is the same, and the four others lack the new operation.
+
+Afterwards the parts can be taken apart. `detach(view, 1)` is the model with the shared update alone, `private_alone`
+the bare model with the private part alone, and `Worded` puts the base's own words in place of a private part.
 """
 
 from dataclasses import dataclass
@@ -16,6 +19,7 @@ from dataclasses import dataclass
 import torch
 
 from minipeft.arguments import a_task
+from minipeft.attach import attachments, detach
 from minipeft.methods import LoRA, PromptTuning
 from minipeft.mixing import MultiTask
 from minipeft.tasks import FIRST_LETTER, LENGTH, Few, Task, Together, encode, rows, task
@@ -50,6 +54,18 @@ def learn(model, names, private, examples, lr, seed=0, recipe=RECIPE):
     goal = mixed(names, examples, seed)
     fit(several, goal, lr=lr, seed=seed, device="cpu", progress=False, **recipe.settings())
     return shared, several
+
+
+@torch.no_grad()
+def private_alone(view):
+    """The private part of a view, with what it has learned, on the bare model: the shared update is left out."""
+    entry = attachments(view)[-1]
+    made = entry.method.attach(detach(view))
+    for path, layer in attachments(made)[-1].layers.items():
+        learned = entry.layers[path].stored()
+        for name, p in layer.stored().items():
+            p.copy_(learned[name])
+    return made
 
 
 @dataclass(frozen=True)
