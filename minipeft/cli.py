@@ -197,7 +197,7 @@ def results(rows, goal, steps, seeds, few, known):
 
     few: how many examples were trained on, None for new ones at every step. known: the base's own retention.
     """
-    on = f" on {few} examples" if few else ""
+    on = f" on {few} examples{'' if isinstance(goal, Task) else ' of each class'}" if few else ""
     table = Table(
         title=f"{goal} after {steps} steps{on}, " + ("" if seeds == 1 else "mean and range over ") + number_of(seeds),
         title_justify="left",

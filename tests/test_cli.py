@@ -594,3 +594,24 @@ def test_markup_in_what_the_command_line_itself_refuses(folder):
     result = CliRunner().invoke(cli.app, ["train", "reverse+blue", "[bold]x[/bold]"])
     assert result.exit_code == 2
     assert "[bold]x[/bold]" in result.output
+
+
+def test_compare_knows_other_worlds(folder, monkeypatch):
+    digits = cli.lab.WORLDS["characters"]
+    monkeypatch.setitem(cli.lab.WORLDS, "characters", dataclasses.replace(digits, methods=digits.methods[:2]))
+    output = run("compare", "--base", "characters", "--steps", "2", "--examples", "1", "--workers", "1")
+    told = " ".join(output.split())
+    assert "Task handwritten digits on paper (train, all): new pictures." in told
+    assert "The base characters solves" in told
+    assert "with a fresh head there is none" in told
+    assert "after 2 steps on 1 examples of each class" in told
+    row = row_of(output.partition("after 2 steps")[2], "LinearProbe(classes=10)").split()
+    assert row[0] == "650"
+    assert row[-2] == "–"
+    assert (folder / "results" / "compare.png").stat().st_size > 5_000
+    with pytest.raises(
+        ValueError, match="there is no comparison on the base 'letters-d32'; there is one on: letters-d64"
+    ):
+        run("compare", "--base", "letters-d32")
+    with pytest.raises(ValueError, match="there is no task 'reverse' in this world; there are: paper, digits"):
+        run("compare", "reverse", "--base", "characters")

@@ -14,7 +14,7 @@ each = pytest.mark.parametrize("name", sorted(set(WORLDS) - {"letters-d64"}))
 
 @each
 def test_the_base_of_a_world_solves_what_it_was_pretrained_on(name):
-    assert known(world(name)) > 0.9
+    assert known(world(name)) > 0.85
 
 
 @each
