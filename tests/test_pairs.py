@@ -24,7 +24,7 @@ def drawn(goal, size=4, seed=3):
 
 def read(batch):
     """[(source, what the decoder is given, what it is asked for)] as texts."""
-    columns = batch.tokens, batch.more["answers"], batch.targets
+    columns = batch.tokens, batch.beside["answers"], batch.targets
     return [tuple(decode(row) for row in rows) for rows in zip(*columns, strict=True)]
 
 

@@ -49,7 +49,7 @@ def parts(caption):
 def many(batches=40, size=64):
     """Captions of pretraining, as text."""
     generator = seeded()
-    drawn = [Scenes().batch(size, generator).more["captions"] for _ in range(batches)]
+    drawn = [Scenes().batch(size, generator).beside["captions"] for _ in range(batches)]
     return [decode(row) for tokens in drawn for row in tokens]
 
 
@@ -104,7 +104,7 @@ def test_dialects_name_each_shape_and_agree_in_none():
 def test_captions_tell_what_is_in_their_picture():
     """A picture is drawn in the colour, of the size and on the side that its caption says."""
     batch = Scenes().batch(200, seeded(4))
-    for image, tokens in zip(batch.tokens, batch.more["captions"], strict=True):
+    for image, tokens in zip(batch.tokens, batch.beside["captions"], strict=True):
         words = decode(tokens).split()
         ink = (image - image.median()).clamp(min=0).sum(0)  # (24, 24)
         row, column = ((ink.sum(1 - axis) * torch.arange(SIDE)).sum() / ink.sum() for axis in (0, 1))

@@ -179,11 +179,11 @@ def test_few_examples_are_always_the_same_ones_each_as_often_as_another():
 
 
 def test_rows_of_a_batch_keep_what_belongs_to_them():
-    more = {"answers": torch.arange(6).view(3, 2), "captions": torch.zeros(5, 4), "names": "all"}
-    batch = Batch(torch.arange(3)[:, None], torch.arange(3), torch.ones(3, 1, dtype=torch.bool), more)
+    more = {"captions": torch.zeros(3, 4), "names": "all"}  # as many captions as rows, and none of a row's own
+    own = {"answers": torch.arange(6).view(3, 2)}
+    batch = Batch(torch.arange(3)[:, None], torch.arange(3), torch.ones(3, 1, dtype=torch.bool), more, own)
     few = rows_of(batch, torch.tensor([2, 0]))
     assert few.tokens.tolist() == [[2], [0]]
     assert few.mask.shape == (2, 1)
-    assert few.more["answers"].tolist() == [[4, 5], [0, 1]]
-    assert few.more["captions"].shape == (5, 4)
-    assert few.more["names"] == "all"
+    assert few.beside["answers"].tolist() == [[4, 5], [0, 1]]
+    assert few.more is more

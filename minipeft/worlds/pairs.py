@@ -67,7 +67,7 @@ class Pairs:
         return pretraining
 
     def batch(self, size, generator):
-        """`size` pairs, drawn with `generator`: sources (B, T), and in `more` their answers (B, letters + 1)."""
+        """`size` pairs, drawn with `generator`: sources (B, T), and in `beside` their answers (B, letters + 1)."""
         return self.pairs(self.task.batch(size, generator))
 
     def __getattr__(self, name):
@@ -79,7 +79,7 @@ class Pairs:
         """Examples (B, T + 7) cut in two before the equals sign."""
         source, answers = batch.tokens.tensor_split([-LENGTH - 1], dim=1)
         answers, full_stop = answers[:, : self.letters + 1], batch.targets[:, -1:]
-        return Batch(source, torch.cat([answers[:, 1:], full_stop], dim=1), more={"answers": answers})
+        return Batch(source, torch.cat([answers[:, 1:], full_stop], dim=1), beside={"answers": answers})
 
 
 @dataclass(frozen=True)
