@@ -22,8 +22,9 @@ NAMES = {
     "IA3": "IA³", "PromptTuning": "shallow prompts", "PTuningV2": "deep prompts", "PrefixTuning": "a prefix",
 }  # fmt: skip
 METHODS = {NAMES[type(c.method).__name__]: c.method for c in WORLD.methods}
+RATES = {NAMES[type(c.method).__name__]: c.lr for c in WORLD.methods}
 METHODS["24 shallow prompts"] = replace(METHODS["shallow prompts"], length=24)  # as many numbers as 8 in each layer
-INSIDE = ("LoRA", "IA³", "BitFit", "an adapter")
+RATES["24 shallow prompts"] = RATES["shallow prompts"]
 PAPER, CLEAN = Digits(paper=True), Digits()
 TIMED = ("full", "LoRA", "an adapter", "BitFit", "IA³", "shallow prompts", "deep prompts", "a linear probe")
 LEVEL, SAVED = 0.75, 0.7  # the accuracy that the clock waits for; the share of the time that is said to be saved
@@ -47,6 +48,12 @@ def at(f, size, *names, seeds=None, **settings):
     for name, entry in entries.items():
         entry.tuning = found[name]
     return entries
+
+
+def beside(f, size, *names, **settings):
+    """{name: Entry}: methods that are asides, at the learning rates of the world's comparison, with five seeds."""
+    jobs = {name: {"method": METHODS[name], "examples": size, "lr": RATES[name]} for name in names}
+    return f.race(jobs, goal=PAPER, seeds=5, **USUAL, **settings)
 
 
 def from_scratch(goal, examples, lr, seed, recipe=RECIPE):
@@ -106,18 +113,16 @@ def accuracies(entries):
 )
 def pretraining_decides(f):
     """Ten examples of each handwritten digit, white on black like the printed characters that the base was pretrained
-    on. Training from scratch and full fine-tuning are tuned for these; the probe, LoRA and BitFit have the learning
-    rates that were tuned on paper, which cannot favour them."""
-    own = f.race({"from scratch": {"goal": CLEAN, "examples": 10, "recipe": WORLD.recipe}}, experiment=from_scratch)
-    own |= f.race({"full": METHODS["full"]}, goal=CLEAN, examples=10, **USUAL)
-    rates = {name: tuning.lr for name, tuning in tunings(f, "a linear probe", "LoRA", "BitFit").items()}
+    on. Training from scratch is tuned for these; the probe, LoRA, BitFit and full fine-tuning have the learning rates
+    that were tuned on paper, which cannot favour them."""
+    runs = f.race({"from scratch": {"goal": CLEAN, "examples": 10, "recipe": WORLD.recipe}}, experiment=from_scratch)
+    names = ("a linear probe", "LoRA", "BitFit", "full")
+    rates = {name: tuning.lr for name, tuning in tunings(f, *names).items()}
     jobs = {name: {"method": METHODS[name], "lr": lr, "goal": CLEAN, "examples": 10} for name, lr in rates.items()}
     first = {"a linear probe": jobs.pop("a linear probe")}
-    runs = own | f.race(first, **USUAL) | f.race(jobs, seeds=5, **USUAL)
+    runs |= f.race(first, **USUAL) | f.race(jobs, seeds=5, **USUAL)
     probe = runs["a linear probe"]
     f.ahead("the probe is more accurate than a ViT from scratch", probe, runs["from scratch"], margin=0.1, vary=False)
-    text = "full fine-tuning is more accurate than a ViT from scratch"
-    f.ahead(text, runs["full"], runs["from scratch"], margin=0.1, vary=False)
     for name in ("full", "LoRA", "BitFit"):
         f.near(f"{name} and the probe are equally accurate", runs[name], probe, margin=0.03, aside=True)
     f.result = f"With ten examples of each digit the accuracy is: {accuracies(runs)}."
@@ -131,10 +136,11 @@ def pretraining_decides(f):
 def inside_of_a_vit(f):
     """Handwritten digits on paper, 10, 50 and 200 of each. Learning rates are tuned with 50 and kept. With 200,
     ten seeds decide, and the attention of the class token in the last layer is looked at: how much ink there is where
-    it looks, over the mean of the picture. What stands beside that has five seeds."""
+    it looks, over the mean of the picture. What stands beside that has five seeds; IA³, an adapter and a prefix have
+    learning rates that were set."""
     main, few = ("a linear probe", "deep prompts", "LoRA", "full"), ("IA³", "an adapter", "a prefix")
     sizes = {size: at(f, size, *main, seeds=5) for size in (10, 50)}
-    many = at(f, 200, *main, "BitFit", look=attention_to_ink) | at(f, 200, *few, seeds=5, look=attention_to_ink)
+    many = at(f, 200, *main, "BitFit", look=attention_to_ink) | beside(f, 200, *few, look=attention_to_ink)
     for name in ("LoRA", "BitFit"):
         for rival in ("a linear probe", "deep prompts"):
             f.ahead(f"200 examples: {name} is more accurate than {rival}", many[name], many[rival], vary=False)
@@ -170,42 +176,17 @@ def inside_of_a_vit(f):
     lesson=16,
 )
 def deep_visual_prompts(f):
-    """Handwritten digits on paper, 50 of each: eight prompts at the input against eight in each of three layers, and
-    24 at the input, which are as many numbers. Beside it stand 200 of each, at the same learning rates."""
-    names = ("deep prompts", "shallow prompts", "24 shallow prompts")
-    runs = at(f, 50, *names)
-    many = at(f, 200, *names, seeds=5, look=attention_to_ink)
+    """Handwritten digits on paper, 50 of each: eight prompts at the input against eight in each of three layers. As an
+    aside, 24 at the input, which are as many numbers, and 200 examples of each, at the same learning rates."""
+    runs = at(f, 50, "deep prompts", "shallow prompts") | beside(f, 50, "24 shallow prompts")
+    many = beside(f, 200, "deep prompts", "shallow prompts")
     text = "at equal length, deep prompts are more accurate than shallow ones"
     f.ahead(text, runs["deep prompts"], runs["shallow prompts"], margin=0.01, vary=False)
     text = "at equal size, deep prompts are more accurate than shallow ones"
-    f.ahead(text, runs["deep prompts"], runs["24 shallow prompts"], margin=0.01, vary=False)
-    for name, what in (("shallow prompts", "length"), ("24 shallow prompts", "size")):
-        text = f"200 examples, at equal {what}: deep prompts are more accurate than shallow ones"
-        f.ahead(text, many["deep prompts"], many[name], margin=0.01, aside=True)
+    f.ahead(text, runs["deep prompts"], runs["24 shallow prompts"], margin=0.01, aside=True)
+    text = "200 examples, at equal length: deep prompts are more accurate than shallow ones"
+    f.ahead(text, many["deep prompts"], many["shallow prompts"], margin=0.01, aside=True)
     f.result = f"With 50 examples of each digit: {accuracies(runs)}; with 200: {accuracies(many)}."
-
-
-@claim(
-    "With few pictures, visual prompts beat full fine-tuning only where these resemble those of pretraining",
-    source="Jia et al. 2022, Visual Prompt Tuning, §4.2, arXiv:2203.12119; Han et al. 2024, Facing the Elephant in the "
-    "Room, arXiv:2401.12902",
-    lesson=16,
-)
-def prompts_and_full(f):
-    """Deep prompts and full fine-tuning on ten clean digits of each kind, tuned for these, and on paper with 10 and 50
-    of each, tuned with 50. Jia et al. found prompts ahead on most of their tasks; Han et al. say when."""
-    names = ("deep prompts", "full")
-    clean = f.race({name: METHODS[name] for name in names}, goal=CLEAN, examples=10, **USUAL)
-    paper = {10: at(f, 10, *names, seeds=5), 50: at(f, 50, *names)}
-    f.ahead("10 clean digits of each: prompts are more accurate than full", *clean.values(), margin=0.01, vary=False)
-    prompts, full = paper[50].values()
-    f.ahead("50 digits of each on paper: full is more accurate than prompts", full, prompts, margin=0.01, vary=False)
-    prompts, full = paper[10].values()
-    f.ahead("10 digits of each on paper: full is more accurate than prompts", full, prompts, margin=0.01, aside=True)
-    lora = at(f, 10, "LoRA", seeds=5)["LoRA"]
-    f.ahead("10 digits of each on paper: full is more accurate than LoRA", full, lora, margin=0.01, aside=True)
-    found = {"10 clean": clean} | {f"{size} on paper": entries for size, entries in paper.items()}
-    f.result = "; ".join(f"{what}: {accuracies(entries)}" for what, entries in found.items()) + "."
 
 
 @claim(
