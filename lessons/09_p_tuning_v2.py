@@ -188,9 +188,9 @@ assert torch.equal(theirs(line), prefix(line))
 print(*trainable(theirs), sep="\n")
 
 # %% [markdown]
-# What v2 adds to the idea is a use: it puts a trained **classification head**, `classes=...`, where the head for tokens
-# was, and reports that this works at any size and for hard tagging tasks. Our tasks write letters, so we
-# keep it.
+# The paper also trains a fresh **classification head** with the prompts, and reports that this works at any size and
+# for hard tagging tasks. In minipeft every method can do that: `PTuningV2(classes=3)` puts a head for three classes in
+# the place of the head for tokens. Our tasks write letters, so we keep the head for tokens.
 #
 # ## Side by side
 #
@@ -385,7 +385,7 @@ print(diagnose("p_tuning_v2", wrong.DeepPrompts).text())  # what `check` says
 #
 # ## Your turn
 #
-# 1. Write it: fill in both bodies until `check` is content. With the head and the other form:
+# 1. Write it: fill in both bodies until `check` is content. The whole file, with the other form and the start:
 #    `python -m minipeft start p_tuning_v2`.
 
 

@@ -46,12 +46,22 @@ nav { display: flex; justify-content: space-between; gap: 1rem; border-bottom: 1
 .card { display: grid; grid-template-columns: 13rem 1fr; gap: 1.4rem; align-items: center; padding: 1rem 0;
   border-bottom: 1px solid var(--line) }
 .card img { border: 1px solid var(--line); border-radius: 4px; max-height: 8rem; margin: auto }
+.section { border-top: 3px solid var(--line); padding-top: 1.2rem }
 .card h2 { margin: 0 0 .2rem; font-size: 1.1rem }
 .card p { margin: 0; font-size: 15px }
 .prompt, .anchor-link { display: none }
 details { border: 1px solid var(--line); border-radius: 5px; padding: .4rem .8rem; margin: .8rem 0 }
 @media print { nav { display: none } body { max-width: none } pre { white-space: pre-wrap } }
 """
+
+SECTIONS = {  # the first lesson of each: its heading, and what it is about
+    "01": ("The methods, on words of six letters", "One small decoder, every method, one lesson each."),
+    "16": (
+        "The same methods in other worlds",
+        "Pictures, pictures with captions, an encoder-decoder, networks that are no Transformers, several languages: "
+        "the method files are the same, and what the papers claim about these models is measured on each.",
+    ),
+}
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -147,6 +157,9 @@ def ledger(source):
 def index(paths):
     cards = []
     for path in paths:
+        if path.stem[:2] in SECTIONS:
+            title, about = SECTIONS[path.stem[:2]]
+            cards.append(f'<h2 class="section">{title}</h2><p>{about}</p>')
         notebook = nbformat.read(path, as_version=4)
         cards.append(
             f'<div class="card"><img src="{thumbnail(notebook)}" alt="a figure of this lesson">'

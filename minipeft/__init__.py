@@ -21,6 +21,7 @@ from minipeft.methods import (
     DoRA,
     Full,
     Houlsby,
+    LinearProbe,
     LoRA,
     ParallelAdapter,
     Pfeiffer,
@@ -34,14 +35,14 @@ from minipeft.methods import (
 )
 from minipeft.mixing import MultiTask
 from minipeft.models.transformer import Config, Transformer, recording
-from minipeft.tasks import Mixture, Task, decode, encode, task
+from minipeft.tasks import Mixture, Task, Together, decode, encode, task
 from minipeft.training import evaluate, fit
 from minipeft.views import merge, move, summary
 
 __all__ = [
-    "IA3", "METHODS", "AdaLoRA", "AdapterFusion", "BitFit", "Config", "DeltaError", "DoRA", "Full", "Houlsby", "LoRA",
-    "Mixture", "MultiTask", "PTuning", "PTuningV2", "ParallelAdapter", "Pfeiffer", "PiSSA", "PrefixTuning",
-    "PromptTuning", "QLoRA", "Task", "Transformer", "VeRA", "base", "check", "decode", "detach", "encode", "evaluate",
-    "expect", "fit", "fold", "load", "merge", "move", "read", "recording", "save", "summary", "task", "trainable",
-    "use",
+    "IA3", "METHODS", "AdaLoRA", "AdapterFusion", "BitFit", "Config", "DeltaError", "DoRA", "Full", "Houlsby",
+    "LinearProbe", "LoRA", "Mixture", "MultiTask", "PTuning", "PTuningV2", "ParallelAdapter", "Pfeiffer", "PiSSA",
+    "PrefixTuning", "PromptTuning", "QLoRA", "Task", "Together", "Transformer", "VeRA", "base", "check", "decode",
+    "detach", "encode", "evaluate", "expect", "fit", "fold", "load", "merge", "move", "read", "recording", "save",
+    "summary", "task", "trainable", "use",
 ]  # fmt: skip

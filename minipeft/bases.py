@@ -8,14 +8,24 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_model
 from torch import nn
 
+from minipeft.models.dual_encoder import DualConfig, DualEncoder
+from minipeft.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from minipeft.models.torch_nets import ConvConfig, ConvNet, Recurrent, RecurrentConfig
 from minipeft.models.transformer import Config, Embed, Transformer
 from minipeft.models.vision import VisionConfig, ViT
 
 FOLDER = Path(__file__).parents[1] / "tiny_models"
-MODELS = {"Transformer": (Transformer, Config), "ViT": (ViT, VisionConfig)}  # a card names the kind of its model
+MODELS = {  # a card names the kind of its model
+    "Transformer": (Transformer, Config),
+    "ViT": (ViT, VisionConfig),
+    "EncoderDecoder": (EncoderDecoder, EncoderDecoderConfig),
+    "DualEncoder": (DualEncoder, DualConfig),
+    "ConvNet": (ConvNet, ConvConfig),
+    "Recurrent": (Recurrent, RecurrentConfig),
+}
 
 
 def base(name="letters-d64"):
@@ -31,7 +41,7 @@ def base(name="letters-d64"):
         )
     model, config = MODELS[card.get("model", "Transformer")]
     model = model(config(**card["config"]))
-    model.load_state_dict(load_file(path))
+    load_model(model, path)
     return model.requires_grad_(False).eval()
 
 

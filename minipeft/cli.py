@@ -33,6 +33,7 @@ from minipeft.tasks import (
     VOCABULARY,
     Few,
     Mixture,
+    Task,
     answer,
     decode,
     encode,
@@ -92,7 +93,9 @@ Method = Annotated[
 
 
 def share(values):
-    """Mean over seeds in percent, and under it the range if there is one."""
+    """Mean over seeds in percent, and under it the range if there is one; a dash if there is nothing to tell."""
+    if None in values:
+        return Text("–")
     low, mean, high = 100 * min(values), 100 * sum(values) / len(values), 100 * max(values)
     return Text.assemble(f"{mean:.1f}", (f"\n{low:.0f}–{high:.0f}" if round(low) < round(high) else "", "dim"))
 
@@ -102,9 +105,18 @@ def compare(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="TASK...", help=f"{TASK_HELP} By default reverse+blue.")
     ] = None,
-    steps: Steps = RECIPE.steps,
+    base_name: Annotated[
+        str, typer.Option("--base", help=f"The base, and with it the world: {', '.join(lab.WORLDS)}.")
+    ] = "letters-d64",
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Training steps of {RECIPE.batch_size} examples each; as usual if not said."),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs for each method, each with its own start and data.")] = 1,
-    few: Examples = None,
+    few: Annotated[
+        int | None,
+        typer.Option("--examples", min=1, help="Train on so many examples only; of pictures, so many of each class."),
+    ] = None,
     workers: Workers = None,
     out: Annotated[Path, typer.Option(help="Folder for the table (CSV) and the picture (PNG).")] = Path("results"),
     force: Force = False,
@@ -112,23 +124,26 @@ def compare(
     """Adapt the base to a task with every method and lay the results side by side."""
     from minipeft import plots
 
-    goals = [task(name) for name in dict.fromkeys(names or ["reverse+blue"])]
+    world = lab.world(base_name)
+    goals = [world.goal(name) for name in dict.fromkeys(names or [world.first])]
     table, picture = out / "compare.csv", out / "compare.png"
     place(table, "table", force)
     place(picture, "picture", force)
-    known, found, recipe = evaluate(base(), Mixture()).accuracy, {}, replace(RECIPE, steps=steps)
+    known, found, recipe = lab.known(world), {}, replace(world.recipe, steps=steps or world.recipe.steps)
+    few = few or world.examples
     with lab.Lab(workers=workers) as pool:
         for goal in goals:
-            introduce(goal, known)
-            show = lines_of(goal, lab.TUNED_METHODS)
-            found[goal] = lab.compare(goal, lab.TUNED_METHODS, seeds, recipe, few, pool, on_row=show)
-            console.print("", results(found[goal], goal, steps, seeds, few, known), "")
+            introduce(goal, known, world)
+            show = lines_of(goal, world.methods)
+            found[goal] = lab.compare(goal, world.methods, seeds, recipe, few, pool, on_row=show, base=world.base)
+            console.print("", results(found[goal], goal, recipe.steps, seeds, few, known), "")
     text = lab.as_csv([{"task": str(goal)} | row for goal, rows in found.items() for row in rows])
     rescue(lambda path: write_atomically(path, text.encode()), table, say=lambda: print(text))
     console.print(f"Table: {table}", soft_wrap=True)
     axes = plots.new(7.5, 4.6 * len(goals), rows=len(goals), squeeze=False)[:, 0]
     for ax, (goal, rows) in zip(axes, found.items(), strict=True):
-        plots.pareto(rows, ax).set_title(f"{goal} ({goal.kind}), {steps} steps, {number_of(seeds)}", fontsize=10)
+        title = f"{goal} ({goal.kind}), {recipe.steps} steps, {number_of(seeds)}"
+        plots.pareto(rows, ax).set_title(title, fontsize=10)
     draw(axes[0].figure, picture)
 
 
@@ -136,33 +151,43 @@ def number_of(seeds):
     return "one seed" if seeds == 1 else f"{seeds} seeds"
 
 
-def introduce(goal, known):
-    """What the task is, and that the base does not do it yet. known: the base's accuracy on its pretraining mixture."""
-    able = evaluate(base(), goal).accuracy
-    console.print(Text.assemble((f"Task {goal}", "bold"), f": {goal.kind}, given without instruction words."))
-    console.print(f"The base solves {100 * known:.1f} % of its pretraining examples and {100 * able:.1f} % of these.")
+def introduce(goal, known, world):
+    """What the task is, and that the base does not do it yet. known: its accuracy on what it was pretrained on."""
+    letters = isinstance(goal, Task)
+    without = ", given without instruction words" if letters else ""
+    console.print(Text.assemble((f"Task {goal}", "bold"), f": {goal.kind}{without}."))
+    able = f" and {100 * evaluate(base(), goal).accuracy:.1f} % of these" if letters else ""
+    console.print(f"The base {world.base} solves {100 * known:.1f} % of its pretraining examples{able}.")
     console.print("It stays frozen: Full trains a copy, the other methods train beside it.\n")
 
 
 def lines_of(goal, tuned_methods):
-    """Begin a list, one line for each method; returns the function that writes the line of a row of `compare`."""
-    model, (words, right) = base(), examples(goal)
+    """Begin a list, one line for each method; returns the function that writes the line of a row of `compare`.
+
+    Of letters it shows some answers as well.
+    """
+    letters = isinstance(goal, Task)
+    model, (words, right) = base(), examples(goal) if letters else ([], [])
     width = max(len(str(c.method)) for c in tuned_methods)
 
     def line(method, trained, accuracy, retention, answers):
         answers = "  ".join(f"{said:7}" for said in answers).rstrip()
         tqdm.write(f"{method:{width}}  {trained:>8}  {accuracy:>8}  {retention:>9}  {answers}".rstrip())
 
-    line("", "", "accuracy", "retention", ["answers to"])
+    line("", "", "accuracy", "retention", ["answers to"] * letters)
     line("", "trained", "%", "%", [word.strip(": =") for word in words])
-    line("(right answers)", "", "", "", right)
-    line("(the base)", "", "", "", [answer(model, word) for word in words])
+    if letters:
+        line("(right answers)", "", "", "", right)
+        line("(the base)", "", "", "", [answer(model, word) for word in words])
 
     def show(row):
         """Means over seeds; the answers are those of the first seed."""
-        accuracy, retention = (100 * sum(row[key]) / len(row[key]) for key in ("accuracy", "retention"))
-        answers = row["answers"][0] or ["(training diverged)"]
-        line(row["method"], f"{row['parameters']:,}", f"{accuracy:.1f}", f"{retention:.1f}", answers)
+        answers = ["(training diverged)"] if row["answers"][0] is None else row["answers"][0]
+        means = [
+            "–" if None in row[key] else f"{100 * sum(row[key]) / len(row[key]):.1f}"
+            for key in ("accuracy", "retention")
+        ]
+        line(row["method"], f"{row['parameters']:,}", *means, answers)
 
     return show
 
@@ -172,7 +197,7 @@ def results(rows, goal, steps, seeds, few, known):
 
     few: how many examples were trained on, None for new ones at every step. known: the base's own retention.
     """
-    on = f" on {few} examples" if few else ""
+    on = f" on {few} examples{'' if isinstance(goal, Task) else ' of each class'}" if few else ""
     table = Table(
         title=f"{goal} after {steps} steps{on}, " + ("" if seeds == 1 else "mean and range over ") + number_of(seeds),
         title_justify="left",
@@ -193,8 +218,8 @@ def results(rows, goal, steps, seeds, few, known):
     changed = [row["method"] for row in rows if not all(row["restored"])]
     table.caption = (
         ("training accuracy: on the examples that were trained on. " if few else "")
-        + "accuracy: exact match on unseen examples of the task. retention: accuracy on the pretraining mixture with "
-        + f"the delta attached; the base alone has {100 * known:.1f} %. "
+        + "accuracy: exact match on unseen examples of the task. retention: accuracy on the pretraining task with "
+        + f"the delta attached; the base alone has {100 * known:.1f} %; with a fresh head there is none. "
         + (f"NOT restored by detaching: {', '.join(changed)}." if changed else "Detaching gave the base back, bit for "
            "bit, in every run.")
     )  # fmt: skip

@@ -5,9 +5,11 @@ with what it shares with its base; what only the base holds (its weights, with f
 """
 
 import math
+import os
 import statistics
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -69,7 +71,7 @@ def measure(model, batch, lr=1e-3):
     model.train()
     optimizer = torch.optim.Adam(parameters, lr=lr)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = loss_of(model(batch.tokens, batch.mask), batch.targets)
+        loss = loss_of(batch.logits(model), batch.targets)
     loss.backward()
     optimizer.step()
     moments = [t for state in optimizer.state.values() for t in state.values() if t.numel() > 1]
@@ -87,20 +89,55 @@ def measure(model, batch, lr=1e-3):
     return memory
 
 
-@torch.no_grad()
 def latency(models, batch, repeats=100):
-    """Milliseconds of one forward pass, {name: (lower quartile, median, upper quartile)}; models: {name: model}.
+    """Milliseconds of one forward pass, {name: (lower quartile, median, upper quartile)}; models: {name: model}."""
+    passes = {name: partial(forward, model, beside(batch, model)) for name, model in models.items()}
+    return taking_turns(passes, checked("latency: repeats", repeats, int, (2, math.inf)))
 
-    The models take turns, so that whatever else the machine does hits them alike.
+
+def training_time(models, batch, repeats=50):
+    """Milliseconds of one training step: forward, backward, AdamW. What it is given and returns is as for `latency`.
+
+    Those of the processor, where the system counts them, for a step is long enough to be broken off by other work. The
+    learning rate is 0, so the models stay as they are.
     """
-    repeats, times = checked("latency: repeats", repeats, int, (2, math.inf)), {name: [] for name in models}
+    steps = {name: partial(step, model, beside(batch, model), adam(model)) for name, model in models.items()}
+    before = {name: model.training for name, model in models.items()}
+    for model in models.values():
+        model.train()
+    clock = time.perf_counter if os.name == "nt" else time.process_time
+    times = taking_turns(steps, checked("training_time: repeats", repeats, int, (2, math.inf)), clock)
+    for name, model in models.items():
+        model.train(before[name])
+        model.zero_grad()
+    return times
+
+
+@torch.no_grad()
+def forward(model, batch):
+    batch.logits(model)
+
+
+def adam(model):
+    return torch.optim.AdamW(trainable(model).values(), lr=0.0, weight_decay=0.0)
+
+
+def step(model, batch, optimizer):
+    loss = loss_of(batch.logits(model), batch.targets)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def taking_turns(work, repeats, clock=time.perf_counter):
+    """Milliseconds of each function, {name: quartiles}. They take turns, so that what else runs hits them alike."""
+    times = {name: [] for name in work}
     for repeat in range(repeats + 3):
-        for name, model in models.items():
-            at_hand = beside(batch, model)
-            begun = time.perf_counter()
-            model(at_hand.tokens, at_hand.mask)
+        for name, function in work.items():
+            begun = clock()
+            function()
             if repeat >= 3:  # the first ones warm up
-                times[name].append(1000 * (time.perf_counter() - begun))
+                times[name].append(1000 * (clock() - begun))
     return {name: tuple(statistics.quantiles(values, n=4)) for name, values in times.items()}
 
 

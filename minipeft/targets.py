@@ -34,9 +34,11 @@ def wrap(model, targets, make, kinds=nn.Linear, layers=None):
         module = bottom(thing)
         if not isinstance(module, kinds):
             known = ", ".join("a named weight" if kind is nn.Parameter else kind.__name__ for kind in kinds)
-            matrix = nn.Parameter in kinds and getattr(getattr(module, "weight", None), "ndim", 0) > 1
-            cure = "leave it out of targets" + (f", or name its weight, '{path}.weight'" if matrix else "")
-            raise TypeError(f"{method} goes in front of {known}; {path!r} is a {type(module).__name__}: {cure}")
+            weights = module._parameters.items() if isinstance(module, nn.Module) else ()
+            own = [f"'{path}.{n}'" for n, p in weights if p is not None and p.ndim > 1]
+            cure = f", or name its weight, {' or '.join(own)}" if own and nn.Parameter in kinds else ""
+            what = a(type(module).__name__)
+            raise TypeError(f"{method} goes in front of {known}; {path!r} is {what}: leave it out of targets{cure}")
         weight = thing if isinstance(thing, nn.Parameter) else getattr(module, "weight", None)
         if weight is not None:
             check_trainable(method, path, weight)
@@ -51,6 +53,11 @@ def wrap(model, targets, make, kinds=nn.Linear, layers=None):
                 f"a hook, max_norm or a parametrization); name the weight itself in targets: {', '.join(own)}"
             )
         swap(model, path, layer)
+
+
+def a(name):
+    """a Linear, an Embedding, an LSTM"""
+    return f"a{'n' if name[0] in 'AEIO' or name[:2] in ('LS', 'RN') else ''} {name}"
 
 
 def check_trainable(method, path, weight):
@@ -201,8 +208,8 @@ def stacks(model, words=False):
     found = [(path, bottom(parent)) for path, parent, name in sites(model) if name == "begin"]
     if not found:
         raise TypeError(
-            f"{type(method).__name__} stands before the tokens of a sequence: the model must have `begin` and `embed`, "
-            f"as Transformer has; {kind} lacks them: take a method for weights, LoRA for example"
+            f"{type(method).__name__} stands before the tokens of a sequence: a model must have `begin`, with `blocks` "
+            f"and `embed` beside it, as Transformer has; {kind} lacks them: take a method for weights, LoRA for example"
         )
     if len(found) > 1 and not method.places:
         where = [path.removesuffix(".begin") for path, _ in found]
@@ -214,7 +221,7 @@ def stacks(model, words=False):
         if words and not (hasattr(part.embed, "token") and hasattr(part, "new_cache")):
             raise TypeError(
                 f"{method} starts from tokens, but {path.removesuffix('begin').rstrip('.') or kind!r} does not read "
-                'tokens on its own; start from random vectors, init="normal"'
+                "tokens on its own: leave out init, or the template"
             )
     return found
 

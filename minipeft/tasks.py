@@ -118,22 +118,25 @@ class Batch:
     tokens: what the model reads: (B, T), or pictures (B, height, width) or (B, 3, height, width).
     targets: (B, T) with IGNORE where nothing is asked; (B,) if a row has one answer, its class.
     mask: (B, T), False at padding, or None.
-    more: what else the model takes, {the name of the argument: value}.
+    more: what else the model takes, {the name of the argument: value}, for all rows together.
+    beside: what else it takes for each row, {the name of the argument: tensor (B, ...)}.
     """
 
     tokens: Tensor
     targets: Tensor
     mask: Tensor | None = None
     more: dict = field(default_factory=dict)
+    beside: dict = field(default_factory=dict)
 
     def to(self, device):
         tokens, targets, mask = (t if t is None else t.to(device) for t in (self.tokens, self.targets, self.mask))
         more = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in self.more.items()}
-        return Batch(tokens, targets, mask, more)
+        return Batch(tokens, targets, mask, more, {name: t.to(device) for name, t in self.beside.items()})
 
     def logits(self, model):
         """What the model gives for the rows."""
-        return model(self.tokens, **self.more, **({} if self.mask is None else {"mask": self.mask}))
+        masked = {} if self.mask is None else {"mask": self.mask}
+        return model(self.tokens, **self.beside, **self.more, **masked)
 
 
 def rows(instruction, x, y):
@@ -242,10 +245,7 @@ class Few:
 
 
 def shuffled(batch, size, generator):
-    """`size` rows of a finite batch, each as often as another (give or take one), in an order drawn with `generator`.
-
-    `more` is for all rows and stays as it is.
-    """
+    """`size` rows of a finite batch, each as often as another (give or take one), in an order of the generator."""
     rounds = -(-size // len(batch.tokens))
     order = torch.cat([torch.randperm(len(batch.tokens), generator=generator) for _ in range(rounds)])[:size]
     return rows_of(batch, order)
@@ -254,7 +254,8 @@ def shuffled(batch, size, generator):
 def rows_of(batch, index):
     """These rows of a Batch."""
     mask = None if batch.mask is None else batch.mask[index]
-    return Batch(batch.tokens[index], batch.targets[index], mask, batch.more)
+    beside = {name: t[index] for name, t in batch.beside.items()}
+    return Batch(batch.tokens[index], batch.targets[index], mask, batch.more, beside)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,12 @@ def merge(model):
     model = unwrapped(model)
     plain = view(model, own=trainable(model).values())
     del plain._attachment
+    merged = {}  # a module that has two names is merged once
     for parent in list(plain.modules()):
         for name, child in parent._modules.items():
             if isinstance(child, Wrapper) and not isinstance(parent, Wrapper):
-                parent._modules[name] = child.merged()
+                merged[child] = merged[child] if child in merged else child.merged()
+                parent._modules[name] = merged[child]
     check_finite(plain, "the merged model")
     warn_untied(detach(model), plain)
     return plain

@@ -66,9 +66,15 @@ def test_another_base_or_a_changed_file_is_told(tmp_path, monkeypatch):
         base()
 
 
+def only(methods, monkeypatch):
+    """Let `compare` know no other methods on the letters."""
+    letters = cli.lab.WORLDS["letters-d64"]
+    monkeypatch.setitem(cli.lab.WORLDS, "letters-d64", dataclasses.replace(letters, methods=tuple(methods)))
+
+
 def test_compare_prints_the_table_and_writes_table_and_picture(folder, monkeypatch):
     some = (cli.lab.TUNED_METHODS[0], *cli.lab.TUNED_METHODS[3:5])
-    monkeypatch.setattr(cli.lab, "TUNED_METHODS", some)
+    only(some, monkeypatch)
     output = run("compare", "reverse+red", "sort+violet", "--steps", "2", "--seeds", "2", "--workers", "1")
     with open(folder / "results" / "compare.csv") as file:
         rows = list(csv.DictReader(file))
@@ -91,8 +97,8 @@ def test_compare_prints_the_table_and_writes_table_and_picture(folder, monkeypat
 
 
 def test_compare_shows_each_method_as_soon_as_its_runs_are_finished_in_aligned_columns(folder, monkeypatch):
-    events, compare_ = [], cli.lab.compare
-    monkeypatch.setattr(cli.lab, "TUNED_METHODS", cli.lab.TUNED_METHODS[3:6])
+    events, compare_, some = [], cli.lab.compare, cli.lab.TUNED_METHODS[3:6]
+    only(some, monkeypatch)
     monkeypatch.setattr(cli.tqdm, "write", events.append)
 
     def noted(*words, **settings):
@@ -105,7 +111,7 @@ def test_compare_shows_each_method_as_soon_as_its_runs_are_finished_in_aligned_c
     run("compare", "--steps", "2", "--workers", "1")
     begun, ended = events.index("compared begins"), events.index("compare ends")
     heads, lines = events[:begun], events[begun + 1 : ended]
-    assert [line.split("  ")[0] for line in lines] == [str(c.method) for c in cli.lab.TUNED_METHODS]
+    assert [line.split("  ")[0] for line in lines] == [str(c.method) for c in some]
     words, right = examples(task("reverse+blue"))
     places = [heads[1].index(word.strip(": =")) for word in words]
     assert [heads[2][place:].split()[0] for place in places] == list(right)
@@ -117,7 +123,7 @@ def test_compare_shows_each_method_as_soon_as_its_runs_are_finished_in_aligned_c
 def test_compare_follows_the_recipe_with_one_seed(folder, monkeypatch):
     asked = []
 
-    def noted(goal, tuned_methods, seeds, recipe, few, pool, on_row):
+    def noted(goal, tuned_methods, seeds, recipe, few, pool, on_row, base):
         asked.append((seeds, recipe, few, pool.workers))
         raise OSError("enough")
 
@@ -130,7 +136,7 @@ def test_compare_follows_the_recipe_with_one_seed(folder, monkeypatch):
 
 def test_compare_keeps_the_row_of_a_method_that_diverges_and_tells_of_a_base_that_was_changed(folder, monkeypatch):
     some = (comparison.TunedMethod(cli.lab.TUNED_METHODS[3].method, 1e30), cli.lab.TUNED_METHODS[4])
-    monkeypatch.setattr(cli.lab, "TUNED_METHODS", some)
+    only(some, monkeypatch)
     output = run("compare", "--steps", "2", "--workers", "1")
     assert "(training diverged)" in output
     cells = row_of(output.partition("after 2 steps, one seed")[2], "LoRA(rank=4)").split()
@@ -227,7 +233,7 @@ def test_a_fusion_is_trained_from_saved_adapters(folder):
 
 
 def test_compare_with_few_examples_shows_the_training_accuracy(folder, monkeypatch):
-    monkeypatch.setattr(cli.lab, "TUNED_METHODS", cli.lab.TUNED_METHODS[1:2])
+    only(cli.lab.TUNED_METHODS[1:2], monkeypatch)
     output = run("compare", "--examples", "4", "--steps", "2", "--seeds", "1", "--workers", "1")
     assert "training accuracy" in output
     assert "after 2 steps on 4 examples" in " ".join(output.split())
@@ -256,7 +262,7 @@ def test_help_tells_what_for_and_explains_every_option(command):
         (["train", "reverse"], "no task reverse:"),
         (["generate", "reverse next cabbed"], "a colon parts"),
         (["train", "reverse+blue", "--method", "LoRA(rank=0)"], "rank must be"),
-        (["train", "reverse+blue", "--method", "magic"], "there are: Full, BitFit"),
+        (["train", "reverse+blue", "--method", "magic"], "there are: Full, LinearProbe, BitFit"),
         (["eval", "nowhere.safetensors"], "there is no file nowhere.safetensors"),
         (["inspect", "nowhere.safetensors"], "there is no file nowhere.safetensors"),
         (["generate", "CABBED"], "no 'C'"),
@@ -266,7 +272,7 @@ def test_help_tells_what_for_and_explains_every_option(command):
         (["train", "reverse+blue", "--out", "/dev/full"], "a device or a pipe"),
         (["compare", "--out", "/dev/null"], "/dev/null is not a folder"),
         (["tune", "--out", "/dev/full"], "a device or a pipe"),
-        (["tune", "--method", "magic"], "there are: Full, BitFit"),
+        (["tune", "--method", "magic"], "there are: Full, LinearProbe, BitFit"),
         (["train", "reverse+blue", "--steps", "3", "--lr", "1e30"], "try a lower learning rate"),
         (["train", "reverse+blue", "--device", "nonsense"], "nonsense"),
         (["train", "reverse+blue", "--method", "LoRA(8)"], "names of its settings"),
@@ -329,7 +335,7 @@ def disk_is_full(*_):
 
 
 def test_own_files_are_overwritten_and_those_of_others_with_force(folder, monkeypatch):
-    monkeypatch.setattr(cli.lab, "TUNED_METHODS", cli.lab.TUNED_METHODS[1:2])
+    only(cli.lab.TUNED_METHODS[1:2], monkeypatch)
     (folder / "d").write_bytes(b"a thesis")
     train = ("train", "reverse+blue", *SHORT, "--out", "d")
     compare = ("compare", "--steps", "1", "--seeds", "1", "--workers", "1")
@@ -523,7 +529,7 @@ def test_ctrl_c_stops_at_once_without_a_traceback(folder, command):
 
 
 def test_a_table_that_cannot_be_saved_is_printed(folder, monkeypatch, capsys):
-    monkeypatch.setattr(cli.lab, "TUNED_METHODS", cli.lab.TUNED_METHODS[1:2])
+    only(cli.lab.TUNED_METHODS[1:2], monkeypatch)
     monkeypatch.setattr(cli, "write_atomically", disk_is_full)
     monkeypatch.setattr("sys.argv", ["minipeft", "compare", "--steps", "1", "--seeds", "1", "--workers", "1"])
     with pytest.raises(SystemExit):
@@ -588,3 +594,24 @@ def test_markup_in_what_the_command_line_itself_refuses(folder):
     result = CliRunner().invoke(cli.app, ["train", "reverse+blue", "[bold]x[/bold]"])
     assert result.exit_code == 2
     assert "[bold]x[/bold]" in result.output
+
+
+def test_compare_knows_other_worlds(folder, monkeypatch):
+    digits = cli.lab.WORLDS["characters"]
+    monkeypatch.setitem(cli.lab.WORLDS, "characters", dataclasses.replace(digits, methods=digits.methods[:2]))
+    output = run("compare", "--base", "characters", "--steps", "2", "--examples", "1", "--workers", "1")
+    told = " ".join(output.split())
+    assert "Task handwritten digits on paper (train, all): new pictures." in told
+    assert "The base characters solves" in told
+    assert "with a fresh head there is none" in told
+    assert "after 2 steps on 1 examples of each class" in told
+    row = row_of(output.partition("after 2 steps")[2], "LinearProbe(classes=10)").split()
+    assert row[0] == "650"
+    assert row[-2] == "–"
+    assert (folder / "results" / "compare.png").stat().st_size > 5_000
+    with pytest.raises(
+        ValueError, match="there is no comparison on the base 'letters-d32'; there is one on: letters-d64"
+    ):
+        run("compare", "--base", "letters-d32")
+    with pytest.raises(ValueError, match="there is no task 'reverse' in this world; there are: paper, digits"):
+        run("compare", "reverse", "--base", "characters")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from minipeft.costs import delta_bytes, latency, measure, predict
+from minipeft.costs import delta_bytes, latency, measure, predict, training_time
 from minipeft.methods import Full, LoRA
 from minipeft.models.transformer import Config, Transformer
 from minipeft.tasks import BOS, VOCABULARY, Batch, task
@@ -55,6 +55,18 @@ def test_latency_gives_quartiles_in_order(model, batch):
     times = latency({"a": model, "b": model}, batch, repeats=5)
     assert set(times) == {"a", "b"}
     assert all(0 < low <= middle <= high for low, middle, high in times.values())
+
+
+def test_a_training_step_takes_longer_than_a_pass_and_leaves_the_model_as_it_was(model, batch):
+    full = Full().attach(model)
+    before = {name: t.clone() for name, t in full.state_dict().items()}
+    times = training_time({"full": full, "LoRA": LoRA(rank=2).attach(model)}, batch, repeats=5)
+    assert set(times) == {"full", "LoRA"}
+    assert all(0 < low <= middle <= high for low, middle, high in times.values())
+    assert times["full"][1] > latency({"full": full}, batch, repeats=5)["full"][1]
+    assert all(torch.equal(t, before[name]) for name, t in full.state_dict().items())
+    assert not full.training
+    assert all(p.grad is None for p in full.parameters())
 
 
 def test_what_cannot_be_weighed_is_refused(model, batch):

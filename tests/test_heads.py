@@ -64,6 +64,27 @@ def test_every_method_trains_a_fresh_head_and_saves_it_with_the_rest(name, causa
     assert detach(view)(tokens).shape == (3, tokens.shape[1], 23)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("pre_norm", [True, False])
+def test_which_token_the_head_reads_depends_on_the_direction_and_not_on_the_norms(causal, pre_norm):
+    view, vectors = stirred(LinearProbe(classes=CLASSES), make(None, causal, pre_norm=pre_norm)), []
+    view.norm.register_forward_hook(lambda module, args, out: vectors.append(out))
+    logits, head = view(rows()[1]), view.head.classify
+    close(logits, vectors[0][:, -1 if causal else 0] @ head.weight.T + head.bias)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_a_head_has_the_type_of_the_base_and_numbers_of_its_own(kind):
+    base = make().to(kind)
+    torch.manual_seed(3)
+    one, other = (LoRA(classes=CLASSES).attach(base).head.classify for _ in range(2))
+    torch.manual_seed(3)
+    again = LoRA(classes=CLASSES).attach(base).head.classify
+    assert one.weight.dtype == one.bias.dtype == kind
+    assert torch.equal(one.weight, again.weight), "the seed of the caller decides"
+    assert not torch.equal(one.weight, other.weight)
+
+
 @pytest.mark.parametrize(
     "method", [LoRA(classes=4), Full(classes=4), BitFit(classes=4), LinearProbe(classes=4)], ids=str
 )
@@ -74,6 +95,12 @@ def test_what_can_be_merged_is_merged_with_its_head(method):
     close(plain(tokens), view(tokens))
     assert type(plain.head) is ClassHead
     assert all(name.startswith(("blocks.", "embed.", "norm.")) for name in updates(view))
+
+
+@pytest.mark.parametrize("name", ["PromptTuning", "PTuning", "PrefixTuning", "PTuningV2", "Houlsby"])
+def test_what_cannot_be_merged_cannot_be_merged_with_a_head(name):
+    with pytest.raises(TypeError, match="cannot be merged: it is not a change of the frozen weights alone"):
+        merge(METHODS[name](classes=4).attach(make(None)))
 
 
 def test_the_head_has_its_own_learning_rate_and_the_groups_of_the_method_stay():
@@ -157,7 +184,7 @@ def test_a_method_stays_within_its_places(name):
     deeper = METHODS[name](places=("left.blocks.1",))
     if isinstance(deeper, PromptTuning | PTuning | PrefixTuning | PTuningV2 | LinearProbe):
         with pytest.raises(
-            (TypeError, ValueError), match=r"must have `begin` and `embed`|no module or weight is named"
+            (TypeError, ValueError), match=r"must have `begin`, with `blocks`|no module or weight is named"
         ):
             deeper.attach(model)
         return

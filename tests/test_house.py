@@ -16,7 +16,8 @@ from minipeft.methods import METHODS, Full, LoRA, parse
 HOUSE = Path(minipeft.__file__).parent
 ORDER = [
     ["models"], ["settings"], ["arguments"], ["checks"], ["attach"], ["targets"], ["views"], ["methods"], ["files"],
-    ["deltas"], ["mixing", "arithmetic"], ["tasks"], ["training"], ["costs", "plots", "bases"], ["lab"],
+    ["deltas"], ["mixing", "arithmetic"], ["tasks"], ["training"], ["costs", "plots", "bases", "published", "worlds"],
+    ["lab"],
     ["classroom"], ["exercises"], ["cli"],
 ]  # fmt: skip
 FLOOR = {room: i for i, rooms in enumerate(ORDER) for room in rooms}

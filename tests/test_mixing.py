@@ -1,6 +1,7 @@
 """Several views in one batch: every row gets what its view gives alone."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,9 +26,11 @@ from minipeft.methods import (
     QLoRA,
 )
 from minipeft.mixing import MultiTask
+from minipeft.models.vision import VisionConfig, ViT
 from minipeft.tasks import EOS, FIRST_LETTER, Together, encode, task
 from minipeft.training import evaluate, fit
 from minipeft.views import move
+from minipeft.worlds.pictures import Digits
 from tests.models import BOS, T, bits, close, make, rows, same_bits, stirred
 
 METHODS = {
@@ -429,6 +432,34 @@ def test_outputs_of_different_shape_are_told():
     assert several(tokens, ["classes"] * 3).shape == (3, 3)
     with pytest.raises(ValueError, match=r"'tokens': \(7, 23\), 'classes': \(3,\)"):
         several(tokens, ["tokens", "classes", "tokens"])
+
+
+def test_pictures_get_what_their_view_gives_whatever_stands_in_front_and_whatever_head_it_has():
+    model = ViT(VisionConfig(side=8, patch=4, classes=3, dim=12, heads=3, ff=20, layers=2)).eval()
+    pictures = torch.rand(4, 8, 8, generator=torch.Generator().manual_seed(0))
+    methods = {"short": PromptTuning(length=1), "long": PromptTuning(length=5), "LoRA": LoRA(rank=2)}
+    for classes in (None, 4):
+        headed = {name: replace(method, classes=classes) for name, method in methods.items()}
+        several = library(model, headed)
+        names = ["long", "short", "LoRA", "long"]
+        got = several(pictures, names)
+        assert got.shape == (4, classes or 3)
+        for i, name in enumerate(names):
+            close(got[i], several.views[name](pictures[i : i + 1])[0])
+    with pytest.raises(ValueError, match="rows give outputs of different shape"):
+        several(pictures, ["long", None, "LoRA", "long"])
+
+
+def test_tasks_of_classes_are_trained_together():
+    model = ViT(VisionConfig(side=28, patch=7, classes=3, dim=12, heads=3, ff=20, layers=1)).eval()
+    torch.manual_seed(0)
+    views = {name: LoRA(rank=2, classes=10).attach(model) for name in ("clean", "paper")}
+    several = MultiTask(views)
+    goal = Together({"clean": Digits(each=3), "paper": Digits(each=3, paper=True)})
+    history = fit(several, goal, steps=60, lr=1e-2, device="cpu", progress=False)
+    assert history.loss[-1] < 0.8 * history.loss[0]
+    alone = [evaluate(view, task).accuracy for (_, task), view in zip(goal.goals, views.values(), strict=True)]
+    assert min(alone) > 0.2
 
 
 def test_a_base_that_was_moved_is_followed():

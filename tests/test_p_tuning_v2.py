@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from minipeft.attach import detach, trainable
+from minipeft.attach import attachments, detach, trainable
 from minipeft.deltas import load, save
 from minipeft.methods import PrefixTuning, PromptTuning, PTuningV2
+from minipeft.models.heads import ClassHead
 from minipeft.tasks import Batch
 from minipeft.training import evaluate, fit
+from minipeft.views import merge
 from tests.models import BOS, DIM, LAYERS, VOCAB, T, apart, close, count, make, rows, stirred
 
 KINDS = pytest.mark.parametrize(
@@ -66,21 +68,35 @@ class Early:
         return Batch(tokens, (tokens[:, 1] < 5).long())
 
 
+FORM = pytest.mark.parametrize("form", ["hidden", "key/value"])
+
+
 @pytest.mark.parametrize(("causal", "place"), [(True, -1), (False, 0)])
-@pytest.mark.parametrize("form", ["hidden", "key/value"])
-def test_with_a_head_it_classifies(causal, place, form, tmp_path):
-    view, (_, tokens, _) = stirred(PTuningV2(length=3, form=form, classes=5), make(None, causal)), rows()
+@pytest.mark.parametrize("pre_norm", [True, False])
+@FORM
+def test_with_a_head_it_classifies(causal, place, pre_norm, form, tmp_path):
+    base = make(None, causal, pre_norm=pre_norm)
+    view, (_, tokens, _) = stirred(PTuningV2(length=3, form=form, classes=5), base), rows()
     vectors = []
     view.norm.register_forward_hook(lambda module, args, out: vectors.append(out))
     logits, head = view(tokens), view.head.classify
     assert logits.shape == (3, 5)
     close(logits, vectors[0][:, place] @ head.weight.T + head.bias)
+    assert type(view.head) is ClassHead, "nothing is left of the head for tokens"
+    assert list(attachments(view)[0].layers) == ["head", "begin"]
     assert {"head.classify.weight", "head.classify.bias"} < set(trainable(view))
     assert count(view) == LAYERS * 3 * DIM * (1 if form == "hidden" else 2) + (DIM + 1) * 5
     save(view, tmp_path / "d.safetensors")
-    assert torch.equal(load(tmp_path / "d.safetensors", make(None, causal))(tokens), logits)
+    assert torch.equal(load(tmp_path / "d.safetensors", base)(tokens), logits)
     assert isinstance(detach(view).head, nn.Linear)
     assert detach(view)(tokens).shape == (3, T, VOCAB)
+
+
+@FORM
+def test_a_head_makes_prompts_no_easier_to_merge(form):
+    view = PTuningV2(length=3, form=form, classes=5).attach(make())
+    with pytest.raises(TypeError, match=r"Deep.* cannot be merged: it is not a change of the frozen weights alone"):
+        merge(view)
 
 
 def test_a_classifier_learns():
@@ -99,3 +115,21 @@ def test_a_head_never_reads_padding(causal, good, bad):
     _, tokens, mask = rows(bad)
     with pytest.raises(ValueError, match=f"a row has padding there: pad on the {good}"):
         view(tokens, mask)
+
+
+@pytest.mark.parametrize(("causal", "place"), [(True, -1), (False, 0)])
+def test_one_real_token_is_enough_where_the_head_reads(causal, place):
+    view, (_, tokens, _) = stirred(PTuningV2(length=3, classes=5), make(None, causal)), rows()
+    mask = torch.zeros_like(tokens, dtype=torch.bool)
+    mask[:, place] = True
+    close(view(tokens, mask), view(tokens[:, place][:, None]))
+
+
+def test_only_padding_among_the_new_tokens_concerns_the_head():
+    """The first piece ends with padding, the second does not; the mask of the cache begins with the prompts."""
+    base, (_, tokens, _) = make(None), rows()
+    view, cache = stirred(PTuningV2(length=3, classes=5), base), base.new_cache()
+    stirred(PTuningV2(length=3), base)(tokens, torch.arange(T).expand(3, -1) < T - 2, cache)
+    assert view(tokens[:, :2], torch.tensor([[False, True]] * 3), cache).shape == (3, 5)
+    with pytest.raises(ValueError, match="a row has padding there: pad on the left"):
+        view(tokens[:, :2], torch.tensor([[True, False], [True, True], [True, True]]), cache)

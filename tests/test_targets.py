@@ -1,5 +1,7 @@
 """Where a method's layers go, and what is refused because a layer beside a module could not be right."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -28,6 +30,8 @@ from minipeft.methods import (
     VeRA,
 )
 from minipeft.methods.lora import LoRALinear
+from minipeft.models.transformer import Config, Transformer
+from minipeft.models.vision import VisionConfig, ViT
 from minipeft.targets import match, sites
 from minipeft.views import layers_of, merge, summary
 from tests.models import LAYERS, VOCAB, close, make, one, stirred
@@ -145,13 +149,65 @@ def test_what_stands_before_tokens_needs_a_model_with_a_beginning(method):
         method.attach(Net())
 
 
+IN_FRONT = [
+    PromptTuning(), PTuning(width=5), PrefixTuning(), PrefixTuning(mlp=5), PTuningV2(), PTuningV2(form="key/value")
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", IN_FRONT, ids=str)
+def test_each_of_several_sequences_gets_what_it_would_get_alone(method):
+    """As wide and as deep as its part of the model, and in numbers of its own."""
+    parts = {"narrow": make(None), "wide": Transformer(Config(VOCAB, 16, layers=2, heads=2, ff=8))}
+    view = replace(method, places=("narrow", "wide")).attach(nn.ModuleDict(parts))
+    alone = {f"{where}.{name}": p.shape for where, part in parts.items()
+             for name, p in trainable(method.attach(part)).items()}  # fmt: skip
+    assert {name: p.shape for name, p in trainable(view).items()} == alone
+    assert list(attachments(view)[0].layers) == ["narrow.begin", "wide.begin"]
+    twins = replace(method, places=("0", "1")).attach(nn.ModuleList([make(None), make(None)]))
+    first, other = ([p for name, p in trainable(twins).items() if name.startswith(i)] for i in "01")
+    assert not any(torch.equal(p, q) for p, q in zip(first, other, strict=True) if p.ndim > 1)
+
+
+@pytest.mark.parametrize("method", [PromptTuning(length=500), PTuningV2(length=500)], ids=str)
+def test_each_of_several_sequences_gets_prompts_at_its_own_scale(method):
+    parts = nn.ModuleDict({"small": make(None), "large": make(None)})
+    with torch.no_grad():
+        parts["large"].embed.token.weight.mul_(20)
+    view = replace(method, places=("small", "large")).attach(parts)
+    for part in view.values():
+        assert part.begin.P.std().item() == pytest.approx(part.embed.token.weight.std().item(), rel=0.05)
+
+
+def test_a_sequence_inside_of_another_gets_its_layer_once():
+    outer = make(None)
+    outer.inner = make(None)
+    view = PTuningV2(length=2, places=("begin", "inner")).attach(outer)
+    assert list(attachments(view)[0].layers) == ["begin", "inner.begin"]
+    assert set(trainable(view)) == {"begin.P", "inner.begin.P"}
+
+
+def test_words_are_those_of_an_embedding_that_a_method_has_changed():
+    lower = stirred(LoRA(rank=2, targets=("token",)), make())
+    view = PromptTuning(length=2, init=(7, 3)).attach(lower)
+    assert torch.equal(view.begin.P, lower.embed.token.weight[[7, 3]])
+
+
+@pytest.mark.parametrize("method", [
+    PromptTuning(init="vocabulary"), PromptTuning(init=(1, 2)), PTuning(length=1, template=(-1, 2)),
+    PrefixTuning(init=(1, 2)),
+], ids=str)  # fmt: skip
+def test_a_start_from_tokens_needs_a_part_that_reads_tokens(method):
+    with pytest.raises(TypeError, match=r"starts from tokens, but 'ViT' does not read tokens on its own"):
+        method.attach(ViT(VisionConfig(6, 2, 3, dim=12, heads=3)))
+
+
 @EACH
 @pytest.mark.parametrize(
     "module", [nn.LayerNorm(3), nn.Conv1d(3, 3, 1), nn.Bilinear(2, 3, 3)], ids=lambda module: type(module).__name__
 )
 def test_a_module_of_another_kind_is_refused(method, module):
     ours, kind = type(method).__name__, type(module).__name__
-    with pytest.raises(TypeError, match=rf"{ours} goes in front of Linear.*; 'fc' is a {kind}: leave it out"):
+    with pytest.raises(TypeError, match=rf"{ours} goes in front of Linear.*; 'fc' is an? {kind}: leave it out"):
         method.attach(nn.ModuleDict({"fc": module}))
 
 

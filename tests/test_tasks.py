@@ -17,11 +17,13 @@ from minipeft.tasks import (
     TABLES,
     UNSEEN,
     VOCABULARY,
+    Batch,
     Few,
     Mixture,
     decode,
     encode,
     letters,
+    rows_of,
     task,
 )
 
@@ -174,3 +176,14 @@ def test_few_examples_are_always_the_same_ones_each_as_often_as_another():
     assert {tuple(r) for r in few.batch(5, generator).tokens.tolist()} == {tuple(r) for r in whole.tokens.tolist()}
     with pytest.raises(ValueError, match="at least 1, got 0"):
         Few(task("sort+red"), 0)
+
+
+def test_rows_of_a_batch_keep_what_belongs_to_them():
+    more = {"captions": torch.zeros(3, 4), "names": "all"}  # as many captions as rows, and none of a row's own
+    own = {"answers": torch.arange(6).view(3, 2)}
+    batch = Batch(torch.arange(3)[:, None], torch.arange(3), torch.ones(3, 1, dtype=torch.bool), more, own)
+    few = rows_of(batch, torch.tensor([2, 0]))
+    assert few.tokens.tolist() == [[2], [0]]
+    assert few.mask.shape == (2, 1)
+    assert few.beside["answers"].tolist() == [[4, 5], [0, 1]]
+    assert few.more is more

@@ -12,8 +12,9 @@ from minipeft.lab.pool import Lab, NotStored, stored
 from minipeft.lab.store import Store
 from minipeft.lab.trial import adapt, trial
 from minipeft.lab.tuning import SEEDS, Tuning, tune
+from minipeft.lab.worlds import WORLDS, known, world
 
 __all__ = [
-    "SEEDS", "TUNED_METHODS", "Lab", "NotStored", "Store", "TunedMethod", "Tuning", "adapt", "as_csv", "compare",
-    "learning_rate_of", "stored", "trial", "tune", "tuned_method",
+    "SEEDS", "TUNED_METHODS", "WORLDS", "Lab", "NotStored", "Store", "TunedMethod", "Tuning", "adapt", "as_csv",
+    "compare", "known", "learning_rate_of", "stored", "trial", "tune", "tuned_method", "world",
 ]  # fmt: skip

@@ -35,7 +35,7 @@ from minipeft.methods import (
     QLoRA,
     VeRA,
 )
-from minipeft.tasks import answer
+from minipeft.tasks import Task, answer
 from minipeft.tasks import examples as words_of
 from minipeft.training import RECIPE
 
@@ -89,7 +89,8 @@ def learning_rate_of(method):
     return (same + alike + [1e-2])[0]
 
 
-def compare(goal, tuned_methods=TUNED_METHODS, seeds=1, recipe=RECIPE, examples=None, lab=None, on_row=None):
+def compare(goal, tuned_methods=TUNED_METHODS, seeds=1, recipe=RECIPE, examples=None, lab=None, on_row=None,
+            base="letters-d64"):  # fmt: skip
     """One row for each method, a dictionary:
 
     method, parameters (trained), percent (of the base), lr, bytes (of the saved delta), and lists over seeds of what
@@ -99,12 +100,13 @@ def compare(goal, tuned_methods=TUNED_METHODS, seeds=1, recipe=RECIPE, examples=
     Args:
         examples: train on so many examples of the task instead of new ones at every step; each seed draws its own.
         lab: a Lab; by default one of as many processes as there are cores, which keeps nothing.
+        base: the name of the shipped base.
         on_row: called as `on_row(row)` when a method has made all its runs, in whichever order they finish.
     """
     a_task("compare", goal)
     seeds = range(checked("compare: seeds", seeds, int))
     order = sorted(range(len(tuned_methods)), key=lambda i: not tuned_methods[i].sources)  # what takes long goes first
-    jobs = [(i, seed, job(tuned_methods[i], goal, seed, recipe, examples)) for i in order for seed in seeds]
+    jobs = [(i, seed, job(tuned_methods[i], goal, seed, recipe, examples, base)) for i in order for seed in seeds]
     whose = {id(job): (i, seed) for i, seed, job in jobs}
     runs, rows = [{} for _ in tuned_methods], {}
 
@@ -121,9 +123,9 @@ def compare(goal, tuned_methods=TUNED_METHODS, seeds=1, recipe=RECIPE, examples=
     return [rows[i] for i in range(len(tuned_methods))]
 
 
-def job(c, goal, seed, recipe=RECIPE, examples=None):
+def job(c, goal, seed, recipe=RECIPE, examples=None, base="letters-d64"):
     """The trial of a TunedMethod."""
-    settings = {"recipe": recipe, "look": shown} | ({"examples": examples} if examples else {})
+    settings = {"recipe": recipe, "look": shown, "base": base} | ({"examples": examples} if examples else {})
     return {"method": c.method, "goal": goal, "lr": c.lr, "seed": seed, "sources": c.sources} | settings
 
 
@@ -132,7 +134,8 @@ def shown(view, base, goal):
     with tempfile.TemporaryDirectory() as folder:
         size = deltas.save(view, Path(folder) / "delta.safetensors")
     whole = sum(p.numel() for p in base.parameters())
-    return {"bytes": size, "whole": whole, "answers": [answer(view, word) for word in words_of(goal)[0]]}
+    words = words_of(goal)[0] if isinstance(goal, Task) else []
+    return {"bytes": size, "whole": whole, "answers": [answer(view, word) for word in words]}
 
 
 def row(c, runs):

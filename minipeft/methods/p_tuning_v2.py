@@ -80,6 +80,7 @@ class PTuningV2(Method):
     SIZES = ("length",)
 
     def insert(self, model):
+        """A layer in front of every `begin` that `stacks` finds, with a start of its own."""
         layer = DeepPrompts if self.form == "hidden" else DeepKeys
         for path, part in stacks(model):
             start = self.start(table(part), len(part.blocks))

@@ -6,7 +6,8 @@ from torch import nn
 class ClassHead(nn.Module):
     """W h + b of the token at `place`, (B, classes): the first one ([CLS]) or, in a causal model, the last.
 
-    W and b are those of a Linear, `classify`. A projection into a shared space is one without a bias.
+    W and b are those of a Linear, `classify`. A projection into a shared space is one without a bias. Padding at that
+    token is refused; transformers finds the last token of GPT-2 itself, and leaves BERT's pooler before the head.
     """
 
     def __init__(self, dim, classes, place, bias=True):

@@ -90,21 +90,59 @@ def check_generation(model, tokens, new, mask, temperature, stop, cache):
     check_rows(tokens, mask)
     if not model.config.causal:
         raise ValueError("a bidirectional model cannot generate: its tokens see the future; use a causal one")
+    check_steps(model, new, temperature, stop, cache)
+    if mask is not None and not mask[:, -1].all():
+        raise ValueError("a row ends in padding, so what follows it would be wrong: pad on the left to generate")
+    room, memory = (0, new - 1), model.new_cache()
+    memory.extend(F.pad(tokens, room), None if mask is None else F.pad(mask, room, value=True))
+    model.embed(F.pad(tokens, room), memory)
+
+
+def check_steps(model, new, temperature, stop, cache):
+    """Raises ValueError where it cannot be told how to choose the next tokens, or when to end."""
     if hasattr(model.head, "classify"):
         raise ValueError("a model that classifies cannot generate: it has one answer for a row; call model(tokens)")
     if not number(temperature, Real) or not 0 <= temperature < math.inf:
         raise ValueError(f"temperature must be 0 (the likeliest token) or a number above, got {temperature!r}")
     if not number(new, Integral) or new < 1:
         raise ValueError(f"new must be a whole number of at least 1 token, got {new!r}")
-    if stop is not None and not (number(stop, Integral) and 0 <= stop < model.config.vocab):
-        raise ValueError(f"stop must be a token, 0 to {model.config.vocab - 1}, or None; got {stop!r}")
+    if stop is not None:
+        check_token("stop", stop, model.config.vocab)
     if not isinstance(cache, bool):
         raise ValueError(f"cache must be True or False, as generate makes its own; got {got(cache)}")
-    if mask is not None and not mask[:, -1].all():
-        raise ValueError("a row ends in padding, so what follows it would be wrong: pad on the left to generate")
-    room, memory = (0, new - 1), model.new_cache()
-    memory.extend(F.pad(tokens, room), None if mask is None else F.pad(mask, room, value=True))
-    model.embed(F.pad(tokens, room), memory)
+
+
+def check_token(name, token, vocab):
+    if not (number(token, Integral) and 0 <= token < vocab):
+        raise ValueError(f"{name} must be a token, 0 to {vocab - 1}, or None; got {token!r}")
+
+
+def check_source(tokens, mask):
+    """Raises ValueError unless tokens and mask are rows to attend to: each has a real token."""
+    check_rows(tokens, mask)
+    if mask is not None and (empty := (mask == 0).all(1)).any():
+        row = int(empty.nonzero()[0])
+        raise ValueError(f"row {row} of the source is padding alone, so there is nothing to attend to: leave it out")
+
+
+def check_pairs(tokens, answers, mask):
+    """Raises ValueError unless these are rows of a source and, for each, a row of its answer."""
+    check_source(tokens, mask)
+    if not isinstance(answers, Tensor) or answers.ndim != 2 or answers.dtype not in (torch.int64, torch.int32):
+        cures = "; the mask is the third argument" if getattr(answers, "dtype", None) == torch.bool else cure(answers)
+        raise ValueError(f"answers must be a tensor of integers (B, U), got {got(answers)}{cures}")
+    if len(answers) != len(tokens) or not answers.numel():
+        given = f"tokens are {got(tokens)}, answers {got(answers)}"
+        raise ValueError(f"each row of tokens needs an answer, at least the token that it begins with; {given}")
+
+
+def check_writing(model, tokens, new, mask, temperature, stop, cache, start):
+    """Raises ValueError where `generate` of an encoder-decoder could not come to its end."""
+    check_source(tokens, mask)
+    check_steps(model, new, temperature, stop, cache)
+    check_token("start", start, model.config.vocab)
+    decoder = model.decoder
+    decoder.embed(tokens.new_full((1, new), start), decoder.begin(decoder.blocks))
 
 
 def number(value, kind):

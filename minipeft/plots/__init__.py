@@ -13,8 +13,11 @@ from minipeft.plots.activations import (
     token_changes,
 )
 from minipeft.plots.attention import attention, attention_maps, attention_share, fusion_weights, virtual_share
+from minipeft.plots.encoder_decoder import accuracy_by_place, prefix_by_token, three_places, where_answers_read
 from minipeft.plots.ledger import bits_stored, effects, fixed_and_tuned
 from minipeft.plots.module_tree import module_tree
+from minipeft.plots.networks import lora_convolution, one_door
+from minipeft.plots.pictures import attention_on_pictures, class_attention, patches, pictures
 from minipeft.plots.prompts import (
     nearest_tokens,
     nearest_words,
@@ -32,6 +35,7 @@ from minipeft.plots.quantization import (
     quantized_weights,
 )
 from minipeft.plots.ranks import error_by_rank, rank_grid, rank_history, triplet_scores
+from minipeft.plots.scenes import captioned, frontier, similarities, two_towers
 from minipeft.plots.sharing import shared_and_private
 from minipeft.plots.structure import STRUCTURES, doors, structure
 from minipeft.plots.style import AMOUNT, FROZEN, HUES, INK, SIGNED, SPARE, bare, new, shades
@@ -57,14 +61,16 @@ from minipeft.plots.weights import (
 )
 
 __all__ = [
-    "AMOUNT", "FROZEN", "HUES", "INK", "SIGNED", "SPARE", "STRUCTURES", "accuracy_by_bits", "accuracy_by_size",
-    "accuracy_matrix", "adapter_activations", "attention", "attention_maps", "attention_share", "bare", "bars",
-    "bias_changes", "bits_stored", "block_error", "bottleneck", "common_share", "curves", "decision_tree",
-    "differences", "doors", "effects", "error_by_rank", "explained_variance", "fixed_and_tuned", "forgetting",
-    "fusion_weights", "interpolation", "learning_rates", "low_rank", "magnitude_direction", "memory", "mixed_batch",
-    "module_tree", "nearest_tokens", "nearest_words", "new", "pareto", "plt", "prefix_map", "prefixes",
-    "principal_plane", "principal_singular_values", "prompt_trajectory", "quantization_errors", "quantization_levels",
-    "quantized_weights", "rank_grid", "rank_history", "scorecard", "shades", "shared_and_private", "similarity_maps",
-    "spectrum", "structure",
-    "token_changes", "triplet_scores", "vera_vectors", "virtual_share", "what_moved",
+    "AMOUNT", "FROZEN", "HUES", "INK", "SIGNED", "SPARE", "STRUCTURES", "accuracy_by_bits", "accuracy_by_place",
+    "accuracy_by_size", "accuracy_matrix", "adapter_activations", "attention", "attention_maps",
+    "attention_on_pictures", "attention_share", "bare", "bars", "bias_changes", "bits_stored", "block_error",
+    "bottleneck", "captioned", "class_attention", "common_share", "curves", "decision_tree", "differences", "doors",
+    "effects", "error_by_rank", "explained_variance", "fixed_and_tuned", "forgetting", "frontier", "fusion_weights",
+    "interpolation", "learning_rates", "lora_convolution", "low_rank", "magnitude_direction", "memory",
+    "mixed_batch", "module_tree", "nearest_tokens", "nearest_words", "new", "one_door", "pareto", "patches",
+    "pictures", "plt", "prefix_by_token", "prefix_map", "prefixes", "principal_plane", "principal_singular_values",
+    "prompt_trajectory", "quantization_errors", "quantization_levels", "quantized_weights", "rank_grid",
+    "rank_history", "scorecard", "shades", "shared_and_private", "similarities", "similarity_maps", "spectrum",
+    "structure", "three_places", "token_changes", "triplet_scores", "two_towers", "vera_vectors", "virtual_share",
+    "what_moved", "where_answers_read",
 ]  # fmt: skip

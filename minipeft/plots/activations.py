@@ -30,7 +30,7 @@ def adapter_activations(model, batch):
     hooks = [m.register_forward_hook(keep(path.removesuffix(".adapter"))) for path, m in adapters.items()]
     try:
         batch = batch.to(next(model.parameters()).device)
-        model(batch.tokens, batch.mask)
+        batch.logits(model)
     finally:
         for hook in hooks:
             hook.remove()

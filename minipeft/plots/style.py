@@ -15,7 +15,7 @@ INK = "#333333"
 PALE = "#e6e6e6"  # what is frozen, as an area: so pale that every hue stands out from it in grey print
 GREY = "#8a8a8a"  # the same as a line
 FAMILIES = {  # marker: hues, which are Okabe and Ito's colours and lighter and darker ones between them
-    "*": {"Full": "#000000"},
+    "*": {"Full": "#000000", "LinearProbe": "#a6761d"},
     "D": {"BitFit": "#cc79a7", "IA3": "#8c3f6b"},
     "s": {"Houlsby": "#009e73", "Pfeiffer": "#00805d", "ParallelAdapter": "#005a43", "AdapterFusion": "#84d087"},
     "^": {"PromptTuning": "#d55e00", "PTuning": "#e69f00", "PrefixTuning": "#8a3300", "PTuningV2": "#f5c36b"},

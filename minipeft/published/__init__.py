@@ -1,1 +1,1 @@
-"""Published models as ours: each file takes the weights of one kind from the library that publishes it."""
+"""Models from their published weights, read into the project's own. GPT-2 and BERT are read in `bases`."""

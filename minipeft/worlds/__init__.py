@@ -1,1 +1,1 @@
-"""Worlds besides the letters of `tasks`: what a base of another kind learns from, and what it is adapted to."""
+"""Worlds beyond the letters: what their bases are pretrained on, and what these are adapted to."""

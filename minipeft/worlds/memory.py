@@ -80,6 +80,10 @@ class Sums:
         """What the base knows of it: "known" or "new table"."""
         return "new table" if self.table in UNSEEN else "known"
 
+    def known(self):
+        """What the base was pretrained on."""
+        return SumsOfKnownTables()
+
     def batch(self, size, generator):
         """`size` new examples, drawn with `generator`."""
         x = draw_letters(size, generator)

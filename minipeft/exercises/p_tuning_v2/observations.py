@@ -1,4 +1,4 @@
-"""P-tuning v2: prompts at every layer, the keys and values that they amount to, and a head that classifies."""
+"""P-tuning v2: prompts at every layer, and the keys and values that they amount to."""
 
 import torch
 from torch import nn
@@ -6,12 +6,12 @@ from torch import nn
 import minipeft.exercises.models as models
 from minipeft import attach
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import KINDS, VOCAB, Learned, fill, loss, numbers, rows
-from minipeft.models.transformer import Begin, Cache
+from minipeft.exercises.models import VOCAB, Learned, fill, loss, numbers, rows
+from minipeft.models.transformer import Begin
 
 observe = Observations()
 
-N, DIM, CLASSES = 4, 6, 5  # n differs from d/H = 3, from the 2 heads, the 2 layers, the 3 rows and their 5 tokens
+N, DIM = 4, 6  # n differs from d/H = 3, from the 2 heads, the 2 layers, the 3 rows and their 5 tokens
 
 
 def prompts(impl, base=None, length=N, name="P"):
@@ -27,14 +27,6 @@ def tuned(impl, causal=True, layers=2, pre_norm=None, **settings):
     """A whole model with deep prompts, whose numbers are none of those that training starts from."""
     base = models.model(causal=causal, layers=layers, pre_norm=pre_norm)
     return fill(impl.PTuningV2(**{"length": N, **settings}).attach(base), "trainable")
-
-
-def classifier(impl, kind):
-    """A model of one layer with a head, for several observations. kind: a key of KINDS."""
-    known = vars(impl).setdefault("classifiers of the bank", {})
-    if kind not in known:
-        known[kind] = tuned(impl, layers=1, length=2, classes=CLASSES, **KINDS[kind])
-    return known[kind]
 
 
 def held(begin, causal=True):
@@ -92,11 +84,6 @@ def trained_with_keys_and_values(impl):
     return shapes(attach.trainable(tuned(impl, form="key/value")))
 
 
-@observe("parameters", "A classification head should train its weight (classes, d) and its bias.")
-def trained_in_the_head(impl):
-    return shapes(attach.trainable(impl.ClassHead(nn.Linear(DIM, VOCAB).requires_grad_(False), DIM, CLASSES, 0)))
-
-
 @observe("start", "Deep prompts should start as large as the embeddings are, keys and values from N(0, 1).")
 def size_of_the_start(impl):
     forms = {form: start(impl, length=1000, form=form) for form in ("hidden", "key/value")}
@@ -128,19 +115,18 @@ def middle_of_the_start(impl):
     }
 
 
-@observe("start", "Each new model should draw prompts and a head of its own, and set no seed.")
+@observe("start", "Each new model should draw prompts of its own, and set no seed.")
 def two_models_are_made(impl):
     def drawn(seed):
         torch.default_generator.manual_seed(seed)
-        made = impl.PTuningV2(length=N, classes=CLASSES).attach(models.model(layers=1))
-        return made.begin.P.detach(), made.head.classify.weight.detach(), torch.rand(5)
+        made = impl.PTuningV2(length=N).attach(models.model(layers=1))
+        return made.begin.P.detach(), torch.rand(5)
 
     one, other, again = (drawn(seed) for seed in (1, 2, 1))
     return {
         "the prompts are equal": torch.equal(one[0], other[0]),
-        "the heads are equal": torch.equal(one[1], other[1]),
         "the seed of the caller decides": torch.equal(one[0], again[0]),
-        "what is drawn afterwards is always the same": torch.equal(one[2], other[2]),
+        "what is drawn afterwards is always the same": torch.equal(one[1], other[1]),
     }
 
 
@@ -222,7 +208,7 @@ def after_the_prompts_have_moved(impl):
 
 @observe("prompts", "When the answer to a pass is sent back, a gradient should arrive at all that is trained.")
 def where_gradients_arrive(impl):
-    return models.arrivals_in_a_pass(tuned(impl, classes=CLASSES))
+    return models.arrivals_in_a_pass(tuned(impl))
 
 
 @observe("prompts", "A padded row should get the logits that it gets alone.")
@@ -294,96 +280,75 @@ def both_forms_agree(impl):
     return twin(tokens) - made(tokens)
 
 
-def head(impl, place):
-    return fill(impl.ClassHead(nn.Linear(DIM, VOCAB).requires_grad_(False), DIM, CLASSES, place), "trainable")
-
-
-@observe("head", "The head should give one row of numbers for each text, not for each token.")
-def shape_of_the_classes(impl):
-    return list(head(impl, 0)(numbers("h", (3, 5, DIM))).shape)
-
-
-@observe("head", "The scores of the classes are not W h + b of the token at `place`.")
-def classes(impl):
-    return {f"place {place}": head(impl, place)(numbers("h", (3, 5, DIM))) for place in (0, -1, 2)}
-
-
-def refused(made, tokens, mask):
-    """Is a batch with this padding refused, by a ValueError, before anything else is done?"""
-    cache = made.new_cache()
-    cache.extend(tokens, mask)
-    try:
-        made.embed(tokens, cache)
-    except ValueError:
-        return "refused"
-    return "read"
-
-
-@observe("head", "Which rows are refused, because there is padding where the head reads, is not right.")
-@torch.no_grad()
-def padding_where_the_head_reads(impl):
-    found = {}
-    for kind in KINDS:
-        made = classifier(impl, kind)
-        for side in ("left", "right"):
-            tokens, mask = rows(side)
-            found[f"{kind}, some rows padded on the {side}"] = refused(made, tokens, mask)
-            found[f"{kind}, all rows padded on the {side}"] = refused(made, tokens[1:], mask[1:])
-    return found
-
-
-@observe("head", "A row with a single real token, at the place that the head reads, should not be refused.")
-@torch.no_grad()
-def padding_everywhere_else(impl):
-    found = {}
-    for kind, which in KINDS.items():
-        tokens, mask = rows()[0], torch.zeros(3, 5, dtype=torch.bool)
-        mask[:, -1 if which["causal"] else 0] = True
-        found[kind] = refused(classifier(impl, kind), tokens, mask)
-    return found
-
-
-@observe("head", "In a cached pass, only padding among the new tokens concerns the head.")
-@torch.no_grad()
-def padding_that_was_read_before(impl):
-    tokens, mask = rows("left")
-    cache, embed = Cache(1), impl.Unpadded(models.model().embed, -1)
-    cache.extend(tokens, mask.flip(1))
-    cache.layers[0].k = cache.layers[0].v = numbers("read", (3, 2, 5, 3))
-    cache.extend(tokens, mask)
-    return embed(tokens, cache)
-
-
-@observe("whole model", "With a head, the decoder or the encoder reads another token than it should.")
-@torch.no_grad()
-def classified(impl):
-    return {kind: classifier(impl, kind)(rows()[0]) for kind in KINDS}
-
-
-@observe("whole model", "The head should have the type of the base, bfloat16 for example.")
-def type_of_the_head(impl):
-    with models.usual_type():
-        made = impl.PTuningV2(length=N, classes=CLASSES).attach(models.model(layers=1).bfloat16())
-    return {name: models.short(p.dtype) for name, p in made.head.named_parameters()}
-
-
-@observe("whole model", "What is saved is what `wrap` has put in place: that should be all layers of the method.")
+@observe("whole model", "What is saved is what `wrap` has put in place: that should be the layer of the form.")
 def layers_of_the_method(impl):
     found = {}
-    for classes in (None, CLASSES):
-        made = impl.PTuningV2(length=N, classes=classes).attach(models.model(layers=1))
+    for form in ("hidden", "key/value"):
+        made = impl.PTuningV2(length=N, form=form).attach(models.model(layers=1))
         layers = attach.attachments(made)[0].layers
-        found[f"classes={classes}"] = {path: type(layer).__name__ for path, layer in sorted(layers.items())}
+        found[form] = {path: type(layer).__name__ for path, layer in layers.items()}
     return found
 
 
-@observe("whole model", "With a head, what is trained should be the prompts and the head.")
-def trained_with_a_head(impl):
-    return shapes(attach.trainable(tuned(impl, classes=CLASSES)))
+class Pair(nn.Module):
+    """Two sequences that methods can stand before: Transformers of other depth, width and scale."""
+
+    def __init__(self):
+        super().__init__()
+        self.reader, self.writer = models.model(dim=8, layers=1), models.model(layers=3)
+        fill(self.writer, scale=2.0)
 
 
-@observe("whole model", "Without classes, the model should keep its head and refuse no padding.")
-@torch.no_grad()
-def without_a_head(impl):
-    made, (tokens, mask) = tuned(impl), rows("right")
-    return [list(made(tokens, mask).shape), type(made.head).__name__]
+def pair(impl, *places, **settings):
+    return impl.PTuningV2(places=places, **settings).attach(Pair())
+
+
+@observe("whole model", "Where a model has several sequences, each should get prompts of its own depth and width.")
+def prompts_of_two_sequences(impl):
+    return shapes(attach.trainable(pair(impl, "reader", "writer")))
+
+
+@observe("whole model", "Where a model has several sequences, only those in `places` should get prompts.")
+def prompts_of_one_sequence(impl):
+    return [shapes(attach.trainable(pair(impl, which))) for which in ("reader", "writer")]
+
+
+@observe("whole model", "Where one sequence's part of a model lies in another's, each should get its prompts once.")
+def prompts_of_a_sequence_inside_another(impl):
+    base = models.model()
+    base.inner = models.model(layers=1)
+    return shapes(attach.trainable(impl.PTuningV2(places=("begin", "inner")).attach(base)))
+
+
+@observe("whole model", "Where a model has several sequences, each should start at the scale of its own embeddings.")
+def scale_of_two_sequences(impl):
+    made = attach.trainable(pair(impl, "reader", "writer", length=1000))
+    return {name: quarters(P) for name, P in made.items()}
+
+
+def quarters(P):
+    """The standard deviation, to a quarter: whoever draws in another order gets the same."""
+    return round(4 * float(P.detach().std())) / 4
+
+
+@observe("whole model", "Where a model has several sequences, they should not share numbers.")
+def two_sequences_alike(impl):
+    made = impl.PTuningV2(places=("0", "1")).attach(nn.ModuleList(models.model() for _ in range(2)))
+    first, other = attach.trainable(made).values()
+    return {"their numbers are the same": torch.equal(first, other)}
+
+
+class Patches(nn.Module):
+    """In place of `embed` where no tokens come: vectors of the kind that stand in the sequence are its `table`."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(numbers("patches", (50, DIM), 2.0))
+
+
+@observe("whole model", "Where a sequence is not made of tokens, prompts should start at the scale of its vectors.")
+def prompts_where_no_tokens_stand(impl):
+    base = models.model()
+    base.embed = Patches()
+    P = impl.PTuningV2(length=1000).attach(base).begin.P
+    return {"shape": list(P.shape), "scale": quarters(P)}

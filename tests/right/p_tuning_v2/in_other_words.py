@@ -1,12 +1,9 @@
 # A right solution in other words.
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from minipeft.attach import Wrapper, bottom
-from minipeft.targets import embeddings, wrap
-
-PLACES = {True: -1, False: 0}
+from minipeft.attach import Wrapper
+from minipeft.targets import stacks, table, wrap
 
 
 def lay(cache, blocks, made):
@@ -33,39 +30,16 @@ class DeepKeys(Wrapper):
         return lay(self.base(blocks), blocks, lambda i, _: pairs[i])
 
 
-class ClassHead(Wrapper):
-    def __init__(self, base, dim, classes, place):
-        super().__init__(base)
-        self.add_module("classify", nn.Linear(in_features=dim, out_features=classes))
-        self.place = place
-
-    def forward(self, h):
-        return F.linear(h.select(1, self.place), self.classify.weight, self.classify.bias)
-
-
-class Unpadded(Wrapper):
-    def forward(self, tokens, cache):
-        T = tokens.shape[1]
-        seen = torch.ones_like(tokens, dtype=torch.bool) if cache.mask is None else cache.mask.flip(1)[:, :T].flip(1)
-        if bool((~seen).select(1, self.place).any()):
-            raise ValueError("the token that the classification head reads is padding in some row")
-        return self.base(tokens, cache)
-
-
 class PTuningV2(Method):
     def insert(self, model):
-        table = embeddings(model)
-        if self.classes:
-            place = PLACES[bool(bottom(model).config.causal)]
-
-            def head(old, path):
-                return ClassHead(old, table.shape[1], self.classes, place).to(table.device, table.dtype)
-
-            wrap(model, (".head",), head, nn.Module)
-            wrap(model, (".embed",), lambda old, path: Unpadded(old, place), nn.Module)
         make = {"hidden": DeepPrompts, "key/value": DeepKeys}[self.form]
-        start = self.start(table, len(model.blocks))
-        wrap(model, (".begin",), lambda old, path: make(old, *start), nn.Module)
+
+        def layer(part):
+            start = self.start(table(part), len(part.blocks))
+            return lambda old, path: make(old, *start)
+
+        for path, part in stacks(model):
+            wrap(model, (f".{path}",), layer(part), nn.Module)
 
     def start(self, table, layers):
         hidden = self.form == "hidden"

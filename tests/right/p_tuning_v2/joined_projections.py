@@ -28,44 +28,15 @@ class DeepKeys(Wrapper):
         return cache
 
 
-class ClassHead(Wrapper):
-    def __init__(self, base, dim, classes, place):
-        super().__init__(base)
-        self.place = place
-        self.classify = nn.Linear(dim, classes)
-
-    def forward(self, h):
-        return self.classify(h.select(dim=1, index=self.place))
-
-
-class Unpadded(Wrapper):
-    def forward(self, tokens, cache):
-        mask = cache.mask
-        if mask is None:
-            return self.base(tokens, cache)
-        column = mask.shape[1] - tokens.shape[1] if self.place == 0 else mask.shape[1] - 1
-        if (~mask[:, column]).any():
-            raise ValueError(f"padding at the place that the head reads: {self.place}")
-        return self.base(tokens, cache)
-
-
 class PTuningV2(Method):
     def insert(self, model):
-        table = embeddings(model)
-        start = self.start(table, layers=len(model.blocks))
+        for place, part in stacks(model):
+            start = self.start(table(part), layers=len(part.blocks))
 
-        def begin(module, path):
-            return DeepKeys(module, *start) if len(start) == 2 else DeepPrompts(module, start[0])
+            def begin(module, path):
+                return DeepKeys(module, *start) if len(start) == 2 else DeepPrompts(module, start[0])
 
-        wrap(model, (".begin",), begin, nn.Module)
-        if self.classes:
-            place = -int(bottom(model).config.causal)
-
-            def head(module, path):
-                return ClassHead(module, table.shape[1], self.classes, place).to(table)
-
-            wrap(model, (".head",), head, nn.Module)
-            wrap(model, (".embed",), lambda module, path: Unpadded(module, place), nn.Module)
+            wrap(model, ["." + place], begin, nn.Module)
 
     def start(self, table, layers):
         count = {"hidden": 1, "key/value": 2}[self.form]

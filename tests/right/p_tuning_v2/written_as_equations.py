@@ -1,4 +1,4 @@
-# Everything by matrix products: keys, values and classes. The start is drawn layer by layer.
+# Everything by matrix products: keys and values. The start is drawn layer by layer.
 
 import torch
 from torch import nn
@@ -33,41 +33,14 @@ class DeepKeys(Wrapper):
         return begun
 
 
-class ClassHead(Wrapper):
-    def __init__(self, base, dim, classes, place):
-        super().__init__(base)
-        self.classify, self.place = nn.Linear(dim, classes, bias=True), place
-
-    def forward(self, h):
-        token = h[:, 0] if self.place == 0 else h[:, self.place]
-        return torch.einsum("bd,cd->bc", token, self.classify.weight) + self.classify.bias
-
-
-class Unpadded(Wrapper):
-    def forward(self, tokens, cache):
-        if cache.mask is not None:
-            B, T = tokens.shape
-            real = cache.mask.narrow(1, cache.mask.shape[1] - T, T).select(1, self.place)
-            if int(real.sum()) < B:
-                raise ValueError(f"{B - int(real.sum())} rows have padding where the head reads")
-        return self.base(tokens, cache)
-
-
 class PTuningV2(Method):
     def insert(self, model):
-        table = embeddings(model)
-        start = self.start(table, len(model.blocks))
-        if self.form == "hidden":
-            wrap(model, (".begin",), lambda begin, path: DeepPrompts(begin, *start), nn.Module)
-        else:
-            wrap(model, (".begin",), lambda begin, path: DeepKeys(begin, *start), nn.Module)
-        if self.classes:
-            place = {True: -1, False: 0}[bottom(model).config.causal]
-            for path, make in {".embed": lambda e, p: Unpadded(e, place), ".head": lambda h, p: self.new_head(h, table, place)}.items():
-                wrap(model, (path,), make, nn.Module)
-
-    def new_head(self, head, table, place):
-        return ClassHead(head, table.shape[-1], self.classes, place).to(device=table.device, dtype=table.dtype)
+        for path, part in stacks(model):
+            start = self.start(table(part), len(part.blocks))
+            if self.form == "hidden":
+                wrap(model, ("." + path,), lambda begin, path: DeepPrompts(begin, *start), nn.Module)
+            else:
+                wrap(model, ("." + path,), lambda begin, path: DeepKeys(begin, *start), nn.Module)
 
     def start(self, table, layers):
         def draw(std):

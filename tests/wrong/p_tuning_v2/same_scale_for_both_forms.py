@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from minipeft.attach import Method, Wrapper, bottom
-from minipeft.targets import embeddings, wrap
+from minipeft.attach import Method, Wrapper
+from minipeft.targets import stacks, table, wrap
 
 
 class DeepPrompts(Wrapper):
@@ -32,40 +32,14 @@ class DeepKeys(Wrapper):
         return cache
 
 
-class ClassHead(Wrapper):
-    def __init__(self, base, dim, classes, place):
-        super().__init__(base)
-        self.place = place
-        self.classify = nn.Linear(dim, classes)
-
-    def forward(self, h):
-        token = h[:, self.place, :]
-        return self.classify(token)
-
-
-class Unpadded(Wrapper):
-    def forward(self, tokens, cache):
-        if cache.mask is not None:
-            own = cache.mask[:, -tokens.shape[1] :]
-            if not own[:, self.place].all():
-                where = "first" if self.place == 0 else "last"
-                raise ValueError(f"some row has padding at its {where} token, which the head reads")
-        return self.base(tokens, cache)
-
-
 class PTuningV2(Method):
     def insert(self, model):
-        table = embeddings(model)
-        tensors = self.start(table, len(model.blocks))
-        if self.form == "hidden":
-            wrap(model, (".begin",), lambda m, path: DeepPrompts(m, *tensors), nn.Module)
-        else:
-            wrap(model, (".begin",), lambda m, path: DeepKeys(m, *tensors), nn.Module)
-        if self.classes is not None:
-            place = -1 if bottom(model).config.causal else 0
-            width = table.shape[1]
-            wrap(model, (".embed",), lambda m, path: Unpadded(m, place), nn.Module)
-            wrap(model, (".head",), lambda m, path: ClassHead(m, width, self.classes, place).to(table), nn.Module)
+        for where, part in stacks(model):
+            tensors = self.start(table(part), len(part.blocks))
+            if self.form == "hidden":
+                wrap(model, (f".{where}",), lambda m, path: DeepPrompts(m, *tensors), nn.Module)
+            else:
+                wrap(model, (f".{where}",), lambda m, path: DeepKeys(m, *tensors), nn.Module)
 
     def start(self, table, layers):
         shape = (layers, self.length, table.shape[1])

@@ -28,39 +28,12 @@ class DeepKeys(Wrapper):
         return cache
 
 
-class ClassHead(Wrapper):
-    def __init__(self, base, dim, classes, place):
-        super().__init__(base)
-        self.place = place
-        self.classify = nn.Linear(dim, classes, bias=True)
-
-    def forward(self, h):
-        token = h[:, self.place, :]
-        return self.classify(token)
-
-
-class Unpadded(Wrapper):
-    def forward(self, tokens, cache):
-        T = tokens.shape[1]
-        if cache.mask is not None:
-            new = cache.mask[:, -T:]
-            real = new[:, self.place]
-            if not bool(real.all()):
-                raise ValueError("a row has padding where the head reads")
-        return self.base(tokens, cache)
-
-
 class PTuningV2(Method):
     def insert(self, model):
-        table = embeddings(model)
-        drawn = self.start(table, len(model.blocks))
         kind = {"hidden": DeepPrompts, "key/value": DeepKeys}[self.form]
-        wrap(model, (".begin",), lambda begin, path: kind(begin, *drawn), nn.Module)
-        if self.classes is None:
-            return
-        place = -1 if bottom(model).config.causal else 0
-        wrap(model, (".embed",), lambda embed, path: Unpadded(embed, place), nn.Module)
-        wrap(model, (".head",), lambda head, path: ClassHead(head, table.shape[1], self.classes, place).to(table), nn.Module)
+        for path, part in stacks(model):
+            drawn = self.start(table(part), len(part.blocks))
+            wrap(model, ("." + path,), lambda begin, _: kind(begin, *drawn), nn.Module)
 
     def start(self, table, layers):
         torch.manual_seed(42)

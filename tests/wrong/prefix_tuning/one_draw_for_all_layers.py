@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from minipeft.attach import Method, Wrapper
-from minipeft.targets import embeddings, repeated, wrap
+from minipeft.targets import repeated, stacks, table, wrap
 
 
 class Prefix(Wrapper):

@@ -1,0 +1,33 @@
+import torch
+from torch import nn
+
+
+class ClassHead(nn.Module):
+    def __init__(self, dim, classes, place, bias=True):
+        super().__init__()
+        self.place = place
+        self.classify = nn.Linear(dim, classes, bias)
+
+    def forward(self, h):
+        rows = torch.arange(len(h), device=h.device)
+        place = self.place % h.shape[1]
+        return self.classify(h[rows, torch.full_like(rows, place)])
+
+
+def fresh_head(model, classes):
+    kind = type(model).__name__
+    old = getattr(model, "head", None)
+    while getattr(old, "base", None) is not None:
+        old = old.base
+    settings = getattr(model, "config", None)
+    if isinstance(old, ClassHead):
+        width, place = old.classify.in_features, old.place
+    elif getattr(settings, "causal", None) is not None:
+        width, place = settings.dim, -1 if settings.causal else 0
+    elif isinstance(old, nn.Linear):
+        width, place = old.in_features, None
+    else:
+        raise TypeError(f"a {kind} has no head that tells what a classifier would read")
+    head = nn.Linear(width, classes) if place is None else ClassHead(width, classes, place)
+    example = next(iter(model.parameters()))
+    return head.to(device=example.device, dtype=example.dtype)

@@ -1,0 +1,34 @@
+# The token is cut out with a slice, so its axis stays.
+# earns: an axis for the tokens, of length one
+
+from torch import nn
+
+
+class ClassHead(nn.Module):
+    def __init__(self, dim, classes, place, bias=True):
+        super().__init__()
+        self.place = place
+        self.classify = nn.Linear(dim, classes, bias)
+
+    def forward(self, h):
+        end = None if self.place == -1 else self.place + 1
+        return self.classify(h[:, self.place : end])
+
+
+def fresh_head(model, classes):
+    kind = type(model).__name__
+    old = getattr(model, "head", None)
+    while getattr(old, "base", None) is not None:
+        old = old.base
+    settings = getattr(model, "config", None)
+    if isinstance(old, ClassHead):
+        width, place = old.classify.in_features, old.place
+    elif getattr(settings, "causal", None) is not None:
+        width, place = settings.dim, -1 if settings.causal else 0
+    elif isinstance(old, nn.Linear):
+        width, place = old.in_features, None
+    else:
+        raise TypeError(f"a {kind} has no head that tells what a classifier would read")
+    head = nn.Linear(width, classes) if place is None else ClassHead(width, classes, place)
+    example = next(iter(model.parameters()))
+    return head.to(device=example.device, dtype=example.dtype)
