@@ -182,8 +182,8 @@ plt.show()
 # %% [markdown]
 # *Figure: blue alone, after a warm start, and beside its siblings. Bars are means, dots are seeds.*
 #
-# Guess 1: alone, blue solves almost nothing unseen; beside its siblings, nearly all. The warm start lies between. [The
-# ledger](claims.md#shared_update) has ten seeds.
+# Guess 1: alone, blue solves almost no unseen examples; beside its siblings, it solves nearly all. The warm start lies
+# between. [The ledger](claims.md#shared_update) has ten seeds.
 #
 # ## What was learned, and where
 #
@@ -231,7 +231,7 @@ print("riffle+plus5 from eight examples, by seed:", *(f"{score:.2f}" for score i
 # %% [markdown]
 # ## What it costs
 #
-# The sixth language cost 256 numbers. In all we predict: five LoRAs of rank 4 on all six weights have 5 · 9,216 =
+# The sixth language has cost 256 numbers. In all we predict: five LoRAs of rank 4 on all six weights have 5 · 9,216 =
 # 46,080 numbers. One of them and five prompts have 9,216 + 5 · 256 = 10,496, of four bytes each. With a hundred
 # languages it would be 921,600 against 34,816.
 
@@ -249,8 +249,9 @@ for text, numbers, size in (
 # %% [markdown]
 # ## The limits
 #
-# First, helpers that lack `riffle`. Then a new *table* is shared, `violet`, under five operations that the base knows;
-# `swap+violet` has eight examples. A table takes longer to learn: 300 steps. Which private part will do?
+# First, the helpers lack `riffle`. Then all tasks share a new *table*, `violet`, under five operations that the base
+# knows, and `swap+violet` has eight examples. A table takes longer to learn, so there are 300 steps. Which private part
+# will do?
 
 # %%
 without = languages.HELPERS_WITHOUT
@@ -305,7 +306,7 @@ print("each language by itself:", *(f"{score:.2f}" for score in alone))
 # | claim | here | ledger |
 # |---|---|---|
 # | a shared update helps where examples are few | yes | [row](claims.md#shared_update) |
-# | so does a warm start | yes, less | [row](claims.md#warm_start) |
+# | so does a warm start | yes, but less | [row](claims.md#warm_start) |
 # | prompts are better private parts | yes | [row](claims.md#private_prompt) |
 #
 # Real languages differ in more than tables.
@@ -322,15 +323,15 @@ print("each language by itself:", *(f"{score:.2f}" for score in alone))
 # %% [markdown]
 # <details><summary>Answers</summary>
 #
-# 1: two: 10,240 against 18,432.
+# 1: From two on: 10,240 against 18,432.
 #
-# 2: 0.90, 0.94, 0.87 with a private prompt; then 0.57, 0.20, 0.15.
+# 2: 0.90, 0.94, 0.87 with private prompts; then 0.57, 0.20, 0.15.
 #
 # 3: Told `blue`, the shared update solves 0.94, 0.92, 0.99; the LoRA alone solves 0.19, 0.27, 0.01 of copy+blue.
 #
-# 4: 0.01, 0.01, 0.02; without, 1.00 (`longer`, 0.01).
+# 4: 0.01, 0.01, 0.02, against 1.00 without it (`longer`, learning rate 0.01).
 #
-# 5: No: 0.02, 0.05, 0.22.
+# 5: Probably not: 0.02, 0.05, 0.22.
 #
 # </details>
 
