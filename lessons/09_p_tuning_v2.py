@@ -188,9 +188,9 @@ assert torch.equal(theirs(line), prefix(line))
 print(*trainable(theirs), sep="\n")
 
 # %% [markdown]
-# The paper also trains a fresh **classification head** with the prompts, and reports that this works at any size and
-# for hard tagging tasks. In minipeft every method can do that: `PTuningV2(classes=3)` puts a head for three classes in
-# the place of the head for tokens. Our tasks write letters, so we keep the head for tokens.
+# The paper also trains a fresh **classification head** with the prompts. Every method here can do that:
+# `PTuningV2(classes=3)` puts a head for three classes in the place of the head for tokens. Our tasks write letters, so
+# we keep the head for tokens.
 #
 # ## Side by side
 #

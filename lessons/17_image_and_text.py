@@ -350,10 +350,10 @@ for what, module in (
 #
 # |claim|seen here?|ledger|
 # |---|---|---|
-# |captions name new combinations|yes|[TODO-LEDGER](claims.md#new_combinations)|
-# |adapt what has a new input|yes|[TODO-LEDGER](claims.md#which_tower)|
-# |LoRA beats CoOp|not on known words|[TODO-LEDGER](claims.md#lora_or_coop)|
-# |a part of the update loses less|yes|[TODO-LEDGER](claims.md#part_of_the_update)|
+# |captions name new combinations|yes|[supported](claims.md#new_combinations)|
+# |adapt what has a new input|yes|[supported](claims.md#which_tower)|
+# |LoRA beats CoOp|not on known words|[supported](claims.md#lora_or_coop)|
+# |a part of the update loses less|yes|[undecided](claims.md#part_of_the_update)|
 #
 # Here one seed, 150 steps; there ten seeds, 300 steps, tuned.
 
