@@ -361,10 +361,10 @@ for title, module in {"right": vision, "broken": broken}.items():
 #
 # claim | here | ledger
 # ---|---|---
-# probe beats scratch | yes | [TODO-LEDGER](claims.md#pretraining_decides)
-# inside beats prompts | on paper | [TODO-LEDGER](claims.md#inside_of_a_vit)
-# deep beats shallow prompts | no | [TODO-LEDGER](claims.md#deep_visual_prompts)
-# prompts beat full | clean only | [TODO-LEDGER](claims.md#prompts_and_full)
+# probe beats scratch | yes | [supported](claims.md#pretraining_decides)
+# inside beats prompts | on paper | [supported](claims.md#inside_of_a_vit)
+# deep beats shallow prompts | no | [undecided](claims.md#deep_visual_prompts)
+# prompts beat full | clean only | not there
 # 70 % saved | no | [TODO-LEDGER](claims.md#training_time_saved)
 
 # %% [markdown]
