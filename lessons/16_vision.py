@@ -365,7 +365,7 @@ for title, module in {"right": vision, "broken": broken}.items():
 # inside beats prompts | on paper | [supported](claims.md#inside_of_a_vit)
 # deep beats shallow prompts | no | [undecided](claims.md#deep_visual_prompts)
 # prompts beat full | clean only | not there
-# 70 % saved | no | [TODO-LEDGER](claims.md#training_time_saved)
+# 70 % saved | no | [contradicted](claims.md#training_time_saved)
 
 # %% [markdown]
 # ## Exercises
