@@ -53,6 +53,8 @@ nav { display: flex; justify-content: space-between; gap: 1rem; border-bottom: 1
 .card p { margin: 0; font-size: 15px }
 .prompt, .anchor-link { display: none }
 details { border: 1px solid var(--line); border-radius: 5px; padding: .4rem .8rem; margin: .8rem 0 }
+@media (max-width: 40rem) { .card { grid-template-columns: 1fr } nav { flex-wrap: wrap }
+  main table, math[display=block] { display: block; overflow-x: auto } p code, li code { overflow-wrap: anywhere } }
 @media print { nav { display: none } body { max-width: none } pre { white-space: pre-wrap } }
 """
 
