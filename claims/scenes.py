@@ -167,7 +167,7 @@ def part_of_the_update(f):
     rows = [(f"×{part}", told(new), told(old)) for part, (new, old) in found.items()]
     f.table("Accuracy with a part of the update", ("", "dark pictures", "plain pictures"), rows)
     f.picture(
-        "part_of_the_update",
+        "update_in_parts",
         "Accuracy on dark and on plain pictures against the share of LoRA's update; the numbers are in the table above",
         lambda: plots.frontier({float(part): pair for part, pair in found.items()}),
     )

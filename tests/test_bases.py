@@ -43,7 +43,9 @@ def test_the_ladder_has_four_widths_three_times_and_nothing_else_is_shipped():
     widths = Counter(width for width, _ in pretrain.LADDER.values())
     assert len(widths) >= 4
     assert set(widths.values()) == {3}
-    assert {path.stem for path in FOLDER.glob("letters-*.safetensors")} == set(pretrain.LADDER)
+    assert {path.stem for path in FOLDER.glob("*.safetensors")} == {*pretrain.LADDER, *pretrain.WORLDS}
+    worlds = [FOLDER / f"{name}.{kind}" for name in pretrain.WORLDS for kind in ("safetensors", "json")]
+    assert sum(path.stat().st_size for path in worlds) < 6e6
     assert sum(path.stat().st_size for path in FOLDER.iterdir() if path.is_file()) < 25e6
 
 

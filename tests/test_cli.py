@@ -55,7 +55,7 @@ def mistake(monkeypatch, capsys, *words):
 
 
 def test_another_base_or_a_changed_file_is_told(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="there are: letters-d32, "):
+    with pytest.raises(FileNotFoundError, match="there are: characters, "):
         base("gpt-7")
     (tmp_path / "letters-d64.json").write_bytes((FOLDER / "letters-d64.json").read_bytes())
     weights = bytearray((FOLDER / "letters-d64.safetensors").read_bytes())
@@ -605,9 +605,11 @@ def test_compare_knows_other_worlds(folder, monkeypatch):
     assert "The base characters solves" in told
     assert "with a fresh head there is none" in told
     assert "after 2 steps on 1 examples of each class" in told
-    row = row_of(output.partition("after 2 steps")[2], "LinearProbe(classes=10)").split()
-    assert row[0] == "650"
-    assert row[-2] == "–"
+    with open(folder / "results" / "compare.csv") as file:
+        probe, full = csv.DictReader(file)
+    assert probe["method"] == "LinearProbe(classes=10)"
+    assert probe["parameters"] == "650"
+    assert float(full["percent"]) == pytest.approx(95.67, abs=0.01), "all but the head that the fresh one replaces"
     assert (folder / "results" / "compare.png").stat().st_size > 5_000
     with pytest.raises(
         ValueError, match="there is no comparison on the base 'letters-d32'; there is one on: letters-d64"

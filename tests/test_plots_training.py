@@ -95,7 +95,7 @@ def test_along_a_line_the_means_are_joined_and_every_seed_has_a_dot():
 def many(accuracy):
     """As many tuned_methods as the course has, most of them with the same few numbers of parameters."""
     labels = [f"LoRA(rank={r})" for r in (1, 2, 4, 8)] + [
-        f"{name}(length=4, start=1)" for name in HUES if name != "LoRA"
+        f"{name}(length=4, start=1)" for name in HUES if name not in ("LoRA", "LinearProbe")
     ]
     sizes = [512, 512, 2048, 4096, 4100, 109372]
     return [

@@ -117,7 +117,7 @@ def test_what_a_vit_cannot_do_is_told():
         make().generate(pictures(), 3)
     with pytest.raises(ValueError, match="side must be a multiple of patch, got side=12, patch=5"):
         ViT(VisionConfig(12, 5, CLASSES))
-    with pytest.raises(TypeError, match='does not read tokens on its own; start from random vectors, init="normal"'):
+    with pytest.raises(TypeError, match="does not read tokens on its own: leave out init"):
         PromptTuning(init=(1, 2)).attach(make())
 
 

@@ -183,6 +183,17 @@ def draw_full(ax, hue):
     draw_bias(ax, hue, "W + ΔW\n(out, in)", "b + Δb\n(out)", hue, "every number of the model is trained")
 
 
+def draw_linear_probe(ax, hue):
+    say(ax, 1.2, 6.5, "x", size=11)
+    arrow(ax, (2.4, 6.5), (6, 6.5))
+    box(ax, 6, 3.5, 12, 6, "the model")
+    arrow(ax, (18, 6.5), (24, 6.5), text="h (d)")
+    box(ax, 24, 3.5, 8, 6, "W, b\n(out, d)", hue)
+    arrow(ax, (32, 6.5), (37, 6.5))
+    say(ax, 38.5, 6.5, "y", size=11)
+    say(ax, 20, 0.5, "no gradient goes further back than the head")
+
+
 def draw_block(ax, hue, x, title, after_attn=False, after_mlp=False, parallel=False, after_all=False):
     """A pre-norm block from bottom to top, with adapters where they go."""
     say(ax, x + 6, 42.2, title, size=10)
@@ -308,7 +319,8 @@ def draw_p_tuning_v2(ax, hue):
 
 
 STRUCTURES = {  # method: (drawing, width, height, lowest y)
-    "Full": (draw_full, 40, 13, -1), "BitFit": (draw_bitfit, 40, 13, -1), "Adapter": (draw_adapter, 66, 44, -1),
+    "Full": (draw_full, 40, 13, -1), "LinearProbe": (draw_linear_probe, 40, 12, -1),
+    "BitFit": (draw_bitfit, 40, 13, -1), "Adapter": (draw_adapter, 66, 44, -1),
     "AdapterFusion": (draw_adapter_fusion, 50, 19, -6), "PromptTuning": (draw_prompt_tuning, 38, 19, -1),
     "PTuning": (draw_p_tuning, 40, 18, -1), "PrefixTuning": (draw_prefix_tuning, 38, 20, -2.5),
     "PTuningV2": (draw_p_tuning_v2, 38, 19, -2.5), "LoRA": (draw_lora, 51, 15.5, -1),
