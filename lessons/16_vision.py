@@ -47,6 +47,7 @@ from minipeft.worlds.stored import Stored
 # %% tags=["hide-input"]
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and pictures, for a quick check
+REPEATS, LEVEL = (5, 0.2) if FAST else (30, 0.75)  # of each clock; the accuracy that the clock waits for
 STEPS, EACH, SIZES = (10, 20, (10, 50)) if FAST else (120, 100, (10, 50, 200))  # test digits; training digits, of each
 
 # %% [markdown]
@@ -133,6 +134,7 @@ print(inspect.getsource(vision.ViT.forward))
 # %%
 model = base("characters")
 print(f"the base on printed characters: {evaluate(model, Characters()).accuracy:.2f}")
+torch.manual_seed(0)
 probe = LinearProbe(classes=10).attach(model)
 print("a probe on the same base, not yet trained:", summary(probe))
 print(f"on clean digits: {evaluate(probe, Digits('test', each=EACH)).accuracy:.2f}")
@@ -275,7 +277,7 @@ def products(view):
 
 
 counted = {name: products(view) for name, view in views.items()}
-timed = costs.training_time(views, batch, repeats=5 if FAST else 30)  # milliseconds of the processor
+timed = costs.training_time(views, batch, repeats=REPEATS)  # milliseconds of the processor
 print(f"{'':14}{'counted':>9}{'clock':>8}   (full fine-tuning is 1)")
 for name in METHODS:
     print(f"{name:14}{counted[name] / counted['Full']:9.2f}{timed[name][1] / timed['Full'][1]:8.2f}")
@@ -319,7 +321,6 @@ print(f"on stored features: {between - begun:5.2f} s, accuracy {score:.3f}")
 # counts in steps of full fine-tuning?
 
 # %%
-LEVEL = 0.2 if FAST else 0.75
 print(f"{'':14}{'steps':>7}{'time':>7}")
 for name, path in paths.items():
     arrived = [step for step, share in path.items() if share >= LEVEL]

@@ -98,7 +98,7 @@ def latency(models, batch, repeats=100):
 def training_time(models, batch, repeats=50):
     """Milliseconds of one training step: forward, backward, AdamW. What it is given and returns is as for `latency`.
 
-    Those of the processor, where the system counts them, for a step is long enough to be broken off by other work. The
+    Those of the processor, where the system counts them, because other work can interrupt a step. The
     learning rate is 0, so the models stay as they are.
     """
     steps = {name: partial(step, model, beside(batch, model), adam(model)) for name, model in models.items()}

@@ -37,7 +37,7 @@ def wrap(model, targets, make, kinds=nn.Linear, layers=None):
             weights = module._parameters.items() if isinstance(module, nn.Module) else ()
             own = [f"'{path}.{n}'" for n, p in weights if p is not None and p.ndim > 1]
             cure = f", or name its weight, {' or '.join(own)}" if own and nn.Parameter in kinds else ""
-            what = a(type(module).__name__)
+            what = with_article(type(module).__name__)
             raise TypeError(f"{method} goes in front of {known}; {path!r} is {what}: leave it out of targets{cure}")
         weight = thing if isinstance(thing, nn.Parameter) else getattr(module, "weight", None)
         if weight is not None:
@@ -55,7 +55,7 @@ def wrap(model, targets, make, kinds=nn.Linear, layers=None):
         swap(model, path, layer)
 
 
-def a(name):
+def with_article(name):
     """a Linear, an Embedding, an LSTM"""
     return f"a{'n' if name[0] in 'AEIO' or name[:2] in ('LS', 'RN') else ''} {name}"
 
