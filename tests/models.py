@@ -8,14 +8,21 @@ from torch import nn
 
 from minipeft.attach import trainable
 from minipeft.methods.adapter_fusion import AdapterFusion, fusions
+from minipeft.models.llama import Llama, LlamaConfig
 from minipeft.models.transformer import Config, Transformer
 
 VOCAB, BOS, DIM, LAYERS, HEADS, FF, CONTEXT, T = 23, 1, 12, 3, 3, 20, 24, 7
 
 
 def make(bos=BOS, causal=True, context=CONTEXT, **settings):
-    """Positions from BOS, or absolute with bos=None; pre-norm if causal, else post-norm. settings: more of a Config."""
+    """Positions from BOS, or absolute with bos=None, or "rotary", a Llama; pre-norm if causal, else post-norm.
+
+    settings: more of a Config.
+    """
     torch.manual_seed(0)
+    if bos == "rotary":
+        model = Llama(LlamaConfig(VOCAB, DIM, LAYERS, 2 * HEADS, HEADS, FF, context, **{"tied": False} | settings))
+        return moved(model, model.parameters(), 0.3).eval()
     settings = {"layers": LAYERS, "heads": HEADS, "ff": FF, "pre_norm": causal} | settings
     model = Transformer(Config(VOCAB, DIM, context=context, causal=causal, bos=bos, **settings))
     return moved(model, model.parameters(), 0.3).eval()

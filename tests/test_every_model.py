@@ -38,6 +38,7 @@ def towers():
 MODELS = {  # kind: what makes it, and what it reads
     "decoder": (lambda: make(None), (TOKENS,)),
     "encoder": (lambda: make(None, causal=False), (TOKENS,)),
+    "Llama": (lambda: make("rotary"), (TOKENS,)),
     "ViT": (lambda: ViT(VisionConfig(side=16, patch=4, classes=5, layers=2, **SMALL)), (PICTURES,)),
     "encoder-decoder": (lambda: EncoderDecoder(EncoderDecoderConfig(23, start=1, **SMALL)), (TOKENS, TOKENS[:, :4])),
     "dual encoder": (towers, (PICTURES, TOKENS)),
@@ -106,7 +107,7 @@ def test_the_method_goes_on_the_model_or_says_why_not(name, kind, tmp_path):
     model, method = model_of(kind), method_of(name, kind)
     before, plain = bits(model), read(model, kind)
     if cell(name, kind) == "–":
-        why = "lacks them: take|goes in front of .*: leave it out|there are: |stand in Transformer blocks"
+        why = "lacks them: take|goes in front of .*: leave it out|there are: |stand in Transformer blocks|found no bias"
         with pytest.raises((TypeError, ValueError), match=why):
             method.attach(model)
         assert same_bits(model, before)
@@ -160,7 +161,7 @@ def test_what_stands_before_a_sequence_asks_which_of_several(name, kind):
         assert (read(view, kind) - read(model, kind)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["decoder", "encoder", "ViT", "CNN"])
+@pytest.mark.parametrize("kind", ["decoder", "encoder", "Llama", "ViT", "CNN"])
 @pytest.mark.parametrize("name", METHODS)
 def test_a_fresh_head_goes_with_it_wherever_a_model_has_a_head(name, kind, tmp_path):
     if cell(name, kind) == "–":

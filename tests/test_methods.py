@@ -66,7 +66,11 @@ EVERY = [
     PiSSA(rank=3),
 ]
 METHOD = pytest.mark.parametrize("method", EVERY, ids=str)
-KIND = pytest.mark.parametrize("bos", [None, BOS], ids=["absolute", "from BOS"])
+KINDS = {"absolute": None, "from BOS": BOS, "rotary": "rotary"}
+PAIRS = [(m, kind) for m in EVERY for kind in KINDS if not (isinstance(m, BitFit) and kind == "rotary")]  # no biases
+ON_EACH_KIND = pytest.mark.parametrize(
+    ("method", "bos"), [(m, KINDS[kind]) for m, kind in PAIRS], ids=[f"{kind}-{m}" for m, kind in PAIRS]
+)
 MERGEABLE = Full | LinearProbe | BitFit | IA3 | LoRA | AdaLoRA | DoRA | VeRA | PiSSA
 COPIES = {
     "deepcopy": copy.deepcopy,
@@ -79,8 +83,7 @@ def test_every_registered_method_is_put_to_these_tests():
     assert {type(method) for method in EVERY} == set(METHODS.values())
 
 
-@METHOD
-@KIND
+@ON_EACH_KIND
 def test_the_method_changes_the_answer_keeps_its_shape_and_leaves_the_base_alone(method, bos):
     base, (_, tokens, _) = make(bos), rows(None)
     base.requires_grad_(True)
@@ -94,8 +97,7 @@ def test_the_method_changes_the_answer_keeps_its_shape_and_leaves_the_base_alone
     assert not any(isinstance(module, Wrapper) for module in base.modules())
 
 
-@METHOD
-@KIND
+@ON_EACH_KIND
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_padded_row_gets_what_it_gets_alone(method, bos, side):
     model, (alone, tokens, mask) = stirred(method, make(bos)), rows(side)
@@ -114,8 +116,7 @@ def test_a_bidirectional_model_takes_it_too(method):
         close(logits[i][mask[i]], stirred(method, model)(row[None])[0])
 
 
-@METHOD
-@KIND
+@ON_EACH_KIND
 def test_generation_is_the_same_with_and_without_the_cache(method, bos):
     model, (alone, tokens, mask) = stirred(method, make(bos)), rows("left")
     for temperature in (0.0, 1.5):
@@ -130,8 +131,7 @@ def test_generation_is_the_same_with_and_without_the_cache(method, bos):
         assert torch.equal(made[i], model.generate(row[None], 8)[0])
 
 
-@METHOD
-@KIND
+@ON_EACH_KIND
 @pytest.mark.parametrize("side", [None, "left", "right"])
 def test_pieces_read_one_after_the_other_give_what_the_whole_gives(method, bos, side):
     model, (_, tokens, mask) = stirred(method, make(bos).double()), rows(side)
@@ -143,8 +143,7 @@ def test_pieces_read_one_after_the_other_give_what_the_whole_gives(method, bos, 
     close(torch.cat(parts, dim=1)[real], whole[real])
 
 
-@METHOD
-@KIND
+@ON_EACH_KIND
 def test_training_reaches_all_of_the_method_and_none_of_the_base(method, bos):
     base, (_, tokens, _) = make(bos), rows(None)
     before = bits(base)
@@ -203,8 +202,7 @@ def test_the_same_seed_starts_the_same(method):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@METHOD
-@KIND
+@ON_EACH_KIND
 def test_a_saved_delta_gives_the_same_answers_on_a_fresh_base(method, bos, tmp_path):
     model, (_, tokens, mask) = stirred(method, make(bos)), rows("left")
     before = {name: p.detach().clone() for name, p in trainable(model).items()}
@@ -234,8 +232,7 @@ def test_folding_is_saving_and_loading(method, tmp_path):
     assert all(torch.equal(t, stored[name]) for name, t in trained(folded).items())
 
 
-@METHOD
-@KIND
+@ON_EACH_KIND
 def test_what_can_be_merged_is_equal_and_what_cannot_is_told(method, bos):
     model, (_, tokens, mask) = stirred(method, make(bos)), rows("left")
     logits, fresh = model(tokens, mask), make(bos)

@@ -105,8 +105,9 @@ def sublayers(model, *names):
 
 
 def layer_norms(model):
-    """(path, parameter) for the weight and the bias of every LayerNorm in the model."""
-    return [(path, getattr(norm, name)) for path, norm, name in sites(model) if isinstance(norm, nn.LayerNorm)]
+    """(path, parameter) for the weight and the bias of every LayerNorm in the model, and the weight of every RMSNorm."""
+    norms = nn.LayerNorm, nn.RMSNorm
+    return [(path, getattr(norm, name)) for path, norm, name in sites(model) if isinstance(norm, norms)]
 
 
 @dataclass(frozen=True)

@@ -83,11 +83,16 @@ class PTuningV2(Method):
         """A layer in front of every `begin` that `stacks` finds, with a start of its own."""
         layer = DeepPrompts if self.form == "hidden" else DeepKeys
         for path, part in stacks(model):
-            start = self.start(table(part), len(part.blocks))
+            start = self.start(self.like(part), len(part.blocks))
             wrap(model, (f".{path}",), lambda begin, path, start=start: layer(begin, *start), nn.Module)
 
+    def like(self, part):
+        """Vectors (m, d) of the width of what is learned: embeddings or, for keys and values, what `k` puts out."""
+        like = table(part)
+        return like if self.form == "hidden" else like.new_empty(1, part.blocks[0].attn.k.out_features)
+
     def start(self, table, layers):
-        """Where P, or P_K and P_V, begin, (L, n, d) each. table: (V, d), the embeddings of the tokens."""
+        """Where P, or P_K and P_V, begin, (L, n, d) each. table: (m, d), vectors of their width, type and scale."""
         names, std = (("P",), float(table.std())) if self.form == "hidden" else (("P_K", "P_V"), 1.0)
         shape = self.length, table.shape[1]
         drawn = [[table.new_empty(shape).normal_(std=std) for _ in names] for _ in range(layers)]

@@ -105,12 +105,13 @@ class PrefixTuning(Method):
             wrap(model, (f".{path}",), lambda begin, path, part=part: make(begin, part, table(part)), nn.Module)
 
     def network(self, begin, model, table):
-        return MLPPrefix(begin, self.length, len(model.blocks), table.shape[1], self.mlp).to(table)
+        dim = model.blocks[0].attn.k.out_features
+        return MLPPrefix(begin, self.length, len(model.blocks), dim, self.mlp).to(table)
 
     def free(self, begin, model, table):
         if self.init != "normal":
             return Prefix(begin, *read(model, repeated(self.init, self.length, len(table)).to(table.device)))
-        shape = self.length, table.shape[1]
+        shape = self.length, model.blocks[0].attn.k.out_features  # d, or less where heads share keys
         start = [[table.new_empty(shape).normal_() for _ in ("P_K", "P_V")] for _ in model.blocks]
         return Prefix(begin, *map(torch.stack, zip(*start, strict=True)))
 
