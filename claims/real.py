@@ -53,12 +53,14 @@ def on_reference(method, lr, seed, recipe=SHORT, look=None):
 
 def losses(model):
     """Mean losses on what is kept of the reference and on the base's own words, in nats; and on each test window."""
-    found = {"loss": evaluate(model, Reference("test")).loss, "own": evaluate(model, OwnWords()).loss}
-    return found | {"validation": evaluate(model, Reference("validation")).loss, "windows": on_windows(model)}
+    windows = on_windows(model)
+    found = {"loss": mean(windows), "own": evaluate(model, OwnWords()).loss}
+    return found | {"validation": evaluate(model, Reference("validation")).loss, "windows": windows}
 
 
 @torch.no_grad()
 def on_windows(model):
+    model.eval()
     test = Reference("test").every()
     rows = zip(test.tokens, test.targets, strict=True)
     return [round(loss_of(model(tokens[None]), targets[None]).item(), 4) for tokens, targets in rows]
@@ -74,8 +76,8 @@ def spectrum(view):
         shares = energy.cumsum(0) / energy.sum()
         found["top 8"].append(round(shares[7].item(), 4))
         found["top 64"].append(round(shares[63].item(), 4))
-        U = torch.linalg.svd(W + change)[0][:, :TOP]
-        alike = (torch.linalg.svd(W)[0].T @ U).abs().amax(0)
+        U = torch.linalg.svd(W + change, full_matrices=False)[0][:, :TOP]
+        alike = (torch.linalg.svd(W, full_matrices=False)[0].T @ U).abs().amax(0)
         found["intruders"].append(int((alike < ALIKE).sum()))
     return found
 
