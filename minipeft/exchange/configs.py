@@ -90,11 +90,10 @@ def lora_method(config, updates):
 def dora_method(config, updates):
     """DoRA has one rank for all modules here: smaller ones get directions that do nothing."""
     rank, s = max(u.rank for u in updates.values()), most_frequent({path: u.scale for path, u in updates.items()})
-    alpha = short(s * rank)
+    method = DoRA(rank, short(s * rank), named(updates)[0])
     for update in updates.values():
-        update.tensors = padded(rescaled(update.tensors, update.scale * rank / alpha), rank)
-    targets, tensors = named(updates)
-    return DoRA(rank, alpha, targets), tensors
+        update.tensors = padded(rescaled(update.tensors, update.scale * rank / method.alpha), rank)
+    return method, named(updates)[1]
 
 
 def adalora_method(config, updates):
@@ -109,7 +108,7 @@ def adalora_method(config, updates):
 def vera_method(config, updates):
     targets, tensors = named(updates)
     seed, d_initial = config.get("projection_prng_key", 0), config.get("d_initial", 0.1)
-    return VeRA(config["r"], targets, d_initial=d_initial, seed=seed), tensors
+    return VeRA(config.get("r", 256), targets, d_initial=d_initial, seed=seed), tensors
 
 
 def ia3_method(config, updates):

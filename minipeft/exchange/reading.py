@@ -9,6 +9,7 @@ Here all of that is an error.
 """
 
 import json
+import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -45,8 +46,11 @@ def from_peft(folder, model):
     """
     config, tensors = opened(Path(folder))
     notes = {"from": "peft", "base": config.get("base_model_name_or_path"), "peft": config.get("peft_version")}
-    head = classifier(config, tensors, model)
-    method, made = (prompt if "num_virtual_tokens" in config else weights)(config, tensors, model)
+    try:
+        head = classifier(config, tensors, model)
+        method, made = (weights if config["peft_type"] in KINDS else prompt)(config, tensors, model)
+    except (KeyError, TypeError, AttributeError, re.error) as error:
+        raise DeltaError(f"{folder}: adapter_config.json is damaged or was changed by hand ({error!r})") from None
     if head:
         method, made = replace(method, classes=len(next(iter(head.values())))), made | head
     delta = Delta(method, in_type_of(model, made, notes), fingerprint(model), notes)
@@ -108,7 +112,7 @@ def classifier(config, tensors, model):
             f"task_type={task!r}: in transformers a BERT has a pooler before its classifier, which minipeft does not "
             "have; only a model for token classification (TOKEN_CLS) can be read"
         )
-    before = "base_model." if "num_virtual_tokens" in config else PREFIX
+    before = PREFIX if config["peft_type"] in KINDS else "base_model."
     names = {f"{before}{name}.{kind}": kind for name in HEADS for kind in ("weight", "bias")}
     found = {kind: tensors.pop(name) for name, kind in names.items() if name in tensors}
     if found:

@@ -73,7 +73,7 @@ def scale_of(config, theirs, mine):
     """s of a LoRA or AdaLoRA. Raises DeltaError if its rank is not what the configuration says."""
     kind, alpha = config["peft_type"], value_for(theirs, config.get("alpha_pattern") or {}, config.get("lora_alpha", 8))
     if kind == "ADALORA":
-        return alpha / (config["init_r"] + 1e-5)
+        return alpha / (config.get("init_r", 12) + 1e-5)
     if kind != "LORA":
         return 1.0
     rank, said = len(mine["A"]), value_for(theirs, config.get("rank_pattern") or {}, config.get("r", 8))

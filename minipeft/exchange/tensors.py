@@ -110,7 +110,7 @@ def prefix_to_peft(layers, rope_base=None):
     """
     found = []
     for layer in layers:
-        positions = torch.arange(layer.k.shape[-2])  # (n,)
+        positions = torch.arange(layer.k.shape[-2], device=layer.k.device)  # (n,)
         k = layer.k if rope_base is None else rotate(layer.k, positions, rope_base)
         found += [x.transpose(0, 1).flatten(1) for x in (k, layer.v)]  # (G, n, c) → (n, Gc)
     return torch.cat(found, dim=1), len(layers[0].k)

@@ -1,6 +1,7 @@
 """What a method of a view does to the modules of the other library, whose q, k and v may be one matrix."""
 
 import math
+import warnings
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from minipeft.bases import is_turned
 from minipeft.deltas import DeltaError
 from minipeft.exchange.names import GPT2_FAMILY, by_their_name, family_of, is_conv1d
 from minipeft.exchange.tensors import PEFT, joined, turned
-from minipeft.methods import VeRA
+from minipeft.methods import QLoRA, VeRA
 from minipeft.methods.ia3 import IA3Input
 from minipeft.methods.lora import LoRAWeight
 
@@ -35,9 +36,18 @@ class Update:
 
 
 def updates_of(adapted, delta, kind):
-    """{their name of a module: Update}."""
-    base, layers = detach(adapted), {}
-    for path, layer in attachments(adapted)[0].layers.items():
+    """{their name of a module: Update}. Warns if the method was trained on rounded weights."""
+    if isinstance(delta.method, QLoRA):
+        warnings.warn(
+            "QLoRA was trained on rounded weights, and its factors will be put on whatever base the file is opened "
+            "with: on the base in full precision that is another model. For the same model, compress ΔW, which holds "
+            "the rounding too (arithmetic.compress), or write the merged model",
+            stacklevel=4,
+        )
+    base, layers, placed = detach(adapted), {}, attachments(adapted)[0].layers
+    if moved := [name for name in delta.tensors if not any(name.startswith(path + ".") for path in placed)]:
+        raise DeltaError(f"{moved[0]} moved while training (a BatchNorm does that), and only a delta can hold it")
+    for path, layer in placed.items():
         part = {n.removeprefix(path + "."): t for n, t in delta.tensors.items() if n.startswith(path + ".")}
         if isinstance(layer, LoRAWeight):
             path, _, weight = path.rpartition(".")
@@ -60,7 +70,7 @@ def updates_of(adapted, delta, kind):
 def update(adapted, kind, theirs, mine, modules):
     """One Update from [(our layer, its tensors) or None], one for each of our modules that theirs is made of."""
     there = [pair for pair in mine if pair]
-    into = isinstance(there[0][0], IA3Input)
+    into = any(isinstance(layer, IA3Input) for layer, _ in there)
     if len(modules) > 1 and (kind is VeRA or into):
         raise DeltaError(
             f"{kind.__name__} of q, k and v cannot be told of {theirs!r}, in which they are one matrix: compress it to "

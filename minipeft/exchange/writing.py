@@ -7,7 +7,6 @@ The logits are those of `adapted`. A folder holds no base: peft puts it on whate
 """
 
 import json
-import warnings
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from minipeft.exchange.stored import PROJECTION
 from minipeft.exchange.tensors import PEFT, names_of, prefix_to_peft, to_peft_shape
 from minipeft.exchange.updates import updates_of
 from minipeft.files import write_atomically
-from minipeft.methods import IA3, PrefixTuning, PromptTuning, PTuning, PTuningV2, QLoRA, VeRA
+from minipeft.methods import IA3, PrefixTuning, PromptTuning, PTuning, PTuningV2, VeRA
 
 PROMPTS = (PromptTuning, PTuning, PrefixTuning, PTuningV2)
 SIGNED = {"format": "pt", "software": "minipeft"}
@@ -100,13 +99,6 @@ def weights(adapted, delta):
         name = type(delta.method).__name__
         cure = ADVICE.get(name, "it cannot be merged either, so only minipeft can run it: save it as a delta")
         raise DeltaError(f"peft has no place for {name}: {cure}")
-    if isinstance(delta.method, QLoRA):
-        warnings.warn(
-            "QLoRA was trained on a rounded base, and peft will put its factors on whatever base it is given: on the "
-            "base in full precision the model is another one; for the same model, compress ΔW, which holds the "
-            "rounding too, or write the merged model",
-            stacklevel=3,
-        )
     updates = updates_of(adapted, delta, kind)
     config = FIELDS[kind](delta.method, updates)
     every = by_their_name(adapted)
