@@ -91,11 +91,10 @@ def card_of(name):
 
 def places(table, layers):
     """{our name: theirs} of all modules of a model with so many layers. table: GPT2, BERT."""
-    return {
-        ours.format(i=i): theirs.format(i=i)
-        for ours, theirs in table.items()
-        for i in range(layers if "{i}" in ours else 1)
-    }
+    found = {}
+    for i in range(layers):
+        found |= {ours.format(i=i): theirs.format(i=i) for ours, theirs in table.items()}
+    return found
 
 
 def is_turned(theirs):

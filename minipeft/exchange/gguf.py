@@ -40,6 +40,8 @@ def to_gguf_lora(adapted, path):
             f"llama.cpp takes one LoRA on a Llama; here {', '.join(map(str, attached)) or 'nothing'} is attached to a "
             f"{type(detach(adapted)).__name__}: arithmetic.compress makes a LoRA of what changes weights"
         )
+    if attached[0].classes:
+        raise DeltaError("llama.cpp has no place for a fresh head: it continues texts")
     c, delta = adapted.config, delta_of(adapted)
     updates = updates_of(adapted, delta, LoRA)
     alpha = most_frequent({theirs: short(update.scale * update.rank) for theirs, update in updates.items()})
@@ -102,6 +104,8 @@ def from_gguf_lora(path, model):
         raise DeltaError(f"{path} holds {kind}, and what is read here is an adapter, a lora, for a llama")
     ours = {theirs: path for path, theirs in names(c.layers, FROM_GGUF).items()}
     places = {name.removesuffix(A).removesuffix(B) for name in file.tensors}
+    if not places:
+        raise DeltaError(f"{path} holds no LoRA: there are no tensors in it")
     lacking = [name + end for name in places for end in (A, B) if name + end not in file.tensors]
     if strange := sorted(places - ours.keys()) or lacking:
         raise DeltaError(f"{path}: {strange[0]} is no matrix of this model, or one of its two factors is missing")

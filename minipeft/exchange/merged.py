@@ -120,23 +120,42 @@ def from_transformers(folder):
             f"{folder} is no folder of transformers: there is no config.json or no model.safetensors in it"
         )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    kind, c = config.get("model_type"), config
+    kind = config.get("model_type")
     if kind not in NEEDED:
         raise ValueError(f"{folder} holds a model of the kind {kind!r}; read here are {', '.join(NEEDED)}")
     for name, needed in NEEDED[kind].items():
         if config.get(name, needed) not in (needed, None):
             raise ValueError(f"{folder} has {name}={config[name]!r}; only {needed!r} is built here")
     weights = {name: t.float() for file in files for name, t in load_file(file).items()}
-    if kind == "gpt2":
-        weights.setdefault("lm_head.weight", weights.get("transformer.wte.weight", weights.get("wte.weight")))
-        return from_gpt2(weights, c["n_head"])
-    if kind == "bert":
-        table = weights["bert.embeddings.word_embeddings.weight"]
-        weights.setdefault("cls.predictions.decoder.weight", table)
-        weights.setdefault("cls.predictions.decoder.bias", weights["cls.predictions.bias"])
-        return from_bert(weights, c["num_attention_heads"], c["layer_norm_eps"])
-    heads, rope = c["num_attention_heads"], c.get("rope_parameters") or {"rope_theta": c.get("rope_theta", 10_000.0)}
+    try:
+        return READERS[kind](weights, config, folder)
+    except KeyError as missing:
+        raise ValueError(
+            f"{folder} lacks {missing}, which a {kind} has: is it a model with a head for words?"
+        ) from None
+
+
+def read_gpt2(weights, config, folder):
+    table = weights.get("transformer.wte.weight", weights.get("wte.weight"))  # the first files have no "transformer."
+    return from_gpt2({"lm_head.weight": table} | weights, config["n_head"])
+
+
+def read_bert(weights, config, folder):
+    w = {name.replace("Norm.gamma", "Norm.weight").replace("Norm.beta", "Norm.bias"): t for name, t in weights.items()}
+    w.setdefault("cls.predictions.decoder.weight", w["bert.embeddings.word_embeddings.weight"])
+    w.setdefault("cls.predictions.decoder.bias", w["cls.predictions.bias"])
+    return from_bert(w, config["num_attention_heads"], config["layer_norm_eps"])
+
+
+def read_llama(weights, config, folder):
+    heads, dim = config["num_attention_heads"], config["hidden_size"]
+    if config.get("head_dim") not in (None, dim // heads):
+        raise ValueError(f"{folder} has head_dim={config['head_dim']}; only hidden_size / num_attention_heads is built")
+    rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta", 10_000.0)}
     if rope.get("rope_type", "default") != "default":
         raise ValueError(f"{folder} scales its positions ({rope['rope_type']}), which is not read here")
-    sizes = heads, c.get("num_key_value_heads") or heads, rope["rope_theta"]
-    return from_llama(weights, *sizes, c["rms_norm_eps"], c["max_position_embeddings"])
+    sizes = heads, config.get("num_key_value_heads") or heads, rope["rope_theta"]
+    return from_llama(weights, *sizes, config["rms_norm_eps"], config["max_position_embeddings"])
+
+
+READERS = {"gpt2": read_gpt2, "bert": read_bert, "llama": read_llama}
