@@ -4,21 +4,17 @@ Each run takes 30 steps of four windows of 64 tokens, so that it ends within two
 most statements compare two methods on each of 24 test windows, whose losses are means over three seeds.
 """
 
-import math
 from statistics import mean
 
 import torch
 
-from claims.ledger import Asking, Entry, claim, told
-from minipeft import plots
-from minipeft.attach import detach, trainable
+from claims.ledger import Asking, Entry, told
+from minipeft.attach import trainable
 from minipeft.bases import base
 from minipeft.deltas import updates
 from minipeft.lab import adapt
 from minipeft.lab.tuning import Tuning, rate, score
-from minipeft.methods import Full, LoRA, Pfeiffer, PromptTuning, QLoRA
-from minipeft.methods.qlora import dequantize, quantize
-from minipeft.targets import match
+from minipeft.methods import Full, LoRA, Pfeiffer, PromptTuning
 from minipeft.training import Recipe, evaluate, loss_of
 from minipeft.worlds.reference import OwnWords, Reference
 
@@ -40,7 +36,7 @@ METHODS = {  # and the half decade of learning rates where their search begins
 
 
 def on_reference(method, lr, seed, recipe=SHORT, look=None):
-    """One run: loss on the test windows, each (`windows`) and all; `validation`; `own`, the loss on the base's words."""
+    """One run: the loss on the test windows, on each (`windows`), on those for `validation`, on the base's `own` words."""
     start = base("smollm2")
     found = {"parameters": sum(p.numel() for p in trainable(method.attach(start)).values())}
     try:
