@@ -36,7 +36,7 @@ METHODS = {  # and the half decade of learning rates where their search begins
 
 
 def on_reference(method, lr, seed, recipe=SHORT, look=None):
-    """One run: the loss on the test windows, on each (`windows`), on those for `validation`, on the base's `own` words."""
+    """One run: the loss on the test windows, on each (`windows`), for `validation`, and on the base's `own` words."""
     start = base("smollm2")
     found = {"parameters": sum(p.numel() for p in trainable(method.attach(start)).values())}
     try:
