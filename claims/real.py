@@ -15,6 +15,7 @@ from minipeft.deltas import updates
 from minipeft.lab import adapt
 from minipeft.lab.tuning import Tuning, rate, score
 from minipeft.methods import Full, LoRA, Pfeiffer, PromptTuning
+from minipeft.tasks import rows_of
 from minipeft.training import Recipe, evaluate, loss_of
 from minipeft.worlds.reference import OwnWords, Reference
 
@@ -36,30 +37,31 @@ METHODS = {  # and the half decade of learning rates where their search begins
 
 
 def on_reference(method, lr, seed, recipe=SHORT, look=None):
-    """One run: the loss on the test windows, on each (`windows`), for `validation`, and on the base's `own` words."""
+    """One run: the `losses` at its end, the `area` under its curve, the number of its parameters; and what `look` finds."""
     start = base("smollm2")
     found = {"parameters": sum(p.numel() for p in trainable(method.attach(start)).values())}
     try:
         view, history = adapt(method, Reference(), lr, seed, recipe, "smollm2")
     except FloatingPointError:
-        return found | dict.fromkeys(("loss", "validation", "own", "area", "windows"))
+        return found | dict.fromkeys(("loss", "validation", "own", "area", "windows", "said"))
     found |= {"area": mean(history.loss)} | losses(view)
     return found | (look(view) if look else {})
 
 
 def losses(model):
-    """Mean losses on what is kept of the reference and on the base's own words, in nats; and on each test window."""
-    windows = on_windows(model)
-    found = {"loss": mean(windows), "own": evaluate(model, OwnWords()).loss}
-    return found | {"validation": evaluate(model, Reference("validation")).loss, "windows": windows}
+    """Mean losses in nats, of each and all: the test windows, what the base itself has said, the validation windows."""
+    windows, said = on_each(model, Reference("test")), on_each(model, OwnWords())
+    validation = evaluate(model, Reference("validation")).loss
+    return {"loss": mean(windows), "own": mean(said), "validation": validation, "windows": windows, "said": said}
 
 
 @torch.no_grad()
-def on_windows(model):
+def on_each(model, task):
+    """The mean loss on each row of a finite task."""
     model.eval()
-    test = Reference("test").every()
-    rows = zip(test.tokens, test.targets, strict=True)
-    return [round(loss_of(model(tokens[None]), targets[None]).item(), 4) for tokens, targets in rows]
+    whole = task.every()
+    rows = [rows_of(whole, slice(i, i + 1)) for i in range(len(whole.tokens))]
+    return [round(loss_of(row.logits(model), row.targets).item(), 4) for row in rows]
 
 
 def spectrum(view):
@@ -105,16 +107,17 @@ def tuned(f, method, middle):
         window = [window[0] - 1, *window] if best == 0 else [*window, window[-1] + 1]
 
 
-def on_each_window(entry):
-    """The mean over seeds of the loss on each test window."""
-    return [mean(column) for column in zip(*entry.column("windows"), strict=True)]
+def over_seeds(entry, where="windows"):
+    """The mean over seeds of the loss on each test window, or on each of the texts that the base has `said`."""
+    return [mean(column) for column in zip(*entry.column(where), strict=True)]
 
 
-def lower(f, text, a, b, by=0.0, aside=False):
+def lower(f, text, a, b, by=0.0, aside=False, where="windows"):
     """a has the lower loss on nearly every window, by so many nats. a, b: Entries, or a loss for each window."""
-    x, y = (on_each_window(e) if isinstance(e, Entry) else e for e in (a, b))
+    x, y = (over_seeds(e, where) if isinstance(e, Entry) else e for e in (a, b))
+    of = "windows" if where == "windows" else "texts"
     f.always(text, [one + by < other for one, other in zip(x, y, strict=True)],
-             f"{mean(x):.3f} nats, against {mean(y):.3f}", aside, "windows")  # fmt: skip
+             f"{mean(x):.3f} nats, against {mean(y):.3f}", aside, of)  # fmt: skip
 
 
 def listed(entries, column="loss"):
