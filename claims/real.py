@@ -37,7 +37,7 @@ METHODS = {  # and the half decade of learning rates where their search begins
 
 
 def on_reference(method, lr, seed, recipe=SHORT, look=None):
-    """One run: the `losses` at its end, the `area` under its curve, the number of its parameters; and what `look` finds."""
+    """One run: the `losses` at its end, the mean loss while training (`area`), its size, and what `look` finds."""
     start = base("smollm2")
     found = {"parameters": sum(p.numel() for p in trainable(method.attach(start)).values())}
     try:
