@@ -69,16 +69,16 @@ def test_a_stream_is_what_generate_gives_and_ends_before_the_stop():
 def test_a_sampled_stream_is_that_of_generate_with_the_same_generator():
     model, tokens = make("rotary"), torch.tensor([[3, 8, 4]])
     sampled = list(smollm2.stream(model, tokens, 10, 2.0, generator=torch.Generator().manual_seed(1)))
-    assert (
-        sampled == model.generate(tokens, 10, temperature=2.0, generator=torch.Generator().manual_seed(1))[0].tolist()
-    )
+    whole = model.generate(tokens, 10, temperature=2.0, generator=torch.Generator().manual_seed(1))
+    assert sampled == whole[0].tolist()
     assert sampled != list(smollm2.stream(model, tokens, 10))
 
 
 def test_a_conversation_ends_where_the_answer_begins():
     said = smollm2.conversation("Hi", "Hello!", "And now?", system="Be brief.")
     assert said == (
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello!<|im_end|>\n"
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+        "<|im_start|>assistant\nHello!<|im_end|>\n"
         "<|im_start|>user\nAnd now?<|im_end|>\n<|im_start|>assistant\n"
     )
 
