@@ -16,6 +16,7 @@ from minipeft.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from minipeft.models.torch_nets import ConvConfig, ConvNet, Recurrent, RecurrentConfig
 from minipeft.models.transformer import Config, Embed, Transformer
 from minipeft.models.vision import VisionConfig, ViT
+from minipeft.published import smollm2
 
 FOLDER = Path(__file__).parents[1] / "tiny_models"
 MODELS = {  # a card names the kind of its model
@@ -31,9 +32,13 @@ MODELS = {  # a card names the kind of its model
 def base(name="letters-d64"):
     """A shipped base, frozen and in eval mode: `base()` knows the toy world of `tasks`, the others one of `worlds`.
 
+    "smollm2" is a real language model, which is not shipped: ModuleNotFoundError tells how to install it.
+
     Raises FileNotFoundError, with the names there are, for another name; ValueError if the file is not the one that its
     card describes.
     """
+    if name == "smollm2":
+        return smollm2.smollm2()[0]
     card, path = card_of(name), FOLDER / f"{name}.safetensors"
     if hashlib.sha256(path.read_bytes()).hexdigest() != card["sha256"]:
         raise ValueError(

