@@ -218,9 +218,7 @@ def shape(impl):
     return list(layer(impl)(x(), "causal").shape)
 
 
-@observe(
-    "attention", "Neighbouring query heads should share a key head: of 4 with 2, heads 0 and 1 read the first."
-)
+@observe("attention", "Neighbouring query heads should share a key head: of 4 with 2, heads 0 and 1 read the first.")
 def which_heads_share_keys(impl):
     made = copied(layer(impl))
     with torch.no_grad():
