@@ -1,4 +1,4 @@
-"""The command line: python -m minipeft compare | train | eval | generate | inspect | tune, and the classroom's."""
+"""The command line: compare | train | eval | generate | inspect | tune, those of the classroom, and teach | chat."""
 
 import io
 import shlex
@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from tqdm.auto import tqdm
 
-from minipeft import deltas, lab
+from minipeft import deltas, lab, talking
 from minipeft.attach import attachments, detach
 from minipeft.bases import base
 from minipeft.classroom import commands, use
@@ -60,7 +60,7 @@ app = typer.Typer(
         "python -m minipeft start lora     (write it yourself; then: check work/lora.py)"
     ),
 )
-for command in (commands.start, commands.check, commands.grade, commands.grades):
+for command in (commands.start, commands.check, commands.grade, commands.grades, talking.teach, talking.chat):
     app.command()(command)
 console = Console(markup=False, emoji=False)  # what looks like markup in a name or a note is shown as it is
 complaints = Console(stderr=True, markup=False, emoji=False)
@@ -471,7 +471,7 @@ def main():
         stream.reconfigure(encoding="utf-8")
     try:
         app()
-    except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError, ModuleNotFoundError) as error:
         said = printable(" ".join(str(error).split()))
         complaints.print(Text.assemble((type(error).__name__, "red"), f": {said}"), soft_wrap=True)
         raise SystemExit(2) from None

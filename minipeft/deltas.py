@@ -243,7 +243,7 @@ def sizes(method):
     """(setting, number) for all settings of a method that are the length of a tensor which a delta holds."""
     for name in (*method.SIZES, "classes"):
         value = getattr(method, name)
-        yield from ((name, n) for n in (value.values() if isinstance(value, dict) else [value]) if n is not None)
+        yield from ((name, n) for n in (value.values() if isinstance(value, dict) else [value]) if isinstance(n, int))
 
 
 def put(method, model, tensors, path):

@@ -18,7 +18,7 @@ ORDER = [
     ["models"], ["settings"], ["arguments"], ["checks"], ["attach"], ["targets"], ["views"], ["methods"], ["files"],
     ["deltas"], ["mixing", "arithmetic"], ["tasks"], ["training"], ["costs", "plots", "bases", "published", "worlds"],
     ["lab"],
-    ["classroom"], ["exercises"], ["cli"],
+    ["classroom"], ["exercises"], ["talking"], ["cli"],
 ]  # fmt: skip
 FLOOR = {room: i for i, rooms in enumerate(ORDER) for room in rooms}
 METHOD_FILES = sorted(p for p in (HOUSE / "methods").glob("*.py") if p.name != "__init__.py")
