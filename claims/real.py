@@ -11,14 +11,13 @@ import torch
 
 from claims.ledger import Asking, Entry, claim, told
 from minipeft import plots
-from minipeft.attach import detach, trainable
+from minipeft.attach import trainable
 from minipeft.bases import base
 from minipeft.deltas import updates
 from minipeft.lab import adapt
 from minipeft.lab.tuning import Tuning, rate, score
-from minipeft.methods import Full, LoRA, Pfeiffer, PromptTuning, QLoRA
-from minipeft.methods.qlora import dequantize, quantize
-from minipeft.targets import match
+from minipeft.methods import Full, LoRA, Pfeiffer, PromptTuning
+from minipeft.tasks import rows_of
 from minipeft.training import Recipe, evaluate, loss_of
 from minipeft.worlds.reference import OwnWords, Reference
 
@@ -40,30 +39,31 @@ METHODS = {  # and the half decade of learning rates where their search begins
 
 
 def on_reference(method, lr, seed, recipe=SHORT, look=None):
-    """One run: loss on the test windows, each (`windows`) and all; `validation`; `own`, the loss on the base's words."""
+    """One run: the `losses` at its end, the mean loss while training (`area`), its size, and what `look` finds."""
     start = base("smollm2")
     found = {"parameters": sum(p.numel() for p in trainable(method.attach(start)).values())}
     try:
         view, history = adapt(method, Reference(), lr, seed, recipe, "smollm2")
     except FloatingPointError:
-        return found | dict.fromkeys(("loss", "validation", "own", "area", "windows"))
+        return found | dict.fromkeys(("loss", "validation", "own", "area", "windows", "said"))
     found |= {"area": mean(history.loss)} | losses(view)
     return found | (look(view) if look else {})
 
 
 def losses(model):
-    """Mean losses on what is kept of the reference and on the base's own words, in nats; and on each test window."""
-    windows = on_windows(model)
-    found = {"loss": mean(windows), "own": evaluate(model, OwnWords()).loss}
-    return found | {"validation": evaluate(model, Reference("validation")).loss, "windows": windows}
+    """Mean losses in nats, of each and all: the test windows, what the base itself has said, the validation windows."""
+    windows, said = on_each(model, Reference("test")), on_each(model, OwnWords())
+    validation = evaluate(model, Reference("validation")).loss
+    return {"loss": mean(windows), "own": mean(said), "validation": validation, "windows": windows, "said": said}
 
 
 @torch.no_grad()
-def on_windows(model):
+def on_each(model, task):
+    """The mean loss on each row of a finite task."""
     model.eval()
-    test = Reference("test").every()
-    rows = zip(test.tokens, test.targets, strict=True)
-    return [round(loss_of(model(tokens[None]), targets[None]).item(), 4) for tokens, targets in rows]
+    whole = task.every()
+    rows = [rows_of(whole, slice(i, i + 1)) for i in range(len(whole.tokens))]
+    return [round(loss_of(row.logits(model), row.targets).item(), 4) for row in rows]
 
 
 def spectrum(view):
@@ -109,17 +109,173 @@ def tuned(f, method, middle):
         window = [window[0] - 1, *window] if best == 0 else [*window, window[-1] + 1]
 
 
-def on_each_window(entry):
-    """The mean over seeds of the loss on each test window."""
-    return [mean(column) for column in zip(*entry.column("windows"), strict=True)]
+def over_seeds(entry, where="windows"):
+    """The mean over seeds of the loss on each test window, or on each of the texts that the base has `said`."""
+    return [mean(column) for column in zip(*entry.column(where), strict=True)]
 
 
-def lower(f, text, a, b, by=0.0, aside=False):
+def lower(f, text, a, b, by=0.0, aside=False, where="windows"):
     """a has the lower loss on nearly every window, by so many nats. a, b: Entries, or a loss for each window."""
-    x, y = (on_each_window(e) if isinstance(e, Entry) else e for e in (a, b))
+    x, y = (over_seeds(e, where) if isinstance(e, Entry) else e for e in (a, b))
+    of = "windows" if where == "windows" else "texts"
     f.always(text, [one + by < other for one, other in zip(x, y, strict=True)],
-             f"{mean(x):.3f} nats, against {mean(y):.3f}", aside, "windows")  # fmt: skip
+             f"{mean(x):.3f} nats, against {mean(y):.3f}", aside, of)  # fmt: skip
 
 
 def listed(entries, column="loss"):
     return ", ".join(f"{name} {told(entry.column(column), 3)}" for name, entry in entries.items())
+
+
+ALL, QV, FULL = "LoRA, r 8", "LoRA, r 42, q and v", "full"
+MARGIN = 0.05  # nats
+
+
+@claim(
+    "On a real model, LoRA learns as much as full fine-tuning",
+    source="Hu et al. 2022, LoRA, §5, arXiv:2106.09685",
+    lesson=22,
+)
+def real_matches_full(f):
+    """LoRA of rank 8 on all matrices against full fine-tuning, each at its own learning rate. Equal is what differs by
+    less than .05 nats on the test windows. An adapter stands beside them."""
+    runs = race(f, ALL, FULL, "adapter")
+    f.near("LoRA has the test loss of full fine-tuning", runs[ALL], runs[FULL], by="-loss", margin=MARGIN)
+    lower(f, "full is better than LoRA on nearly every window", runs[FULL], runs[ALL], aside=True)
+    f.near("an adapter has the test loss of LoRA", runs["adapter"], runs[ALL], by="-loss", margin=MARGIN, aside=True)
+    f.result = f"Test loss, in nats: {listed(runs)}."
+
+
+@claim(
+    "On a real model, LoRA wants a learning rate ten times that of full fine-tuning",
+    source="Schulman et al. 2025, LoRA Without Regret (Thinking Machines Lab)",
+    lesson=22,
+)
+def real_learning_rate(f):
+    """All learning rates that tuning has tried, with one seed: on each test window, which has the lowest loss?"""
+    runs = race(f, ALL, FULL)
+    best = {name: best_on_each(f, entry) for name, entry in runs.items()}
+    ratios = [lora / full for lora, full in zip(best[ALL], best[FULL], strict=True)]
+    f.always("LoRA's best learning rate is at least three times that of full", [r >= 3 for r in ratios], of="windows")
+    f.always("it is ten times that of full", [9 < r < 11 for r in ratios], aside=True, of="windows")
+    f.table(
+        "Validation loss by learning rate (log)", ("", "learning rate: log of the loss"),
+        [(n, "  ".join(f"{lr:g}: {s:.3f}" for lr, s in e.tuning.scores.items())) for n, e in runs.items()],
+    )  # fmt: skip
+    f.result = f"The best learning rates by validation are {runs[ALL].lr:g} for LoRA and {runs[FULL].lr:g} for full."
+
+
+def best_on_each(f, entry):
+    """The learning rate with the lowest loss on each test window, of those that tuning tried."""
+    rates = list(entry.tuning.scores)
+    jobs = [{"method": entry.job["method"], "lr": lr, "seed": TUNING_SEED} for lr in rates]
+    found = [run["windows"] or [math.inf] * 24 for run in f.run(on_reference, jobs)]
+    return [rates[column.index(min(column))] for column in zip(*found, strict=True)]
+
+
+@claim(
+    "On a real model, the rank hardly matters",
+    source="Hu et al. 2022, LoRA, §7.2, arXiv:2106.09685",
+    lesson=22,
+)
+def real_rank(f):
+    """Ranks 1, 8 and 32 on all matrices, each at its own learning rate; and rank 1 at that of rank 8."""
+    runs = race(f, "LoRA, r 1", ALL, "LoRA, r 32")
+    for name in ("LoRA, r 1", "LoRA, r 32"):
+        f.near(f"{name} has the test loss of rank 8", runs[name], runs[ALL], by="-loss", margin=MARGIN)
+    job = {"method": METHODS["LoRA, r 1"][0], "lr": runs[ALL].lr}
+    (shared,) = f.repeat(on_reference, job, seeds=f.seeds[:SEEDS])
+    text = "at the learning rate of rank 8, rank 1 has the test loss of rank 8"
+    f.near(text, shared, runs[ALL], by="-loss", margin=MARGIN, aside=True)
+    f.result = f"Test loss, in nats: {listed(runs)}; rank 1 at {runs[ALL].lr:g}, "
+    f.result += f"{told([run['loss'] for run in shared], 3)}."
+
+
+@claim(
+    "On a real model, LoRA on all matrices beats LoRA of equal size on q and v",
+    source="Dettmers et al. 2023, QLoRA, §4, arXiv:2305.14314; Schulman et al. 2025, LoRA Without Regret",
+    lesson=22,
+)
+def real_layers(f):
+    """Rank 8 on all seven matrices of a block against rank 42 on q and v, which has as many parameters."""
+    runs = race(f, ALL, QV)
+    lower(f, "all matrices are better on nearly every window", runs[ALL], runs[QV])
+    sizes = ", ".join(f"{name}: {entry.runs[0]['parameters']:,} parameters" for name, entry in runs.items())
+    f.result = f"Test loss, in nats: {listed(runs)} ({sizes})."
+
+
+@claim(
+    "On a real model, LoRA learns less than full fine-tuning and forgets less",
+    source="Biderman et al. 2024, LoRA Learns Less and Forgets Less, arXiv:2405.09673",
+    lesson=22,
+)
+def real_forgetting(f):
+    """What is learned is the loss on the test windows; what is forgotten, the loss on a dozen answers that the base has
+    sampled, whose loss is lowest for the base itself. Both at the best learning rates. The picture has every learning
+    rate that was tried: a method that forgets less for what it learns has its curve further down."""
+    runs = race(f, ALL, FULL)
+    lower(f, "full learns more: it is better on nearly every test window", runs[FULL], runs[ALL])
+    lower(f, "LoRA forgets less: it is better on nearly all that the base has said", runs[ALL], runs[FULL],
+          where="said")  # fmt: skip
+    curves = {name: frontier(f, entry) for name, entry in runs.items()}
+    f.table("Test loss / loss on the base's own words, by learning rate", ("", "learning rate: losses"),
+            [(name, "  ".join(f"{lr:g}: {test:.2f} / {own:.2f}" for lr, test, own in points))
+             for name, points in curves.items()])  # fmt: skip
+    f.picture(
+        "frontier_of_forgetting",
+        "Loss on the base's own words against loss on the test windows, a curve for LoRA and one for full fine-tuning "
+        "over learning rates; the numbers are in the table above",
+        lambda: plots.learned_and_forgotten(curves),
+    )
+    f.result = f"Test loss: {listed(runs)}; loss on the base's own words: {listed(runs, 'own')}."
+
+
+def frontier(f, entry):
+    """[(learning rate, test loss, loss on the base's own words)] of all that tuning tried and did not diverge."""
+    jobs = [{"method": entry.job["method"], "lr": lr, "seed": TUNING_SEED} for lr in entry.tuning.scores]
+    found = zip(entry.tuning.scores, f.run(on_reference, jobs), strict=True)
+    return [(lr, run["loss"], run["own"]) for lr, run in found if run["loss"] is not None]
+
+
+@claim(
+    "On a real model, what full fine-tuning changes has a low rank",
+    source="Hu et al. 2022, LoRA, §4.1 (as a hypothesis), arXiv:2106.09685; against it Biderman et al. 2024, "
+    "LoRA Learns Less and Forgets Less, arXiv:2405.09673",
+    lesson=22,
+)
+def real_rank_of_full(f):
+    """The singular values of ΔW of full fine-tuning in 16 matrices of four layers, whose ranks are 576 and less. A low
+    rank means here that 64 directions hold 90 % of its energy."""
+    runs = race(f, FULL, look=spectrum)
+    shares = {k: [mean(column) for column in zip(*runs[FULL].column(k), strict=True)] for k in ("top 8", "top 64")}
+    f.always("64 directions hold 90 % of the energy", [s >= 0.9 for s in shares["top 64"]], of="matrices")
+    f.always("8 directions hold half of it", [s >= 0.5 for s in shares["top 8"]], aside=True, of="matrices")
+    f.result = f"8 directions hold {told(shares['top 8'])} of the energy, 64 hold {told(shares['top 64'])}."
+
+
+@claim(
+    "On a real model, LoRA makes intruder dimensions and full fine-tuning does not",
+    source="Shuttleworth et al. 2024, LoRA vs Full Fine-tuning: An Illusion of Equivalence, arXiv:2410.21228",
+    lesson=22,
+)
+def real_intruders(f):
+    """An intruder is one of the ten largest left singular vectors of a trained matrix whose cosine with each of the
+    base's is below .5; they are counted in 16 matrices of four layers."""
+    runs = race(f, ALL, FULL, look=spectrum)
+    counts = {n: [sum(column) for column in zip(*e.column("intruders"), strict=True)] for n, e in runs.items()}
+    f.always("LoRA has more intruders than full", [a > b for a, b in zip(counts[ALL], counts[FULL], strict=True)],
+             of="matrices")  # fmt: skip
+    totals = {n: told([sum(run) for run in e.column("intruders")], 1) for n, e in runs.items()}
+    f.result = f"Of 160 singular vectors, {totals[ALL]} are intruders with LoRA and {totals[FULL]} with full."
+
+
+@claim(
+    "On a model of this size, a soft prompt stays behind",
+    source="Lester et al. 2021, The Power of Scale, figure 1, arXiv:2104.08691",
+    lesson=22,
+)
+def real_prompt(f):
+    """A prompt of 16 vectors, from words of the vocabulary, against full fine-tuning and LoRA."""
+    runs = race(f, "prompt", ALL, FULL)
+    lower(f, "full is better by .05 nats on nearly every window", runs[FULL], runs["prompt"], by=MARGIN)
+    lower(f, "LoRA is better by .05 nats on nearly every window", runs[ALL], runs["prompt"], by=MARGIN, aside=True)
+    f.result = f"Test loss, in nats: {listed(runs)}."
