@@ -17,8 +17,7 @@ HOUSE = Path(minipeft.__file__).parent
 ORDER = [
     ["models"], ["settings"], ["arguments"], ["checks"], ["attach"], ["targets"], ["views"], ["methods"], ["files"],
     ["deltas"], ["mixing", "arithmetic"], ["tasks"], ["batches", "processes"], ["training"],
-    ["costs", "plots", "bases", "published", "worlds"],
-    ["lab", "exchange"],
+    ["published"], ["costs", "plots", "bases", "worlds"], ["lab", "exchange"],
     ["classroom"], ["exercises"], ["talking"], ["cli"],
 ]  # fmt: skip
 FLOOR = {room: i for i, rooms in enumerate(ORDER) for room in rooms}
