@@ -17,7 +17,7 @@ HOUSE = Path(minipeft.__file__).parent
 ORDER = [
     ["models"], ["settings"], ["arguments"], ["checks"], ["attach"], ["targets"], ["views"], ["methods"], ["files"],
     ["deltas"], ["mixing", "arithmetic"], ["tasks"], ["batches", "processes"], ["training"],
-    ["costs", "plots", "bases", "published", "worlds"],
+    ["costs", "plots", "published"], ["bases", "worlds"],
     ["lab", "exchange"],
     ["classroom"], ["exercises"], ["talking"], ["cli"],
 ]  # fmt: skip
