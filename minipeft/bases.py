@@ -13,6 +13,7 @@ from torch import nn
 
 from minipeft.models.dual_encoder import DualConfig, DualEncoder
 from minipeft.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from minipeft.models.sentences import MeanPooled
 from minipeft.models.torch_nets import ConvConfig, ConvNet, Recurrent, RecurrentConfig
 from minipeft.models.transformer import Config, Embed, Transformer
 from minipeft.models.vision import VisionConfig, ViT
@@ -127,21 +128,25 @@ def from_gpt2(weights, heads):
 def from_bert(weights, heads, eps=1e-12):
     """BERT from the state dict of a `transformers` BertForMaskedLM, for text of one segment.
 
-    The vector of segment 0, which stands at every token, is added to the positions.
+    Of a BertModel, which has no head for words, it is an encoder of sentences: `models.sentences.MeanPooled`, for
+    models such as MiniLM. The vector of segment 0, which stands at every token, is added to the positions.
     """
     w = {name.removeprefix("bert."): tensor for name, tensor in weights.items()}
     vocab, dim = w["embeddings.word_embeddings.weight"].shape
     layers = 1 + max(int(name.split(".")[2]) for name in w if name.startswith("encoder.layer."))
     ff, context = w["encoder.layer.0.intermediate.dense.bias"].numel(), len(w["embeddings.position_embeddings.weight"])
-    model = Transformer(Config(vocab, dim, layers, heads, ff, context, causal=False, pre_norm=False, eps=eps))
+    words = "cls.predictions.transform.dense.weight" in w
+    config = Config(vocab, dim, layers, heads, ff, context, causal=False, pre_norm=False, eps=eps)
+    model = Transformer(config) if words else MeanPooled(config)
     model.embed = Embed(vocab, dim, context, norm=nn.LayerNorm(dim, eps=eps))
-    model.head = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.LayerNorm(dim, eps=eps), nn.Linear(dim, vocab))
+    head = nn.Linear(dim, dim), nn.GELU(), nn.LayerNorm(dim, eps=eps), nn.Linear(dim, vocab)
+    model.head = nn.Sequential(*head) if words else nn.Identity()
     names, mine = places(BERT, layers), {}
     for name in model.state_dict():
         ours, _, kind = name.rpartition(".")
         mine[name] = w[f"{names[ours].removeprefix('bert.')}.{kind}"]
     mine["embed.position.weight"] = mine["embed.position.weight"] + w["embeddings.token_type_embeddings.weight"][0]
     model.load_state_dict(mine)
-    if torch.equal(model.head[3].weight, model.embed.token.weight):
+    if words and torch.equal(model.head[3].weight, model.embed.token.weight):
         model.head[3].weight = model.embed.token.weight  # tied, as in BERT
     return model.requires_grad_(False).eval()

@@ -17,7 +17,8 @@ HOUSE = Path(minipeft.__file__).parent
 ORDER = [
     ["models"], ["settings"], ["arguments"], ["checks"], ["attach"], ["targets"], ["views"], ["methods"], ["files"],
     ["deltas"], ["mixing", "arithmetic"], ["tasks"], ["batches", "processes"], ["training"],
-    ["published"], ["costs", "plots", "bases", "worlds"], ["lab", "exchange"],
+    ["costs", "plots", "published"], ["bases", "worlds"],
+    ["lab", "exchange"],
     ["classroom"], ["exercises"], ["talking"], ["cli"],
 ]  # fmt: skip
 FLOOR = {room: i for i, rooms in enumerate(ORDER) for room in rooms}
