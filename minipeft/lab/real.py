@@ -69,14 +69,23 @@ def spectrum(view):
     changes = updates(view)
     for name in MATRICES:
         W, change = changes[f"{name}.weight"]
-        energy = torch.linalg.svdvals(change).square()
-        shares = energy.cumsum(0) / energy.sum()
-        found["top 8"].append(round(shares[7].item(), 4))
-        found["top 64"].append(round(shares[63].item(), 4))
-        U = torch.linalg.svd(W + change, full_matrices=False)[0][:, :TOP]
-        alike = (torch.linalg.svd(W, full_matrices=False)[0].T @ U).abs().amax(0)
-        found["intruders"].append(int((alike < ALIKE).sum()))
+        found["top 8"].append(round(share(change, 8), 4))
+        found["top 64"].append(round(share(change, 64), 4))
+        found["intruders"].append(intruders(W, change))
     return found
+
+
+def share(change, k):
+    """The share of the energy of ΔW, Σσᵢ², that its k largest singular directions hold."""
+    energy = torch.linalg.svdvals(change).square()
+    return (energy[:k].sum() / energy.sum()).item()
+
+
+def intruders(W, change):
+    """How many of the largest left singular vectors of W + ΔW are like none of W's: every cosine is below ALIKE."""
+    U = torch.linalg.svd(W + change, full_matrices=False)[0][:, :TOP]
+    cosines = torch.linalg.svd(W, full_matrices=False)[0].T @ U
+    return int((cosines.abs().amax(0) < ALIKE).sum())
 
 
 def tried(lab, method, rates):
