@@ -16,7 +16,8 @@ from minipeft.methods import METHODS, Full, LoRA, parse
 HOUSE = Path(minipeft.__file__).parent
 ORDER = [
     ["models"], ["settings"], ["arguments"], ["checks"], ["attach"], ["targets"], ["views"], ["methods"], ["files"],
-    ["deltas"], ["mixing", "arithmetic"], ["tasks"], ["training"], ["costs", "plots", "bases", "published", "worlds"],
+    ["deltas"], ["mixing", "arithmetic"], ["tasks"], ["training"],
+    ["doctor"], ["costs", "plots", "bases", "published", "worlds"],
     ["lab"],
     ["classroom"], ["exercises"], ["cli"],
 ]  # fmt: skip
