@@ -1,4 +1,4 @@
-"""The command line: python -m minipeft compare | train | eval | generate | inspect | tune, and the classroom's."""
+"""The command line: python -m minipeft compare | train | eval | generate | inspect | tune, doctor, the classroom's."""
 
 import io
 import shlex
@@ -22,6 +22,7 @@ from minipeft.attach import attachments, detach
 from minipeft.bases import base
 from minipeft.classroom import commands, use
 from minipeft.costs import delta_bytes
+from minipeft.doctor.command import doctor
 from minipeft.files import SIGNED, is_store, place, rescue, write_atomically
 from minipeft.methods import METHODS, AdapterFusion, PrefixTuning, PromptTuning, PTuning, PTuningV2, parse
 from minipeft.mixing import MultiTask
@@ -60,7 +61,7 @@ app = typer.Typer(
         "python -m minipeft start lora     (write it yourself; then: check work/lora.py)"
     ),
 )
-for command in (commands.start, commands.check, commands.grade, commands.grades):
+for command in (commands.start, commands.check, commands.grade, commands.grades, doctor):
     app.command()(command)
 console = Console(markup=False, emoji=False)  # what looks like markup in a name or a note is shown as it is
 complaints = Console(stderr=True, markup=False, emoji=False)
