@@ -8,6 +8,7 @@ python run.py site        the lessons as static pages, to be read without runnin
 python run.py play        the playground: a page in which one teaches the frozen base, site/play.html
 python run.py claims      every claim of the papers put to the test: lessons/claims.md (--list, or names of claims)
 python run.py pretrain    make the shipped base again (or name others; `ladder` for all twelve)
+python run.py real        a real language model, which this installs (93 MB), learns to answer like a pirate: lesson 21
 python run.py parity      compare with the reference libraries, which this installs
 python run.py graders     grade a small class with nbgrader and otter-grader, which this installs (or name one of them)
 python run.py browser     the tests of the playground, in a Chromium that has to be there
@@ -36,6 +37,7 @@ TASKS = {
     "play": [["play/build.py"]],
     "claims": [["-m", "claims"]],
     "pretrain": [["tiny_models/pretrain.py"]],
+    "real": [["lessons/real.py"]],
     "parity": [["-m", "pytest", "-n", "auto", "tests/parity"]],
     "graders": [["graders/trial.py"]],
     "browser": [["-m", "pytest", "tests/play"]],
@@ -46,10 +48,12 @@ TASKS = {
         ["-m", "deno", "fmt", "-q", "--check"],
     ],
 }
+REAL = "requirements-real.txt"  # installed without what its package asks for
 MORE = {  # what a task needs besides requirements.txt
-    "parity": "requirements-parity.txt",
-    "browser": "requirements-play.txt",
-    "style": "requirements-play.txt",
+    "real": [REAL],
+    "parity": ["requirements-parity.txt", REAL],
+    "browser": ["requirements-play.txt"],
+    "style": ["requirements-play.txt"],
 }
 
 
@@ -72,10 +76,12 @@ def install(requirements, folder=None):
     stamp = folder / f"{Path(requirements).name}.done"
     if stamp.exists() and stamp.read_text() == wanted.hexdigest():
         return
-    print(f"Installing {requirements} into {folder.name} (a minute or two, about 1.3 GB in all) ...", flush=True)
+    size = "93 MB" if requirements == REAL else "a minute or two, about 1.3 GB in all"
+    print(f"Installing {requirements} into {folder.name} ({size}) ...", flush=True)
     if not same_python(python):
         venv.create(folder, clear=True, with_pip=True)
-    subprocess.check_call([python, "-m", "pip", "install", "-q", "-r", requirements], cwd=ROOT)
+    alone = ["--no-deps"] if requirements == REAL else []
+    subprocess.check_call([python, "-m", "pip", "install", "-q", *alone, "-r", requirements], cwd=ROOT)
     subprocess.check_call([python, "-m", "pip", "install", "-q", "--no-deps", "-e", "."], cwd=ROOT)
     stamp.write_text(wanted.hexdigest())  # last, so that an interrupted installation starts again
 
@@ -90,8 +96,8 @@ def main(task="", *words):
     if task == "graders":
         return graders(*words)
     install("requirements.txt")
-    if task in MORE:
-        install(MORE[task])
+    for requirements in MORE.get(task, ()):
+        install(requirements)
     env = os.environ | ENV
     if task != "lab":
         env["MPLBACKEND"] = "Agg"
