@@ -92,6 +92,14 @@ def test_settings_and_numbers_come_back_even_out_of_a_fused_matrix(method, tmp_p
         close(after.tensors[name], tensor, 1e-6)
 
 
+def test_an_untrained_lora_comes_back_too(tmp_path):
+    model = built_like("gpt2")
+    to_peft(LoRA().attach(model), tmp_path)
+    view = load(from_peft(tmp_path, model), model)
+    close(view(TOKENS), model(TOKENS))
+    assert set(attachments(view)[0].layers) == {f"blocks.{i}.attn.{name}" for i in range(LAYERS) for name in "qkv"}
+
+
 def test_a_network_of_ones_own_keeps_its_names(tmp_path):
     model = base()
     view = stirred(LoRA(), model)

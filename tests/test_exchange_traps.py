@@ -76,6 +76,7 @@ def test_every_field_that_peft_writes_by_default_is_accepted(folder, llama):
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights='pissa_niter_4'.* changes the base's weights"),
         ({"init_lora_weights": "olora"}, "path_initial_model_for_weight_conversion"),
         ({"modules_to_save": ["embed_tokens"]}, "modules_to_save names 'embed_tokens'"),
+        ({"modules_to_save": ["score"]}, "names score, and the file holds none of them"),
         ({"peft_type": "LOHA"}, "peft_type='LOHA' is not read here; there are LORA,"),
         ({"r": 5}, "has rank 4 in the file and 5 in the configuration"),
         ({"rank_pattern": {"v_proj": 7}}, "v_proj has rank 4 in the file and 7"),

@@ -14,7 +14,7 @@ from minipeft.exchange.names import family_of
 from minipeft.exchange.reading import from_peft
 from minipeft.exchange.writing import to_peft
 from minipeft.files import place
-from minipeft.published.smollm2 import smollm2
+from minipeft.published import smollm2
 from minipeft.views import merge
 
 Force = Annotated[bool, typer.Option("--force", help="Overwrite also a file that minipeft did not write.")]
@@ -33,7 +33,7 @@ def export(
         typer.Option(help="An adapter for peft; the merged model for transformers; a LoRA for llama.cpp."),
     ] = "peft",
     base_name: Annotated[
-        str | None, typer.Option("--base", help=f"{BASE} If not said, the shipped base that the delta belongs to.")
+        str | None, typer.Option("--base", help=f"{BASE} It is found if it is one of the first two.")
     ] = None,
     rank: Annotated[
         int | None,
@@ -43,7 +43,7 @@ def export(
 ):
     """Write a delta as a file that another library opens."""
     delta = deltas.read(path)
-    model, more = opened(base_name) if base_name else (belonging(delta, path), {})
+    model, more = opened(base_name or base_of(delta, path))
     if rank:
         delta = compress(model, delta, rank)
         worst = max(delta.notes["error"], key=delta.notes["error"].get)
@@ -60,7 +60,8 @@ def export(
         opens = f"AutoModel.from_pretrained({str(out)!r}), or the class of it that config.json names"
     else:
         there = "the same base in transformers" if family_of(model) else "minipeft's own base"
-        size, opens = to_peft(view, out, base_name), f"PeftModel.from_pretrained(model, {str(out)!r}), model: {there}"
+        folder = base_name if base_name and Path(base_name).is_dir() else None
+        size, opens = to_peft(view, out, folder), f"PeftModel.from_pretrained(model, {str(out)!r}), model: {there}"
     typer.echo(f"Wrote {size:,} bytes to {out}\nTo open: {opens}")
 
 
@@ -81,17 +82,16 @@ def import_(
 
 def opened(name):
     """The base of this name, and what a config.json should say of it besides."""
-    if name == "smollm2":
-        model, tokenizer = smollm2()
-        return model, {"eos_token_id": tokenizer.end}
     if (Path(name) / "config.json").is_file():
         return from_transformers(name), {}
-    return base(name), {}
+    return base(name), {"eos_token_id": smollm2.tokenizer().end} if name == "smollm2" else {}
 
 
-def belonging(delta, path):
-    """The shipped base that a delta belongs to. Raises DeltaError if there is none."""
+def base_of(delta, path):
+    """The name of the base that a delta belongs to. Raises DeltaError if it is not shipped, and not "smollm2"."""
+    if delta.notes.get("base") == "smollm2":
+        return "smollm2"
     for card in sorted(FOLDER.glob("*.json")):
-        if deltas.fingerprint(model := base(card.stem)) == delta.base:
-            return model
+        if deltas.fingerprint(base(card.stem)) == delta.base:
+            return card.stem
     raise deltas.DeltaError(f"{path} belongs to no shipped base ({delta.base[:12]}): say which it is with --base")

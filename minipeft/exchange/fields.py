@@ -9,7 +9,7 @@ LORA = ADAPTED | {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslor
 PROMPT = {"num_virtual_tokens", "token_dim", "num_layers", "num_attention_heads", "modules_to_save"}
 READ = {  # {peft_type: the fields that are understood}
     "LORA": LORA | {"init_lora_weights"},
-    "ADALORA": LORA | {"init_r", "target_r", "beta1", "beta2", "orth_reg_weight", "deltaT", "init_lora_weights"},
+    "ADALORA": (LORA - {"use_dora", "use_rslora"}) | {"init_r", "target_r", "init_lora_weights"},
     "VERA": ADAPTED | {"r", "projection_prng_key", "d_initial", "vera_dropout"},
     "IA3": ADAPTED | {"feedforward_modules"},
     "PROMPT_TUNING": PROMPT,
@@ -20,7 +20,8 @@ IDLE = {  # where it came from, how it was started and trained; and the order of
     "peft_type", "peft_version", "task_type", "base_model_name_or_path", "revision", "auto_mapping", "inference_mode",
     "fan_in_fan_out", "megatron_core", "qalora_group_size", "loftq_config", "eva_config", "corda_config",
     "lora_ga_config", "init_weights", "init_ia3_weights", "save_projection", "tinit", "tfinal", "total_step",
-    "num_transformer_submodules", "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path",
+    "beta1", "beta2", "deltaT", "orth_reg_weight", "num_transformer_submodules", "prompt_tuning_init",
+    "prompt_tuning_init_text", "tokenizer_name_or_path",
     "tokenizer_kwargs", "prefix_projection", "encoder_hidden_size", "encoder_num_layers", "encoder_dropout",
     "encoder_reparameterization_type",
 }  # fmt: skip

@@ -14,7 +14,7 @@ import struct
 from pathlib import Path
 
 from minipeft.attach import attachments, detach
-from minipeft.deltas import Delta, DeltaError, delta_of, fingerprint, load
+from minipeft.deltas import Delta, DeltaError, delta_of, fingerprint, put
 from minipeft.exchange.configs import METHODS, most_frequent, short
 from minipeft.exchange.names import LLAMA_FAMILY, family_of
 from minipeft.exchange.reading import in_type_of
@@ -45,10 +45,8 @@ def to_gguf_lora(adapted, path):
     c, delta = adapted.config, delta_of(adapted)
     updates = updates_of(adapted, delta, LoRA)
     alpha = most_frequent({theirs: short(update.scale * update.rank) for theirs, update in updates.items()})
-    tensors, in_file = (
-        {},
-        dict(zip(names(c.layers, TRANSFORMERS).values(), names(c.layers, FROM_GGUF).values(), strict=True)),
-    )
+    sides = (names(c.layers, side).values() for side in (TRANSFORMERS, FROM_GGUF))
+    tensors, in_file = {}, dict(zip(*sides, strict=True))  # {name in transformers: name in a GGUF file}
     for theirs, update in updates.items():
         name = in_file[theirs]
         if not name.startswith("blk."):
@@ -115,8 +113,9 @@ def from_gguf_lora(path, model):
         if heads:
             part["B"] = halves(part["B"], heads)
         updates[ours[name]] = Update(None, part, alpha / len(part["A"]) if alpha else 1.0)  # 0 stands for r
-    method, tensors = METHODS[LoRA]({}, updates)
     notes = {"from": "llama.cpp"}
-    delta = Delta(method, in_type_of(model, tensors, notes), fingerprint(model), notes)
-    load(delta, model)  # whatever does not fit is told now
+    method, made = METHODS[LoRA]({}, updates)
+    made = {name: t.contiguous() for name, t in in_type_of(model, made, notes).items()}
+    delta = Delta(method, made, fingerprint(model), notes)
+    put(method, model, delta.tensors, path)  # whatever does not fit is told now
     return delta

@@ -22,6 +22,8 @@ from minipeft.models.transformer import Embed, Transformer
 from minipeft.published import llama
 from minipeft.targets import names as all_names
 
+PREFIX = "base_model.model."  # before every name of a module in a file of peft
+
 
 @dataclass(frozen=True)
 class Family:
@@ -79,8 +81,6 @@ def is_conv1d(module):
     """Is it transformers' Conv1D, a linear layer that stores its weight as (in, out)?"""
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
 
-
-PREFIX = "base_model.model."  # before every name of a module in a file of peft
 
 # ---- how peft reads names -------------------------------------------------------------------------------------------
 

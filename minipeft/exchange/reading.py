@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from minipeft.attach import detach
 from minipeft.checks import not_finite
-from minipeft.deltas import Delta, DeltaError, fingerprint, load
+from minipeft.deltas import Delta, DeltaError, fingerprint, put
 from minipeft.exchange.configs import METHODS
 from minipeft.exchange.fields import check_fields
 from minipeft.exchange.names import BERT_FAMILY, PREFIX, by_their_name, family_of, is_conv1d
@@ -46,6 +46,7 @@ def from_peft(folder, model):
     """
     config, tensors = opened(Path(folder))
     notes = {"from": "peft", "base": config.get("base_model_name_or_path"), "peft": config.get("peft_version")}
+    tensors = in_type_of(model, tensors, notes)
     try:
         head = classifier(config, tensors, model)
         method, made = (weights if config["peft_type"] in KINDS else prompt)(config, tensors, model)
@@ -53,8 +54,9 @@ def from_peft(folder, model):
         raise DeltaError(f"{folder}: adapter_config.json is damaged or was changed by hand ({error!r})") from None
     if head:
         method, made = replace(method, classes=len(next(iter(head.values())))), made | head
-    delta = Delta(method, in_type_of(model, made, notes), fingerprint(model), notes)
-    view = load(delta, model)  # whatever does not fit is told now, and not when it is used
+    made = {name: t.contiguous() for name, t in made.items()}
+    delta = Delta(method, made, fingerprint(model), notes)
+    view = put(method, model, delta.tensors, folder)  # whatever does not fit is told now, and not when it is used
     if isinstance(method, VeRA):
         check_projection(tensors, view)
     return delta
@@ -92,7 +94,7 @@ def in_type_of(model, tensors, notes):
         warnings.warn(
             f"the adapter is stored in {notes['stored as']} and is rounded to the model's {wanted}", stacklevel=3
         )
-    return {name: t.to(wanted).contiguous() for name, t in tensors.items()}
+    return {name: t.to(wanted) for name, t in tensors.items()}
 
 
 def classifier(config, tensors, model):
@@ -115,6 +117,8 @@ def classifier(config, tensors, model):
     before = PREFIX if config["peft_type"] in KINDS else "base_model."
     names = {f"{before}{name}.{kind}": kind for name in HEADS for kind in ("weight", "bias")}
     found = {kind: tensors.pop(name) for name, kind in names.items() if name in tensors}
+    if saved and not found:
+        raise DeltaError(f"modules_to_save names {', '.join(sorted(saved))}, and the file holds none of them")
     if found:
         found.setdefault("bias", torch.zeros(len(found["weight"])))
     return {f"head.classify.{kind}" if family else f"head.{kind}": t for kind, t in found.items()}
@@ -137,10 +141,10 @@ def prompt(config, tensors, model):
         raise DeltaError(
             f"prompt_embeddings has shape {tuple(P.shape)}, this model wants {wanted}: it has another base"
         )
-    if not prefix:
-        return (PromptTuning(n), {"begin.P": P}) if kind == "PROMPT_TUNING" else (
-            PTuning(n, encoder=None), {"begin.encoder.h": P}
-        )  # fmt: skip
+    if kind == "PROMPT_TUNING":
+        return PromptTuning(n), {"begin.P": P}
+    if kind == "P_TUNING":
+        return PTuning(n, encoder=None), {"begin.encoder.h": P}
     heads = getattr(c, "kv_heads", c.heads)
     if config.get("num_attention_heads", heads) != heads:
         raise DeltaError(
@@ -153,7 +157,7 @@ def prompt(config, tensors, model):
 
 def weights(config, tensors, model):
     """Method and tensors of an adapter whose layers stand in front of modules."""
-    kind = DoRA if config.get("use_dora") else KINDS[config["peft_type"]]
+    kind = DoRA if config["peft_type"] == "LORA" and config.get("use_dora") else KINDS[config["peft_type"]]
     every, base, updates = by_their_name(model), detach(model), {}
     modules = by_module(tensors)
     check_modules(config, modules, every, base)

@@ -6,7 +6,7 @@ import torch
 
 from minipeft.attach import attachments
 from minipeft.deltas import DeltaError
-from minipeft.exchange.names import PREFIX, targeted, value_for
+from minipeft.exchange.names import PREFIX, ends_with, targeted, value_for
 from minipeft.exchange.tensors import EMBEDDING, PEFT, ROWS, from_peft_shape, names_of
 from minipeft.methods import VeRA
 
@@ -36,8 +36,10 @@ def by_module(tensors):
 def check_modules(config, modules, every, base):
     """Raises DeltaError if the file adapts other modules than the configuration says, or such as the model lacks."""
     if strange := sorted(modules.keys() - every.keys()):
-        examples = ", ".join(list(every)[:3])
-        raise DeltaError(f"{strange[0]!r} is no module of this {type(base).__name__}; it has {examples}, ...")
+        alike = [name for name in every if ends_with(name, strange[0].rpartition(".")[2])] or list(every)
+        raise DeltaError(
+            f"{strange[0]!r} is no module of this {type(base).__name__}; it has {', '.join(alike[:3])}, ..."
+        )
     if config.get("target_modules") in (None, "all-linear"):  # what peft takes by itself depends on its version
         return
     wanted = targeted(config, every)
@@ -88,6 +90,4 @@ def check_projection(tensors, view):
     for mine, name in PROJECTION.items():
         matrix = getattr(shared, mine)
         if name in tensors and not torch.equal(tensors[name].to(matrix), matrix):
-            raise DeltaError(
-                f"{name} is not what its seed, projection_prng_key, makes: compress it in peft, or merge it"
-            )
+            raise DeltaError(f"{name} is not what its seed, projection_prng_key, makes: merge the adapter in peft")

@@ -52,24 +52,26 @@ def joined(name, tensors, modules):
 
 
 def parted(tensors, modules):
-    """[{name: tensor}] of the parts, from the tensors of a fused matrix; None for a part that nothing changes."""
+    """[{name: tensor}] of the parts, from the tensors of a fused matrix.
+
+    None for a part that nothing changes, but not for all of them.
+    """
     if len(modules) == 1:
         return [tensors]
     sizes = [len(module.weight) for module in modules]
     split = {name: [t] * len(sizes) if name in ROWS else list(t.split(sizes)) for name, t in tensors.items()}
-    parts = [{name: pieces[i] for name, pieces in split.items()} for i in range(len(sizes))]
-    return [without_idle(part, module) for part, module in zip(parts, modules, strict=True)]
+    whole = [{name: pieces[i] for name, pieces in split.items()} for i in range(len(sizes))]
+    parts = [without_idle(part, module) for part, module in zip(whole, modules, strict=True)]
+    return parts if any(parts) else whole
 
 
 def without_idle(part, module):
     """The tensors of a part without the directions it does not use; None if then it does nothing."""
-    rest = {name: t for name, t in part.items() if name not in ROWS + BLOCKS}
-    still = all(torch.equal(t, absent(name, module).to(t)) for name, t in rest.items())
-    for name in BLOCKS:
-        if name in part:
-            used = part[name].any(0)  # (r,)
-            still = still and not used.any()
-            part = {n: t[used] if n in ROWS else t[:, used] if n in BLOCKS else t for n, t in part.items()}
+    still = all(torch.equal(part[name], absent(name, module).to(part[name])) for name in ("m", "l") if name in part)
+    if block := next((name for name in BLOCKS if name in part), None):
+        used = part[block].any(0)  # (r,)
+        part = {name: t[used] if name in ROWS else t[:, used] if name == block else t for name, t in part.items()}
+        still = still and not used.any()
     return None if still else part
 
 

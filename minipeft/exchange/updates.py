@@ -36,7 +36,10 @@ class Update:
 
 
 def updates_of(adapted, delta, kind):
-    """{their name of a module: Update}. Warns if the method was trained on rounded weights."""
+    """{their name of a module: Update}. Warns if the method was trained on rounded weights.
+
+    Raises DeltaError if the other library has no place for something.
+    """
     if isinstance(delta.method, QLoRA):
         warnings.warn(
             "QLoRA was trained on rounded weights, and its factors will be put on whatever base the file is opened "
@@ -44,20 +47,7 @@ def updates_of(adapted, delta, kind):
             "the rounding too (arithmetic.compress), or write the merged model",
             stacklevel=4,
         )
-    base, layers, placed = detach(adapted), {}, attachments(adapted)[0].layers
-    if moved := [name for name in delta.tensors if not any(name.startswith(path + ".") for path in placed)]:
-        raise DeltaError(f"{moved[0]} moved while training (a BatchNorm does that), and only a delta can hold it")
-    for path, layer in placed.items():
-        part = {n.removeprefix(path + "."): t for n, t in delta.tensors.items() if n.startswith(path + ".")}
-        if isinstance(layer, LoRAWeight):
-            path, _, weight = path.rpartition(".")
-            module = base.get_submodule(path)
-            if weight != "weight" or not (isinstance(module, nn.Linear) or is_conv1d(module)):
-                raise DeltaError(f"peft has no place for a LoRA on {weight!r} of {path!r}, a {type(module).__name__}")
-            part = turned(part, module)
-        if path != "head" or not delta.method.classes:
-            layers[path] = layer, part
-    updates = {}
+    base, layers, updates = detach(adapted), layers_of(adapted, delta), {}
     for theirs, ours in by_their_name(adapted).items():
         mine = [layers.pop(path, None) for path in ours]
         if any(mine):
@@ -65,6 +55,27 @@ def updates_of(adapted, delta, kind):
     if layers:
         raise DeltaError(f"{family_of(adapted).model} in transformers has no module for {', '.join(layers)}")
     return updates
+
+
+def layers_of(adapted, delta):
+    """{our name of a module: (the layer in front of it, what is stored of that)}, without a fresh head.
+
+    A layer on the weight of a module counts as one in front of the module.
+    """
+    placed, found = attachments(adapted)[0].layers, {}
+    if moved := [name for name in delta.tensors if not any(name.startswith(path + ".") for path in placed)]:
+        raise DeltaError(f"{moved[0]} moved while training (a BatchNorm does that), and only a delta can hold it")
+    for path, layer in placed.items():
+        part = {n.removeprefix(path + "."): t for n, t in delta.tensors.items() if n.startswith(path + ".")}
+        if isinstance(layer, LoRAWeight):
+            path, _, weight = path.rpartition(".")
+            module = detach(adapted).get_submodule(path)
+            if weight != "weight" or not (isinstance(module, nn.Linear) or is_conv1d(module)):
+                raise DeltaError(f"peft has no place for a LoRA on {weight!r} of {path!r}, a {type(module).__name__}")
+            part = turned(part, module)
+        if path != "head" or not delta.method.classes:
+            found[path] = layer, part
+    return found
 
 
 def update(adapted, kind, theirs, mine, modules):

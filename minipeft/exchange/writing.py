@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save as serialize
 
 from minipeft.attach import attachments, detach
+from minipeft.checks import unwrapped
 from minipeft.deltas import DeltaError, delta_of
 from minipeft.exchange.configs import FIELDS, feedforward
 from minipeft.exchange.names import PREFIX, by_their_name, family_of, targets_of
@@ -46,6 +47,7 @@ def to_peft(adapted, folder, base=None):
     Raises DeltaError, before anything is written, for a method that peft has no place for, or a model whose modules it
     does not know. Warns if the base that was trained on is not the one in transformers: QLoRA.
     """
+    adapted = unwrapped(adapted)
     if len(attachments(adapted)) != 1:
         raise DeltaError(
             f"a folder of peft holds one method on a plain base, and here are {len(attachments(adapted))}: "
