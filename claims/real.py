@@ -34,6 +34,7 @@ METHODS = {  # and the half decade of learning rates where their search begins
     "LoRA, r 1": (LoRA(rank=1, alpha=2, targets="all-linear"), -4),
     "LoRA, r 32": (LoRA(rank=32, alpha=64, targets="all-linear"), -5),
     "LoRA, r 42, q and v": (LoRA(rank=42, alpha=84, targets=("q", "v")), -5),
+    "QLoRA, r 8": (QLoRA(rank=8, alpha=16, targets="all-linear"), -5),
     "adapter": (Pfeiffer(size=32), -5),
     "prompt": (PromptTuning(length=16, init=WORDS), -3),
 }

@@ -30,6 +30,7 @@ from minipeft.plots.prompts import (
 from minipeft.plots.quantization import (
     accuracy_by_bits,
     block_error,
+    places_in_cells,
     quantization_errors,
     quantization_levels,
     quantized_weights,
@@ -68,7 +69,7 @@ __all__ = [
     "effects", "error_by_rank", "explained_variance", "fixed_and_tuned", "forgetting", "frontier", "fusion_weights",
     "interpolation", "learning_rates", "lora_convolution", "low_rank", "magnitude_direction", "memory",
     "mixed_batch", "module_tree", "nearest_tokens", "nearest_words", "new", "one_door", "pareto", "patches",
-    "pictures", "plt", "prefix_by_token", "prefix_map", "prefixes", "principal_plane", "principal_singular_values",
+    "pictures", "places_in_cells", "plt", "prefix_by_token", "prefix_map", "prefixes", "principal_plane", "principal_singular_values",
     "prompt_trajectory", "quantization_errors", "quantization_levels", "quantized_weights", "rank_grid",
     "rank_history", "scorecard", "shades", "shared_and_private", "similarities", "similarity_maps", "spectrum",
     "structure", "three_places", "token_changes", "triplet_scores", "two_towers", "vera_vectors", "virtual_share",
