@@ -123,7 +123,9 @@ best = {name: real.best_runs(runs, name, look=real.spectrum if name in ("Full", 
         for name in real.CONFIGURATIONS}  # fmt: skip
 for name, (lr, three) in best.items():
     test, own = ([run[key] for run in three] for key in ("loss", "own"))
-    print(f"{name:20} {three[0]['parameters']:>11,}  lr {lr:<6g} test {np.mean(test):.3f}  own words {np.mean(own):.3f}")
+    print(
+        f"{name:20} {three[0]['parameters']:>11,}  lr {lr:<6g} test {np.mean(test):.3f}  own words {np.mean(own):.3f}"
+    )
 
 # %%
 plots.bars({name: [run["loss"] for run in three] for name, (_, three) in best.items()}, label="test loss, nats")

@@ -14,7 +14,7 @@ from minipeft.bases import base
 from minipeft.deltas import updates
 from minipeft.lab.trial import adapt
 from minipeft.lab.tuning import Tuning, rate, score
-from minipeft.methods import Full, LoRA, Pfeiffer, PromptTuning
+from minipeft.methods import Full, LoRA, Pfeiffer, PromptTuning, QLoRA
 from minipeft.tasks import rows_of
 from minipeft.training import Recipe, evaluate, loss_of
 from minipeft.worlds.reference import OwnWords, Reference
@@ -30,6 +30,7 @@ CONFIGURATIONS = {  # and the half decade of learning rates where their search b
     "LoRA, r 1": (LoRA(rank=1, alpha=2, targets="all-linear"), -4),
     "LoRA, r 32": (LoRA(rank=32, alpha=64, targets="all-linear"), -5),
     "LoRA, r 42, q and v": (LoRA(rank=42, alpha=84, targets=("q", "v")), -5),
+    "QLoRA, r 8": (QLoRA(rank=8, alpha=16, targets="all-linear"), -5),
     "Pfeiffer": (Pfeiffer(size=32), -5),
     "PromptTuning": (PromptTuning(length=16, init=WORDS), -3),
 }
