@@ -15,7 +15,7 @@ MARGIN = 0.05  # nats
 
 
 def race(f, *names, look=None):
-    """{name: Entry}, each tuned alike. Without `look`, spectra of full fine-tuning and LoRA on all matrices are kept."""
+    """{name: Entry}, each tuned alike. Of full fine-tuning and of LoRA on all matrices the spectrum is kept as well."""
     found = {}
     for name in names:
         tuning = tuned(Asking(f), name)

@@ -98,8 +98,8 @@ print(f"test windows: {start['new text']:.3f} before, {live:.3f} after {history.
 
 # %% [markdown]
 # One seed and one learning rate say little. The rest of this lesson reads stored runs. Each configuration had its
-# learning rates tried, three or more half decades apart, and then three runs with other seeds at the best one. *Best* is
-# decided by the validation windows; what we report is always the test windows.
+# learning rates tried, three or more half decades apart, and then three runs with other seeds at the best one. The
+# validation windows decide which is best; what we report is always the test windows.
 #
 # ## Learning rates
 
@@ -137,10 +137,10 @@ plt.show()
 # ## Learning and forgetting
 
 # %%
-curves = {
-    name: [(lr, run["loss"], run["own"]) for lr, run in real.tried(runs, real.CONFIGURATIONS[name][0], list(valley)).items()]
-    for name, valley in valleys.items() if name != "LoRA, r 1"
-}  # fmt: skip
+curves = {}
+for name in ("Full", "LoRA, r 8", "PromptTuning"):
+    tries = real.tried(runs, real.CONFIGURATIONS[name][0], list(valleys[name]))
+    curves[name] = [(lr, run["loss"], run["own"]) for lr, run in tries.items() if run["loss"] is not None]
 plots.learned_and_forgotten(curves, base=tuple(start.values()))
 plt.show()
 
