@@ -196,7 +196,7 @@ def real_rounded_again(f):
         f"The loss of the rounded base is {mean(start):.3f} nats; trained and merged {mean(ends['merged']):.3f}, "
         f"rounded again {mean(ends['again']):.3f}. With ΔW on W it is {mean(ends['onto W']):.3f}, and that "
         f"rounded {mean(ends['onto W, rounded']):.3f}. ΔW changes {100 * moved['moved on Ŵ']:.3f} % of the codes of Ŵ "
-        f"and {100 * moved['moved on W']:.1f} % of those of W; its mean size is {100 * moved['in steps']:.1f} % of a step."
+        f"and {100 * moved['moved on W']:.1f} % of those of W. Its size is {100 * moved['in steps']:.1f} % of a step."
     )
 
 
