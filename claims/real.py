@@ -14,12 +14,13 @@ ALL, QV, FULL, ADAPTER, PROMPT = "LoRA, r 8", "LoRA, r 42, q and v", "Full", "Pf
 MARGIN = 0.05  # nats
 
 
-def race(f, *names):
-    """{name: Entry}, each tuned alike. Of full fine-tuning and of LoRA on all matrices, spectra are looked at."""
+def race(f, *names, look=None):
+    """{name: Entry}, each tuned alike. Of full fine-tuning and of LoRA on all matrices the spectrum is kept as well."""
     found = {}
     for name in names:
         tuning = tuned(Asking(f), name)
-        job = {"method": CONFIGURATIONS[name][0]} | ({"look": spectrum} if name in (ALL, FULL) else {})
+        seen = look or (spectrum if name in (ALL, FULL) else None)
+        job = {"method": CONFIGURATIONS[name][0]} | ({"look": seen} if seen else {})
         entry = Entry(name, on_reference, job, tuning.lr, tuning)
         (entry.runs,) = f.repeat(on_reference, job | {"lr": tuning.lr}, seeds=f.seeds[:3])
         found[name] = entry

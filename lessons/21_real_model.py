@@ -5,25 +5,23 @@
 # |---|---|---|---|
 # | 75 minutes | ●●○ | lessons 1, 6, 10 | two minutes on a CPU |
 #
-# You will open a published model's file by hand, write the parts that lesson 1 lacks, and teach it to answer
-# like a pirate with 24 examples.
+# You will open a published model by hand, write the parts that lesson 1 lacks, and teach it to talk like a pirate.
 
 # %% [markdown]
 # ## What the papers did and claimed
 #
-# Ben Allal et al. (2025) trained **SmolLM2** on trillions of tokens; we use its smallest sibling, 135 million
-# parameters, tuned to chat. Zhou et al. (2023, **LIMA**) gave a model of 65 billion only 1,000 conversations. They claim
-# that knowledge comes from pretraining, and that few examples teach a style.
+# Ben Allal et al. (2025) trained **SmolLM2** on trillions of tokens; ours is the smallest one, tuned to chat. Zhou et
+# al. (2023, **LIMA**) tuned a model of 65 billion parameters on 1,000 prompts and answers. They conclude that nearly
+# all knowledge comes from pretraining, and that few examples teach a style.
 
 # %% [markdown]
 # ## Predict
 #
-# Our two dozen pairs are answered like a pirate. Write down your guesses:
+# We have 24 questions with a pirate's answers. Write down your guesses:
 #
-# 1. How many of ten *other* questions will be answered like a pirate if we only tell the model to do so? With LoRA? With
-#    a soft prompt?
+# 1. How many of ten *other* questions will a pirate answer if we tell the model to be one? With LoRA? With a prompt?
 # 2. The model has 538 MB. How large is what LoRA learned?
-# 3. Will the model still know capitals?
+# 3. Will it still know eight capitals?
 
 # %%
 import inspect
@@ -38,19 +36,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from minipeft import Full, LoRA, PromptTuning, check, costs, detach, fit, load, plots, save, summary
+from minipeft import Full, LoRA, PromptTuning, check, costs, detach, evaluate, fit, load, plots, save, summary
 from minipeft.classroom import with_mistake
 from minipeft.models import llama
 from minipeft.models.transformer import Attention
 from minipeft.published.gguf import GGUF
-from minipeft.published.smollm2 import answer, answers, conversation, path, smollm2, stream
+from minipeft.published.smollm2 import answer, answers, conversation, path, smollm2
 from minipeft.tasks import IGNORE
 from minipeft.worlds.dialogues import UNSEEN, Dialogues, pirate_words
 
 # %% tags=["hide-input"]
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and questions, for a quick check
-STEPS, QUESTIONS, WORDS, SPEED = (2, UNSEEN[:2], 8, 4) if FAST else (36, UNSEEN, 40, 24)
+STEPS, QUESTIONS, WORDS = (2, UNSEEN[:2], 8) if FAST else (36, UNSEEN, 40)
+CAPITALS = {"France": "Paris", "Japan": "Tokyo", "Spain": "Madrid", "Russia": "Moscow"}
+CAPITALS |= {} if FAST else {"Germany": "Berlin", "Greece": "Athens", "China": "Beijing", "Egypt": "Cairo"}
 
 # %% [markdown]
 # ## Get the model
@@ -63,26 +63,32 @@ model, tokenizer = smollm2()
 print(summary(model))
 print(model.config, "\n")
 
-say = partial(print, end="", flush=True)  # each piece of the answer, as soon as it is there
-print("What is the capital of France?")
-_ = answer(model, tokenizer, "What is the capital of France?", new=WORDS, say=say)
+begun, pieces = time.perf_counter(), []
+
+
+def say(piece):
+    """Print a piece of the answer as soon as it is there."""
+    pieces.append(piece)
+    print(piece, end="", flush=True)
+
+
+question = "What can you do?"
+print(question)
+answer(model, tokenizer, question, new=WORDS, say=say)
+print(f"\n{len(pieces) / (time.perf_counter() - begun):.0f} tokens a second")
 
 # %% [markdown]
 # ## Five parts that lesson 1 does not have
 #
-# part | lesson 1 | here
+# part|lesson 1|here
 # ---|---|---
-# norm | LayerNorm | RMSNorm
-# positions | a table, added | rotations of q and k
-# heads of keys | one per query head | one per three
-# MLP | up, GELU, down | gate, up, down
-# head | weights of its own | the embedding table
+# norm|LayerNorm|RMSNorm
+# positions|a table, added|rotations
+# heads of keys|one for each of queries|one for three
+# MLP|two matrices|three, gated
+# head|weights of its own|the embedding table
 #
-# There are no biases. We take these parts one by one.
-#
-# ## RMSNorm, by hand
-#
-# It divides by the root of the mean square. It subtracts no mean.
+# There are no biases. RMSNorm by hand: it divides by the root of the mean square, and subtracts no mean.
 
 # %%
 x = torch.tensor([1.0, 2.0, 3.0, 6.0])
@@ -93,45 +99,45 @@ print("PyTorch:  ", nn.RMSNorm(4)(x).detach())
 # %% [markdown]
 # ## Positions are rotations, by hand
 #
-# Take a head of four numbers as two pairs, $(x_0, x_2)$ and $(x_1, x_3)$. At position $p$, **RoPE** turns pair $i$ by
-# the angle $p\,\theta^{-2i/c}$. The score of a query and a key is a dot product. Turning both by the same angle leaves
-# it alone, so only the difference of their positions matters.
+# **RoPE** takes the $c$ numbers of a head in pairs. At position $p$ it turns pair $i$ of $q$ and $k$ by
+# $p\,\theta^{-2i/c}$. Turning both by the same angle leaves their dot product alone, so a score depends only on how far
+# apart two tokens are.
 
 # %%
-q, k = torch.tensor([1.0, 0.0, 2.0, 1.0]), torch.tensor([0.5, 1.0, 1.0, -1.0])
+q, k = torch.tensor([[1.0, 2.0], [0.0, 1.0]]), torch.tensor([[0.5, 1.0], [1.0, -1.0]])  # two pairs each
 
 
-def turned(x, position, base=100.0):
-    angle = position * torch.tensor([base**0.0, base**-0.5])  # c = 4: exponents 0 and -2/4
-    a, b = x[:2], x[2:]
-    return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()])
+def turned(pairs, position):
+    angles = position * torch.tensor([1.0, 0.1])  # the second pair turns ten times slower
+    R = [torch.tensor([[a.cos(), -a.sin()], [a.sin(), a.cos()]]) for a in angles]
+    return torch.stack([matrix @ pair for matrix, pair in zip(R, pairs, strict=True)])
 
 
 for at_q, at_k in ((3, 1), (103, 101), (3, 2)):
-    print(f"q at {at_q:3}, k at {at_k:3}: score {turned(q, at_q) @ turned(k, at_k):.4f}")
+    print(f"q at {at_q:3}, k at {at_k:3}: score {(turned(q, at_q) * turned(k, at_k)).sum():.4f}")
 
 plots.rotations(model.config.rope_base)
 plt.show()
 
 # %% [markdown]
-# *Figure: how far five of the 32 pairs of a SmolLM2 head are turned. Fast pairs tell neighbours apart, slow ones tell
-# the beginning of a long text from its end.*
+# *Figure: how five of a head's 32 pairs are turned. Fast pairs tell neighbours apart; slow ones tell the beginning of a
+# long text from its end.*
 #
 # ## Three heads share their keys
 #
-# Nine heads ask, but only three heads of keys and values are computed and kept in the cache. This is **grouped-query
-# attention**.
+# There are nine heads of queries, but only three of keys and values. This is **grouped-query attention**. What does it
+# save?
 
 # %%
-plots.shared_heads(model.config.heads, model.config.kv_heads)
-plt.show()
 c = model.config
-width = c.dim // c.heads
+plots.shared_heads(c.heads, c.kv_heads)
+plt.show()
 for heads in (c.heads, c.kv_heads):
-    print(f"a cache with {heads} heads: {2 * c.layers * heads * width * 4:,} bytes a token")
+    numbers = 2 * c.layers * heads * c.dim // c.heads  # keys and values
+    print(f"a cache with {heads} heads of keys and values: {4 * numbers:,} bytes a token")
 
 # %% [markdown]
-# *Figure: three heads of queries read the same keys and values, so the cache is a third as large.*
+# *Figure: three heads of queries read the same keys and values, so the cache takes a third of the memory.*
 #
 # ## Write it
 #
@@ -192,48 +198,33 @@ plots.quantized_block(block)
 plt.show()
 
 # %% [markdown]
-# *Figure: the first 32 weights of the first query projection. They lie on 16 levels; d is the distance of two levels, m
-# the lowest.*
-#
-# We read all blocks into 32 bits. Lesson 12 kept four.
+# *Figure: the first 32 weights of a query projection. They lie on 16 levels; d is the distance of two levels, m the
+# lowest.*
 #
 # ## Text becomes tokens
 #
-# **Byte-pair encoding** starts from bytes and joins the most frequent pair, again and again. Frequent words become one
-# token. A space belongs to the word behind it.
+# **Byte-pair encoding** starts from bytes and joins the most frequent pairs. Frequent words become one token; a space
+# belongs to the word behind it. A conversation is such a text too.
 
 # %%
 for text in ("The capital of France", "Ahoy, landlubbers!", "1234"):
     print([tokenizer.decode([token]) for token in tokenizer.encode(text)])
 
-print()
-print(conversation("Who are you?"))
-
-# %% [markdown]
-# The chat format is text too. The words in `<| |>` are single tokens. The model learned to write an answer behind
-# `assistant` and to end it with `<|im_end|>`; generation has this token for its `stop`. `new` is only a limit.
-#
-# ## How fast, how random?
-
-# %%
-question = torch.tensor([tokenizer.encode(conversation("Tell me a story."))])
-for cache in (True, False):
-    begun = time.perf_counter()
-    made = model.generate(question, SPEED, cache=cache)
-    print(f"cache={cache}: {SPEED / (time.perf_counter() - begun):.1f} tokens a second")
+print("\n" + conversation("Tell me a story."))
 
 dice = torch.Generator().manual_seed(1)
 for temperature in (0, 0.7, 1.5):
-    tokens = list(stream(model, question, SPEED // 2, temperature, tokenizer.end, dice))
-    print(f"\ntemperature {temperature}: {tokenizer.decode(tokens)}")
+    text = answer(model, tokenizer, "Tell me a story.", new=WORDS // 2, temperature=temperature, generator=dice)
+    print(f"temperature {temperature}: {text}\n")
 
 # %% [markdown]
-# At temperature 0 the likeliest token is taken each time. Higher temperatures divide the logits before the softmax, so
-# unlikely tokens are drawn more often.
+# The words in `<| |>` are single tokens. The model learned to end an answer with `<|im_end|>`, and generation stops
+# there; `new` is only a limit. At temperature 0 the likeliest token is taken each time. Higher temperatures divide the
+# logits, so unlikely tokens are drawn more often.
 #
 # ## Two dozen pirates
 #
-# What is a row of the training data? We print the first, and mark what the loss asks.
+# What does the loss ask of a row?
 
 # %%
 task = Dialogues()
@@ -245,12 +236,12 @@ print("\nasked:\n" + tokenizer.decode(targets[asked], special=True))
 print(f"\nof all tokens in {len(rows.tokens)} rows, {(rows.targets != IGNORE).sum() / rows.mask.sum():.0%} are asked")
 
 # %% [markdown]
-# **The loss covers the answers only.** Otherwise the model would learn to write our questions and the system prompt,
-# which are the same in every row and say nothing of pirates. The end token is asked as well; it teaches when to stop.
+# **The loss covers answers only.** Otherwise most of it would be about our questions, and the same system prompt in
+# every row. The end token is asked as well; it teaches when to stop.
 #
 # ## Before, and told
 #
-# An answer counts as a pirate's if it has two different words of a list (arr, matey, ye …).
+# An answer is a pirate's if it has two different words of a list (arr, matey, ye …).
 
 
 # %%
@@ -266,11 +257,12 @@ for name, texts in found.items():
     print("   ", texts[1], "\n")
 
 # %% [markdown]
-# Being told changes the answers, but the model is too small to keep the part up (guess 1).
+# The order changes the answers, but this small model does not keep up the part (guess 1).
 #
 # ## Train
 #
-# 36 steps of four rows, one seed. The soft prompt starts from the order's words. Learning rates: three tried each.
+# We train 36 steps of four pairs, with one seed. The soft prompt of 16 vectors starts from the words of the order. For
+# each method we tried three or more learning rates.
 
 # %%
 start = tuple(tokenizer.encode(ORDER))
@@ -306,104 +298,71 @@ for i in range(0, len(QUESTIONS), 3):
 # %% [markdown]
 # TODO results
 #
-# ## What was learned?
-#
-# Which token does the model want to begin an answer with?
-
-
-# %%
-@torch.no_grad()
-def likeliest(view, text, best=4):
-    """The likeliest next tokens, as words with their probabilities."""
-    tokens = torch.tensor([tokenizer.encode(text)])
-    found = view(tokens)[0, -1].softmax(-1).topk(best)
-    return {tokenizer.decode([token]): p for p, token in zip(*map(torch.Tensor.tolist, found), strict=True)}
-
-
-for name, view in {"base": model, **views}.items():
-    words = likeliest(view, conversation("Tell me about cats."))
-    print(f"{name:13}" + "".join(f"{word!r:>8} {p:.2f}" for word, p in words.items()))
-
-# %% [markdown]
 # ## What was lost?
 #
-# Outside of any conversation we ask for eight capitals. None of them is in the training data.
+# We ask for eight capitals. None of them is in the training data. An answer is right if the city is in it.
 
 # %%
-CAPITALS = {"France": "Paris", "Japan": "Tokyo", "Spain": "Madrid", "Russia": "Moscow", "Germany": "Berlin",
-            "Greece": "Athens", "China": "Beijing", "Egypt": "Cairo"}  # fmt: skip
 known = {}
 for name, view in {"base": model, **views}.items():
-    first = [next(iter(likeliest(view, f"The capital of {country} is", 1))) for country in CAPITALS]
-    known[name] = sum(word.strip() == right for word, right in zip(first, CAPITALS.values(), strict=True))
-    print(f"{name:13} {known[name]} of {len(CAPITALS)}: {' '.join(first)}")
+    texts = answers(view, tokenizer, [f"What is the capital of {country}?" for country in CAPITALS], new=WORDS // 2)
+    wrong = [text for city, text in zip(CAPITALS.values(), texts, strict=True) if city not in text]
+    known[name] = len(texts) - len(wrong)
+    print(f"{name:13} {known[name]} of {len(texts)}, wrong: {' | '.join(wrong)}")
 
 # %% [markdown]
 # TODO lost
 #
-# ## Detach
+# ## Detach, store, count
 #
-# A view changes nothing in its base. So after detaching the old answers must come back exactly, not nearly.
+# LoRA's file (guess 2): $q$ is 576 × 576 and $v$ 192 × 576, so thirty layers have 30 · 8 · (576 + 576 + 192 + 576) =
+# 460,800 numbers of four bytes. In training, each has a gradient and two moments.
 
 # %%
-plain = detach(views["LoRA"])
-print("the same answers, letter by letter:", ask(plain) == found["base"])
+print("detached, the same answers letter by letter:", ask(detach(views["LoRA"])) == found["base"])
 
-# %% [markdown]
-# ## Two megabytes beside five hundred
-#
-# We predict the file of LoRA (guess 2): $q$ is 576 × 576 and $v$ 192 × 576, so each layer has $8\,(576 + 576)$ and
-# $8\,(576 + 192)$ numbers, four bytes each; thirty layers make 1,843,200 bytes.
-
-# %%
-with TemporaryDirectory() as folder:
-    for name, view in views.items():
+batch = task.batch(4, torch.Generator().manual_seed(0))
+print(f"\n{'':13}{'file, bytes':>12}{'predicted':>11}{'measured':>10}{'activations':>13}  (MB of memory)")
+for name, view in views.items():
+    with TemporaryDirectory() as folder:
         place = Path(folder) / f"{name}.safetensors"
         save(view, place)
-        again = load(place, model)
-        same = torch.equal(again(question), view(question))
-        print(f"{name:13} {place.stat().st_size:9,} bytes on disk; loaded again, equal logits: {same}")
-weights = sum(p.numel() * p.element_size() for p in model.parameters())
-print(f"{'the model':13}{weights:10,} bytes in memory, {path().stat().st_size:,} in its file")
-
-# %% [markdown]
-# ## What does training cost?
-#
-# Adam keeps two moments for each trained number. We predict, and measure one step.
-
-# %%
-batch = task.batch(4, torch.Generator().manual_seed(0))
-for name, view in views.items():
+        same = torch.equal(load(place, model)(batch.tokens), view(batch.tokens))
+        size = place.stat().st_size
     expected, seen = costs.predict(view), costs.measure(view, batch)
-    kept = seen.total - seen.activations
-    print(f"{name:13} predicted {expected.total / 1e6:5.0f} MB, measured {kept / 1e6:5.0f} MB,"
-          f" and {seen.activations / 1e6:.0f} MB of activations")  # fmt: skip
-print(f"Full          predicted {costs.predict(Full().attach(model)).total / 1e6:5.0f} MB")
+    parts = expected.total, seen.total - seen.activations, seen.activations
+    print(f"{name:13}{size:12,}" + "".join(f"{n / 1e6:11.1f}" for n in parts) + f"   loaded, the same: {same}")
+full = costs.predict(Full().attach(model))
+print(f"{'Full':13}{full.weights:12,}{full.total / 1e6:11.1f}")
 
 # %% [markdown]
-# Weights, gradients and moments shrink to a quarter. The activations stay, and they are most of what a training step
-# with LoRA holds beyond the model.
+# The file has 1.8 MB beside the model's 538. Training with LoRA needs a quarter of the memory of full fine-tuning, but
+# for the activations: they stay.
 #
 # ## Break it
 #
-# The paper turns neighbours, $(x_0, x_1)$; so does llama.cpp. Both ways are right, with weights that were made for them.
+# Three lines are broken, and none raises an error. We measure the loss on the base's own answers.
 
 # %%
-lines = inspect.getsource(llama.rotate).splitlines()
-print("\n".join(lines[-2:]))
-print("    a, b = x[..., ::2], x[..., 1::2]  # broken")
-print("    return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)\n")
-
-broken = with_mistake("llama", "neighbours in pairs")
-with torch.device("meta"):
-    other = broken.Llama(model.config)
-other.load_state_dict(model.state_dict(), assign=True)  # the same weights, not copied
-babble = answer(other.eval(), tokenizer, QUESTIONS[0], new=WORDS)
-print(babble)
+MISTAKES = {
+    "neighbours in pairs": "a, b = x[..., ::2], x[..., 1::2]",
+    "heads shared in turns": "t.repeat(1, self.heads // self.kv_heads, 1, 1)",
+    "base of the model ignored": "rotate(q, positions[..., -T:], 10_000.0)",
+}
+own = Dialogues(tuple(zip(QUESTIONS[:4], found["base"][:4], strict=True)))
+broken = {"right": evaluate(model, own).loss}
+print(f"right: loss {broken['right']:.2f}")
+for name, line in MISTAKES.items():
+    module = with_mistake("llama", name)
+    with torch.device("meta"):
+        other = module.Llama(model.config)
+    other.load_state_dict(model.state_dict(), assign=True)  # the same weights, not copied
+    broken[name] = evaluate(other, own).loss
+    said = answer(other.eval(), tokenizer, QUESTIONS[1], new=WORDS // 2)
+    print(f"\n{name}: loss {broken[name]:.2f}\n  {line}\n  {said!r}")
 
 # %% [markdown]
-# Nothing fails, and nothing makes sense. The loader of GGUF files therefore brings the rows of $q$ and $k$ into our
-# order.
+# TODO broken.
 #
 # ## Seen here?
 #
@@ -419,12 +378,11 @@ print(babble)
 # %% [markdown]
 # ## Exercises
 #
-# 1. `python -m minipeft start llama` has `key_positions` too: where do tokens stand beside padding?
-# 2. `Dialogues(system=ORDER)`: give the order while training and while asking. Which prompt needs fewer steps?
-# 3. How many examples are enough? `Dialogues(PIRATE[:6])`.
-# 4. Leave the end token out of `dialogues.py`. What happens?
-
-# %% [markdown]
+# 1. `python -m minipeft start llama`
+# 2. How many examples are enough? `Dialogues(PIRATE[:6])`.
+# 3. Leave the end token out of `dialogues.py`. What happens?
+# 4. A style of your own: `python -m minipeft teach mine.toml`, then `chat`.
+#
 # <details><summary>Answers</summary>
 #
 # TODO
@@ -451,8 +409,9 @@ print(babble)
 
 # %% tags=["hide-input"]
 assert ask(model) == found["base"]
-assert babble != found["base"][0]
+assert broken["right"] < broken["base of the model ignored"] < broken["neighbours in pairs"]
 if not FAST:
     assert pirates(found["base"]) == pirates(found["told"]) == 0
     assert pirates(found["LoRA"]) >= 9
     assert pirates(found["PromptTuning"]) >= 5
+    assert known["base"] > max(known["LoRA"], known["PromptTuning"])

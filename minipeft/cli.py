@@ -22,6 +22,7 @@ from minipeft.attach import attachments, detach
 from minipeft.bases import base
 from minipeft.classroom import commands, use
 from minipeft.costs import delta_bytes
+from minipeft.doctor.command import doctor
 from minipeft.exchange import commands as exchange
 from minipeft.files import SIGNED, is_store, place, rescue, write_atomically
 from minipeft.methods import METHODS, AdapterFusion, PrefixTuning, PromptTuning, PTuning, PTuningV2, parse
@@ -63,6 +64,7 @@ app = typer.Typer(
 )
 for command in (
     commands.start, commands.check, commands.grade, commands.grades, talking.teach, talking.chat, exchange.export,
+    doctor,
 ):  # fmt: skip
     app.command()(command)
 app.command("import")(exchange.import_)

@@ -16,7 +16,7 @@ from minipeft.methods import METHODS, Full, LoRA, parse
 HOUSE = Path(minipeft.__file__).parent
 ORDER = [
     ["models"], ["settings"], ["arguments"], ["checks"], ["attach"], ["targets"], ["views"], ["methods"], ["files"],
-    ["deltas"], ["mixing", "arithmetic"], ["tasks"], ["batches", "processes"], ["training"],
+    ["deltas"], ["mixing", "arithmetic"], ["tasks"], ["batches", "processes"], ["training"], ["doctor"],
     ["costs", "plots", "published"], ["bases", "worlds"],
     ["lab", "exchange"],
     ["classroom"], ["exercises"], ["talking"], ["cli"],

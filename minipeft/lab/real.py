@@ -14,7 +14,7 @@ from minipeft.bases import base
 from minipeft.deltas import updates
 from minipeft.lab.trial import adapt
 from minipeft.lab.tuning import Tuning, rate, score
-from minipeft.methods import Full, LoRA, Pfeiffer, PromptTuning
+from minipeft.methods import Full, LoRA, Pfeiffer, PromptTuning, QLoRA
 from minipeft.tasks import rows_of
 from minipeft.training import Recipe, evaluate, loss_of
 from minipeft.worlds.reference import OwnWords, Reference
@@ -30,6 +30,7 @@ CONFIGURATIONS = {  # and the half decade of learning rates where their search b
     "LoRA, r 1": (LoRA(rank=1, alpha=2, targets="all-linear"), -4),
     "LoRA, r 32": (LoRA(rank=32, alpha=64, targets="all-linear"), -5),
     "LoRA, r 42, q and v": (LoRA(rank=42, alpha=84, targets=("q", "v")), -5),
+    "QLoRA, r 8": (QLoRA(rank=8, alpha=16, targets="all-linear"), -5),
     "Pfeiffer": (Pfeiffer(size=32), -5),
     "PromptTuning": (PromptTuning(length=16, init=WORDS), -3),
 }
@@ -69,14 +70,23 @@ def spectrum(view):
     changes = updates(view)
     for name in MATRICES:
         W, change = changes[f"{name}.weight"]
-        energy = torch.linalg.svdvals(change).square()
-        shares = energy.cumsum(0) / energy.sum()
-        found["top 8"].append(round(shares[7].item(), 4))
-        found["top 64"].append(round(shares[63].item(), 4))
-        U = torch.linalg.svd(W + change, full_matrices=False)[0][:, :TOP]
-        alike = (torch.linalg.svd(W, full_matrices=False)[0].T @ U).abs().amax(0)
-        found["intruders"].append(int((alike < ALIKE).sum()))
+        found["top 8"].append(round(share(change, 8), 4))
+        found["top 64"].append(round(share(change, 64), 4))
+        found["intruders"].append(intruders(W, change))
     return found
+
+
+def share(change, k):
+    """The share of the energy of ΔW, Σσᵢ², that its k largest singular directions hold."""
+    energy = torch.linalg.svdvals(change).square()
+    return (energy[:k].sum() / energy.sum()).item()
+
+
+def intruders(W, change):
+    """How many of the largest left singular vectors of W + ΔW are like none of W's: every cosine is below ALIKE."""
+    U = torch.linalg.svd(W + change, full_matrices=False)[0][:, :TOP]
+    cosines = torch.linalg.svd(W, full_matrices=False)[0].T @ U
+    return int((cosines.abs().amax(0) < ALIKE).sum())
 
 
 def tried(lab, method, rates):
