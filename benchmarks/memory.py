@@ -56,7 +56,7 @@ def measured(name):
 
 
 def predicted(name):
-    """The memory of training from counting, by its parts. The weights are those of the view and of its base, each once."""
+    """The memory of training from counting, by its parts. Of view and base together, each weight counts once."""
     model = base("smollm2")
     view, batch = METHODS[name].attach(model), Reference().batch(TWO_STEPS.batch_size, torch.Generator())
     stored = {p.data_ptr(): p.numel() * p.element_size() for p in (*model.parameters(), *view.parameters())}
