@@ -1,4 +1,4 @@
-"""The command line: compare | train | eval | generate | inspect | tune, those of the classroom, and teach | chat."""
+"""The command line: compare | train | eval | generate | inspect | tune, and the commands of other rooms."""
 
 import io
 import shlex
@@ -22,6 +22,8 @@ from minipeft.attach import attachments, detach
 from minipeft.bases import base
 from minipeft.classroom import commands, use
 from minipeft.costs import delta_bytes
+from minipeft.doctor.command import doctor
+from minipeft.exchange import commands as exchange
 from minipeft.files import SIGNED, is_store, place, rescue, write_atomically
 from minipeft.methods import METHODS, AdapterFusion, PrefixTuning, PromptTuning, PTuning, PTuningV2, parse
 from minipeft.mixing import MultiTask
@@ -60,8 +62,12 @@ app = typer.Typer(
         "python -m minipeft start lora     (write it yourself; then: check work/lora.py)"
     ),
 )
-for command in (commands.start, commands.check, commands.grade, commands.grades, talking.teach, talking.chat):
+for command in (
+    commands.start, commands.check, commands.grade, commands.grades, talking.teach, talking.chat, exchange.export,
+    doctor,
+):  # fmt: skip
     app.command()(command)
+app.command("import")(exchange.import_)
 console = Console(markup=False, emoji=False)  # what looks like markup in a name or a note is shown as it is
 complaints = Console(stderr=True, markup=False, emoji=False)
 torch.set_num_threads(1)  # models this small are slower on several threads, and much slower on a busy machine

@@ -92,6 +92,15 @@ def test_an_answer_is_said_in_pieces_that_are_the_whole(small):
     assert len(pieces) > 3
 
 
+def test_several_answers_at_once_are_those_given_one_by_one(small):
+    questions = ["the", "th the t", "eh the the the"]
+    alone = [smollm2.answer(*small, question, new=12) for question in questions]
+    assert smollm2.answers(*small, questions, new=12) == alone
+    assert smollm2.answers(*small, questions[:1], system="the", new=12) == [
+        smollm2.answer(*small, "the", system="the", new=12)
+    ]
+
+
 def test_only_the_tokens_of_the_answer_are_asked():
     batch = continued([([5, 6, 7], [8, 9]), ([5], [8, 9])])
     assert batch.tokens.tolist() == [[5, 6, 7, 8], [5, 8, 0, 0]]
