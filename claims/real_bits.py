@@ -8,7 +8,7 @@ from statistics import mean
 import torch
 
 from claims.ledger import claim
-from claims.real import lower, on_each_window, race
+from claims.real import lower, over_seeds, race
 from minipeft import merge
 from minipeft.attach import detach
 from minipeft.bases import base
@@ -172,7 +172,7 @@ def real_qlora(f):
     how far it falls from where it starts."""
     plain, coarse = race(f, "LoRA, r 8")["LoRA, r 8"], quantized(f)
     start = all_roundings(f, "NF4")
-    x, y = on_each_window(coarse), on_each_window(plain)
+    x, y = over_seeds(coarse), over_seeds(plain)
     close = [a < b + 0.05 for a, b in zip(x, y, strict=True)]
     f.always("QLoRA's loss is at most 0.05 nats above LoRA's", close, f"{mean(x):.3f} nats, against {mean(y):.3f}",
              of="windows")  # fmt: skip

@@ -1,4 +1,4 @@
-"""The command line: python -m minipeft compare | train | eval | generate | inspect | tune, and the classroom's."""
+"""The command line: compare | train | eval | generate | inspect | tune, and the commands of other rooms."""
 
 import io
 import shlex
@@ -17,11 +17,13 @@ from rich.table import Table
 from rich.text import Text
 from tqdm.auto import tqdm
 
-from minipeft import deltas, lab
+from minipeft import deltas, lab, processes, talking
 from minipeft.attach import attachments, detach
 from minipeft.bases import base
 from minipeft.classroom import commands, use
 from minipeft.costs import delta_bytes
+from minipeft.doctor.command import doctor
+from minipeft.exchange import commands as exchange
 from minipeft.files import SIGNED, is_store, place, rescue, write_atomically
 from minipeft.methods import METHODS, AdapterFusion, PrefixTuning, PromptTuning, PTuning, PTuningV2, parse
 from minipeft.mixing import MultiTask
@@ -60,8 +62,12 @@ app = typer.Typer(
         "python -m minipeft start lora     (write it yourself; then: check work/lora.py)"
     ),
 )
-for command in (commands.start, commands.check, commands.grade, commands.grades):
+for command in (
+    commands.start, commands.check, commands.grade, commands.grades, talking.teach, talking.chat, exchange.export,
+    doctor,
+):  # fmt: skip
     app.command()(command)
+app.command("import")(exchange.import_)
 console = Console(markup=False, emoji=False)  # what looks like markup in a name or a note is shown as it is
 complaints = Console(stderr=True, markup=False, emoji=False)
 torch.set_num_threads(1)  # models this small are slower on several threads, and much slower on a busy machine
@@ -70,6 +76,10 @@ torch.set_num_threads(1)  # models this small are slower on several threads, and
 @app.callback()
 def begin(context: typer.Context):
     """MINIPEFT_USE=work/lora.py: what trains or answers runs on a student's file."""
+    if processes.started() and context.invoked_subcommand != "train":
+        raise ValueError(
+            f"torchrun is for `train`, whose processes share each batch; start {context.invoked_subcommand} without it"
+        )
     if context.invoked_subcommand not in ("start", "check", "grade"):
         use()
 
@@ -242,7 +252,10 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     force: Force = False,
 ):
-    """Train one method on a task and save its delta."""
+    """Train one method on a task and save its delta. Started by torchrun, several processes share each batch."""
+    processes.join()
+    first = processes.rank() == 0
+    console.quiet = not first
     goal, method = task(name), parse(method)
     lr = lab.learning_rate_of(method) if lr is None else lr
     torch.manual_seed(seed)
@@ -251,10 +264,15 @@ def train(
         method.fill(model, [deltas.read(path, detach(model)) for path in fuse or ()])
     elif fuse:
         raise ValueError(f"--fuse is for AdapterFusion, not for {method}: leave it out")
-    place(out, "delta", force, inputs=fuse or (), room=delta_bytes(model) + 10_000)
+    if first:
+        place(out, "delta", force, inputs=fuse or (), room=delta_bytes(model) + 10_000)
     console.print(f"{method} on {goal} ({goal.kind})\n{summary(model)}")
     given = Few(goal, few, seed) if few else goal
     history = fit(model, given, steps=steps, lr=lr, seed=seed, device=device)
+    if not first:
+        return
+    if history.sent:
+        console.print(f"{processes.size()} processes; each step sent {history.sent:,} bytes to the others")
     score = evaluate(model, goal)
     notes = {"task": str(goal), "steps": steps, "lr": lr, "seed": seed, "accuracy": round(score.accuracy, 4)}
     if few:
@@ -471,7 +489,8 @@ def main():
         stream.reconfigure(encoding="utf-8")
     try:
         app()
-    except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError, ModuleNotFoundError) as error:
         said = printable(" ".join(str(error).split()))
+        said += f" (process {processes.rank()})" if processes.size() > 1 else ""
         complaints.print(Text.assemble((type(error).__name__, "red"), f": {said}"), soft_wrap=True)
         raise SystemExit(2) from None

@@ -56,12 +56,13 @@ class MethodSettings(Settings):
     """What every method can be told, by name.
 
     places: parts of the model, outside of which nothing is put: ("encoder", "decoder.blocks.0"); () for all of it.
-    classes: a fresh head for so many classes takes the place of the model's and is trained with the method.
-    head_lr: the learning rate of the fresh head; None for that of the method.
+    classes: a fresh head for so many classes takes the place of the model's and is trained with the method; "own": a
+        copy of the model's own head is.
+    head_lr: the learning rate of that head; None for that of the method.
     """
 
     places: tuple[str, ...] = field(default=(), kw_only=True)
-    classes: int | None = field(default=None, kw_only=True)
+    classes: int | Literal["own"] | None = field(default=None, kw_only=True)
     head_lr: float | None = field(default=None, kw_only=True)
 
 

@@ -64,6 +64,40 @@ def test_every_method_trains_a_fresh_head_and_saves_it_with_the_rest(name, causa
     assert detach(view)(tokens).shape == (3, tokens.shape[1], 23)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_a_copy_of_the_own_head_and_saves_it_with_the_rest(name, tmp_path):
+    base, tokens = make(None), rows()[1]
+    method, before = METHODS[name](classes="own", head_lr=1e-2), bits(base)
+    fresh = method.attach(base)
+    assert {n for n in trainable(fresh) if n.startswith("head.")} == {"head.weight", "head.bias"}
+    assert torch.equal(fresh.head.weight, base.head.weight)
+    view = stirred(method, base)
+    logits = view(tokens)
+    assert logits.shape == base(tokens).shape
+    save(view, tmp_path / "delta")
+    close(load(tmp_path / "delta", base)(tokens), logits)
+    assert same_bits(base, before)
+
+
+def test_a_copy_of_the_head_is_untied_merges_and_needs_a_head():
+    model = make("rotary", tied=True)
+    view = stirred(LoRA(rank=2, classes="own"), model)
+    assert view.head.weight is not view.embed.token.weight
+    with pytest.warns(UserWarning, match="were one weight and now differ"):
+        plain = merge(view)
+    tokens = rows()[1]
+    close(plain(tokens), view(tokens))
+    with pytest.raises(TypeError, match="has no head"):
+        LoRA(rank=2, targets=("0",), classes="own").attach(torch.nn.Sequential(torch.nn.Linear(2, 2)))
+
+
+def test_a_copy_of_the_head_starts_from_what_stands_there():
+    below = stirred(LoRA(rank=2, targets=("head",)), make(None))
+    view = LinearProbe(classes="own").attach(below)
+    tokens = rows()[1]
+    close(view(tokens), below(tokens))
+
+
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("pre_norm", [True, False])
 def test_which_token_the_head_reads_depends_on_the_direction_and_not_on_the_norms(causal, pre_norm):

@@ -38,7 +38,7 @@ def test_a_score_depends_on_the_difference_of_two_positions_alone():
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_takes_no_position(side):
-    _, tokens, mask = rows(side)
+    _, _, mask = rows(side)
     visible = attention_mask(T, T, causal=True, mask=mask)
     found = key_positions(visible, T, T)
     for row, real in zip(found[:, 0], mask, strict=True):

@@ -193,3 +193,13 @@ def test_the_bill_is_drawn_in_shares_with_its_total():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == list(MEMORY)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["small", "large"]
     assert "memory" in ax.get_xlabel()
+
+
+def test_what_is_learned_and_forgotten_is_a_line_over_learning_rates():
+    curves = {"Full": [(1e-4, 2.9, 3.0), (3e-4, 2.7, 3.4)], "LoRA": [(1e-3, 2.8, 3.0), (3e-3, 2.7, 3.2)]}
+    ax = plots.learned_and_forgotten(curves, base=(3.5, 2.9))
+    assert [line.get_label() for line in ax.lines] == ["Full", "LoRA", "base"]
+    assert ax.lines[0].get_xydata().tolist() == [[2.9, 3.0], [2.7, 3.4]]
+    assert {text.get_text() for text in ax.texts} == {"0.0001", "0.0003", "0.001", "0.003"}
+    assert "new text" in ax.get_xlabel()
+    assert "old text" in ax.get_ylabel()

@@ -67,7 +67,7 @@ TABLE = [  # settings, what a message says of them, and which of the values are 
     ("mlp", "a whole number of at least 1 or None", WHOLE | {"1", "None"}),
     ("seed", "a whole number of at least 0", WHOLE | {"0", "1"}),
     ("block_size", "a whole number of at least 2 and below 4097", WHOLE),
-    ("classes", "a whole number of at least 2 or None", WHOLE | {"None"}),
+    ("classes", "a whole number of at least 2 or 'own' or None", WHOLE | {"None"}),
     ("head_lr", "a number above 0 or None", NUMBER | {"None"}),
     ("AdaLoRA.rank alpha lr_ratio d_initial scale", "a number above 0", NUMBER),
     ("gamma regularization", "a number of at least 0", NUMBER | {"0"}),

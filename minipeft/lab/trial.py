@@ -111,7 +111,7 @@ def trial(method, goal, lr, seed, recipe=RECIPE, base="letters-d64", examples=No
 def retention(view, goal, method):
     """Accuracy on what the base was pretrained on; None if a fresh head cannot tell."""
     known = goal.known() if hasattr(goal, "known") else Mixture()
-    return None if method.classes else evaluate(view, known).accuracy
+    return None if isinstance(method.classes, int) else evaluate(view, known).accuracy
 
 
 def size(view):

@@ -1,5 +1,7 @@
 """Heads that give one answer for a row: they read one token of it. Pooling belongs to the head."""
 
+import copy
+
 from torch import nn
 
 
@@ -19,16 +21,20 @@ class ClassHead(nn.Module):
 
 
 def fresh_head(model, classes):
-    """A new head for a model, of its type and on its device, with random weights.
+    """A new head for a model, of its type and on its device, with random weights; for classes="own" a copy of its own.
 
     Raises TypeError for a model that has no head, or one whose head does not tell what a classifier would read.
     """
     head, config = getattr(model, "head", None), getattr(model, "config", None)
+    if classes == "own" and isinstance(head, nn.Module):
+        return copy.deepcopy(head.merged() if hasattr(head, "merged") else head).requires_grad_(True)
     while hasattr(head, "base"):  # below wrappers
         head = head.base
     if isinstance(head, ClassHead):
         new = ClassHead(head.classify.in_features, classes, head.place)
-    elif hasattr(config, "causal"):
+    elif getattr(model, "pools", False):
+        new = nn.Linear(config.dim, classes)
+    elif hasattr(config, "causal") and classes != "own":
         new = ClassHead(config.dim, classes, -1 if config.causal else 0)
     elif isinstance(head, nn.Linear):
         new = nn.Linear(head.in_features, classes)

@@ -78,6 +78,26 @@ def forgetting(traces, axes=None, label="Full"):
     return axes
 
 
+def learned_and_forgotten(curves, base=None, ax=None):
+    """Loss on old text against loss on new text, a line for each {label: [(learning rate, new, old), ...]}.
+
+    base: (new, old) of the base alone, a grey dot.
+    """
+    ax = bare(ax or new(6, 3.8))
+    for (label, points), colour in zip(curves.items(), shades(curves), strict=True):
+        lr, learned, old = zip(*points, strict=True)
+        ax.plot(learned, old, color=colour, ls=dash(label), **mark(label), label=label)
+        for rate, x, y in zip(lr, learned, old, strict=True):
+            ax.annotate(f"{rate:g}", (x, y), (6, 5), textcoords="offset points", fontsize=9, color=colour)
+    if base:
+        ax.plot(*base, "o", ms=8, color=FROZEN, label="base")
+    ax.set_xlabel("loss on new text, nats (left: learned more)")
+    ax.set_ylabel("loss on old text, nats\n(down: forgotten less)")
+    ax.margins(0.12)
+    legend(ax)
+    return ax
+
+
 def learning_rates(losses, ax=None):
     """Loss against learning rate, a line for each {label: {learning rate: loss}}; the least of each is ringed."""
     ax = bare(ax or new(7.5, 3.4))

@@ -98,3 +98,17 @@ def answer(model, tokenizer, *messages, system=SYSTEM, new=100, temperature=0.0,
             say(text[len(said) :])
         said = text
     return tokenizer.decode(made)
+
+
+def answers(model, tokenizer, questions, system=SYSTEM, new=100):
+    """What the model answers to each of several questions, as texts, with the likeliest token each time.
+
+    They are answered all at once, which for ten takes a third of the time.
+    """
+    rows = [tokenizer.encode(conversation(question, system=system)) for question in questions]
+    longest = max(map(len, rows))
+    tokens = torch.tensor([[tokenizer.end] * (longest - len(row)) + row for row in rows])
+    mask = torch.tensor([[False] * (longest - len(row)) + [True] * len(row) for row in rows])
+    device = next(model.parameters()).device
+    made = model.generate(tokens.to(device), new, mask.to(device), stop=tokenizer.end)
+    return [tokenizer.decode(row) for row in made]

@@ -19,9 +19,30 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-STYLE = tomllib.loads((Path(__file__).parent / "pirate.toml").read_text(encoding="utf-8"))
-PIRATE = tuple(map(tuple, STYLE["pairs"]))
-UNSEEN = tuple(STYLE["unseen"])
+FILE = Path(__file__).parent / "pirate.toml"
+
+
+def pairs_of(path):
+    """((question, answer), ...) from a TOML file with pairs = [["How are you?", "Fine."], ...].
+
+    Raises FileNotFoundError; ValueError, with what is wrong, if it is not such a file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}; write one like {FILE}")
+    try:
+        pairs = tomllib.loads(Path(path).read_text(encoding="utf-8"))["pairs"]
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError) as error:
+        raise ValueError(f"{path} is no TOML file with pairs = [[question, answer], ...]: {error}") from None
+    for i, pair in enumerate(pairs if isinstance(pairs, list) else [pairs]):
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(t, str) and t.strip() for t in pair)):
+            raise ValueError(f"{path}: pair {i + 1} must be two texts, [question, answer], got {pair!r}")
+    if not pairs:
+        raise ValueError(f"{path} has no pairs: write at least one, [question, answer]")
+    return tuple(map(tuple, pairs))
+
+
+STYLE = tomllib.loads(FILE.read_text(encoding="utf-8"))
+PIRATE, UNSEEN = pairs_of(FILE), tuple(STYLE["unseen"])
 
 
 @dataclass(frozen=True)

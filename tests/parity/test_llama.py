@@ -1,4 +1,4 @@
-"""Our Llama computes, generates and trains like that of `transformers`, which has the same weights; peft's prompt too."""
+"""Our Llama computes, generates and trains like that of `transformers` with the same weights; so do methods of peft."""
 
 import pytest
 import torch

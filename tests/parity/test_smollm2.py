@@ -47,7 +47,10 @@ def test_a_conversation_has_the_form_that_the_file_prescribes(tokenizer):
     said = ("Hi", "Hello!", "How are you?")
     turns = [{"role": role, "content": text} for role, text in zip(("user", "assistant", "user"), said, strict=True)]
     told = [{"role": "system", "content": "Be brief."}, *turns]
-    for messages, ours in ((turns, smollm2.conversation(*said)), (told, smollm2.conversation(*said, system="Be brief."))):
+    for messages, ours in (
+        (turns, smollm2.conversation(*said)),
+        (told, smollm2.conversation(*said, system="Be brief.")),
+    ):
         expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert ours == expected
 
