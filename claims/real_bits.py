@@ -3,6 +3,7 @@
 Its file has five bits a weight already (Q4_1), so whatever is rounded here is rounded a second time.
 """
 
+from dataclasses import dataclass
 from statistics import mean
 
 import torch
@@ -13,9 +14,10 @@ from minipeft import merge
 from minipeft.attach import detach
 from minipeft.bases import base
 from minipeft.deltas import updates
+from minipeft.lab.real import on_each
 from minipeft.methods.qlora import DYNAMIC, GROUP, decode, encode, levels_of
 from minipeft.targets import match
-from minipeft.training import loss_of
+from minipeft.tasks import rows_of
 from minipeft.worlds.reference import Reference
 
 BLOCK, LEVELS = 64, {name: levels_of(name.lower()) for name in ("NF4", "int4", "NF3", "int3")}
@@ -24,7 +26,6 @@ LEVELS["FP4 (bitsandbytes)"] = torch.tensor([-12, -8, -6, -4, -3, -2, -0.0625, 0
 POWERS = 2.0 ** -torch.arange(7)  # 1, ½, ¼, ...
 LEVELS["FP4 (E3M0)"] = torch.cat([-POWERS, torch.zeros(1), POWERS.flip(0)])
 LEVELS["16 even levels"] = torch.linspace(-1, 1, 16)
-MORE = 60  # windows of the topics for training, which nobody has trained on where weights are only rounded
 
 
 def rounded(W, levels):
@@ -54,18 +55,19 @@ def with_weights(weights):
     return model
 
 
-@torch.no_grad()
-def by_window(model, batch):
-    rows = zip(batch.tokens, batch.targets, strict=True)
-    return [round(loss_of(model(tokens[None]), targets[None]).item(), 4) for tokens, targets in rows]
+@dataclass(frozen=True)
+class Training:
+    """Windows from all over the topics for training, so many. Who only rounds has not trained on them."""
+
+    windows: int = 60
+
+    def every(self):
+        whole = Reference("training").every()
+        step = len(whole.tokens) // self.windows
+        return rows_of(whole, slice(0, self.windows * step, step))
 
 
-def on_all_parts(model):
-    """Of a model that was not trained: the loss on 24 test windows, 12 for validation and 60 for training, in nats."""
-    test, validation, training = (Reference(part).every() for part in ("test", "validation", "training"))
-    some = slice(0, MORE * (step := len(training.tokens) // MORE), step)
-    training.tokens, training.targets = training.tokens[some], training.targets[some]
-    return [loss for batch in (test, validation, training) for loss in by_window(model, batch)]
+UNSEEN = Reference("test"), Reference("validation"), Training()  # 24, 12 and 60 windows
 
 
 def rounding_real(levels):
@@ -79,7 +81,7 @@ def rounding_real(levels):
         if levels != "none":
             W.data, old = rounded(W, LEVELS[levels]), W.data
             errors.append(round(((W - old).norm() / old.norm()).item(), 5))
-    return {"error": errors, "windows": on_all_parts(model)}
+    return {"error": errors, "windows": [loss for task in UNSEEN for loss in on_each(model, task)]}
 
 
 def merged_and_rounded(view):
@@ -88,16 +90,16 @@ def merged_and_rounded(view):
     again: Ŵ + ΔW, rounded. at random: the same, not to the nearest level but by lot. onto W: W + ΔW. onto W, rounded.
     And from `codes`, how many of them change.
     """
-    model, changes, test = detach(view), updates(view), Reference("test").every()
+    model, changes, test = detach(view), updates(view), Reference("test")
     onto = {name: model.get_parameter(name) + change for name, (_, change) in changes.items()}
     nf4, found = LEVELS["NF4"], codes(model, changes)
-    found["merged"] = by_window(merge(view), test)
+    found["merged"] = on_each(merge(view), test)
     again = {name: coarse + change for name, (coarse, change) in changes.items()}
-    found["again"] = by_window(with_weights({name: rounded(W, nf4) for name, W in again.items()}), test)
+    found["again"] = on_each(with_weights({name: rounded(W, nf4) for name, W in again.items()}), test)
     lot = torch.Generator().manual_seed(0)
-    found["at random"] = by_window(with_weights({name: at_random(W, nf4, lot) for name, W in again.items()}), test)
-    found["onto W"] = by_window(with_weights(onto), test)
-    found["onto W, rounded"] = by_window(with_weights({name: rounded(W, nf4) for name, W in onto.items()}), test)
+    found["at random"] = on_each(with_weights({name: at_random(W, nf4, lot) for name, W in again.items()}), test)
+    found["onto W"] = on_each(with_weights(onto), test)
+    found["onto W, rounded"] = on_each(with_weights({name: rounded(W, nf4) for name, W in onto.items()}), test)
     return found
 
 
