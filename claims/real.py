@@ -1,112 +1,31 @@
-"""Whether the claims hold on a real language model: SmolLM2, 135 million parameters, learns the language reference.
+"""Whether the claims hold on a real language model: the runs of `lab.real`, three seeds each.
 
-Each run takes 30 steps of four windows of 64 tokens, so that it ends within two minutes on one core. Runs are few, so
-most statements compare two methods on each of 24 test windows, whose losses are means over three seeds.
+Runs are few, so most statements compare two methods on each of 24 test windows, whose losses are means over the seeds.
 """
 
 import math
 from statistics import mean
 
-import torch
-
 from claims.ledger import Asking, Entry, claim, told
 from minipeft import plots
-from minipeft.attach import trainable
-from minipeft.bases import base
-from minipeft.deltas import updates
-from minipeft.lab import adapt
-from minipeft.lab.tuning import Tuning, rate, score
-from minipeft.methods import Full, LoRA, Pfeiffer, PromptTuning
-from minipeft.tasks import rows_of
-from minipeft.training import Recipe, evaluate, loss_of
-from minipeft.worlds.reference import OwnWords, Reference
+from minipeft.lab.real import CONFIGURATIONS, on_reference, spectrum, tried, tuned
 
-SHORT = Recipe(steps=30, batch_size=4)
-SEEDS, TUNING_SEED = 3, 100
-WORDS = tuple(range(1000, 1016))  # tokens, such as prompts start from
-MATRICES = tuple(f"blocks.{i}.{name}" for i in (0, 10, 20, 29) for name in ("attn.q", "attn.o", "mlp.up", "mlp.down"))
-TOP, ALIKE = 10, 0.5  # of how many singular vectors intruders are sought, and below which cosine they are new
-
-METHODS = {  # and the half decade of learning rates where their search begins
-    "full": (Full(), -8),
-    "LoRA, r 8": (LoRA(rank=8, alpha=16, targets="all-linear"), -5),
-    "LoRA, r 1": (LoRA(rank=1, alpha=2, targets="all-linear"), -4),
-    "LoRA, r 32": (LoRA(rank=32, alpha=64, targets="all-linear"), -5),
-    "LoRA, r 42, q and v": (LoRA(rank=42, alpha=84, targets=("q", "v")), -5),
-    "adapter": (Pfeiffer(size=32), -5),
-    "prompt": (PromptTuning(length=16, init=WORDS), -3),
-}
-
-
-def on_reference(method, lr, seed, recipe=SHORT, look=None):
-    """One run: the `losses` at its end, the mean loss while training (`area`), its size, and what `look` finds."""
-    start = base("smollm2")
-    found = {"parameters": sum(p.numel() for p in trainable(method.attach(start)).values())}
-    try:
-        view, history = adapt(method, Reference(), lr, seed, recipe, "smollm2")
-    except FloatingPointError:
-        return found | dict.fromkeys(("loss", "validation", "own", "area", "windows", "said"))
-    found |= {"area": mean(history.loss)} | losses(view)
-    return found | (look(view) if look else {})
-
-
-def losses(model):
-    """Mean losses in nats, of each and all: the test windows, what the base itself has said, the validation windows."""
-    windows, said = on_each(model, Reference("test")), on_each(model, OwnWords())
-    validation = evaluate(model, Reference("validation")).loss
-    return {"loss": mean(windows), "own": mean(said), "validation": validation, "windows": windows, "said": said}
-
-
-@torch.no_grad()
-def on_each(model, task):
-    """The mean loss on each row of a finite task."""
-    model.eval()
-    whole = task.every()
-    rows = [rows_of(whole, slice(i, i + 1)) for i in range(len(whole.tokens))]
-    return [round(loss_of(row.logits(model), row.targets).item(), 4) for row in rows]
-
-
-def spectrum(view):
-    """Of 16 matrices: the share of the energy of ΔW in its largest 8 and 64 directions, and the intruder dimensions."""
-    found = {"top 8": [], "top 64": [], "intruders": []}
-    changes = updates(view)
-    for name in MATRICES:
-        W, change = changes[f"{name}.weight"]
-        energy = torch.linalg.svdvals(change).square()
-        shares = energy.cumsum(0) / energy.sum()
-        found["top 8"].append(round(shares[7].item(), 4))
-        found["top 64"].append(round(shares[63].item(), 4))
-        U = torch.linalg.svd(W + change, full_matrices=False)[0][:, :TOP]
-        alike = (torch.linalg.svd(W, full_matrices=False)[0].T @ U).abs().amax(0)
-        found["intruders"].append(int((alike < ALIKE).sum()))
-    return found
+ALL, QV, FULL, ADAPTER, PROMPT = "LoRA, r 8", "LoRA, r 42, q and v", "Full", "Pfeiffer", "PromptTuning"
+MARGIN = 0.05  # nats
 
 
 def race(f, *names, look=None):
-    """{name: Entry}. The learning rate of each is chosen by the validation windows, with a seed of its own: three half
-    decades are tried, and more until the best one lies between two worse ones."""
+    """{name: Entry}, each tuned alike. Of full fine-tuning and of LoRA on all matrices the spectrum is kept as well."""
     found = {}
     for name in names:
-        method, middle = METHODS[name]
-        tuning = tuned(f, method, middle)
-        job = {"method": method} | ({"look": look} if look else {})
+        tuning = tuned(Asking(f), name)
+        seen = look or (spectrum if name in (ALL, FULL) else None)
+        job = {"method": CONFIGURATIONS[name][0]} | ({"look": seen} if seen else {})
         entry = Entry(name, on_reference, job, tuning.lr, tuning)
-        (entry.runs,) = f.repeat(on_reference, job | {"lr": tuning.lr}, seeds=f.seeds[:SEEDS])
+        (entry.runs,) = f.repeat(on_reference, job | {"lr": tuning.lr}, seeds=f.seeds[:3])
         found[name] = entry
     f.entries += found.values()
     return found
-
-
-def tuned(f, method, middle):
-    window, ask = [middle - 1, middle, middle + 1], Asking(f)
-    while True:
-        jobs = [{"method": method, "lr": rate(k), "seed": TUNING_SEED} for k in window]
-        scores = [score(run["validation"], "validation") for run in ask(on_reference, jobs)]
-        best = scores.index(min(scores))
-        if 0 < best < len(window) - 1:
-            by_rate = {rate(k): round(s, 3) for k, s in zip(window, scores, strict=True)}
-            return Tuning(rate(window[best]), True, by_rate, len(window))
-        window = [window[0] - 1, *window] if best == 0 else [*window, window[-1] + 1]
 
 
 def over_seeds(entry, where="windows"):
@@ -126,10 +45,6 @@ def listed(entries, column="loss"):
     return ", ".join(f"{name} {told(entry.column(column), 3)}" for name, entry in entries.items())
 
 
-ALL, QV, FULL = "LoRA, r 8", "LoRA, r 42, q and v", "full"
-MARGIN = 0.05  # nats
-
-
 @claim(
     "On a real model, LoRA learns as much as full fine-tuning",
     source="Hu et al. 2022, LoRA, §5, arXiv:2106.09685",
@@ -138,10 +53,10 @@ MARGIN = 0.05  # nats
 def real_matches_full(f):
     """LoRA of rank 8 on all matrices against full fine-tuning, each at its own learning rate. Equal is what differs by
     less than .05 nats on the test windows. An adapter stands beside them."""
-    runs = race(f, ALL, FULL, "adapter")
+    runs = race(f, ALL, FULL, ADAPTER)
     f.near("LoRA has the test loss of full fine-tuning", runs[ALL], runs[FULL], by="-loss", margin=MARGIN)
     lower(f, "full is better than LoRA on nearly every window", runs[FULL], runs[ALL], aside=True)
-    f.near("an adapter has the test loss of LoRA", runs["adapter"], runs[ALL], by="-loss", margin=MARGIN, aside=True)
+    f.near("an adapter has the test loss of LoRA", runs[ADAPTER], runs[ALL], by="-loss", margin=MARGIN, aside=True)
     f.result = f"Test loss, in nats: {listed(runs)}."
 
 
@@ -167,8 +82,8 @@ def real_learning_rate(f):
 def best_on_each(f, entry):
     """The learning rate with the lowest loss on each test window, of those that tuning tried."""
     rates = list(entry.tuning.scores)
-    jobs = [{"method": entry.job["method"], "lr": lr, "seed": TUNING_SEED} for lr in rates]
-    found = [run["windows"] or [math.inf] * 24 for run in f.run(on_reference, jobs)]
+    runs = tried(Asking(f), entry.job["method"], rates).values()
+    found = [run["windows"] or [math.inf] * 24 for run in runs]
     return [rates[column.index(min(column))] for column in zip(*found, strict=True)]
 
 
@@ -182,8 +97,8 @@ def real_rank(f):
     runs = race(f, "LoRA, r 1", ALL, "LoRA, r 32")
     for name in ("LoRA, r 1", "LoRA, r 32"):
         f.near(f"{name} has the test loss of rank 8", runs[name], runs[ALL], by="-loss", margin=MARGIN)
-    job = {"method": METHODS["LoRA, r 1"][0], "lr": runs[ALL].lr}
-    (shared,) = f.repeat(on_reference, job, seeds=f.seeds[:SEEDS])
+    job = {"method": CONFIGURATIONS["LoRA, r 1"][0], "lr": runs[ALL].lr}
+    (shared,) = f.repeat(on_reference, job, seeds=f.seeds[:3])
     text = "at the learning rate of rank 8, rank 1 has the test loss of rank 8"
     f.near(text, shared, runs[ALL], by="-loss", margin=MARGIN, aside=True)
     f.result = f"Test loss, in nats: {listed(runs)}; rank 1 at {runs[ALL].lr:g}, "
@@ -231,9 +146,8 @@ def real_forgetting(f):
 
 def frontier(f, entry):
     """[(learning rate, test loss, loss on the base's own words)] of all that tuning tried and did not diverge."""
-    jobs = [{"method": entry.job["method"], "lr": lr, "seed": TUNING_SEED} for lr in entry.tuning.scores]
-    found = zip(entry.tuning.scores, f.run(on_reference, jobs), strict=True)
-    return [(lr, run["loss"], run["own"]) for lr, run in found if run["loss"] is not None]
+    found = tried(Asking(f), entry.job["method"], list(entry.tuning.scores))
+    return [(lr, run["loss"], run["own"]) for lr, run in found.items() if run["loss"] is not None]
 
 
 @claim(
@@ -245,7 +159,7 @@ def frontier(f, entry):
 def real_rank_of_full(f):
     """The singular values of ΔW of full fine-tuning in 16 matrices of four layers, whose ranks are 576 and less. A low
     rank means here that 64 directions hold 90 % of its energy."""
-    runs = race(f, FULL, look=spectrum)
+    runs = race(f, FULL)
     shares = {k: [mean(column) for column in zip(*runs[FULL].column(k), strict=True)] for k in ("top 8", "top 64")}
     f.always("64 directions hold 90 % of the energy", [s >= 0.9 for s in shares["top 64"]], of="matrices")
     f.always("8 directions hold half of it", [s >= 0.5 for s in shares["top 8"]], aside=True, of="matrices")
@@ -260,7 +174,7 @@ def real_rank_of_full(f):
 def real_intruders(f):
     """An intruder is one of the ten largest left singular vectors of a trained matrix whose cosine with each of the
     base's is below .5; they are counted in 16 matrices of four layers."""
-    runs = race(f, ALL, FULL, look=spectrum)
+    runs = race(f, ALL, FULL)
     counts = {n: [sum(column) for column in zip(*e.column("intruders"), strict=True)] for n, e in runs.items()}
     f.always("LoRA has more intruders than full", [a > b for a, b in zip(counts[ALL], counts[FULL], strict=True)],
              of="matrices")  # fmt: skip
@@ -275,7 +189,7 @@ def real_intruders(f):
 )
 def real_prompt(f):
     """A prompt of 16 vectors, from words of the vocabulary, against full fine-tuning and LoRA."""
-    runs = race(f, "prompt", ALL, FULL)
-    lower(f, "full is better by .05 nats on nearly every window", runs[FULL], runs["prompt"], by=MARGIN)
-    lower(f, "LoRA is better by .05 nats on nearly every window", runs[ALL], runs["prompt"], by=MARGIN, aside=True)
+    runs = race(f, PROMPT, ALL, FULL)
+    lower(f, "full is better by .05 nats on nearly every window", runs[FULL], runs[PROMPT], by=MARGIN)
+    lower(f, "LoRA is better by .05 nats on nearly every window", runs[ALL], runs[PROMPT], by=MARGIN, aside=True)
     f.result = f"Test loss, in nats: {listed(runs)}."

@@ -65,6 +65,11 @@ SECTIONS = {  # the first lesson of each: its heading, and what it is about
         "Pictures, pictures with captions, an encoder-decoder, networks that are no Transformers, several languages: "
         "the method files are the same, and what the papers claim about these models is measured on each.",
     ),
+    "21": (
+        "A real language model, and files that leave the house",
+        "The same method files on a model of 135 million parameters that answers questions: a style from two dozen "
+        "examples, what the papers claim, four bits, and files for peft, transformers and llama.cpp.",
+    ),
 }
 
 PAGE = """<!doctype html>

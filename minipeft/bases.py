@@ -13,12 +13,43 @@ from torch import nn
 
 from minipeft.models.dual_encoder import DualConfig, DualEncoder
 from minipeft.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from minipeft.models.sentences import MeanPooled
 from minipeft.models.torch_nets import ConvConfig, ConvNet, Recurrent, RecurrentConfig
 from minipeft.models.transformer import Config, Embed, Transformer
 from minipeft.models.vision import VisionConfig, ViT
 from minipeft.published import smollm2
 
 FOLDER = Path(__file__).parents[1] / "tiny_models"
+GPT2 = {  # modules here and in transformers' GPT2LMHeadModel; {i} counts the layers. There q, k and v are one matrix
+    "embed.token": "transformer.wte",
+    "embed.position": "transformer.wpe",
+    "blocks.{i}.attn.q": "transformer.h.{i}.attn.c_attn",
+    "blocks.{i}.attn.k": "transformer.h.{i}.attn.c_attn",
+    "blocks.{i}.attn.v": "transformer.h.{i}.attn.c_attn",
+    "blocks.{i}.attn.o": "transformer.h.{i}.attn.c_proj",
+    "blocks.{i}.mlp.up": "transformer.h.{i}.mlp.c_fc",
+    "blocks.{i}.mlp.down": "transformer.h.{i}.mlp.c_proj",
+    "blocks.{i}.norm1": "transformer.h.{i}.ln_1",
+    "blocks.{i}.norm2": "transformer.h.{i}.ln_2",
+    "norm": "transformer.ln_f",
+    "head": "lm_head",
+}
+BERT = {  # the same of BertForMaskedLM
+    "embed.token": "bert.embeddings.word_embeddings",
+    "embed.position": "bert.embeddings.position_embeddings",
+    "embed.norm": "bert.embeddings.LayerNorm",
+    "blocks.{i}.attn.q": "bert.encoder.layer.{i}.attention.self.query",
+    "blocks.{i}.attn.k": "bert.encoder.layer.{i}.attention.self.key",
+    "blocks.{i}.attn.v": "bert.encoder.layer.{i}.attention.self.value",
+    "blocks.{i}.attn.o": "bert.encoder.layer.{i}.attention.output.dense",
+    "blocks.{i}.norm1": "bert.encoder.layer.{i}.attention.output.LayerNorm",
+    "blocks.{i}.mlp.up": "bert.encoder.layer.{i}.intermediate.dense",
+    "blocks.{i}.mlp.down": "bert.encoder.layer.{i}.output.dense",
+    "blocks.{i}.norm2": "bert.encoder.layer.{i}.output.LayerNorm",
+    "head.0": "cls.predictions.transform.dense",
+    "head.2": "cls.predictions.transform.LayerNorm",
+    "head.3": "cls.predictions.decoder",
+}
 MODELS = {  # a card names the kind of its model
     "Transformer": (Transformer, Config),
     "ViT": (ViT, VisionConfig),
@@ -59,6 +90,19 @@ def card_of(name):
     return json.loads(path.read_text())
 
 
+def places(table, layers):
+    """{our name: theirs} of all modules of a model with so many layers. table: GPT2, BERT."""
+    found = {}
+    for i in range(layers):
+        found |= {ours.format(i=i): theirs.format(i=i) for ours, theirs in table.items()}
+    return found
+
+
+def is_turned(theirs):
+    """Does this module of GPT-2 store its weight as (in, out), where a Linear has (out, in)?"""
+    return ".c_" in theirs
+
+
 def from_gpt2(weights, heads):
     """GPT-2 from the state dict of a `transformers` GPT2LMHeadModel. Its fused q k v are taken apart."""
     w = {name.removeprefix("transformer."): tensor for name, tensor in weights.items()}
@@ -67,16 +111,14 @@ def from_gpt2(weights, heads):
     ff, context = w["h.0.mlp.c_fc.bias"].numel(), len(w["wpe.weight"])
     model = Transformer(Config(vocab, dim, layers, heads, ff, context, gelu="tanh"))
     model.head = nn.Linear(dim, vocab, bias=False)
-    mine = {"embed.token.weight": w["wte.weight"], "embed.position.weight": w["wpe.weight"]}
-    mine |= {"norm.weight": w["ln_f.weight"], "norm.bias": w["ln_f.bias"], "head.weight": w["lm_head.weight"]}
-    for i in range(layers):
-        theirs, ours = f"h.{i}.", f"blocks.{i}."
-        for kind in ("weight", "bias"):
-            q, k, v = w[f"{theirs}attn.c_attn.{kind}"].chunk(3, dim=-1)
-            names = {"attn.q": q, "attn.k": k, "attn.v": v, "attn.o": w[f"{theirs}attn.c_proj.{kind}"]}
-            names |= {"mlp.up": w[f"{theirs}mlp.c_fc.{kind}"], "mlp.down": w[f"{theirs}mlp.c_proj.{kind}"]}
-            mine |= {f"{ours}{name}.{kind}": t.t() for name, t in names.items()}  # it stores (in, out)
-            mine |= {f"{ours}norm{j}.{kind}": w[f"{theirs}ln_{j}.{kind}"] for j in (1, 2)}
+    names, mine = places(GPT2, layers), {}
+    for name in model.state_dict():
+        ours, _, kind = name.rpartition(".")
+        theirs = names[ours]
+        tensor = w[f"{theirs.removeprefix('transformer.')}.{kind}"]
+        if theirs.endswith("c_attn"):
+            tensor = tensor.chunk(3, dim=-1)["qkv".index(ours[-1])]
+        mine[name] = tensor.t() if is_turned(theirs) else tensor
     model.load_state_dict(mine)
     if torch.equal(model.head.weight, model.embed.token.weight):
         model.head.weight = model.embed.token.weight  # tied, as in GPT-2
@@ -86,28 +128,25 @@ def from_gpt2(weights, heads):
 def from_bert(weights, heads, eps=1e-12):
     """BERT from the state dict of a `transformers` BertForMaskedLM, for text of one segment.
 
-    The vector of segment 0, which stands at every token, is added to the positions.
+    Of a BertModel, which has no head for words, it is an encoder of sentences: `models.sentences.MeanPooled`, for
+    models such as MiniLM. The vector of segment 0, which stands at every token, is added to the positions.
     """
     w = {name.removeprefix("bert."): tensor for name, tensor in weights.items()}
     vocab, dim = w["embeddings.word_embeddings.weight"].shape
     layers = 1 + max(int(name.split(".")[2]) for name in w if name.startswith("encoder.layer."))
     ff, context = w["encoder.layer.0.intermediate.dense.bias"].numel(), len(w["embeddings.position_embeddings.weight"])
-    model = Transformer(Config(vocab, dim, layers, heads, ff, context, causal=False, pre_norm=False, eps=eps))
+    words = "cls.predictions.transform.dense.weight" in w
+    config = Config(vocab, dim, layers, heads, ff, context, causal=False, pre_norm=False, eps=eps)
+    model = Transformer(config) if words else MeanPooled(config)
     model.embed = Embed(vocab, dim, context, norm=nn.LayerNorm(dim, eps=eps))
-    model.head = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.LayerNorm(dim, eps=eps), nn.Linear(dim, vocab))
-    segment = w["embeddings.token_type_embeddings.weight"][0]
-    mine = {"embed.token.weight": w["embeddings.word_embeddings.weight"]}
-    mine |= {"embed.position.weight": w["embeddings.position_embeddings.weight"] + segment}
-    places = {"embed.norm": "embeddings.LayerNorm", "head.0": "cls.predictions.transform.dense"}
-    places |= {"head.2": "cls.predictions.transform.LayerNorm", "head.3": "cls.predictions.decoder"}
-    for i in range(layers):
-        theirs, ours = f"encoder.layer.{i}.", f"blocks.{i}."
-        places |= {f"{ours}attn.{n[0]}": f"{theirs}attention.self.{n}" for n in ("query", "key", "value")}
-        places |= {f"{ours}attn.o": f"{theirs}attention.output.dense"}
-        places |= {f"{ours}norm1": f"{theirs}attention.output.LayerNorm", f"{ours}norm2": f"{theirs}output.LayerNorm"}
-        places |= {f"{ours}mlp.up": f"{theirs}intermediate.dense", f"{ours}mlp.down": f"{theirs}output.dense"}
-    mine |= {f"{ours}.{kind}": w[f"{theirs}.{kind}"] for ours, theirs in places.items() for kind in ("weight", "bias")}
+    head = nn.Linear(dim, dim), nn.GELU(), nn.LayerNorm(dim, eps=eps), nn.Linear(dim, vocab)
+    model.head = nn.Sequential(*head) if words else nn.Identity()
+    names, mine = places(BERT, layers), {}
+    for name in model.state_dict():
+        ours, _, kind = name.rpartition(".")
+        mine[name] = w[f"{names[ours].removeprefix('bert.')}.{kind}"]
+    mine["embed.position.weight"] = mine["embed.position.weight"] + w["embeddings.token_type_embeddings.weight"][0]
     model.load_state_dict(mine)
-    if torch.equal(model.head[3].weight, model.embed.token.weight):
+    if words and torch.equal(model.head[3].weight, model.embed.token.weight):
         model.head[3].weight = model.embed.token.weight  # tied, as in BERT
     return model.requires_grad_(False).eval()

@@ -21,8 +21,29 @@ def unwrapped(model):
             return model
 
 
+SHARDS = ("DTensor", "FlatParameter")  # what FSDP2 and FSDP make of a parameter
+
+
+def check_whole(action, tensors):
+    """Raises TypeError if FSDP has spread one of the tensors, {name: tensor}, over processes: each holds a part of it.
+
+    action: what would be done, for the message: "merging".
+    """
+    for name, tensor in tensors.items():
+        if type(tensor).__name__ in SHARDS:
+            raise TypeError(
+                f"{action} needs whole tensors, and {name} is a {type(tensor).__name__}: FSDP has spread it over "
+                "processes. Give every process the whole model (torchrun, and no fully_shard), or put the tensors "
+                "together in all processes at once, with full_tensor(), and load them into a model that is whole"
+            )
+
+
 def check_forwards(model):
-    """Raises TypeError if a module's forward was replaced by a function: a copy would run the original."""
+    """Raises TypeError for a model that cannot be copied.
+
+    A copy of a module whose forward was replaced by a function would run the original; parts of a tensor are no model.
+    """
+    check_whole("attaching or merging", dict(model.named_parameters()))
     for name, module in model.named_modules():
         if isinstance(vars(module).get("forward"), FunctionType):
             raise TypeError(

@@ -1,4 +1,4 @@
-"""The command line: compare | train | eval | generate | inspect | tune, those of the classroom, and teach | chat."""
+"""The command line: compare | train | eval | generate | inspect | tune, and the commands of other rooms."""
 
 import io
 import shlex
@@ -17,11 +17,13 @@ from rich.table import Table
 from rich.text import Text
 from tqdm.auto import tqdm
 
-from minipeft import deltas, lab, talking
+from minipeft import deltas, lab, processes, talking
 from minipeft.attach import attachments, detach
 from minipeft.bases import base
 from minipeft.classroom import commands, use
 from minipeft.costs import delta_bytes
+from minipeft.doctor.command import doctor
+from minipeft.exchange import commands as exchange
 from minipeft.files import SIGNED, is_store, place, rescue, write_atomically
 from minipeft.methods import METHODS, AdapterFusion, PrefixTuning, PromptTuning, PTuning, PTuningV2, parse
 from minipeft.mixing import MultiTask
@@ -60,8 +62,12 @@ app = typer.Typer(
         "python -m minipeft start lora     (write it yourself; then: check work/lora.py)"
     ),
 )
-for command in (commands.start, commands.check, commands.grade, commands.grades, talking.teach, talking.chat):
+for command in (
+    commands.start, commands.check, commands.grade, commands.grades, talking.teach, talking.chat, exchange.export,
+    doctor,
+):  # fmt: skip
     app.command()(command)
+app.command("import")(exchange.import_)
 console = Console(markup=False, emoji=False)  # what looks like markup in a name or a note is shown as it is
 complaints = Console(stderr=True, markup=False, emoji=False)
 torch.set_num_threads(1)  # models this small are slower on several threads, and much slower on a busy machine
@@ -70,6 +76,10 @@ torch.set_num_threads(1)  # models this small are slower on several threads, and
 @app.callback()
 def begin(context: typer.Context):
     """MINIPEFT_USE=work/lora.py: what trains or answers runs on a student's file."""
+    if processes.started() and context.invoked_subcommand != "train":
+        raise ValueError(
+            f"torchrun is for `train`, whose processes share each batch; start {context.invoked_subcommand} without it"
+        )
     if context.invoked_subcommand not in ("start", "check", "grade"):
         use()
 
@@ -82,6 +92,9 @@ TaskName = Annotated[str, typer.Argument(metavar="TASK", help=TASK_HELP)]
 DeltaPath = Annotated[Path, typer.Argument(metavar="DELTA", help="A delta that `train` saved.")]
 Steps = Annotated[int, typer.Option(min=1, help=f"Training steps of {RECIPE.batch_size} examples each.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes to share the runs; by default one for each core.")]
+Executor = Annotated[
+    str, typer.Option(help="Where the runs are made: processes (here), loky, or dask://HOST:PORT, a Dask cluster.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite also a file that minipeft did not write.")]
 Examples = Annotated[
     int | None,
@@ -118,6 +131,7 @@ def compare(
         typer.Option("--examples", min=1, help="Train on so many examples only; of pictures, so many of each class."),
     ] = None,
     workers: Workers = None,
+    executor: Executor = "processes",
     out: Annotated[Path, typer.Option(help="Folder for the table (CSV) and the picture (PNG).")] = Path("results"),
     force: Force = False,
 ):
@@ -131,7 +145,7 @@ def compare(
     place(picture, "picture", force)
     known, found, recipe = lab.known(world), {}, replace(world.recipe, steps=steps or world.recipe.steps)
     few = few or world.examples
-    with lab.Lab(workers=workers) as pool:
+    with lab.executor_from(executor, workers) as elsewhere, lab.Lab(workers=workers, executor=elsewhere) as pool:
         for goal in goals:
             introduce(goal, known, world)
             show = lines_of(goal, world.methods)
@@ -242,7 +256,10 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     force: Force = False,
 ):
-    """Train one method on a task and save its delta."""
+    """Train one method on a task and save its delta. Started by torchrun, several processes share each batch."""
+    processes.join()
+    first = processes.rank() == 0
+    console.quiet = not first
     goal, method = task(name), parse(method)
     lr = lab.learning_rate_of(method) if lr is None else lr
     torch.manual_seed(seed)
@@ -251,10 +268,15 @@ def train(
         method.fill(model, [deltas.read(path, detach(model)) for path in fuse or ()])
     elif fuse:
         raise ValueError(f"--fuse is for AdapterFusion, not for {method}: leave it out")
-    place(out, "delta", force, inputs=fuse or (), room=delta_bytes(model) + 10_000)
+    if first:
+        place(out, "delta", force, inputs=fuse or (), room=delta_bytes(model) + 10_000)
     console.print(f"{method} on {goal} ({goal.kind})\n{summary(model)}")
     given = Few(goal, few, seed) if few else goal
     history = fit(model, given, steps=steps, lr=lr, seed=seed, device=device)
+    if not first:
+        return
+    if history.sent:
+        console.print(f"{processes.size()} processes; each step sent {history.sent:,} bytes to the others")
     score = evaluate(model, goal)
     notes = {"task": str(goal), "steps": steps, "lr": lr, "seed": seed, "accuracy": round(score.accuracy, 4)}
     if few:
@@ -419,6 +441,7 @@ def tune(
     ] = None,
     steps: Steps = RECIPE.steps,
     workers: Workers = None,
+    executor: Executor = "processes",
     out: Annotated[
         Path, typer.Option(help="Where each run is stored once it is made. Runs that it holds are not made again.")
     ] = Path("results/runs.jsonl"),
@@ -434,7 +457,7 @@ def tune(
     recipe = replace(RECIPE, steps=steps)
     jobs = [{"method": c.method, "sources": c.sources, "recipe": recipe} for c in chosen]
     try:
-        with lab.Lab(out, workers=workers) as pool:
+        with lab.executor_from(executor, workers) as elsewhere, lab.Lab(out, workers, elsewhere) as pool:
             found = lab.tune(pool, lab.trial, jobs, over=[{"goal": goal} for goal in goals])
     except KeyboardInterrupt:
         said = f"Stopped. The runs made so far are in {out}; the same command goes on from there."
@@ -473,5 +496,6 @@ def main():
         app()
     except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError, ModuleNotFoundError) as error:
         said = printable(" ".join(str(error).split()))
+        said += f" (process {processes.rank()})" if processes.size() > 1 else ""
         complaints.print(Text.assemble((type(error).__name__, "red"), f": {said}"), soft_wrap=True)
         raise SystemExit(2) from None

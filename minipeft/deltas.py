@@ -18,7 +18,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from minipeft.attach import Method, WeightWrapper, Wrapper, attachments, detach, place
-from minipeft.checks import not_finite
+from minipeft.checks import check_whole, not_finite
 from minipeft.files import write_atomically
 from minipeft.methods import METHODS
 
@@ -51,6 +51,7 @@ def fingerprint(model):
 
 
 def add_tensors(digest, tensors):
+    check_whole("a fingerprint or checksum", tensors)
     for name, tensor in sorted(tensors.items()):
         tensor = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -77,6 +78,8 @@ def trained(model):
 
     The tensors are the live ones, unless the method has parts to fold away: then they are what those compute. Buffers
     that training has moved (the statistics of a BatchNorm) are among them.
+
+    Raises TypeError if FSDP has spread them over processes.
     """
     if not attachments(model):
         return {}
@@ -90,6 +93,7 @@ def trained(model):
     once = {}
     for name, tensor in found.items():  # tied weights are one tensor
         once.setdefault(tensor, name)
+    check_whole("taking what was trained", {name: tensor for tensor, name in once.items()})
     return {name: tensor for tensor, name in once.items()} | moved_buffers(model)
 
 

@@ -154,4 +154,13 @@ def is_run(line):
         return True
 
 
-OURS = {"delta": is_delta, "table": is_table, "picture": is_picture, "store": is_store}
+def is_export(path):
+    """A file for another library, or the configuration beside one."""
+    if path.suffix == ".json":
+        return any(map(is_export, path.parent.glob("*.safetensors")))
+    with path.open("rb") as file:
+        head = file.read(1000)
+    return b'"software":"minipeft"' in head or (head.startswith(b"GGUF") and b"minipeft" in head)
+
+
+OURS = {"delta": is_delta, "table": is_table, "picture": is_picture, "store": is_store, "export": is_export}

@@ -119,7 +119,8 @@ class Batch:
     targets: (B, T) with IGNORE where nothing is asked; (B,) if a row has one answer, its class.
     mask: (B, T), False at padding, or None.
     more: what else the model takes, {the name of the argument: value}, for all rows together.
-    beside: what else it takes for each row, {the name of the argument: tensor (B, ...)}.
+    beside: what else it takes for each row, {the name of the argument: tensor (B, ...) or list of B}.
+    whole: the rows are asked about each other, so a part of them would be asked something else.
     """
 
     tokens: Tensor
@@ -127,11 +128,14 @@ class Batch:
     mask: Tensor | None = None
     more: dict = field(default_factory=dict)
     beside: dict = field(default_factory=dict)
+    whole: bool = False
 
     def to(self, device):
+        def moved(values):
+            return {name: v.to(device) if isinstance(v, Tensor) else v for name, v in values.items()}
+
         tokens, targets, mask = (t if t is None else t.to(device) for t in (self.tokens, self.targets, self.mask))
-        more = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in self.more.items()}
-        return Batch(tokens, targets, mask, more, {name: t.to(device) for name, t in self.beside.items()})
+        return Batch(tokens, targets, mask, moved(self.more), moved(self.beside), self.whole)
 
     def logits(self, model):
         """What the model gives for the rows."""
@@ -252,10 +256,16 @@ def shuffled(batch, size, generator):
 
 
 def rows_of(batch, index):
-    """These rows of a Batch."""
+    """These rows of a Batch. index: a slice or a tensor of their numbers."""
+
+    def some(values):
+        if isinstance(values, Tensor):
+            return values[index]
+        return [values[i] for i in torch.arange(len(values))[index].tolist()]
+
     mask = None if batch.mask is None else batch.mask[index]
-    beside = {name: t[index] for name, t in batch.beside.items()}
-    return Batch(batch.tokens[index], batch.targets[index], mask, batch.more, beside)
+    beside = {name: some(values) for name, values in batch.beside.items()}
+    return Batch(batch.tokens[index], batch.targets[index], mask, batch.more, beside, batch.whole)
 
 
 @dataclass(frozen=True)
@@ -284,7 +294,7 @@ class Together:
         parts = [goal.batch(n, generator) for (_, goal), n in zip(self.goals, sizes, strict=True)]
         names = [name for (name, _), n in zip(self.goals, sizes, strict=True) for _ in range(n)]
         tokens, targets = (torch.cat([getattr(part, what) for part in parts]) for what in ("tokens", "targets"))
-        return Batch(tokens, targets, more={"names": names})
+        return Batch(tokens, targets, beside={"names": names})
 
 
 @dataclass(frozen=True)

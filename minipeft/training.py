@@ -3,6 +3,9 @@
 `fit` trains whatever has `requires_grad`. A task is anything with `batch(size, generator)`, a model anything that turns
 what a `tasks.Batch` holds into logits for `batch.targets`. A task that has `every()`, a Batch of all its examples, is
 finite: `evaluate` asks each of them once.
+
+If the logits of a batch are too many for one pass, it goes through the model in parts, and the gradients of the parts
+are added up: gradient accumulation (see `batches`). Several processes share a batch in the same way (see `processes`).
 """
 
 import math
@@ -11,12 +14,15 @@ from dataclasses import dataclass, field, fields
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from minipeft import processes
 from minipeft.arguments import ANY, a_model, a_task, checked, got
 from minipeft.attach import trainable
-from minipeft.checks import unwrapped
-from minipeft.tasks import IGNORE, Batch, rows_of
+from minipeft.batches import asked, batches, draw, parts, vocabulary
+from minipeft.checks import check_whole, unwrapped
+from minipeft.tasks import IGNORE
 from minipeft.views import move
 
 
@@ -50,12 +56,14 @@ class History:
 
     loss: mean cross-entropy per asked token, in nats. accuracy: exact-match accuracy on the batch.
     lr: the learning rate of the first parameter group. seconds: of the whole run.
+    sent: the bytes that each step hands to the other processes, 0 if there are none.
     """
 
     loss: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
     lr: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    sent: int = 0
 
 
 @dataclass
@@ -81,31 +89,6 @@ def pick_device(device="auto"):
     except (RuntimeError, AssertionError, NotImplementedError):
         raise ValueError(f"there is no device {str(device)!r} here; use auto, cpu or cuda") from None
     return torch.device(device)
-
-
-def draw(task, size, generator, device):
-    """A batch of the task on the device. Raises TypeError or ValueError if the task gives something else."""
-    return sound(task, task.batch(size, generator)).to(device)
-
-
-def sound(task, batch):
-    """The batch. Raises TypeError or ValueError if it is none, or asks nothing."""
-    if not isinstance(batch, Batch):
-        raise TypeError(f"the task {task} gave {got(batch)}: its batch(size, generator) must return a Batch")
-    if (batch.targets == IGNORE).all():
-        raise ValueError(f"the task {task} asks nothing: every target is IGNORE")
-    return batch
-
-
-def batches(task, size, seed, device, rows=50):
-    """`size` examples of the task, drawn with the seed, or all of a finite one, in batches of at most `rows`."""
-    if hasattr(task, "every"):
-        batch = sound(task, task.every()).to(device)
-        yield from (rows_of(batch, slice(start, start + rows)) for start in range(0, len(batch.tokens), rows))
-        return
-    generator = torch.Generator().manual_seed(seed)
-    for start in range(0, size, rows):
-        yield draw(task, min(rows, size - start), generator, device)
 
 
 def loss_of(logits, targets):
@@ -150,6 +133,36 @@ def parameter_groups(model, methods, lr):
     return [g for g in (*groups, {"params": list(left.values()), "lr": lr}) if g["params"]]
 
 
+def learn(model, methods, batch, vocab):
+    """Add to the gradients what this process's rows of the batch, and the methods, add to the loss.
+
+    Each part of the rows has the weight of the tokens that it asks, so the sum is the mean over the whole batch.
+
+    Returns what the rows add to the loss, without the methods' terms, and to the exact-match accuracy of the batch. If
+    the loss is not finite, the gradients are left as they are.
+    """
+    tokens, rows, loss, accuracy = asked(batch), len(batch.tokens), 0.0, 0.0
+    terms = methods if processes.rank() == 0 else []  # once in all processes
+
+    def term():
+        return sum(method.regularizer(view) for view, method in terms)
+
+    for part in parts(processes.mine(batch), vocab):
+        logits = part.logits(model)
+        accuracy += exact_match(logits, part.targets).float().mean().item() * (len(part.tokens) / rows)
+        if number := asked(part):
+            own = loss_of(logits, part.targets) * (number / tokens)
+            loss += own.item()
+            if not math.isfinite(loss):
+                return loss, accuracy
+            (own + term()).backward()
+            terms = []
+        del logits  # before the next part makes its own
+    if isinstance(left := term(), Tensor):  # nothing was asked of these rows
+        left.backward()
+    return loss, accuracy
+
+
 def fit(model, task, *, lr, steps=RECIPE.steps, batch_size=RECIPE.batch_size, seed=0, warmup=RECIPE.warmup,
         betas=RECIPE.betas, weight_decay=RECIPE.weight_decay, clip=RECIPE.clip, device="auto", progress=True,
         on_step=None):  # fmt: skip
@@ -157,6 +170,8 @@ def fit(model, task, *, lr, steps=RECIPE.steps, batch_size=RECIPE.batch_size, se
 
     Each method that is trained has its say in three places: the parameter groups, a term of the loss, and what is done
     after a step (see `attach.Method`). It may be attached to the model, to a part of it, or below views of it.
+
+    Processes that have joined (see `processes`) all call this with the same arguments, and share each batch.
 
     Args:
         lr: the peak learning rate, reached after the share `warmup` of the steps.
@@ -166,10 +181,12 @@ def fit(model, task, *, lr, steps=RECIPE.steps, batch_size=RECIPE.batch_size, se
         on_step: called as `on_step(step)` after each step.
 
     Raises ValueError or TypeError for arguments that cannot be right and if nothing is trainable, FloatingPointError as
-    soon as the loss, a gradient or a trained parameter is no longer finite.
+    soon as the loss, a gradient or a trained parameter is no longer finite; RuntimeError if another process stopped.
     """
     a_model("fit", model)
     a_task("fit", task)
+    check_whole("fit", dict(model.named_parameters()))
+    given, model = model, model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     steps, batch_size = checked("fit: steps", steps, int), checked("fit: batch_size", batch_size, int)
     lr, clip, seed = (
         checked("fit: lr", lr, float),
@@ -192,41 +209,51 @@ def fit(model, task, *, lr, steps=RECIPE.steps, batch_size=RECIPE.batch_size, se
     move(model, device).train()
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, weight_decay=weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps, round(warmup * steps)))
+    settings = {"steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed, "warmup": warmup, "betas": betas}
+    processes.begin(model, settings | {"weight_decay": weight_decay, "clip": clip, "task": str(task)})
     generator = torch.Generator().manual_seed(seed)
-    history, begun = History(), time.perf_counter()
-    bar = tqdm(range(steps), desc=str(task), disable=not progress, leave=False, mininterval=0.5)
-    for step in bar:
+    vocab, trained_on, history, begun = vocabulary(model), 0, History(), time.perf_counter()
+
+    def work():
+        nonlocal trained_on
         batch = draw(task, batch_size, generator, device)
-        logits = batch.logits(model)
-        loss = loss_of(logits, batch.targets)
-        if not loss.isfinite():
-            raise FloatingPointError(f"the loss is {loss.item()} at step {step}: try a lower learning rate than {lr}")
+        trained_on += len(processes.mine(batch).tokens)
+        return *learn(model, methods, batch, vocab), processes.mark(batch)
+
+    quiet = not progress or processes.rank() > 0
+    bar = tqdm(range(steps), desc=str(task), disable=quiet, leave=False, mininterval=0.5)
+    for step in bar:
         optimizer.zero_grad()
-        (loss + sum(method.regularizer(view) for view, method in methods)).backward()
+        loss, accuracy, history.sent = processes.summed(work, parameters)
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} at step {step}: try a lower learning rate than {lr}")
         norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
         if not norm.isfinite():
             raise FloatingPointError(f"a gradient is not finite at step {step}: try a lower learning rate than {lr}")
         optimizer.step()
         for view, method in methods:
             method.after_step(view, step, steps)
-        history.loss.append(loss.item())
-        history.accuracy.append(exact_match(logits, batch.targets).float().mean().item())
+        history.loss.append(loss)
+        history.accuracy.append(accuracy)
         history.lr.append(optimizer.param_groups[0]["lr"])
         scheduler.step()
         if on_step:
             on_step(step)
         if step % 10 == 0:
             bar.set_postfix(loss=f"{history.loss[-1]:.3f}", accuracy=f"{history.accuracy[-1]:.2f}")
+    processes.average_statistics(model, trained_on)
     history.seconds = time.perf_counter() - begun
     if not all(p.isfinite().all() for p in parameters):
         raise FloatingPointError(f"the last step left numbers that are not finite: try a lower learning rate than {lr}")
-    model.eval()
+    given.eval()
     return history
 
 
 @torch.no_grad()
 def evaluate(model, task, size=1000, seed=TEST):
     """Score the model on `size` unseen examples, the same for every model, or on all examples of a finite task.
+
+    It works alone: of several processes each that calls it asks all examples, so one is enough.
 
     Raises ValueError or TypeError for arguments that cannot be right, FloatingPointError if a logit is not finite.
     """
@@ -236,15 +263,18 @@ def evaluate(model, task, size=1000, seed=TEST):
     was_training = model.training
     model.eval()
     device = next(model.parameters(), torch.empty(0)).device
-    matches, tokens, losses = [], [], []
+    vocab, matches, tokens, losses = vocabulary(model), [], [], []
     try:
-        for batch in batches(task, size, seed, device):
-            logits, asked = batch.logits(model), batch.targets != IGNORE
-            if not logits[asked].isfinite().all():
+        pieces = (part for batch in batches(task, size, seed, device) for part in parts(batch, vocab))
+        for batch in pieces:
+            logits, counts = batch.logits(model), batch.targets != IGNORE
+            if not logits[counts].isfinite().all():
                 raise FloatingPointError("the model's logits are not finite: did its training diverge?")
             matches.append(exact_match(logits, batch.targets))
-            tokens.append((logits.argmax(-1) == batch.targets)[asked])
-            losses.append(loss_of(logits, batch.targets) * asked.sum())
+            tokens.append((logits.argmax(-1) == batch.targets)[counts])
+            if counts.any():
+                losses.append(loss_of(logits, batch.targets) * counts.sum())
+            del logits
     finally:
         model.train(was_training)
     tokens = torch.cat(tokens).float()

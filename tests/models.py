@@ -10,6 +10,7 @@ from minipeft.attach import trainable
 from minipeft.methods.adapter_fusion import AdapterFusion, fusions
 from minipeft.models.llama import Llama, LlamaConfig
 from minipeft.models.transformer import Config, Transformer
+from minipeft.tasks import IGNORE, Batch
 
 VOCAB, BOS, DIM, LAYERS, HEADS, FF, CONTEXT, T = 23, 1, 12, 3, 3, 20, 24, 7
 
@@ -91,3 +92,32 @@ def apart(a, b, tol=0.1):
 
 def count(model):
     return sum(p.numel() for p in trainable(model).values())
+
+
+def gap(some, others):
+    """The greatest difference between tensors {name: tensor or None}, which must be the same ones."""
+    assert some.keys() == others.keys()
+    assert [n for n, t in some.items() if t is None] == [n for n, t in others.items() if t is None]
+    return max(float((t - others[name]).abs().max()) for name, t in some.items() if t is not None)
+
+
+class Ragged:
+    """A task: rows of 3 to 7 tokens, padded on the left, of which some are asked; in the rows `silent` nothing is."""
+
+    def __init__(self, silent=(3,)):
+        self.silent = list(silent)
+
+    def __str__(self):
+        return "ragged"
+
+    def batch(self, size, generator):
+        def random(high, *shape):
+            return torch.randint(high, shape, generator=generator)
+
+        mask = torch.arange(7) >= random(5, size, 1)
+        tokens = torch.where(mask, 2 + random(VOCAB - 2, size, 7), 0)
+        tokens[torch.arange(size), mask.int().argmax(1)] = BOS
+        targets = torch.where(mask & (random(2, size, 7) > 0), random(VOCAB, size, 7), IGNORE)
+        targets[:, -1] = random(VOCAB, size)
+        targets[[row for row in self.silent if row < size]] = IGNORE
+        return Batch(tokens, targets, mask)

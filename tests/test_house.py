@@ -16,8 +16,9 @@ from minipeft.methods import METHODS, Full, LoRA, parse
 HOUSE = Path(minipeft.__file__).parent
 ORDER = [
     ["models"], ["settings"], ["arguments"], ["checks"], ["attach"], ["targets"], ["views"], ["methods"], ["files"],
-    ["deltas"], ["mixing", "arithmetic"], ["tasks"], ["training"], ["costs", "plots", "bases", "published", "worlds"],
-    ["lab"],
+    ["deltas"], ["mixing", "arithmetic"], ["tasks"], ["batches", "processes"], ["training"], ["doctor"],
+    ["costs", "plots", "published"], ["bases", "worlds"],
+    ["lab", "exchange"],
     ["classroom"], ["exercises"], ["talking"], ["cli"],
 ]  # fmt: skip
 FLOOR = {room: i for i, rooms in enumerate(ORDER) for room in rooms}

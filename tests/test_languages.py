@@ -39,7 +39,7 @@ def test_a_mixed_batch_has_few_examples_of_the_first_task_and_new_ones_of_the_ot
     batches = [goal.batch(40, generator) for _ in range(2)]
     first, others = [{name: set() for name in NEW_OPERATION} for _ in range(2)]
     for batch in batches:
-        for row, name in zip(batch.tokens, batch.more["names"], strict=True):
+        for row, name in zip(batch.tokens, batch.beside["names"], strict=True):
             others[name].add(decode(row))
             first[name] |= {decode(row)} if name == NEW_OPERATION[0] else set()
     assert len(first[NEW_OPERATION[0]]) == 8

@@ -106,3 +106,25 @@ def test_bits_are_in_order_and_seeds_are_dots_around_their_mean():
     assert list(ax.get_xticks()) == [2, 4]
     assert "bits" in ax.get_xlabel()
     assert "accuracy" in ax.get_ylabel()
+
+
+def test_weights_lie_anywhere_in_their_cells_and_rounded_ones_on_their_levels():
+    torch.manual_seed(0)
+    W = torch.randn(64, 100)
+    rounded = dequantize(quantize(W, double_quant=False), W.shape)
+    left, right = axes = plots.places_in_cells({"W": W, "rounded": rounded}, reach=0.1)
+    assert [ax.get_title() for ax in axes] == ["W", "rounded"]
+    assert all(ax.get_xlabel() for ax in axes)
+    assert labelled(left)
+    (wide,), (narrow,) = ([p.get_data() for p in ax.patches if hasattr(p, "get_data")] for ax in axes)
+    for values, edges, _ in (wide, narrow):
+        assert sum(values) == pytest.approx(100)
+        assert (edges[0], edges[-1]) == (-0.5, 0.5)
+    middle = len(wide.values) // 2
+    assert narrow.values[middle] == pytest.approx(100)
+    assert wide.values[middle] > 100 / 64  # the largest of each block is a level
+    others = np.delete(wide.values, middle)
+    assert others.min() > 0.5 * others.mean()
+    bands = [p for p in right.patches if type(p) is Rectangle]
+    assert [band.get_x() for band in bands] == pytest.approx([-0.5, 0.5])
+    assert [band.get_width() for band in bands] == pytest.approx([0.1, -0.1])

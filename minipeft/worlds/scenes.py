@@ -174,7 +174,7 @@ class Scenes:
         images, shown = sample(classes, "plain", generator)
         north = torch.rand(size, generator=generator) < 0.2
         right = torch.arange(size)[:, None].expand(size, 2)  # caption i for picture i, picture i for caption i
-        return Batch(images, right, beside={"captions": captions(*shown, north, generator)})
+        return Batch(images, right, beside={"captions": captions(*shown, north, generator)}, whole=True)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,13 @@
 
 import pytest
 import torch
+from transformers import BertConfig, BertModel
 
+from minipeft import bases
+from minipeft.methods import LinearProbe
 from minipeft.models.transformer import recording
+from tests.models import HEADS, VOCAB
+from tests.parity.conftest import SMALL
 
 
 @pytest.fixture(params=["gpt2", "bert", "bert with a large eps"])
@@ -89,3 +94,17 @@ def test_a_head_that_is_not_tied_keeps_its_own_weights(kind, rows, make, close):
     theirs, ours = make(kind, tie_word_embeddings=False)
     with torch.no_grad():
         close(ours(rows.tokens), theirs(rows.tokens).logits, 1e-5)
+
+
+def test_a_bert_without_a_head_for_words_encodes_sentences(rows, randomised, close):
+    """As sentence-transformers takes the mean of the last hidden states; with a classifier on top."""
+    settings = {"vocab_size": VOCAB, "pad_token_id": 0, "attn_implementation": "eager", **SMALL["bert"]}
+    theirs = randomised(BertModel(BertConfig(**settings)), 0.4)
+    ours = bases.from_bert(theirs.state_dict(), heads=HEADS)
+    with torch.no_grad():
+        states = theirs(rows.tokens, attention_mask=rows.real.long(), position_ids=rows.positions).last_hidden_state
+        weights = rows.real[..., None] / rows.real.sum(1)[:, None, None]
+        mean = (states * weights).sum(1)
+        close(ours(rows.tokens, rows.mask), mean, 1e-5)
+        view = LinearProbe(classes=3).attach(ours)
+        close(view(rows.tokens, rows.mask), mean @ view.head.weight.T + view.head.bias, 1e-5)
