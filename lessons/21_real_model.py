@@ -11,8 +11,8 @@
 # ## What the papers did and claimed
 #
 # Ben Allal et al. (2025) trained **SmolLM2** on trillions of tokens; ours is the smallest one, tuned to chat. Zhou et
-# al. (2023, **LIMA**) tuned a model of 65 billion parameters on 1,000 prompts and answers. They conclude that nearly
-# all knowledge comes from pretraining, and that few examples teach a style.
+# al. (2023, **LIMA**) tuned a model of 65 billion parameters on 1,000 prompts and answers, and conclude that nearly all
+# knowledge comes from pretraining; few examples teach a style.
 
 # %% [markdown]
 # ## Predict
@@ -312,13 +312,13 @@ for name, view in {"base": model, **views}.items():
     print(f"{name:13} {known[name]} of {len(texts)}, wrong: {' | '.join(wrong)}")
 
 # %% [markdown]
-# The base knows seven, LoRA six, the prompt four (guess 3). In this small model, style costs knowledge; LIMA's is
-# 480 times larger.
+# The base knows seven, LoRA six, the prompt four (guess 3). Eight questions are few, but style seems to cost this small
+# model knowledge.
 #
 # ## Detach, store, count
 #
-# With $q$ of 576 × 576 and $v$ of 192 × 576, LoRA's file (guess 2) has $30·8·(576+576+192+576)$ = 460,800 numbers of
-# four bytes. In training, each has a gradient and two moments.
+# With $q$ of 576 × 576 and $v$ of 192 × 576, LoRA (guess 2) has $30·8·(576+576+192+576)$ = 460,800 numbers of four
+# bytes. Training adds a gradient and two moments.
 
 # %%
 restored = ask(detach(views["LoRA"]))
@@ -344,7 +344,7 @@ print(f"{'Full':13}{full.weights:12,}{full.total / 1e6:11.1f}")
 #
 # ## Break it
 #
-# Three lines are broken, and none raises an error. We measure the loss on the base's own answers.
+# Three lines, each broken in a model of its own; none raises an error. We measure the loss on the base's own answers.
 
 # %%
 MISTAKES = {
@@ -376,7 +376,7 @@ for name, line in MISTAKES.items():
 # ---|---
 # few examples teach a style | yes: 10 and 9 of 10
 # an order does it too | no: 0 of 10
-# a style leaves knowledge alone | no: 6 and 4 of 8, before 7
+# a style leaves knowledge alone | hardly: 6 and 4 of 8, before 7
 #
 # One small model, one seed. Lesson 22 tests other claims on this model, with three seeds.
 
