@@ -76,6 +76,6 @@ __all__ = [
     "prefixes", "principal_plane", "principal_singular_values", "prompt_trajectory", "quantization_errors",
     "quantization_levels", "quantized_block", "quantized_weights", "rank_grid", "rank_history", "rotations",
     "rounded_changes", "scorecard", "shades", "shared_and_private", "shared_heads", "similarities", "similarity_maps",
-    "spectrum", "structure", "three_places", "token_changes", "triplet_scores", "two_towers", "vera_vectors", "virtual_share",
-    "what_moved", "where_answers_read",
+    "spectrum", "structure", "three_places", "token_changes", "triplet_scores", "two_towers", "vera_vectors",
+    "virtual_share", "what_moved", "where_answers_read",
 ]  # fmt: skip
