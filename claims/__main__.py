@@ -4,6 +4,7 @@ import argparse
 import importlib
 import io
 import pkgutil
+from contextlib import ExitStack
 
 import matplotlib.pyplot as plt
 import torch
@@ -14,7 +15,8 @@ from claims import demo
 from claims.ledger import CLAIMS, SETS, twice
 from claims.page import LESSONS, MARKS, page, shown
 from minipeft import plots
-from minipeft.lab import Lab, stored
+from minipeft.lab import Lab, executor_from, stored
+from minipeft.lab.executors import Unfit
 from minipeft.lab.pool import SHIPPED as RUNS
 
 PICTURES = LESSONS.parent / "docs" / "claims"
@@ -28,6 +30,7 @@ def main():
     parser = argparse.ArgumentParser(prog="python run.py claims", description=__doc__)
     parser.add_argument("names", nargs="*", help="only these claims, printed and not written; without: all")
     parser.add_argument("--workers", type=int, help="processes (default: one for each core)")
+    parser.add_argument("--executor", default="processes", help="processes (here), loky, or dask://HOST:PORT")
     parser.add_argument("--again", action="store_true", help="forget what is stored of these claims and run it again")
     parser.add_argument("--stored", action="store_true", help="run nothing: write what is stored; the rest waits")
     parser.add_argument("--list", action="store_true", help="the claims and their names")
@@ -39,7 +42,15 @@ def main():
         return
     torch.set_num_threads(1)
     chosen = [c for c in CLAIMS if c.name in words.names or not words.names]
-    with stored() if words.stored else Lab(RUNS, workers=words.workers, again=words.again) as lab:
+    with ExitStack() as stack:
+        if words.stored:
+            lab = stack.enter_context(stored())
+        else:
+            try:
+                executor = stack.enter_context(executor_from(words.executor, words.workers))
+            except (ValueError, OSError, ModuleNotFoundError, Unfit) as error:
+                parser.error(str(error))
+            lab = stack.enter_context(Lab(RUNS, words.workers, executor, again=words.again))
         found = twice(chosen, lab)
         for claim, both in found.items():
             for name, finding in zip(SETS, both, strict=True):

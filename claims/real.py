@@ -6,7 +6,7 @@ Runs are few, so most statements compare two methods on each of 24 test windows,
 import math
 from statistics import mean
 
-from claims.ledger import Asking, Entry, claim, told
+from claims.ledger import Asking, Entry, Measure, claim, told
 from minipeft import plots
 from minipeft.lab.real import CONFIGURATIONS, on_reference, spectrum, tried, tuned
 
@@ -54,9 +54,17 @@ def real_matches_full(f):
     """LoRA of rank 8 on all matrices against full fine-tuning, each at its own learning rate. Equal is what differs by
     less than .05 nats on the test windows. An adapter stands beside them."""
     runs = race(f, ALL, FULL, ADAPTER)
-    f.near("LoRA has the test loss of full fine-tuning", runs[ALL], runs[FULL], by="-loss", margin=MARGIN)
+    f.near("LoRA has the test loss of full fine-tuning", runs[ALL], runs[FULL], by="-loss", margin=MARGIN, vary=False)
     lower(f, "full is better than LoRA on nearly every window", runs[FULL], runs[ALL], aside=True)
-    f.near("an adapter has the test loss of LoRA", runs[ADAPTER], runs[ALL], by="-loss", margin=MARGIN, aside=True)
+    f.near(
+        "an adapter has the test loss of LoRA",
+        runs[ADAPTER],
+        runs[ALL],
+        by="-loss",
+        margin=MARGIN,
+        aside=True,
+        vary=False,
+    )
     f.result = f"Test loss, in nats: {listed(runs)}."
 
 
@@ -96,11 +104,11 @@ def real_rank(f):
     """Ranks 1, 8 and 32 on all matrices, each at its own learning rate; and rank 1 at that of rank 8."""
     runs = race(f, "LoRA, r 1", ALL, "LoRA, r 32")
     for name in ("LoRA, r 1", "LoRA, r 32"):
-        f.near(f"{name} has the test loss of rank 8", runs[name], runs[ALL], by="-loss", margin=MARGIN)
+        f.near(f"{name} has the test loss of rank 8", runs[name], runs[ALL], by="-loss", margin=MARGIN, vary=False)
     job = {"method": CONFIGURATIONS["LoRA, r 1"][0], "lr": runs[ALL].lr}
     (shared,) = f.repeat(on_reference, job, seeds=f.seeds[:3])
     text = "at the learning rate of rank 8, rank 1 has the test loss of rank 8"
-    f.near(text, shared, runs[ALL], by="-loss", margin=MARGIN, aside=True)
+    f.near(text, shared, runs[ALL], by="-loss", margin=MARGIN, aside=True, vary=False)
     f.result = f"Test loss, in nats: {listed(runs)}; rank 1 at {runs[ALL].lr:g}, "
     f.result += f"{told([run['loss'] for run in shared], 3)}."
 
@@ -175,9 +183,8 @@ def real_intruders(f):
     """An intruder is one of the ten largest left singular vectors of a trained matrix whose cosine with each of the
     base's is below .5; they are counted in 16 matrices of four layers."""
     runs = race(f, ALL, FULL)
-    counts = {n: [sum(column) for column in zip(*e.column("intruders"), strict=True)] for n, e in runs.items()}
-    f.always("LoRA has more intruders than full", [a > b for a, b in zip(counts[ALL], counts[FULL], strict=True)],
-             of="matrices")  # fmt: skip
+    total = Measure("intruders", lambda run: sum(run["intruders"]), 1, 1, "")
+    f.ahead("LoRA has more intruders than full", runs[ALL], runs[FULL], by=total, vary=False)
     totals = {n: told([sum(run) for run in e.column("intruders")], 1) for n, e in runs.items()}
     f.result = f"Of 160 singular vectors, {totals[ALL]} are intruders with LoRA and {totals[FULL]} with full."
 

@@ -3,6 +3,7 @@
 Its file has five bits a weight already (Q4_1), so whatever is rounded here is rounded a second time.
 """
 
+from dataclasses import dataclass
 from statistics import mean
 
 import torch
@@ -13,9 +14,10 @@ from minipeft import merge
 from minipeft.attach import detach
 from minipeft.bases import base
 from minipeft.deltas import updates
+from minipeft.lab.real import on_each
 from minipeft.methods.qlora import DYNAMIC, GROUP, decode, encode, levels_of
 from minipeft.targets import match
-from minipeft.training import loss_of
+from minipeft.tasks import rows_of
 from minipeft.worlds.reference import Reference
 
 BLOCK, LEVELS = 64, {name: levels_of(name.lower()) for name in ("NF4", "int4", "NF3", "int3")}
@@ -24,7 +26,6 @@ LEVELS["FP4 (bitsandbytes)"] = torch.tensor([-12, -8, -6, -4, -3, -2, -0.0625, 0
 POWERS = 2.0 ** -torch.arange(7)  # 1, ½, ¼, ...
 LEVELS["FP4 (E3M0)"] = torch.cat([-POWERS, torch.zeros(1), POWERS.flip(0)])
 LEVELS["16 even levels"] = torch.linspace(-1, 1, 16)
-MORE = 60  # windows of the topics for training, which nobody has trained on where weights are only rounded
 
 
 def rounded(W, levels):
@@ -36,6 +37,16 @@ def rounded(W, levels):
     return decode(codes[: W.numel()], absmax, levels, BLOCK).view(W.shape)
 
 
+def at_random(W, levels, generator):
+    """W in blocks of 64, each value rounded down or up with the odds that make it right on average."""
+    scale = encode(W, levels, BLOCK)[1].repeat_interleave(BLOCK)
+    scaled = W.flatten() / scale
+    below = (torch.bucketize(scaled, levels, right=True) - 1).clamp(0, len(levels) - 2)
+    odds = (scaled - levels[below]) / levels.diff()[below]
+    codes = below + (torch.rand(len(odds), generator=generator) < odds)
+    return (levels[codes] * scale).view(W.shape)
+
+
 def with_weights(weights):
     """SmolLM2 with these weights, {dotted name: tensor}, for its own."""
     model = base("smollm2")
@@ -44,18 +55,19 @@ def with_weights(weights):
     return model
 
 
-@torch.no_grad()
-def by_window(model, batch):
-    rows = zip(batch.tokens, batch.targets, strict=True)
-    return [round(loss_of(model(tokens[None]), targets[None]).item(), 4) for tokens, targets in rows]
+@dataclass(frozen=True)
+class Training:
+    """Windows from all over the topics for training, so many. Who only rounds has not trained on them."""
+
+    windows: int = 60
+
+    def every(self):
+        whole = Reference("training").every()
+        step = len(whole.tokens) // self.windows
+        return rows_of(whole, slice(0, self.windows * step, step))
 
 
-def on_all_parts(model):
-    """Of a model that was not trained: the loss on 24 test windows, 12 for validation and 60 for training, in nats."""
-    test, validation, training = (Reference(part).every() for part in ("test", "validation", "training"))
-    some = slice(0, MORE * (step := len(training.tokens) // MORE), step)
-    training.tokens, training.targets = training.tokens[some], training.targets[some]
-    return [loss for batch in (test, validation, training) for loss in by_window(model, batch)]
+UNSEEN = Reference("test"), Reference("validation"), Training()  # 24, 12 and 60 windows
 
 
 def rounding_real(levels):
@@ -69,22 +81,25 @@ def rounding_real(levels):
         if levels != "none":
             W.data, old = rounded(W, LEVELS[levels]), W.data
             errors.append(round(((W - old).norm() / old.norm()).item(), 5))
-    return {"error": errors, "windows": on_all_parts(model)}
+    return {"error": errors, "windows": [loss for task in UNSEEN for loss in on_each(model, task)]}
 
 
 def merged_and_rounded(view):
     """What a trained QLoRA loses when it is merged and rounded again. Losses on each test window:
 
-    again: Ŵ + ΔW, rounded. onto W: W + ΔW. onto W, rounded. And from `codes`, how many of them change.
+    again: Ŵ + ΔW, rounded. at random: the same, not to the nearest level but by lot. onto W: W + ΔW. onto W, rounded.
+    And from `codes`, how many of them change.
     """
-    model, changes, test = detach(view), updates(view), Reference("test").every()
+    model, changes, test = detach(view), updates(view), Reference("test")
     onto = {name: model.get_parameter(name) + change for name, (_, change) in changes.items()}
     nf4, found = LEVELS["NF4"], codes(model, changes)
-    found["merged"] = by_window(merge(view), test)
-    again = {name: rounded(coarse + change, nf4) for name, (coarse, change) in changes.items()}
-    found["again"] = by_window(with_weights(again), test)
-    found["onto W"] = by_window(with_weights(onto), test)
-    found["onto W, rounded"] = by_window(with_weights({name: rounded(W, nf4) for name, W in onto.items()}), test)
+    found["merged"] = on_each(merge(view), test)
+    again = {name: coarse + change for name, (coarse, change) in changes.items()}
+    found["again"] = on_each(with_weights({name: rounded(W, nf4) for name, W in again.items()}), test)
+    lot = torch.Generator().manual_seed(0)
+    found["at random"] = on_each(with_weights({name: at_random(W, nf4, lot) for name, W in again.items()}), test)
+    found["onto W"] = on_each(with_weights(onto), test)
+    found["onto W, rounded"] = on_each(with_weights({name: rounded(W, nf4) for name, W in onto.items()}), test)
     return found
 
 
@@ -180,23 +195,25 @@ def real_qlora(f):
 def real_rounded_again(f):
     """The QLoRA runs of `real_qlora`: Ŵ + ΔW is merged in full precision, then rounded to NF4 again. The gain is what
     training takes off the loss of the rounded base, on each of 24 test windows, a mean over three seeds. Most of it is
-    undone if less than half is left. As controls, ΔW is added to W, and that is rounded to NF4."""
+    undone if less than half is left. As controls, Ŵ + ΔW is rounded at random, with odds that make it right on average;
+    and ΔW is added to W, and that is rounded to NF4."""
     entry, start = quantized(f), all_roundings(f, "NF4")["NF4"]["windows"][:24]
     ends = {name: [mean(column) for column in zip(*entry.column(name), strict=True)]
-            for name in ("merged", "again", "onto W", "onto W, rounded")}  # fmt: skip
+            for name in ("merged", "again", "at random", "onto W", "onto W, rounded")}  # fmt: skip
     gains = [(s - e, s - m) for s, e, m in zip(start, ends["again"], ends["merged"], strict=True)]
     left, gain = (mean(column) for column in zip(*gains, strict=True))
     f.always("less than half of the gain is left", [part < 0.5 * whole for part, whole in gains],
              f"{left:.3f} of {gain:.3f} nats", of="windows")  # fmt: skip
-    text = "W + ΔW, rounded, has a lower loss than Ŵ + ΔW, rounded"
-    lower(f, text, ends["onto W, rounded"], ends["again"], aside=True)
+    lower(f, "rounding Ŵ + ΔW at random gives a lower loss", ends["at random"], ends["again"], aside=True)
+    lower(f, "so does rounding W + ΔW to the nearest level", ends["onto W, rounded"], ends["again"], aside=True)
     lower(f, "W + ΔW has a lower loss than Ŵ + ΔW", ends["onto W"], ends["merged"], aside=True)
     moved = {name: mean(entry.column(name)) for name in ("in steps", "above half", "moved on Ŵ", "moved on W")}
     f.result = (
         f"The loss of the rounded base is {mean(start):.3f} nats; trained and merged {mean(ends['merged']):.3f}, "
-        f"rounded again {mean(ends['again']):.3f}. With ΔW on W it is {mean(ends['onto W']):.3f}, and that "
-        f"rounded {mean(ends['onto W, rounded']):.3f}. ΔW changes {100 * moved['moved on Ŵ']:.3f} % of the codes of Ŵ "
-        f"and {100 * moved['moved on W']:.1f} % of those of W. Its size is {100 * moved['in steps']:.1f} % of a step."
+        f"rounded again {mean(ends['again']):.3f}, and at random {mean(ends['at random']):.3f}. With ΔW on W it is "
+        f"{mean(ends['onto W']):.3f}, and that rounded {mean(ends['onto W, rounded']):.3f}. On average |ΔW| is "
+        f"{100 * moved['in steps']:.1f} % of a step; it changes {100 * moved['moved on Ŵ']:.3f} % of the codes of Ŵ "
+        f"and {100 * moved['moved on W']:.1f} % of those of W."
     )
 
 

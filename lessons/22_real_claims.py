@@ -3,27 +3,26 @@
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|
-# | 60 minutes | ●●● | lessons 2, 10, 21 | two minutes on a CPU |
+# | 60 minutes | ●●● | lessons 2, 10, 21 | two minutes |
 #
-# You will put seven claims about LoRA to the test on a language model of 135 million parameters, and see which of them
-# hold there.
+# You will put six claims to the test on a model of 135 million parameters, and spoil the test once.
 
 # %% [markdown]
 # ## What the papers did and claimed
 #
-# Hu et al. (2022) proposed LoRA for GPT-3 and found tiny ranks as good as full fine-tuning. Biderman et al. (2024)
-# trained Llama 2 on code and mathematics, and found that LoRA *learns less and forgets less*. Schulman et al. (2025)
-# found no difference, if LoRA sits on all matrices and its learning rate is ten times higher.
+# Hu et al. (2022) found tiny ranks as good as full fine-tuning, on GPT-3. Biderman et al. (2024) trained Llama 2 on
+# code and mathematics: LoRA *learns less and forgets less*. Schulman et al. (2025) found no difference, if LoRA sits on
+# all matrices and its learning rate is ten times higher.
 
 # %% [markdown]
 # ## Predict
 #
-# We teach SmolLM2 the language of Python's reference manual. Write down your guesses:
+# SmolLM2 learns the language of Python's manual. Write down your guesses:
 #
 # 1. Who reaches the lower loss on unseen pages, full fine-tuning or LoRA with 2 % of its numbers?
 # 2. By which factor do their best learning rates differ?
-# 3. Rank 1, 8, 32: how much does each step up help?
-# 4. Who forgets more of what the model could say before?
+# 3. Rank 1, 8, 32: how much does each step help?
+# 4. Who forgets more?
 
 # %%
 import inspect
@@ -33,11 +32,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from minipeft import base, evaluate, plots, summary
+from minipeft import base, plots, summary
 from minipeft.deltas import updates
 from minipeft.lab import adapt, real, stored
 from minipeft.published.smollm2 import tokenizer
-from minipeft.worlds.reference import OwnWords, Reference, windows
+from minipeft.worlds.reference import QUESTIONS, Reference, windows
 
 # %% tags=["hide-input"]
 torch.set_num_threads(1)
@@ -56,101 +55,114 @@ language_model = base("smollm2")
 words = tokenizer()
 for part in ("training", "validation", "test"):
     print(f"{part:10} {len(windows(part)):4} windows")
-print(f"\nthe third test window:\n{words.decode(windows('test')[2])}")
+print(f"\nthe third test window:\n\n{words.decode(windows('test')[2])}")
 
 # %% [markdown]
-# Some topics quote others. A paragraph that stands in a test topic is therefore taken out of all training topics;
-# without that, some of what is tested would have been trained on.
+# Some topics quote others. A paragraph that stands in a test topic is therefore taken out of all training topics.
+# Otherwise some of what is tested would have been trained on.
 #
-# What the model *forgets* is measured on text from just where it was before: a dozen answers that the base itself has
-# sampled. On average, the base that wrote a text gives it the lowest loss.
+# **Forgetting** is measured on text that the base itself has written, a dozen sampled answers. Whatever moves the model
+# raises the loss on them, on average.
 
 # %%
-start = {"new text": evaluate(language_model, Reference("test")).loss}
-start["its own words"] = evaluate(language_model, OwnWords()).loss
-for what, loss in start.items():
-    print(f"the base on {what}: {loss:.3f} nats a token, perplexity {np.exp(loss):.0f}")
+before = real.losses(language_model)
+print(f"the base on the test windows: {before['loss']:.3f} nats a token")
+print(f"the base on its own words, {len(QUESTIONS)} answers: {before['own']:.3f} nats a token")
 
 # %% [markdown]
 # ## By hand: what a nat is
 #
-# The loss is the mean of $-\ln p$ of the right tokens. If four of them get these probabilities, then the perplexity is
-# the size of a fair lottery with the same loss:
+# The loss is the mean of $-\ln p$ of the right tokens. The *perplexity*, $e^{\text{loss}}$, says among how many equally
+# likely tokens one would have to guess for the same loss:
 
 # %%
-p = torch.tensor([0.5, 0.25, 0.125, 1.0])
+p = torch.tensor([0.5, 0.25, 0.125, 1.0])  # what a model gave to four right tokens
 loss = -p.log().mean()
 print(f"loss {loss:.3f} nats, perplexity {loss.exp():.2f}")
-print(f"0.05 nats less: perplexity {(loss - 0.05).exp():.2f}, or {1 - np.exp(-0.05):.0%} less")
+print(f"with 0.05 nats less, the perplexity is {1 - np.exp(-0.05):.0%} lower")
 
 # %% [markdown]
 # ## One run, live
 #
-# LoRA of rank 8 on all seven matrices of every block: thirty steps of four windows.
+# LoRA of rank 8 goes on all seven matrices of every block. It trains for thirty steps of four windows, a minute or so.
 
 # %%
 method, _ = real.CONFIGURATIONS["LoRA, r 8"]
 view, history = adapt(method, Reference(), lr=3e-3, seed=0, recipe=SHORT, base="smollm2")
-print(f"{method}\n{summary(view)}")
-print(f"first step: {history.loss[0]:.2f} nats, last five steps: {np.mean(history.loss[-5:]):.2f}")
-live = evaluate(view, Reference("test")).loss
-print(f"test windows: {start['new text']:.3f} before, {live:.3f} after {history.seconds:.0f} s")
+after = real.losses(view)
+print(f"{method}\n{summary(view)}, {history.seconds:.0f} s")
+for what, key in (("test windows", "loss"), ("its own words", "own")):
+    print(f"{what:14} {before[key]:.3f} before, {after[key]:.3f} after")
 
 # %% [markdown]
-# One seed and one learning rate say little. The rest of this lesson reads stored runs. Each configuration had its
-# learning rates tried, three or more half decades apart, and then three runs with other seeds at the best one. The
-# validation windows decide which is best; what we report is always the test windows.
+# It learned new text and lost some of the old. One run says little, so the rest of this lesson reads stored ones. For
+# each configuration learning rates were tried, half a decade apart, until the best lay inside. That one had three more
+# seeds. Validation windows choose; test windows are reported.
 #
 # ## Learning rates
 
 # %%
 runs = stored()
-tunings = {name: real.tuned(runs, name) for name in real.CONFIGURATIONS}
-for name, tuning in tunings.items():
-    print(f"{name:20} " + "  ".join(f"{lr:g}: {np.exp(score):.2f}" for lr, score in tuning.scores.items()))
-
-valleys = {name: tunings[name].scores for name in ("Full", "LoRA, r 8", "LoRA, r 1", "PromptTuning")}
-plots.learning_rates({name: {lr: np.exp(s) for lr, s in by.items()} for name, by in valleys.items()})
+NAMES = [name for name in real.CONFIGURATIONS if name != "QLoRA, r 8"]  # that one is for lesson 23
+tunings = {name: real.tuned(runs, name) for name in NAMES}
+valleys = {name: {lr: np.exp(score) for lr, score in tuning.scores.items()} for name, tuning in tunings.items()}
+plots.learning_rates({name: valleys[name] for name in ("Full", "LoRA, r 8", "LoRA, r 1", "PromptTuning")})
 plt.show()
 
 # %% [markdown]
-# *Figure: TODO.*
+# *Figure: validation loss against learning rate, one seed. Full fine-tuning is best at 0.0001 to 0.0003, LoRA of rank 8
+# at 0.003, rank 1 at 0.01. The prompt's valley is flat.*
+
+# %% [markdown]
+# The factor is ten (guess 2), as Schulman et al. say.
 #
 # ## Everyone at their best
 
 # %%
-best = {name: real.best_runs(runs, name, look=real.spectrum if name in ("Full", "LoRA, r 8") else None)
-        for name in real.CONFIGURATIONS}  # fmt: skip
-for name, (lr, three) in best.items():
-    test, own = ([run[key] for run in three] for key in ("loss", "own"))
-    print(
-        f"{name:20} {three[0]['parameters']:>11,}  lr {lr:<6g} test {np.mean(test):.3f}  own words {np.mean(own):.3f}"
-    )
+look = {name: real.spectrum for name in ("Full", "LoRA, r 8")}  # what else was measured in these runs
+best = {name: real.best_runs(runs, name, look=look.get(name))[1] for name in NAMES}
+for name in NAMES:
+    test, own = (np.mean([run[key] for run in best[name]]) for key in ("loss", "own"))
+    print(f"{name:20} {best[name][0]['parameters']:>11,} numbers   test {test:.3f}   its own words {own:.3f}")
 
-# %%
-plots.bars({name: [run["loss"] for run in three] for name, (_, three) in best.items()}, label="test loss, nats")
+plots.bars({name: [before["loss"] - run["loss"] for run in best[name]] for name in NAMES}, label="nats below the base")
 plt.show()
 
 # %% [markdown]
-# *Figure: TODO.*
-#
+# *Figure: what each configuration takes off the loss on test windows; a dot for each of three seeds. Full fine-tuning
+# learns most. LoRA on all matrices gets nine tenths of it; q and v alone get less, with as many numbers.*
+
+# %% [markdown]
+# Guess 1: full fine-tuning, but only by 0.04 nats. Guess 3: rank 8 and rank 32 each take 0.025 nats off, with eight and
+# four times the numbers. A prompt of 9,216 numbers learns nearly as much as LoRA.
+
+# %% [markdown]
 # ## Learning and forgetting
+#
+# At its best rate, full fine-tuning also forgets more than LoRA (guess 4). But it has learned more. So look at all
+# learning rates: what does each method forget *for what it learns*?
 
 # %%
 curves = {}
 for name in ("Full", "LoRA, r 8", "PromptTuning"):
     tries = real.tried(runs, real.CONFIGURATIONS[name][0], list(valleys[name]))
-    curves[name] = [(lr, run["loss"], run["own"]) for lr, run in tries.items() if run["loss"] is not None]
-plots.learned_and_forgotten(curves, base=tuple(start.values()))
+    curves[name] = [(lr, run["loss"], run["own"]) for lr, run in tries.items()]
+plots.learned_and_forgotten(curves, base=(before["loss"], before["own"]))
 plt.show()
 
 # %% [markdown]
-# *Figure: TODO.*
-#
+# *Figure: loss on the base's own words against loss on the test windows, a point for each learning rate. The curve of
+# full fine-tuning lies left of and below LoRA's: for the same learning it forgets less. The prompt forgets least.*
+
+# %% [markdown]
+# "LoRA forgets less" holds at the best learning rates. At equal learning the opposite holds here: full fine-tuning at
+# 0.0001 has learned more than LoRA ever does, and has forgotten less.
+
+# %% [markdown]
 # ## Write it
 #
-# Is the change low in rank? Biderman et al. count how many singular directions hold 90 % of the *energy* of $\Delta W$,
-# which is the sum of its squared singular values. Write the share that the $k$ largest hold:
+# Is the change low in rank? Biderman et al. count the directions that hold 90 % of the *energy* of $\Delta W$, the sum
+# of its squared singular values. Write the share that the $k$ largest hold:
 
 
 # %%
@@ -161,29 +173,106 @@ def share(change, k):
 # %% tags=["hide-input"]
 try:
     tries = [torch.randn(6, 4) @ torch.randn(4, 9) for _ in range(3)]
-    right = all(abs(share(change, k) - real.share(change, k)) < 1e-5 for change in tries for k in (1, 2, 4))
-    print("right" if right else "not yet: of a matrix with singular values 2 and 1, the largest holds 4/5")
-    share = share if right else real.share
+    right = all(abs(float(share(change, k)) - real.share(change, k)) < 1e-4 for change in tries for k in (1, 2, 4))
+    print("right" if right else "not yet: if the singular values are 2 and 1, the larger one holds 4/5 of the energy")
 except NotImplementedError as error:
-    print(f"{error}; the lesson goes on with ours")
-    share = real.share
+    right = False
+    print(f"{error}; until then the lesson goes on with ours")
+share = share if right else real.share
 
 # %% [markdown]
 # ## The source, revealed
 
 # %%
 print(inspect.getsource(real.share))
-for name in SHOWN[:4]:
-    W, change = updates(view)[f"{name}.weight"]
-    print(f"{name:18} {tuple(change.shape)}: " + "  ".join(f"{k}: {share(change, k):.2f}" for k in (1, 4, 8)))
+for name in SHOWN:
+    change = updates(view)[f"{name}.weight"][1]
+    print(f"{name:18} {tuple(change.shape)!s:13}" + "".join(f"{k:3} hold {share(change, k):.2f}" for k in (1, 4, 8)))
 
 # %% [markdown]
-# LoRA of rank 8 has eight directions by construction, and even of these a few hold most. What about full fine-tuning?
+# These are four matrices of our live LoRA. Eight directions hold everything, by construction. Full fine-tuning has no
+# such limit. What does it use?
 
 # %%
-spectra = {name: best[name][1] for name in ("Full", "LoRA, r 8")}
-for name, three in spectra.items():
+for name in look:
     for k in ("top 8", "top 64"):
-        shares = np.mean([run[k] for run in three], axis=0)
-        print(f"{name:10} {k:6} directions hold {shares.min():.2f} to {shares.max():.2f}")
-    print(f"{name:10} intruders among 160 singular vectors: {[sum(run['intruders']) for run in three]}")
+        shares = np.mean([run[k] for run in best[name]], axis=0)
+        print(f"{name:10} {k:6} directions hold {shares.min():.0%} to {shares.max():.0%} in 16 matrices")
+    print(f"{name:10} intruder dimensions: {[sum(run['intruders']) for run in best[name]]}\n")
+
+# %% [markdown]
+# In most matrices 64 directions do not hold 90 %: the change is not low in rank. Yet LoRA with eight learns nearly as
+# much.
+#
+# An **intruder dimension** is a large singular vector of $W + \Delta W$ that is like none of $W$. There is none, with
+# either method: thirty steps are too few to tell.
+
+# %% [markdown]
+# ## Break it: one learning rate for all
+#
+# What would one find who trains all with 0.001?
+
+# %%
+same = [name for name in NAMES if 1e-3 in valleys[name]]
+for name in same:
+    (run,) = real.tried(runs, real.CONFIGURATIONS[name][0], [1e-3]).values()  # the broken line: 0.001 for all
+    print(f"{name:20} at 0.001: {run['loss']:.3f}      at its best: {np.mean([r['loss'] for r in best[name]]):.3f}")
+
+# %% [markdown]
+# At 0.001 full fine-tuning comes last, by a quarter of a nat, and rank 32 is well ahead of rank 8. Both are artefacts:
+# the rate is too high for one and too low for the other.
+
+# %% [markdown]
+# ## Seen here?
+#
+# claim|here
+# ---|---
+# [LoRA learns as much](claims.md#real_matches_full)|nearly
+# [its learning rate is ten times higher](claims.md#real_learning_rate)|yes
+# [the rank hardly matters](claims.md#real_rank)|yes
+# [all matrices beat q and v](claims.md#real_layers)|yes
+# [LoRA learns less, forgets less](claims.md#real_forgetting)|not at equal learning
+# [full's change is low in rank](claims.md#real_rank_of_full)|no
+# [a prompt stays behind](claims.md#real_prompt)|by little
+#
+# One model, one domain, 7,680 tokens: longer training may turn some over.
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. Which share of full fine-tuning's gain does each configuration get? Compute it from `best`.
+# 2. Predict, then measure: LoRA of rank 8 with α = 64 at 0.003. Which run is it like?
+#
+# <details><summary>Answers</summary>
+#
+# 1: See below. 2: One at 0.01: $s$ is 8 instead of 2, and $\Delta W$ moves so much faster.
+#
+# </details>
+
+# %%
+gain = before["loss"] - np.mean([run["loss"] for run in best["Full"]])
+for name in NAMES:
+    print(f"{name:20} {(before['loss'] - np.mean([run['loss'] for run in best[name]])) / gain:.0%}")
+
+# %% [markdown]
+# ## In three lines
+#
+# - On all matrices, LoRA learns nearly what full fine-tuning learns.
+# - Give each configuration its own learning rate before you compare.
+# - Compare forgetting at equal learning.
+#
+# In peft, `LoraConfig(r=8, lora_alpha=16, target_modules="all-linear")` is the configuration of our live run.
+
+# %% tags=["hide-input"]
+mean = {name: np.mean([run["loss"] for run in best[name]]) for name in NAMES}
+assert tunings["LoRA, r 8"].lr == 10 * tunings["Full"].lr
+assert all(tuning.interior for tuning in tunings.values())
+assert 0.03 < mean["LoRA, r 8"] - mean["Full"] < 0.06
+assert 0.015 < mean["LoRA, r 1"] - mean["LoRA, r 8"] < 0.035 > mean["LoRA, r 8"] - mean["LoRA, r 32"] > 0.015
+assert mean["LoRA, r 42, q and v"] - mean["LoRA, r 8"] > 0.08
+assert mean["PromptTuning"] - mean["LoRA, r 8"] < 0.05
+full, lora = ({lr: (new, old) for lr, new, old in curves[name]} for name in ("Full", "LoRA, r 8"))
+assert all(full[1e-4][0] < new and full[1e-4][1] < old for new, old in lora.values())
+assert not sum(sum(run["intruders"]) for name in look for run in best[name])
+if not FAST:
+    assert abs(after["loss"] - best["LoRA, r 8"][0]["loss"]) < 0.02, "the live run is the stored one with this seed"

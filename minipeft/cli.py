@@ -92,6 +92,9 @@ TaskName = Annotated[str, typer.Argument(metavar="TASK", help=TASK_HELP)]
 DeltaPath = Annotated[Path, typer.Argument(metavar="DELTA", help="A delta that `train` saved.")]
 Steps = Annotated[int, typer.Option(min=1, help=f"Training steps of {RECIPE.batch_size} examples each.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes to share the runs; by default one for each core.")]
+Executor = Annotated[
+    str, typer.Option(help="Where the runs are made: processes (here), loky, or dask://HOST:PORT, a Dask cluster.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite also a file that minipeft did not write.")]
 Examples = Annotated[
     int | None,
@@ -128,6 +131,7 @@ def compare(
         typer.Option("--examples", min=1, help="Train on so many examples only; of pictures, so many of each class."),
     ] = None,
     workers: Workers = None,
+    executor: Executor = "processes",
     out: Annotated[Path, typer.Option(help="Folder for the table (CSV) and the picture (PNG).")] = Path("results"),
     force: Force = False,
 ):
@@ -141,7 +145,7 @@ def compare(
     place(picture, "picture", force)
     known, found, recipe = lab.known(world), {}, replace(world.recipe, steps=steps or world.recipe.steps)
     few = few or world.examples
-    with lab.Lab(workers=workers) as pool:
+    with lab.executor_from(executor, workers) as elsewhere, lab.Lab(workers=workers, executor=elsewhere) as pool:
         for goal in goals:
             introduce(goal, known, world)
             show = lines_of(goal, world.methods)
@@ -437,6 +441,7 @@ def tune(
     ] = None,
     steps: Steps = RECIPE.steps,
     workers: Workers = None,
+    executor: Executor = "processes",
     out: Annotated[
         Path, typer.Option(help="Where each run is stored once it is made. Runs that it holds are not made again.")
     ] = Path("results/runs.jsonl"),
@@ -452,7 +457,7 @@ def tune(
     recipe = replace(RECIPE, steps=steps)
     jobs = [{"method": c.method, "sources": c.sources, "recipe": recipe} for c in chosen]
     try:
-        with lab.Lab(out, workers=workers) as pool:
+        with lab.executor_from(executor, workers) as elsewhere, lab.Lab(out, workers, elsewhere) as pool:
             found = lab.tune(pool, lab.trial, jobs, over=[{"goal": goal} for goal in goals])
     except KeyboardInterrupt:
         said = f"Stopped. The runs made so far are in {out}; the same command goes on from there."

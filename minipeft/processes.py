@@ -5,8 +5,8 @@
 Every process holds the whole model and draws the same batches. Of a batch, process r of n takes the rows r, r + n, and
 so on. `fit` weighs what a row adds to the loss by the tokens that it asks, so the sum over the processes is the loss of
 the whole batch, also where rows are padded and where a process has fewer rows than another, or none. One message a step
-carries the gradients of what is trained, and a few numbers beside them. After it all processes have the same gradients,
-and so make the same step: cut by the same norm, with the same ranks pruned.
+carries the gradients of what is trained, in single precision or better, and a few numbers beside them. After it all
+processes have the same gradients, and so make the same step: cut by the same norm, with the same ranks pruned.
 
 Two things differ from one process. Dropout draws in each process for its own rows. A BatchNorm normalises by the rows
 of its process; when training ends, the running statistics are averaged over the processes.
@@ -37,7 +37,7 @@ def join():
 
     Raises ValueError if there are fewer GPUs than processes on this machine.
     """
-    if not started() or dist.is_initialized():
+    if not started() or joined():
         return
     backend = "gloo"
     if torch.cuda.is_available():

@@ -13,8 +13,9 @@ from minipeft.methods import (
     PTuningV2,
     VeRA,
 )
-from minipeft.models.transformer import Embed
-from tests.models import CONTEXT, DIM, VOCAB, make, moved
+from minipeft.models.sentences import MeanPooled
+from minipeft.models.transformer import Config, Embed
+from tests.models import CONTEXT, DIM, FF, HEADS, LAYERS, VOCAB, make, moved
 
 FAMILIES = ("gpt2", "bert", "llama")
 WEIGHTS = [  # methods in front of modules that all families have
@@ -41,10 +42,14 @@ PROMPTS = [  # methods that stand before a sequence
 
 
 def built_like(family, tied=True):
-    """A frozen model that is built like a GPT-2, BERT or Llama, with random numbers.
+    """A frozen model that is built like a GPT-2, BERT or Llama, or an "encoder" of sentences, with random numbers.
 
     tied: the head's last weight is the table of embeddings.
     """
+    if family == "encoder":
+        model = MeanPooled(Config(VOCAB, DIM, LAYERS, HEADS, FF, CONTEXT, causal=False, pre_norm=False))
+        model.embed, model.head = Embed(VOCAB, DIM, CONTEXT, norm=nn.LayerNorm(DIM)), nn.Identity()
+        return moved(model, model.parameters(), 0.3).requires_grad_(False).eval()
     model = make("rotary") if family == "llama" else make(None, causal=family == "gpt2")
     last = model.head
     if family == "gpt2":

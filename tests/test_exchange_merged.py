@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from minipeft.bases import base
 from minipeft.exchange import from_transformers, to_transformers
 from minipeft.methods import IA3, BitFit, DoRA, Full, LoRA, QLoRA
+from minipeft.models.sentences import MeanPooled
 from minipeft.models.vision import VisionConfig, ViT
 from minipeft.views import merge
 from tests.exchange import FAMILIES, built_like
@@ -144,11 +145,20 @@ def test_what_is_not_built_here_is_named(family, fields, says, tmp_path):
         from_transformers(say(tmp_path, **fields))
 
 
-def test_a_model_without_a_head_for_words_is_told(tmp_path):
-    to_transformers(built_like("bert"), tmp_path)
+def test_a_bert_without_a_head_for_words_is_read_as_an_encoder_and_goes_out_as_one(tmp_path):
+    model = built_like("encoder")
+    to_transformers(model, tmp_path)
+    assert config_of(tmp_path)["architectures"] == ["BertModel"]
+    again = from_transformers(tmp_path)
+    assert type(again) is MeanPooled
+    close(again(TOKENS), model(TOKENS))
+
+
+def test_weights_that_lack_are_told(tmp_path):
+    to_transformers(built_like("gpt2"), tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
-    save_file({n: t for n, t in weights.items() if not n.startswith("cls")}, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"lacks 'cls\.predictions\.bias', which a bert has"):
+    save_file({n: t for n, t in weights.items() if "h.1.attn" not in n}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"lacks 'h\.1\.attn\.c_attn\.weight', which a gpt2 has"):
         from_transformers(tmp_path)
 
 

@@ -66,6 +66,17 @@ def test_what_was_written_comes_back_and_computes_the_same(method, family, tmp_p
     assert (view(TOKENS) - model(TOKENS)).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("method", [LoRA(), PromptTuning(3), LoRA(targets=("down",), classes=4)], ids=str)
+def test_an_encoder_of_sentences_has_the_names_of_a_bertmodel_or_with_a_classifier_of_a_bert(method, tmp_path):
+    model = built_like("encoder")
+    view = stirred(method, model)
+    to_peft(view, tmp_path)
+    first = "base_model.model.bert.encoder." if method.classes else "base_model.model.encoder."
+    names = [name for name in written(tmp_path)[1] if "lora" in name]
+    assert all(name.startswith(first) for name in names)
+    close(load(from_peft(tmp_path, model), model)(TOKENS), view(TOKENS))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", [LoRA(classes=4), IA3(("k",), (), classes=4), PromptTuning(3, classes=4)], ids=str)
 def test_a_fresh_head_goes_along(method, family, tmp_path):

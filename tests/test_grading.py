@@ -22,6 +22,7 @@ from minipeft.classroom.engine import reading, source
 from minipeft.classroom.engine.exercise import exercises, get_exercise
 from minipeft.classroom.grading import alike, names, pages, reports, submissions
 from minipeft.classroom.grading import grade as grading
+from minipeft.classroom.grading import look as looking
 from minipeft.classroom.grading.book import Book, book_of
 from minipeft.classroom.grading.course import Course, read_course
 from minipeft.classroom.grading.grade import grade
@@ -235,7 +236,7 @@ def quick(monkeypatch):
     """A grader that grades nothing: each student has all points. `quick[student]` is called first, if it is there."""
     instead = {}
 
-    def one(student, name, path, seed, limits, key, when):
+    def one(student, name, path, seed, limits, key, when, executor):
         if student in instead:
             instead[student]()
         return result(student, name, key=key, handed_in=when)
@@ -258,7 +259,7 @@ from minipeft.classroom.grading import grade as grading
 from minipeft.classroom.grading.reports import Places
 from tests.test_grading import result
 
-def one(student, name, path, seed, limits, key, when):
+def one(student, name, path, seed, limits, key, when, executor):
     if student == "m-killer":
         os.kill(os.getpid(), 9)
     return result(student, name, key=key)
@@ -329,20 +330,20 @@ def test_retry_looks_at_one_suspect_after_the_other(tmp_path, quick):
 
 
 def test_an_error_in_the_grader_costs_the_others_nothing_and_is_tried_again(tmp_path, monkeypatch):
-    folder = hand_in(tmp_path / "s", ann=right("lora"), bob=right("lora"))
-    real = grading.judged
+    folder = hand_in(tmp_path / "s", ann=right("lora"), bob=right("lora") + "# bob")
+    real = looking.judged
 
-    def fails(found, *more):
-        if found.student == "bob":
+    def fails(found, exercise, text, *more):
+        if text.endswith("# bob"):
             raise KeyError("a bug of ours")
         raise Stopped("no answer")
 
-    monkeypatch.setattr(grading, "judged", fails)
+    monkeypatch.setattr(looking, "judged", fails)
     done = grade(folder, Places(tmp_path / "grades.csv"))
     assert left_out(done) == ["bob"]
     assert "KeyError" in table(tmp_path / "grades.csv")["bob"]["remarks"]
     assert done.results["ann", "lora"].text == "lora: no answer"
-    monkeypatch.setattr(grading, "judged", real)
+    monkeypatch.setattr(looking, "judged", real)
     done = grade(folder, Places(tmp_path / "grades.csv"))
     assert done.results["bob", "lora"].points == FULL["lora"]
     assert done.results["ann", "lora"].points == 0, "known already"
@@ -372,7 +373,7 @@ def test_the_flags_of_a_child_process_are_kept(tmp_path, monkeypatch):
         def observe(self, *_, **__):
             raise Stopped("no answer")
 
-    monkeypatch.setattr(grading, "Child", Odd)
+    monkeypatch.setattr(looking, "Child", Odd)
     path = tmp_path / "lora.py"
     path.write_text(right("lora"))
     found = grading.grade_one("ann", "lora", path, None, Limits(), "k", 0.0)
@@ -555,7 +556,7 @@ def test_a_seed_that_is_taken_is_told_by_every_started_file(seed):
 
 
 def test_a_file_that_was_started_under_other_rules_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(grading, "judged", lambda *_: (_ for _ in ()).throw(Stopped("not looked at")))
+    monkeypatch.setattr(looking, "judged", lambda *_: (_ for _ in ()).throw(Stopped("not looked at")))
     path = tmp_path / "lora.py"
     path.write_text(desk.sheet(LORA, path, "spring-7"))
     for seed, says in (

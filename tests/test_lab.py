@@ -32,38 +32,12 @@ from minipeft.methods import AdapterFusion, Full, LoRA, Pfeiffer, PromptTuning
 from minipeft.methods.adapter_fusion import fusions
 from minipeft.tasks import Few, Mixture, task
 from minipeft.training import RECIPE, TEST, VALIDATION, evaluate, loss_of, schedule
+from tests.experiments import counted, impossible, jobs_for, made, stored_so_far
 
 ROOT = Path(__file__).parents[1]
 BLUE = task("reverse+blue")
 SHORT = replace(RECIPE, steps=4, batch_size=8)
 JOB = {"method": LoRA(rank=2), "goal": BLUE, "lr": 1e-2, "seed": 0}
-
-
-# -- experiments, for workers too --------------------------------------------------------------------------------------
-
-
-def counted(folder, number, wait=0.0):
-    """Leaves a line for each time that it is run."""
-    with open(Path(folder) / "made", "a") as file:
-        file.write(f"{number}\n")
-    time.sleep(wait)
-    return {"number": number, "third": number / 3, "pid": os.getpid()}
-
-
-def stored_so_far(path, number):
-    return {"lines": len(Path(path).read_text().splitlines()) if Path(path).exists() else 0}
-
-
-def endless(folder, number):
-    (Path(folder) / f"{os.getpid()}.pid").write_text("")
-    time.sleep(600 * (number > 0))
-    return {"number": number}
-
-
-def impossible(number):
-    if number == 1:
-        raise FloatingPointError("what happened in the worker")
-    return {"number": number}
 
 
 @pytest.fixture
@@ -77,14 +51,6 @@ def pair():
     """Two processes; nothing is kept on the disk."""
     with Lab(workers=2, progress=False) as lab:
         yield lab
-
-
-def made(folder):
-    return (folder / "made").read_text().split()
-
-
-def jobs_for(folder, *numbers, **more):
-    return [{"folder": str(folder), "number": number} | more for number in numbers]
 
 
 # -- the store ---------------------------------------------------------------------------------------------------------
@@ -309,18 +275,6 @@ def test_any_executor_will_do_and_is_left_running(tmp_path):
     assert len(Store(tmp_path / "runs.jsonl").lines) == 2
 
 
-def test_dask_will_do(tmp_path):
-    distributed = pytest.importorskip("distributed")
-    cluster = {"n_workers": 1, "threads_per_worker": 2, "processes": False, "dashboard_address": None}
-    with distributed.Client(**cluster) as client:
-        lab = Lab(tmp_path / "runs.jsonl", executor=client.get_executor(), progress=False)
-        assert [run["number"] for run in lab(counted, jobs_for(tmp_path, 1, 2))] == [1, 2]
-        with pytest.raises(FloatingPointError, match="in the worker"):
-            lab(impossible, [{"number": 1}])
-        lab.close()
-    assert len(Store(tmp_path / "runs.jsonl").lines) == 2
-
-
 def test_an_experiment_stands_at_the_top_of_a_module(own):
     def inner(number):
         return {}
@@ -342,7 +296,7 @@ def alive(pid):
 def test_when_the_parent_is_stopped_no_worker_stays_and_what_was_finished_is_stored(tmp_path, blow):
     code = f"""
 from minipeft.lab import Lab
-from tests.test_lab import endless
+from tests.experiments import endless
 with Lab({str(tmp_path / "runs.jsonl")!r}, workers=2, progress=False) as lab:
     lab(endless, [{{"folder": {str(tmp_path)!r}, "number": number}} for number in range(20)])
 """

@@ -25,6 +25,7 @@ from minipeft.classroom.grading.pages import amount, likeness
 from minipeft.classroom.grading.reports import Places
 from minipeft.classroom.grading.sandbox import Limits
 from minipeft.files import SIGNED, place, write_atomically
+from minipeft.lab.executors import executor_from
 
 console = Console(emoji=False)
 
@@ -148,6 +149,10 @@ def grade(
     seconds: Annotated[float, typer.Option(help="Time for one exercise of one student.")] = Limits.seconds,
     memory: Annotated[int, typer.Option(help="Megabytes for it, beyond Python and torch.")] = Limits.memory,
     workers: Annotated[int | None, typer.Option(help="How many at a time; by default one for each core.")] = None,
+    executor: Annotated[
+        str,
+        typer.Option(help="Where students' code runs: processes (here), loky, or dask://HOST:PORT, a Dask cluster."),
+    ] = "processes",
     again: Annotated[bool, typer.Option("--again", help="Grade all again, also what is known already.")] = False,
     retry: Annotated[
         bool, typer.Option("--retry", help="Grade also, one at a time, what the grader was killed by.")
@@ -163,11 +168,12 @@ def grade(
         if settings.variant not in (None, variant):
             raise ValueError(f"{course} has the variant {settings.variant!r}, and --variant is {variant!r}")
         settings = settings.under(variant)
-    workers = (os.cpu_count() or 1) if workers is None else workers
     began, places = time.monotonic(), Places(out, feedback, junit)
-    book = grading.grade(
-        submissions, places, names, settings, Limits(seconds, memory), workers, again, retry, force
-    )  # fmt: skip
+    with executor_from(executor, workers) as elsewhere:
+        workers = elsewhere.workers if elsewhere else (os.cpu_count() or 1) if workers is None else workers
+        book = grading.grade(
+            submissions, places, names, settings, Limits(seconds, memory), workers, again, retry, force, elsewhere
+        )
     tell(book, places, f"Points ({time.monotonic() - began:.0f} s)")
 
 

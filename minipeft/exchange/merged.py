@@ -17,7 +17,7 @@ from safetensors.torch import save as serialize
 from minipeft.attach import attachments
 from minipeft.bases import from_bert, from_gpt2, is_turned
 from minipeft.checks import check_finite, tied, unwrapped
-from minipeft.exchange.names import BERT_FAMILY, by_their_name, family_of, their_names
+from minipeft.exchange.names import BERT_FAMILY, ENCODER_FAMILY, by_their_name, family_of, their_names
 from minipeft.exchange.writing import SIGNED
 from minipeft.files import write_atomically
 from minipeft.published.llama import from_llama
@@ -103,9 +103,12 @@ def their_weights(model):
             if parts:
                 tensor = torch.cat(parts)
                 found[f"{theirs}.{kind}"] = tensor.t() if is_turned(theirs) else tensor
-    if family_of(model) is BERT_FAMILY:  # there the vector of segment 0 is in the positions
+    family, segment = family_of(model), "embeddings.token_type_embeddings.weight"  # which is in our positions
+    if family is BERT_FAMILY:
         found["cls.predictions.bias"] = found["cls.predictions.decoder.bias"]
-        found["bert.embeddings.token_type_embeddings.weight"] = torch.zeros_like(model.embed.token.weight[:1])
+    if family in (BERT_FAMILY, ENCODER_FAMILY):
+        before = "bert." if family is BERT_FAMILY else ""
+        found[before + segment] = torch.zeros_like(model.embed.token.weight[:1])
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in found.items()}
 
 
@@ -130,9 +133,7 @@ def from_transformers(folder):
     try:
         return READERS[kind](weights, config, folder)
     except KeyError as missing:
-        raise ValueError(
-            f"{folder} lacks {missing}, which a {kind} has: is it a model with a head for words?"
-        ) from None
+        raise ValueError(f"{folder} lacks {missing}, which a {kind} has") from None
 
 
 def read_gpt2(weights, config, folder):
@@ -142,8 +143,9 @@ def read_gpt2(weights, config, folder):
 
 def read_bert(weights, config, folder):
     w = {name.replace("Norm.gamma", "Norm.weight").replace("Norm.beta", "Norm.bias"): t for name, t in weights.items()}
-    w.setdefault("cls.predictions.decoder.weight", w["bert.embeddings.word_embeddings.weight"])
-    w.setdefault("cls.predictions.decoder.bias", w["cls.predictions.bias"])
+    if "cls.predictions.bias" in w:  # otherwise it is an encoder
+        w.setdefault("cls.predictions.decoder.weight", w["bert.embeddings.word_embeddings.weight"])
+        w.setdefault("cls.predictions.decoder.bias", w["cls.predictions.bias"])
     return from_bert(w, config["num_attention_heads"], config["layer_norm_eps"])
 
 

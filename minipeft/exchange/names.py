@@ -15,9 +15,10 @@ from functools import partial
 
 from torch import nn
 
-from minipeft.attach import detach
+from minipeft.attach import attachments, detach
 from minipeft.bases import BERT, GPT2, places
 from minipeft.models.llama import Llama
+from minipeft.models.sentences import MeanPooled
 from minipeft.models.transformer import Embed, Transformer
 from minipeft.published import llama
 from minipeft.targets import names as all_names
@@ -31,7 +32,7 @@ class Family:
 
     names: {our name of a module: theirs} of a model with so many layers, as a function of their number.
     model: the class in transformers. task: peft's name for what it does; None if peft has none.
-    head: what transformers calls the head of the model that classifies tokens.
+    head: what transformers calls the head of the model that classifies tokens. beside: modules that are only there.
     """
 
     name: str
@@ -39,18 +40,37 @@ class Family:
     model: str
     task: str | None
     head: str
+    beside: tuple[str, ...] = ()
+
+
+def encoder(layers):
+    """The names in a BertModel: those of a BERT, without its head and what stands before all others."""
+    names = places(BERT, layers)
+    return {ours: theirs.removeprefix("bert.") for ours, theirs in names.items() if theirs.startswith("bert.")}
 
 
 GPT2_FAMILY = Family("gpt2", partial(places, GPT2), "GPT2LMHeadModel", "CAUSAL_LM", "classifier")
 BERT_FAMILY = Family("bert", partial(places, BERT), "BertForMaskedLM", None, "classifier")
+ENCODER_FAMILY = Family("bert", encoder, "BertModel", "FEATURE_EXTRACTION", "classifier", ("pooler.dense",))
 LLAMA_FAMILY = Family("llama", partial(llama.names, side=llama.TRANSFORMERS), "LlamaForCausalLM", "CAUSAL_LM", "score")
 
 
-def family_of(model):
-    """The Family that a model is built like; None for any other model. Of a view, that of its base."""
+def has_classifier(model):
+    """Is a method with a fresh head on this view?"""
+    return any(entry.method.classes for entry in attachments(model))
+
+
+def family_of(model, classes=None):
+    """The Family that a model is built like; None for any other model. Of a view, that of its base.
+
+    classes: whether a classifier takes the place of its head; None to see whether one does in this view.
+    """
+    classes = has_classifier(model) if classes is None else classes
     model = detach(model)
     if type(model) is Llama:
         return LLAMA_FAMILY if type(model.head) is nn.Linear else None
+    if type(model) is MeanPooled and type(model.head) is nn.Identity:  # the mean of a classifier's answers needs a BERT
+        return BERT_FAMILY if classes else ENCODER_FAMILY
     if type(model) is not Transformer or type(model.embed) is not Embed:
         return None
     c, head, norm = model.config, model.head, model.embed.norm
@@ -61,18 +81,23 @@ def family_of(model):
     return None
 
 
-def their_names(model):
-    """{our name: theirs} of all modules that the other library has, in our order."""
-    base, family = detach(model), family_of(model)
+def their_names(model, classes=None):
+    """{our name: theirs} of all modules that the other library has, in our order, but a classifier.
+
+    Args: those of `family_of`.
+    """
+    classes = has_classifier(model) if classes is None else classes
+    base, family = detach(model), family_of(model, classes)
     if family:
-        return family.names(base.config.layers)
+        names = family.names(base.config.layers)
+        return {ours: theirs for ours, theirs in names.items() if not (classes and ours.split(".")[0] == "head")}
     return {path: path for path, parent, name in all_names(base) if isinstance(getattr(parent, name), nn.Module)}
 
 
-def by_their_name(model):
+def by_their_name(model, classes=None):
     """{their name: [our names]}: three of ours, q, k and v in this order, where theirs is GPT-2's c_attn."""
     found = {}
-    for ours, theirs in their_names(model).items():
+    for ours, theirs in their_names(model, classes).items():
         found.setdefault(theirs, []).append(ours)
     return found
 

@@ -49,7 +49,8 @@ def from_peft(folder, model):
     tensors = in_type_of(model, tensors, notes)
     try:
         head = classifier(config, tensors, model)
-        method, made = (weights if config["peft_type"] in KINDS else prompt)(config, tensors, model)
+        read = weights if config["peft_type"] in KINDS else prompt
+        method, made = read(config, tensors, model, bool(head))
     except (KeyError, TypeError, AttributeError, re.error) as error:
         raise DeltaError(f"{folder}: adapter_config.json is damaged or was changed by hand ({error!r})") from None
     if head:
@@ -100,10 +101,12 @@ def in_type_of(model, tensors, notes):
 def classifier(config, tensors, model):
     """The classifier that was trained beside the adapter, taken out of the tensors; {} if there is none.
 
-    Here it reads one token, the last of GPT-2 and Llama and the first of BERT. That is what a model for sequence
-    classification does in transformers, but that of BERT; it is one of the answers of a model for token classification.
+    Here it reads one token, the last of GPT-2 and Llama and the first of BERT; an encoder of sentences takes the mean.
+    A model for sequence classification does the first in transformers, but not that of BERT; for token classification
+    a model gives all the answers that are chosen from, or averaged, here.
     """
-    saved, task, family = set(config.get("modules_to_save") or ()), config.get("task_type"), family_of(model)
+    saved, task = set(config.get("modules_to_save") or ()), config.get("task_type")
+    family, pooled = family_of(model, classes=True), getattr(detach(model), "pools", False)
     if strange := sorted(saved - set(HEADS)):
         raise DeltaError(
             f"modules_to_save names {strange[0]!r}, a whole module that was trained beside the adapter, and only a "
@@ -121,10 +124,10 @@ def classifier(config, tensors, model):
         raise DeltaError(f"modules_to_save names {', '.join(sorted(saved))}, and the file holds none of them")
     if found:
         found.setdefault("bias", torch.zeros(len(found["weight"])))
-    return {f"head.classify.{kind}" if family else f"head.{kind}": t for kind, t in found.items()}
+    return {f"head.classify.{kind}" if family and not pooled else f"head.{kind}": t for kind, t in found.items()}
 
 
-def prompt(config, tensors, model):
+def prompt(config, tensors, model, classes):
     """Method and tensors of vectors, or keys and values, before a sequence."""
     family, n, kind = family_of(model), config["num_virtual_tokens"], config["peft_type"]
     if family is None:
@@ -155,10 +158,10 @@ def prompt(config, tensors, model):
     return PrefixTuning(n), {f"begin.{name}": t for name, t in parts.items()}
 
 
-def weights(config, tensors, model):
-    """Method and tensors of an adapter whose layers stand in front of modules."""
+def weights(config, tensors, model, classes):
+    """Method and tensors of an adapter whose layers stand in front of modules. classes: a classifier is beside it."""
     kind = DoRA if config["peft_type"] == "LORA" and config.get("use_dora") else KINDS[config["peft_type"]]
-    every, base, updates = by_their_name(model), detach(model), {}
+    every, base, updates = by_their_name(model, classes), detach(model), {}
     modules = by_module(tensors)
     check_modules(config, modules, every, base)
     for theirs in [theirs for theirs in every if theirs in modules]:

@@ -38,9 +38,9 @@ def to_peft(adapted, folder, base=None):
     """Write the method of a view as an adapter folder. Returns the size of its tensors' file in bytes.
 
     Args:
-        adapted: a view of a GPT-2, BERT or Llama (see `names.family_of`), of a model of transformers, or of a network
-            of your own, with LoRA, QLoRA, DoRA, AdaLoRA, VeRA or IA3 on it; or one of the first three with a prompt or
-            prefix: PromptTuning, PTuning, PrefixTuning, PTuningV2.
+        adapted: a view of a GPT-2, BERT (for words or sentences) or Llama (see `names.family_of`), of a model of
+            transformers, or of a network of your own, with LoRA, QLoRA, DoRA, AdaLoRA, VeRA or IA3 on it; or one of the
+            first three with a prompt or prefix: PromptTuning, PTuning, PrefixTuning, PTuningV2.
         folder: where the two files are written; files of these names are replaced.
         base: the name of the base model at its source, "gpt2", for those who will open the folder.
 
@@ -103,8 +103,9 @@ def weights(adapted, delta):
         raise DeltaError(f"peft has no place for {name}: {cure}")
     updates = updates_of(adapted, delta, kind)
     config = FIELDS[kind](delta.method, updates)
-    every = by_their_name(adapted)
-    config |= {"task_type": task_of(adapted), "target_modules": targets_of(updates, every)}
+    family = family_of(adapted)
+    every = [*by_their_name(adapted), *(family.beside if family else ())]
+    config |= {"task_type": family.task if family else task_of(adapted), "target_modules": targets_of(updates, every)}
     config["fan_in_fan_out"] = any(u.turned for u in updates.values())
     if kind is IA3:
         config["feedforward_modules"] = feedforward(updates, every)
@@ -120,8 +121,6 @@ def weights(adapted, delta):
 
 
 def task_of(adapted):
-    """What peft calls the task of a model, None if that does not follow from its class."""
-    if family := family_of(adapted):
-        return family.task
+    """What peft calls the task of a model of transformers, None if that does not follow from its class."""
     causal = type(detach(adapted)).__name__.endswith(("ForCausalLM", "LMHeadModel"))
     return "CAUSAL_LM" if causal else None

@@ -8,6 +8,7 @@ run["accuracy"]                      # and loss, retention, curve, ...: see `tri
 """
 
 from minipeft.lab.comparison import TUNED_METHODS, TunedMethod, as_csv, compare, learning_rate_of, tuned_method
+from minipeft.lab.executors import executor_from
 from minipeft.lab.pool import Lab, NotStored, stored
 from minipeft.lab.store import Store
 from minipeft.lab.trial import adapt, trial
@@ -16,5 +17,5 @@ from minipeft.lab.worlds import WORLDS, known, world
 
 __all__ = [
     "SEEDS", "TUNED_METHODS", "WORLDS", "Lab", "NotStored", "Store", "TunedMethod", "Tuning", "adapt", "as_csv",
-    "compare", "known", "learning_rate_of", "stored", "trial", "tune", "tuned_method", "world",
+    "compare", "executor_from", "known", "learning_rate_of", "stored", "trial", "tune", "tuned_method", "world",
 ]  # fmt: skip

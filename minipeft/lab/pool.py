@@ -35,7 +35,8 @@ class Lab:
         store: a Store, the path of one, or None to keep nothing.
         workers: processes; None takes one for each core. 1 stays in this process, in a thread of its own: while it
             works, nothing else may draw random numbers here.
-        executor: any other `concurrent.futures.Executor` instead, such as Dask's `client.get_executor()`.
+        executor: any other `concurrent.futures.Executor` instead; see `executors`, which checks its workers. It is left
+            running.
         again: run anew what was stored before.
         only_stored: run nothing; NotStored for what is missing.
         progress: show a bar.

@@ -21,9 +21,11 @@ from peft import (
     get_peft_model,
 )
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     BertForTokenClassification,
+    BertModel,
     GPT2ForSequenceClassification,
     GPT2ForTokenClassification,
     LlamaConfig,
@@ -34,7 +36,7 @@ from transformers import (
 
 from minipeft.arithmetic import compress
 from minipeft.attach import trainable
-from minipeft.bases import base
+from minipeft.bases import base, from_bert
 from minipeft.deltas import delta_of, load
 from minipeft.exchange import from_peft, from_transformers, to_peft, to_transformers
 from minipeft.methods import IA3, AdaLoRA, BitFit, DoRA, Full, LoRA, PiSSA, PrefixTuning, PromptTuning, QLoRA, VeRA
@@ -180,6 +182,24 @@ def test_a_fresh_head_is_one_of_the_answers_of_a_model_for_token_classification(
     close(answers[:, 0 if family == "bert" else -1], logits(view), TOL[family])
 
 
+@pytest.mark.parametrize("method", [LoRA(targets="all-linear"), IA3(), LoRA(classes=4)], ids=str)
+def test_an_encoder_of_sentences_goes_to_peft_and_comes_back(method, couple, randomised, tmp_path, close):
+    like, _ = couple("bert")
+    theirs = randomised(BertModel(like.config), 0.4)
+    model = from_bert(theirs.state_dict(), HEADS)
+    view = stirred(method, model)
+    to_peft(view, tmp_path)
+    if method.classes:
+        whole = classifying(like, BertForTokenClassification)
+        whole.bert.load_state_dict(theirs.state_dict(), strict=False)  # there it has no pooler
+        theirs = whole
+    with torch.no_grad():
+        answers = opened(theirs, tmp_path)(TOKENS)
+    answers = answers.logits if method.classes else answers.last_hidden_state
+    close(answers.mean(1), logits(view), 1e-8)
+    close(logits(load(from_peft(tmp_path, model), model)), logits(view), 1e-8)
+
+
 @pytest.mark.parametrize("method", [LoRA(), DoRA(), IA3(), AdaLoRA(), VeRA(rank=5), LoRA(targets=("head",))], ids=str)
 def test_peft_opens_an_adapter_on_a_shipped_base_too(method, tmp_path, close):
     model = base().double()
@@ -309,6 +329,18 @@ def test_transformers_opens_a_merged_model(family, method, couple, tmp_path, clo
     assert not any(report.values()), report  # nothing is missing, left over or of another shape
     assert opened.dtype == torch.float64
     close(logits(opened), logits(view), TOL[family])
+
+
+def test_transformers_opens_an_encoder_whose_pooler_alone_is_new(couple, randomised, tmp_path, close):
+    theirs = randomised(BertModel(couple("bert")[0].config), 0.4)
+    view = stirred(LoRA(), from_bert(theirs.state_dict(), HEADS))
+    to_transformers(merge(view), tmp_path)
+    opened, report = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert report["missing_keys"] == {"pooler.dense.weight", "pooler.dense.bias"}
+    with torch.no_grad():
+        close(opened(TOKENS).last_hidden_state.mean(1), logits(view), 1e-8)
+    theirs.save_pretrained(tmp_path)
+    close(logits(from_transformers(tmp_path)).float(), logits(from_bert(theirs.state_dict(), HEADS)).float(), 1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,6 +1,6 @@
 """A LoRA as a GGUF file is read by the gguf package, and llama.cpp computes with it what we compute.
 
-llama.cpp itself comes with `pip install --no-deps xllamacpp`; without it or the real model, its test is left out.
+llama.cpp itself comes in a wheel for Linux; elsewhere its test is left out.
 """
 
 import json

@@ -33,6 +33,11 @@ def confine(home, limits):
         layer(home, limits)
 
 
+def strength():
+    """How much of this machine's system stands around a student's code: {layer: more is better}."""
+    return {"landlock": landlock_version(), "filter_calls": int(on_linux() and platform.machine() in MACHINES)}
+
+
 def on_linux():
     return sys.platform.startswith("linux")
 
@@ -84,12 +89,10 @@ def landlock(home, limits=None):
     Returns whether the kernel can. Neither the project's own files nor other submissions can be read, and nothing of
     /proc: not the grader's environment, not its memory.
     """
-    if not on_linux():
-        return False
-    system = ctypes.CDLL(None, use_errno=True).syscall
-    version = system(CREATE_RULESET, None, 0, 1)
+    version = landlock_version()
     if version < 1:
         return False
+    system = ctypes.CDLL(None, use_errno=True).syscall
     every = (1 << (13 if version == 1 else 14 if version == 2 else 15)) - 1  # refer since 2, truncate since 3
     network, scope = (0b11 if version >= 4 else 0), (0b11 if version >= 6 else 0)  # TCP; sockets and signals
     rules = struct.pack("QQQ", every, network, scope)
@@ -113,6 +116,13 @@ def landlock(home, limits=None):
     done = system(RESTRICT_SELF, ruleset, 0) == 0
     os.close(ruleset)
     return done
+
+
+def landlock_version():
+    """What this kernel can: the version of Landlock, 0 if it has none."""
+    if not on_linux():
+        return 0
+    return max(0, ctypes.CDLL(None, use_errno=True).syscall(CREATE_RULESET, None, 0, 1))
 
 
 @cache

@@ -2,6 +2,10 @@
 
 A group of observations that all agree is worth a point. What is done is on the disk: the journal line by line, table
 and page student by student. An interrupted run goes on where it stopped; a second run looks only at what is new.
+
+With an executor (see `lab.executors`) the child processes are started on its machines. What travels there is the text
+of one file and the name of its exercise, without the student's; what returns is the result. The folder of submissions,
+the journal and the table are read and written here alone.
 """
 
 import hashlib
@@ -12,23 +16,24 @@ from dataclasses import replace
 
 from tqdm.auto import tqdm
 
-from minipeft.classroom.engine import reading
-from minipeft.classroom.engine.diagnose import judge
 from minipeft.classroom.engine.exercise import exercises, get_exercise
-from minipeft.classroom.engine.observe import work_in
 from minipeft.classroom.engine.recognise import expected
-from minipeft.classroom.grading import alike, reports
+from minipeft.classroom.grading import reports
 from minipeft.classroom.grading.book import Book
+from minipeft.classroom.grading.confine import strength
 from minipeft.classroom.grading.course import Course
-from minipeft.classroom.grading.journal import FAILED, GRADED, MISSING, REFUSED, SKIPPED, Journal, Result, is_journal
-from minipeft.classroom.grading.sandbox import Child, Limits, Stopped
+from minipeft.classroom.grading.journal import GRADED, MISSING, REFUSED, SKIPPED, Journal, Result, is_journal
+from minipeft.classroom.grading.look import look, look_elsewhere, without_points
+from minipeft.classroom.grading.sandbox import Limits
 from minipeft.classroom.grading.submissions import collect, readable
+from minipeft.lab.executors import Unfit
 
 KILLED = "the grader itself was killed while it looked at this file, so it is left out until --retry asks for it"
 
 
 def grade(
-    folder, places, names=None, course=None, limits=None, workers=1, again=False, retry=False, force=False
+    folder, places, names=None, course=None, limits=None, workers=1, again=False, retry=False, force=False,
+    executor=None,
 ):  # fmt: skip
     """Grade every submission in a folder and write what `places` asks for; see the module.
 
@@ -36,8 +41,10 @@ def grade(
         names: the exercises that count; by default all that anybody handed in.
         again: forget earlier results. retry: look, one at a time, at what killed the grader.
         force: overwrite also what minipeft did not write.
+        executor: where students' code runs; None for this machine. workers: how many jobs it has at a time.
 
-    Returns the Book. Raises ValueError, before anything is graded, if there is nothing to grade or a setting is wrong.
+    Returns the Book. Raises ValueError, before anything is graded, if there is nothing to grade or a setting is wrong;
+    Unfit if a machine of the executor would run a student's code with fewer bars around it than this one.
     """
     course, limits = course or Course(), limits or Limits()
     refuse(limits, workers)
@@ -70,7 +77,7 @@ def grade(
         if book.complete(result.student):
             reports.write_one(book, places, result.student)
 
-    work_through(todo, alone, journal, note, course.variant, limits, workers)
+    work_through(todo, alone, journal, note, course.variant, limits, workers, executor)
     reports.write(book, places)
     return book
 
@@ -119,7 +126,7 @@ def known(student, name, mine, journal, seed, limits, retry):
     return None, (student, name, path, key, when)
 
 
-def work_through(todo, alone, journal, note, seed, limits, workers):
+def work_through(todo, alone, journal, note, seed, limits, workers, executor=None):
     """Grade these jobs, several at a time, then those `alone` one by one. note: is given each Result, before the same
     worker begins anything else, so that whatever kills the grader next finds it on the disk."""
     begun, writing = {}, threading.Lock()
@@ -128,7 +135,7 @@ def work_through(todo, alone, journal, note, seed, limits, workers):
         student, name, path, key, when = job
         begun[student, name, key] = True
         journal.write({"began": [student, name, key]})
-        result = grade_one(student, name, path, seed, limits, key, when)
+        result = grade_one(student, name, path, seed, limits, key, when, executor)
         with writing:
             note(result)
             del begun[student, name, key]
@@ -152,54 +159,19 @@ def work_through(todo, alone, journal, note, seed, limits, workers):
                 journal.write({"left": list(job)})
 
 
-def grade_one(student, name, path, seed, limits, key, when):
-    """The result of one exercise. Whatever the code does, there is one."""
-    exercise = get_exercise(name)
-    result = Result(student, name, key, dict.fromkeys(exercise.groups, False), [], handed_in=when)
+def grade_one(student, name, path, seed, limits, key, when, executor=None):
+    """The result of one exercise. Whatever the code does, there is one, unless the executor's machine is Unfit."""
     try:
         text = readable(path)
-        result.bodies = alike.bodies(text, exercise, seed)
-        told = reading.variant_of(text)
-        if told and told != seed and exercise.variants:
-            asked = f"under {seed!r}" if seed else "without variants"
-            result.flags.append(f"the file was started with the variants {clean(told)!r} and is graded {asked}")
-        fill(result, exercise, judged(result, exercise, text, seed, limits))
-    except (Stopped, reading.Unreadable) as problem:
-        result.texts = [f"{name}: {problem}"]
-    except Exception as error:  # whatever it is, the others are graded
-        result.state, result.texts = FAILED, [f"{name}: this could not be looked at ({type(error).__name__})"]
-        result.flags.append(
-            f"the grader failed at it, and tries again in the next run: {type(error).__name__}: {error}"
-        )
-    result.texts, result.output = [clean(text) for text in result.texts], clean(result.output)
-    result.flags = [clean(flag) for flag in result.flags]
-    return result
-
-
-def judged(result, exercise, text, seed, limits):
-    """The report on a text whose code runs in a child process; what it printed and what was odd goes to the result."""
-    child = Child(exercise.name, text, seed, limits, "forkserver")
-    try:
-        with child:
-            return judge(work_in(exercise, text, seed), child)
-    finally:
-        result.output = child.output
-        result.flags += child.flags
-
-
-def fill(result, exercise, report):
-    """Take over what a report says."""
-    texts = [report.text(hints) for hints in (1, 2, 3, 4)]
-    result.texts = texts if len(set(texts)) > 1 else texts[:1]
-    result.stubs = dict(report.stubs)
-    if not report.problem:
-        result.groups = report.groups()
-    result.findings = [[f.stub, f.observation, f.mistake and f.mistake.id] for f in report.findings]
-
-
-def clean(text):
-    """Text of a student without control characters."""
-    return "".join(c for c in text if c.isprintable() or c in "\n\t")[:6000]
+        if executor is None:
+            result = look(name, text, seed, limits)
+        else:
+            result = executor.submit(look_elsewhere, strength(), name, text, seed, limits).result()
+    except Unfit:
+        raise
+    except Exception as problem:  # whatever it is, the others are graded
+        result = without_points(name, problem)
+    return replace(result, student=student, key=key, handed_in=when)
 
 
 def key_of(name, path, seed, limits):
