@@ -3,25 +3,24 @@
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|
-# | 75 minutes | ●●○ | lessons 10, 21 | two minutes on a CPU |
+# | 60 minutes (100 with exercises) | ●●○ | lessons 10, 21 | a minute or two on a CPU |
 #
-# You will hand an adapter to three other programs, break it in four ways that none of them reports, and train it on
-# several processes and in less memory.
+# You will hand an adapter to other programs, break it in four ways, and train on several processes.
 
 # %% [markdown]
 # ## What the papers did and claimed
 #
-# Li et al. (2020) let processes share a batch and sum their gradients: nearly linear speed-up to 256 GPUs. Chen et al.
-# (2016) computed activations again in the backward pass: far less memory for one more forward pass. Micikevicius et al.
-# (2018) trained in 16 bits, but kept weights in 32 as well, because small updates vanish.
+# Li et al. (2020) let processes share a batch and sum gradients, with near-linear speed-up to 256 GPUs. Chen et al.
+# (2016) computed activations twice: far less memory for one more forward pass. Micikevicius et al. (2018) trained in 16
+# bits, but kept the weights in 32 too; else small updates vanish.
 
 # %% [markdown]
 # ## Predict
 #
-# 1. A file has the matrices $A$ and $B$ of a LoRA. What else must it say, so that another library computes the same?
-# 2. The other library finds none of its names in the file. Does it stop?
-# 3. Two processes train a LoRA together. What do they send each other?
-# 4. Which part of the memory does 16-bit arithmetic save, and which does Chen's method?
+# 1. A file has the $A$ and $B$ of a LoRA. What else does another library need, to compute the same?
+# 2. It finds none of its names in the file. Does it stop?
+# 3. Two processes train a LoRA together. What do they exchange?
+# 4. What does 16-bit arithmetic save, and what Chen's method?
 
 # %%
 import inspect
@@ -57,26 +56,23 @@ from safetensors.torch import load_file, save_file
 
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and rows, for a quick check
 STEPS, ROWS, WORDS = (2, 1, 4) if FAST else (16, 4, 24)
-keep = TemporaryDirectory()
-folder = Path(keep.name)
-PEFT = witnesses.there()
-ABSENT = "peft or transformers is not installed: nothing to compare with."
+folder = Path((keep := TemporaryDirectory()).name)
 
 
 def run(*command):
     """What torchrun prints, in the folder of this lesson's files; it is that of this Python."""
     if FAST:
         return "left out on the fast dial"
-    torchrun = [sys.executable, "-m", "torch.distributed.run"]
-    return subprocess.run([*torchrun, *command[1:]], cwd=folder, capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, "-m", "torch.distributed.run", *command[1:]]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
 # %% [markdown]
 # ## A pirate, quickly
 #
-# We train lesson 21's pirate for 16 steps. The model is optional: `python run.py real` installs it. So are the
-# libraries that will open our files: `python run.py parity` installs peft and transformers. Without them, a few
-# comparisons are left out. Files go to a temporary folder, 1.1 GB in all; the lesson needs 3 GB of memory.
+# We train lesson 21's pirate for 16 steps. The model is optional: `python run.py real` installs it. So are peft and
+# transformers, which will open our files: `python run.py parity`. Without them some comparisons are left out. The
+# lesson needs 3 GB of memory and, for a while, 1.1 GB of disk.
 
 # %%
 model, tokenizer = smollm2()
@@ -111,6 +107,7 @@ def peft_tensors(view):
 
 
 # %% tags=["hide-input"]
+PEFT, ABSENT = witnesses.there(), "peft or transformers is not installed: nothing to compare with."
 to_peft(view, folder / "pirate", base="HuggingFaceTB/SmolLM2-135M-Instruct")
 wanted = load_file(folder / "pirate" / "adapter_model.safetensors")
 
@@ -150,13 +147,13 @@ save_file(written, folder / "pirate" / "adapter_model.safetensors")
 print((folder / "pirate" / "adapter_config.json").read_text())
 
 # %% [markdown]
-# Guess 1, then. `r` and `lora_alpha` give the scale. `target_modules` are ends of names: peft puts empty adapters there
-# and fills them from the file. `base_model.model.` leads through its own wrapper to the model.
-# `base_model_name_or_path` is only a name; the folder cannot tell one base from another.
+# `r` and `lora_alpha` give the scale (guess 1). `target_modules` are ends of names; peft puts empty adapters there and
+# fills them from the file. `base_model.model.` leads through its wrapper to the model. The name of the base is only a
+# name.
 #
 # ## Opened by the others
 #
-# A **merged** model needs no peft at all, but has the size of the base.
+# A **merged** model needs no peft, but has the size of the base.
 
 # %%
 ends = {"eos_token_id": tokenizer.end}
@@ -177,12 +174,11 @@ back = load(from_peft(folder / "pirate", model), model)
 print("and back, equal logits:", torch.equal(back(question), here))
 
 # %% [markdown]
-# We wrote the base for transformers too. The model on the hub has 16 bits a weight, ours comes from a file with five:
-# with this adapter they are two different models.
+# We wrote the base as well: the one on the hub has 16 bits a weight, ours five, so it is another model.
 #
 # ## By hand: three matrices in one
 #
-# GPT-2 has $q$, $k$ and $v$ in one matrix. There one LoRA must hold two: the $A$ stand above each other, the $B$ in
+# GPT-2 has $q$, $k$ and $v$ in one matrix. One LoRA there must hold two: the $A$ stand above each other, the $B$ in
 # blocks.
 
 # %%
@@ -240,7 +236,7 @@ for name, (tensors, fields) in broken.items():
     (folder / name).mkdir()
     save_file(tensors, folder / name / "adapter_model.safetensors")
     (folder / name / "adapter_config.json").write_text(json.dumps(fields))
-    print(f"{name}: {ABSENT if not PEFT else ''}")
+    print(f"{name}:" if PEFT else f"{name}: {ABSENT}")
     if PEFT:
         logits, warned = witnesses.in_peft(folder / name, folder / "base", question)
         print(f"  peft warns of: {[text[:60] for text in warned] or 'nothing'}")
@@ -248,8 +244,8 @@ for name, (tensors, fields) in broken.items():
             print(f"  its logits differ from the {who}'s by {(logits - each(question)).abs().max():.4f}")
 
 # %% [markdown]
-# Without the prefix it warns and computes what the *base* computes (guess 2). Without α it says nothing: its default is
-# 8, we trained with 16, and half of the update is missing. minipeft refuses the first; the second it cannot know.
+# Without the prefix it warns and computes what the *base* computes (guess 2). Without α it is silent: its default is 8,
+# we trained with 16, so half of the update is missing. minipeft refuses the first file, not the second.
 #
 # ## Break it: merged twice
 #
@@ -288,12 +284,12 @@ del rounded
 # %% [markdown]
 # *Figure: weights between ¼ and ½ in the first query projection. Their changes arrive in steps of 0.002.*
 #
-# This pirate survives; a smaller change would not (in four bits, lesson 23). Merge in 32 bits, or keep the adapter
-# beside its base.
+# This pirate survives. The smaller the changes, the more is lost: nearly all in four bits (lesson 23). Merge in 32
+# bits, or keep the adapter.
 #
 # ## Call the doctor
 #
-# `doctor` examines a folder without a model; so does `python -m minipeft doctor FOLDER`.
+# `doctor` examines a folder; so does `python -m minipeft doctor FOLDER`.
 
 # %%
 for name in ("pirate", "no prefix", "no alpha"):
@@ -305,7 +301,8 @@ for name in ("pirate", "no prefix", "no alpha"):
 #
 # ## Nothing is learned
 #
-# The most common silent failure needs no file. We train on the toy base with a loop of our own.
+# The most common silent failure needs no file. We train on the toy base with a loop of our own. Then `doctor` gets the
+# model, the optimizer, and a function that computes a loss.
 
 # %%
 toy = base()
@@ -333,9 +330,9 @@ print("\nmade after attaching:", healthy.verdict())
 #
 # ## Several processes
 #
-# Each takes its rows of every batch. Then they add up the gradients **of what is trained**, four bytes for each number:
-# we predict 1,024 for the prompt, 8,192 for LoRA, 437,488 for all. (Many small runs need none of this:
-# `Lab(executor=…)` hands them to any executor, such as Dask's.)
+# Each takes its rows of every batch; then they sum the gradients **of what is trained**, four bytes for a number.
+# Predicted: 1,024 for the prompt, 8,192 for LoRA, 437,488 for all. (Many *small* runs go elsewhere with `--executor`:
+# [several machines](../docs/several-machines.md).)
 
 # %%
 script = """
@@ -357,7 +354,7 @@ heard = run("torchrun", "--nproc-per-node", "2", "together.py")
 print(f"\ntwo processes:\n{heard}")
 
 # %% [markdown]
-# Equal losses, and little more than predicted travels (guess 3). On two machines with four GPUs each:
+# Equal losses, and little more than predicted travels (guess 3). On two machines; on GPUs too, which we could not try:
 #
 # ```
 # torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:29500 together.py
@@ -365,7 +362,7 @@ print(f"\ntwo processes:\n{heard}")
 #
 # ## Less memory
 #
-# **Checkpointing** keeps only the inputs of 30 blocks: for 288 tokens 20 MB; the logits, 57 MB, stay. **bfloat16**
+# **Checkpointing** keeps only the inputs of 30 blocks: for 288 tokens 20 MB. The logits, 57 MB, stay. **bfloat16**
 # should halve weights, 540 MB, and activations.
 
 
@@ -381,23 +378,18 @@ def prepared(bits, again):
 
 
 half, batch, measured = deepcopy(model).bfloat16(), Dialogues().batch(ROWS, torch.Generator().manual_seed(0)), {}
-for name, bits, again in (
-    ("32 bits", 32, False),
-    ("checkpointing", 32, True),
-    ("bfloat16", 16, False),
-    ("both", 16, True),
-):
+CASES = {"32 bits": (32, False), "checkpointing": (32, True), "bfloat16": (16, False), "both": (16, True)}
+for name, (bits, again) in CASES.items():
     with torch.autocast("cpu", torch.bfloat16, enabled=bits == 16):
         measured[name] = costs.measure(prepared(bits, again), batch)
-    print(f"{name:14} activations {measured[name].activations / 1e6:4.0f} MB")
-plots.memory(measured)
+plots.memory(measured, shares=False)
 plt.show()
 
 # %% [markdown]
-# *Figure: memory of a training step of LoRA on SmolLM2. Checkpointing saves activations, bfloat16 mostly weights
-# (guess 4).*
+# *Figure: memory of a training step of LoRA on SmolLM2. Checkpointing saves activations, bfloat16 saves weights and
+# some activations (guess 4).*
 #
-# Softmax and norms still compute in 32 bits. In the backward pass one block's activations come on top.
+# Norms and the softmax stay in 32 bits. In the backward pass, one block's activations come on top.
 #
 # ## A and B in 32 bits
 #
@@ -418,15 +410,15 @@ for kind in (torch.bfloat16, torch.float32):
     print(f"{kind}: after 20 steps, {torch.stack(still).mean():.0%} of A's numbers are where they were")
 
 # %% [markdown]
-# This is why Micikevicius et al. keep a copy in 32 bits. The base does not move and needs none.
+# This is why Micikevicius et al. keep a copy in 32 bits.
 #
 # ## Choose
 #
-# 1. **All linear layers**, rank 8, α = 2r; then leave α alone.
-# 2. Three **learning rates**, half a decade apart. Is the best at the edge? Go on.
+# 1. **All linear layers**, rank 8, α = 2r.
+# 2. Three **learning rates**, half a decade apart; at the edge, go on.
 # 3. More rank only if training loss stays high.
-# 4. Memory: checkpointing, then 16 bits, then four.
-# 5. Deploy merged for speed, unmerged for many tasks.
+# 4. Memory: checkpointing, 16 bits, four.
+# 5. Merged for speed, unmerged for many tasks.
 
 # %% [markdown]
 # ## Seen here?
@@ -444,16 +436,19 @@ for kind in (torch.bfloat16, torch.float32):
 # %% [markdown]
 # ## Exercises
 #
-# 1. Make a `Transformer(Config(vocab=50, gelu="tanh"))` whose head has no bias. Which `r` and `lora_alpha` does
-#    `to_peft` write for LoRA of rank 4 on $q$ and $v$?
+# 1. Make a `Transformer(Config(vocab=50, gelu="tanh"))` with a head without bias. Which `r` and `lora_alpha` does
+#    `to_peft` write for `LoRA(rank=4)` on it?
 # 2. Round to float16, which has 11 bits of precision. How large is the error?
 # 3. What does checkpointing cost in time? `costs.training_time`.
-# 4. Break the loop otherwise, until `doctor` finds something else.
+# 4. Break the loop otherwise: what does `doctor` find?
 
 # %% [markdown]
 # <details><summary>Answers</summary>
 #
-# TODO
+# 1. `r` 8 and `lora_alpha` 16, twice ours: its `c_attn` has $q$ and $v$ in one.
+# 2. 2 % of ΔW instead of 13 %.
+# 3. We measured 1.33 times a step; less than one more forward pass, since the head is not computed again.
+# 4. `lr=0`: "The learning rate of 8 trained tensors is 0."
 #
 # </details>
 
