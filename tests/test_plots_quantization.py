@@ -128,3 +128,13 @@ def test_weights_lie_anywhere_in_their_cells_and_rounded_ones_on_their_levels():
     bands = [p for p in right.patches if type(p) is Rectangle]
     assert [band.get_x() for band in bands] == pytest.approx([-0.5, 0.5])
     assert [band.get_width() for band in bands] == pytest.approx([0.1, -0.1])
+
+
+def test_a_dot_shows_what_was_learned_and_what_arrives_of_it():
+    W, change = torch.linspace(0.25, 0.5, 50), torch.linspace(-0.004, 0.004, 50)
+    arrived = (W.bfloat16().float() + change).bfloat16().float() - W.bfloat16().float()
+    ax = labelled(plots.rounded_changes(change, arrived, most=40))
+    line, dots = ax.lines
+    assert np.allclose(dots.get_xdata(), 1000 * change[:40])
+    assert np.allclose(dots.get_ydata(), 1000 * arrived[:40])
+    assert np.allclose(line.get_xdata(), line.get_ydata())

@@ -195,6 +195,15 @@ def test_the_bill_is_drawn_in_shares_with_its_total():
     assert "memory" in ax.get_xlabel()
 
 
+def test_the_bill_is_drawn_in_bytes_on_one_scale():
+    ax = plots.memory({"a": Memory(400, 100, 200, 300), "b": Memory(300, 0, 0, 200)}, shares=False)
+    widths = np.array([bar.get_width() for bar in ax.patches]).reshape(2, 4)
+    assert widths[0] == pytest.approx([0.4, 0.1, 0.2, 0.3])  # in KB, as the largest total is told
+    assert widths[1] == pytest.approx([0.3, 0, 0, 0.2])
+    assert {"0.4", "1 KB", "500 bytes"} <= {text.get_text() for text in ax.texts}
+    assert "KB" in ax.get_xlabel()
+
+
 def test_what_is_learned_and_forgotten_is_a_line_over_learning_rates():
     curves = {"Full": [(1e-4, 2.9, 3.0), (3e-4, 2.7, 3.4)], "LoRA": [(1e-3, 2.8, 3.0), (3e-3, 2.7, 3.2)]}
     ax = plots.learned_and_forgotten(curves, base=(3.5, 2.9))

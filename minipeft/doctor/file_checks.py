@@ -130,7 +130,7 @@ def ranks_are_as_configured(stored):
 
 
 def scales_are_usual(stored):
-    """α is set: the scale of the updates is a usual one."""
+    """The scale α/r of the updates is a usual one, where it is known."""
     yield from scales(stored.pairs)
 
 

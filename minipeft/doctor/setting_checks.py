@@ -8,7 +8,7 @@ WEAK, STRONG, UNSET = 1 / 8, 32, 8  # usual scales lie between the first two; a 
 
 
 def scales_are_usual(patient):
-    """α is set: the scale of the updates is a usual one."""
+    """The scale α/r of the updates is a usual one, where it is known."""
     yield from scales(patient.pairs)
 
 

@@ -35,6 +35,7 @@ from minipeft.plots.quantization import (
     quantization_errors,
     quantization_levels,
     quantized_weights,
+    rounded_changes,
 )
 from minipeft.plots.ranks import error_by_rank, rank_grid, rank_history, triplet_scores
 from minipeft.plots.scenes import captioned, frontier, similarities, two_towers
@@ -74,7 +75,7 @@ __all__ = [
     "one_door", "pareto", "patches", "pictures", "places_in_cells", "plt", "prefix_by_token", "prefix_map",
     "prefixes", "principal_plane", "principal_singular_values", "prompt_trajectory", "quantization_errors",
     "quantization_levels", "quantized_block", "quantized_weights", "rank_grid", "rank_history", "rotations",
-    "scorecard", "shades", "shared_and_private", "shared_heads", "similarities", "similarity_maps", "spectrum",
-    "structure", "three_places", "token_changes", "triplet_scores", "two_towers", "vera_vectors", "virtual_share",
-    "what_moved", "where_answers_read",
+    "rounded_changes", "scorecard", "shades", "shared_and_private", "shared_heads", "similarities", "similarity_maps",
+    "spectrum", "structure", "three_places", "token_changes", "triplet_scores", "two_towers", "vera_vectors",
+    "virtual_share", "what_moved", "where_answers_read",
 ]  # fmt: skip

@@ -236,3 +236,20 @@ def places_in_cells(values, quant_type="nf4", block_size=64, reach=None, axes=No
         ax.set_xlim(-0.54, 0.54)
     axes[0].set_ylabel("weights (%)")
     return axes
+
+
+def rounded_changes(learned, arrived, ax=None, most=3000):
+    """What arrives of the changes of weights that are rounded afterwards: a dot for each of the first `most`.
+
+    learned, arrived: tensors of equal shape. The line is where all of a change arrives.
+    """
+    ax = bare(ax or new(6, 3.2))
+    x, y = (1000 * t.detach().float().cpu().flatten()[:most].numpy() for t in (learned, arrived))
+    end = np.quantile(np.abs(x), 0.98)  # the few that are larger would only make the steps small
+    ax.plot([-end, end], [-end, end], color=GREY, lw=1, label="all of it")
+    ax.plot(x, y, ".", ms=3, color=SPARE[0], label="one weight")
+    ax.set_xlabel("ΔW that was learned (thousandths)")
+    ax.set_ylabel("ΔW that arrives\n(thousandths)")
+    ax.set(xlim=(-end, end), ylim=(-1.1 * end, 1.1 * end))
+    legend(ax)
+    return ax

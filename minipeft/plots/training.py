@@ -241,23 +241,34 @@ def spread(wanted, gap, low, high):
     return z.clip(low, max(low, high - gap * (len(wanted) - 1))) + steps
 
 
-def memory(costs, ax=None):
-    """Where the memory of a training step goes: shares, a bar for each {label: `costs.Memory`}; behind it the total."""
+def unit_of(number):
+    """(bytes, name) of the unit in which so many bytes are told."""
+    return next((size, unit) for size, unit in UNITS if number >= size or size == 1)
+
+
+def memory(costs, ax=None, shares=True):
+    """Where the memory of a training step goes: a bar for each {label: `costs.Memory`}; behind it the total.
+
+    Bars show shares, or all of them the same unit: then they are as long as what they stand for.
+    """
     ax = bare(ax or new(7.5, 0.9 + 0.42 * len(costs)))
+    size, unit = unit_of(max(cost.total for cost in costs.values()))
+    width = 1.0 if shares else max(cost.total for cost in costs.values()) / size
     for y, cost in enumerate(costs.values()):
         left = 0.0
         for part, colour in MEMORY.items():
-            share = getattr(cost, part) / cost.total
-            ax.barh(y, share, left=left, height=0.66, color=colour, edgecolor="white", label=part if y == 0 else None)
-            if share > 0.06:
-                ax.text(left + share / 2, y, f"{share:.0%}", ha="center", va="center", fontsize=9, color=INK)
-            left += share
-        size, unit = next((size, unit) for size, unit in UNITS if cost.total >= size or size == 1)
-        ax.text(1.01, y, f"{cost.total / size:.3g} {unit}", va="center", fontsize=9, color=INK)
+            long = getattr(cost, part) / (cost.total if shares else size)
+            ax.barh(y, long, left=left, height=0.66, color=colour, edgecolor="white", label=part if y == 0 else None)
+            if long > 0.06 * width:
+                text = f"{long:.0%}" if shares else f"{long:.3g}"
+                ax.text(left + long / 2, y, text, ha="center", va="center", fontsize=9, color=INK)
+            left += long
+        own, named = unit_of(cost.total)
+        ax.text(left + 0.01 * width, y, f"{cost.total / own:.3g} {named}", va="center", fontsize=9, color=INK)
     ax.set_yticks(range(len(costs)), costs)
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
-    ax.set_xlim(0, 1)
-    ax.set_xlabel("memory of a training step (share; at the right the total)")
+    ax.set_xlim(0, width)
+    ax.set_xlabel(f"memory of a training step ({'share' if shares else unit}; at the right the total)")
     legend(ax, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), columnspacing=1.2)
     return ax

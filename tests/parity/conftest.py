@@ -1,8 +1,9 @@
 """What the parity tests share: the reference libraries run offline, on one thread, from one seed; pairs of models with
 the same weights, the library's and ours; our method beside peft's, with the same numbers; rows of tokens.
 
-They are the oracle: nothing else in the project imports them. Install requirements-parity.txt, then
-`pytest tests/parity`. The `adapters` library cannot be installed beside the others; what it computes is in fixtures/.
+They are the oracle: nothing else in the project imports them but exchange/witnesses.py, when it is asked. Install
+requirements-parity.txt, then `pytest tests/parity`. The `adapters` library cannot be installed beside the others;
+what it computes is in fixtures/.
 """
 
 import json
