@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -26,6 +27,7 @@ from minipeft.classroom import (
 from minipeft.classroom.engine import compare, observe, reading, source, taken
 from minipeft.classroom.engine.check import exercise_of
 from minipeft.classroom.engine.exercise import PACKAGE, exercises, get_exercise
+from minipeft.classroom.engine.observation import Observation
 from minipeft.classroom.engine.recognise import reference
 from minipeft.cli import app
 from minipeft.exercises import models
@@ -909,3 +911,17 @@ def test_a_body_from_a_notebook_finds_the_classes_that_it_is_judged_with():
     exec(x.plain().replace("class AdapterFusion(Method)", "class AdapterFusion(Method)"), book)
     exec("def twice(x):\n    return 2 * half * x", book)
     expect("adapter_fusion", book["Fusion"], book["AdapterFusion"])
+
+
+def test_two_threads_look_one_after_the_other_and_leave_the_usual_type():
+    """The type of numbers that are made belongs to the whole process, and a grader has threads."""
+
+    def at_work(impl):
+        time.sleep(0.1)
+        return str(torch.zeros(1).dtype)
+
+    seen = Observation("type", "", "", at_work)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: observe.look(seen, None), range(4)))
+    assert found == ["torch.float64"] * 4
+    assert torch.get_default_dtype() == torch.float32

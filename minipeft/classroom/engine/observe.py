@@ -5,6 +5,7 @@ Handed     classes and functions made in a notebook
 Both put the student's bodies into a fresh reference and are asked in the same way.
 """
 
+import threading
 import warnings
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -13,6 +14,8 @@ import numpy as np
 import torch
 
 from minipeft.classroom.engine import reading, source, taken
+
+LOOKING = threading.RLock()
 
 
 class Stopped(Exception):
@@ -80,7 +83,15 @@ class Subject:
 
 
 def look(observation, impl):
-    """Every observation starts alike: the same random numbers, double precision (what is made, too), no warnings."""
+    """Every observation starts alike: the same random numbers, double precision (what is made, too), no warnings.
+
+    These are of the whole process, so of several threads, such as a grader has, one looks at a time.
+    """
+    with LOOKING:
+        return look_alone(observation, impl)
+
+
+def look_alone(observation, impl):
     before, state = torch.get_default_dtype(), torch.random.get_rng_state()
     torch.set_default_dtype(torch.float64)
     torch.default_generator.manual_seed(0)  # torch.manual_seed asks every device: longer than most observations take
