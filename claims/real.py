@@ -75,22 +75,23 @@ def real_matches_full(f):
 )
 def real_learning_rate(f):
     """All learning rates that tuning has tried, with one seed: on each test window, which has the lowest loss?"""
-    runs = race(f, ALL, FULL)
-    best = {name: best_on_each(f, entry) for name, entry in runs.items()}
+    tunings = {name: tuned(Asking(f), name) for name in (ALL, FULL)}
+    best = {name: best_on_each(f, name, list(tuning.scores)) for name, tuning in tunings.items()}
     ratios = [lora / full for lora, full in zip(best[ALL], best[FULL], strict=True)]
     f.always("LoRA's best learning rate is at least three times that of full", [r >= 3 for r in ratios], of="windows")
     f.always("it is ten times that of full", [9 < r < 11 for r in ratios], aside=True, of="windows")
     f.table(
-        "Validation loss by learning rate (log)", ("", "learning rate: log of the loss"),
-        [(n, "  ".join(f"{lr:g}: {s:.3f}" for lr, s in e.tuning.scores.items())) for n, e in runs.items()],
+        "Log of the validation loss", ("", "learning rate: log of the loss"),
+        [(n, "  ".join(f"{lr:g}: {s:.3f}" for lr, s in t.scores.items())) for n, t in tunings.items()],
     )  # fmt: skip
-    f.result = f"The best learning rates by validation are {runs[ALL].lr:g} for LoRA and {runs[FULL].lr:g} for full."
+    f.result = (
+        f"The best learning rates by validation are {tunings[ALL].lr:g} for LoRA and {tunings[FULL].lr:g} for full."
+    )
 
 
-def best_on_each(f, entry):
-    """The learning rate with the lowest loss on each test window, of those that tuning tried."""
-    rates = list(entry.tuning.scores)
-    runs = tried(Asking(f), entry.job["method"], rates).values()
+def best_on_each(f, name, rates):
+    """The learning rate with the lowest loss on each test window."""
+    runs = tried(Asking(f), CONFIGURATIONS[name][0], rates).values()
     found = [run["windows"] or [math.inf] * 24 for run in runs]
     return [rates[column.index(min(column))] for column in zip(*found, strict=True)]
 

@@ -11,8 +11,8 @@
 # ## What the papers did and claimed
 #
 # Ben Allal et al. (2025) trained **SmolLM2** on trillions of tokens; ours is the smallest one, tuned to chat. Zhou et
-# al. (2023, **LIMA**) tuned a model of 65 billion parameters on 1,000 prompts and answers. They conclude that nearly
-# all knowledge comes from pretraining, and that few examples teach a style.
+# al. (2023, **LIMA**) tuned a model of 65 billion parameters on 1,000 prompts and answers, and conclude that nearly all
+# knowledge comes from pretraining; few examples teach a style.
 
 # %% [markdown]
 # ## Predict
@@ -63,7 +63,7 @@ model, tokenizer = smollm2()
 print(summary(model))
 print(model.config, "\n")
 
-begun, pieces = time.perf_counter(), []
+begun, pieces = time.process_time(), []
 
 
 def say(piece):
@@ -75,7 +75,7 @@ def say(piece):
 question = "What can you do?"
 print(question)
 answer(model, tokenizer, question, new=WORDS, say=say)
-print(f"\n{len(pieces) / (time.perf_counter() - begun):.0f} tokens a second")
+print(f"\n{len(pieces) / (time.process_time() - begun):.0f} tokens a second on one core")
 
 # %% [markdown]
 # ## Five parts that lesson 1 does not have
@@ -261,8 +261,8 @@ for name, texts in found.items():
 #
 # ## Train
 #
-# We train 36 steps of four pairs, with one seed. The soft prompt of 16 vectors starts from the words of the order. For
-# each method we tried three or more learning rates.
+# We train 36 steps of four pairs, with one seed. The soft prompt of 16 vectors starts from the words of the order. The
+# learning rates are hardly tuned; at half of its own, LoRA makes eight answers a pirate's.
 
 # %%
 start = tuple(tokenizer.encode(ORDER))
@@ -282,7 +282,7 @@ plots.curves(histories)
 plt.show()
 
 # %% [markdown]
-# *Figure: loss on the tokens of the answers, smoothed over ten steps. LoRA learns faster than the prompt.*
+# *Figure: loss on the tokens of the answers, smoothed over ten steps. LoRA's falls further.*
 #
 # ## Ten unseen questions
 
@@ -290,17 +290,18 @@ plt.show()
 found |= {name: ask(view) for name, view in views.items()}
 for name, texts in found.items():
     print(f"{name:13} {pirates(texts):2} of {len(QUESTIONS)} are a pirate's")
-for i in range(0, len(QUESTIONS), 3):
+for i in range(0, len(QUESTIONS), 2)[:3]:
     print(f"\n{QUESTIONS[i]}")
     for name, texts in found.items():
         print(f"  {name:13} {texts[i]}")
 
 # %% [markdown]
-# TODO results
+# LoRA makes all ten answers a pirate's, the prompt nine (guess 1). As LIMA says, few examples teach a style. But read
+# on: one answer goes round in circles, and a week has become a fortnight.
 #
 # ## What was lost?
 #
-# We ask for eight capitals. None of them is in the training data. An answer is right if the city is in it.
+# We ask for eight capitals, which are not in the training data.
 
 # %%
 known = {}
@@ -311,15 +312,17 @@ for name, view in {"base": model, **views}.items():
     print(f"{name:13} {known[name]} of {len(texts)}, wrong: {' | '.join(wrong)}")
 
 # %% [markdown]
-# TODO lost
+# The base knows seven, LoRA six, the prompt four (guess 3). Eight questions are few, but style seems to cost this small
+# model knowledge.
 #
 # ## Detach, store, count
 #
-# LoRA's file (guess 2): $q$ is 576 × 576 and $v$ 192 × 576, so thirty layers have 30 · 8 · (576 + 576 + 192 + 576) =
-# 460,800 numbers of four bytes. In training, each has a gradient and two moments.
+# With $q$ of 576 × 576 and $v$ of 192 × 576, LoRA (guess 2) has $30·8·(576+576+192+576)$ = 460,800 numbers of four
+# bytes. Training adds a gradient and two moments.
 
 # %%
-print("detached, the same answers letter by letter:", ask(detach(views["LoRA"])) == found["base"])
+restored = ask(detach(views["LoRA"]))
+print("detached, the same answers letter by letter:", restored == found["base"])
 
 batch = task.batch(4, torch.Generator().manual_seed(0))
 print(f"\n{'':13}{'file, bytes':>12}{'predicted':>11}{'measured':>10}{'activations':>13}  (MB of memory)")
@@ -336,12 +339,12 @@ full = costs.predict(Full().attach(model))
 print(f"{'Full':13}{full.weights:12,}{full.total / 1e6:11.1f}")
 
 # %% [markdown]
-# The file has 1.8 MB beside the model's 538. Training with LoRA needs a quarter of the memory of full fine-tuning, but
-# for the activations: they stay.
+# LoRA's file has 1.8 MB beside the model's 538. Full fine-tuning needs four times the memory for weights, gradients and
+# moments. Activations come on top, and no method here saves them.
 #
 # ## Break it
 #
-# Three lines are broken, and none raises an error. We measure the loss on the base's own answers.
+# Three lines, each broken in a model of its own; none raises an error. We measure the loss on the base's own answers.
 
 # %%
 MISTAKES = {
@@ -362,30 +365,32 @@ for name, line in MISTAKES.items():
     print(f"\n{name}: loss {broken[name]:.2f}\n  {line}\n  {said!r}")
 
 # %% [markdown]
-# TODO broken.
-#
+# Pairs of neighbours, as in the paper and in llama.cpp, lose the sense; heads in turns lose the words. With another
+# $\theta$ a short answer looks fine, and only the loss tells. So compare logits when you write such a model. Our loader
+# brings the rows of $q$ and $k$ into another order.
+
+# %% [markdown]
 # ## Seen here?
 #
 # claim | here
 # ---|---
-# few examples teach a style | yes
-# an order does it too | no
-# knowledge stays | TODO
-# a prompt does what LoRA does | TODO
+# few examples teach a style | yes: 10 and 9 of 10
+# an order does it too | no: 0 of 10
+# a style leaves knowledge alone | hardly: 6 and 4 of 8, before 7
 #
-# One small model, one seed. The ledger tests other claims on this model, with three seeds: lesson 22.
+# One small model, one seed. Lesson 22 tests other claims on this model, with three seeds.
 
 # %% [markdown]
 # ## Exercises
 #
 # 1. `python -m minipeft start llama`
-# 2. How many examples are enough? `Dialogues(PIRATE[:6])`.
-# 3. Leave the end token out of `dialogues.py`. What happens?
-# 4. A style of your own: `python -m minipeft teach mine.toml`, then `chat`.
+# 2. How many numbers does LoRA train with `targets="all-linear"`?
+# 3. Give LoRA the order as well: `system=ORDER`.
+# 4. Your own style: `python -m minipeft teach mine.toml`, then `chat`.
 #
 # <details><summary>Answers</summary>
 #
-# TODO
+# 2: $30·8·(2·1152+2·768+3·2112)$ = 2,442,240. 3: nine of ten.
 #
 # </details>
 
@@ -393,8 +398,8 @@ for name, line in MISTAKES.items():
 # ## In three lines
 #
 # - A real model differs from lesson 1 in five small parts; every method goes on it unchanged.
-# - Two dozen examples teach a style, not facts.
-# - Ask the loss about answers only, and about where they end.
+# - Two dozen examples teach a style, and some knowledge pays for it.
+# - The loss asks for the answers, and for where they end.
 #
 # In the reference library:
 #
@@ -404,11 +409,11 @@ for name, line in MISTAKES.items():
 #
 # model = AutoModelForCausalLM.from_pretrained("HuggingFaceTB/SmolLM2-135M-Instruct")
 # model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]))
-# # the labels of all tokens but those of the answer are −100
+# # in the labels, all tokens but those of the answer are −100
 # ```
 
 # %% tags=["hide-input"]
-assert ask(model) == found["base"]
+assert restored == found["base"]
 assert broken["right"] < broken["base of the model ignored"] < broken["neighbours in pairs"]
 if not FAST:
     assert pirates(found["base"]) == pirates(found["told"]) == 0

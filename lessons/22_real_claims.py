@@ -265,7 +265,7 @@ for name in NAMES:
 
 # %% tags=["hide-input"]
 mean = {name: np.mean([run["loss"] for run in best[name]]) for name in NAMES}
-assert tunings["LoRA, r 8"].lr == 10 * tunings["Full"].lr
+assert np.isclose(tunings["LoRA, r 8"].lr, 10 * tunings["Full"].lr)
 assert all(tuning.interior for tuning in tunings.values())
 assert 0.03 < mean["LoRA, r 8"] - mean["Full"] < 0.06
 assert 0.015 < mean["LoRA, r 1"] - mean["LoRA, r 8"] < 0.035 > mean["LoRA, r 8"] - mean["LoRA, r 32"] > 0.015

@@ -165,7 +165,7 @@ for size in (16, 64, 256, 1024):
 
 # %% [markdown]
 # An outlier makes the steps of its block so wide that most neighbours become zero, but it spoils no other block. Larger
-# blocks save a tenth of a bit at most, and spread the damage. int4 suffers more than NF4.
+# blocks save about a tenth of a bit, and spread the damage. int4 suffers more than NF4.
 #
 # ## Break it
 #

@@ -91,7 +91,7 @@ def described(nb):
 def execute(nb):
     """Run all cells in a fresh kernel, in the folder of the lessons; an error in a cell is an error here."""
     NotebookClient(
-        nb, timeout=600, kernel_name="python3", record_timing=False, resources={"metadata": {"path": HERE}}
+        nb, timeout=3600, kernel_name="python3", record_timing=False, resources={"metadata": {"path": HERE}}
     ).execute()
     nb.metadata.pop("language_info", None)
     return described(light(joined(nb)))

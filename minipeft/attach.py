@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor, nn
 
 from minipeft.checks import check_forwards, unwrapped
-from minipeft.models.heads import fresh_head
+from minipeft.models.heads import head_for
 from minipeft.settings import MethodSettings
 
 
@@ -127,7 +127,7 @@ class Method(MethodSettings):
         pairs = zip(adapted.parameters(), model.parameters(), strict=True)
         adapted._attachment = Attachment(self, model, shared=list(pairs))
         if self.classes:
-            swap(adapted, "head", fresh_head(model, self.classes))
+            swap(adapted, "head", head_for(model, self.classes))
         self.insert(adapted)
         adapted._attachment.inserted = True
         if callable(getattr(self, "targets", None)):  # a function cannot be stored: the names that it chose can

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from minipeft.lab import pool
+import minipeft.lab.pool as pool
 from minipeft.lab.store import MADE_WITH
 
 SECONDS = 10  # to reach a scheduler, and to wait for its first worker

@@ -21,20 +21,16 @@ class ClassHead(nn.Module):
 
 
 def fresh_head(model, classes):
-    """A new head for a model, of its type and on its device, with random weights; for classes="own" a copy of its own.
+    """A new head for a model, of its type and on its device, with random weights.
 
     Raises TypeError for a model that has no head, or one whose head does not tell what a classifier would read.
     """
     head, config = getattr(model, "head", None), getattr(model, "config", None)
-    if classes == "own" and isinstance(head, nn.Module):
-        return copy.deepcopy(head.merged() if hasattr(head, "merged") else head).requires_grad_(True)
     while hasattr(head, "base"):  # below wrappers
         head = head.base
     if isinstance(head, ClassHead):
         new = ClassHead(head.classify.in_features, classes, head.place)
-    elif getattr(model, "pools", False):
-        new = nn.Linear(config.dim, classes)
-    elif hasattr(config, "causal") and classes != "own":
+    elif hasattr(config, "causal"):
         new = ClassHead(config.dim, classes, -1 if config.causal else 0)
     elif isinstance(head, nn.Linear):
         new = nn.Linear(head.in_features, classes)
@@ -44,3 +40,20 @@ def fresh_head(model, classes):
             "model with `head`, a Linear over its features, or a part of this one that has it"
         )
     return new.to(next(model.parameters()))
+
+
+def head_for(model, classes):
+    """What takes the place of the head of a model: a fresh one, or for classes="own" a copy that learns.
+
+    Of a model that pools what its head gives for every token (`models.sentences`), the fresh one is a Linear.
+    """
+    head = getattr(model, "head", None)
+    if classes == "own":
+        if not isinstance(head, nn.Module):
+            raise TypeError(
+                f'{type(model).__name__} has no head: classes="own" needs a model, or a part of one, with it'
+            )
+        return copy.deepcopy(head.merged() if hasattr(head, "merged") else head).requires_grad_(True)
+    if getattr(model, "pools", False):
+        return nn.Linear(model.config.dim, classes).to(next(model.parameters()))
+    return fresh_head(model, classes)
