@@ -121,7 +121,7 @@ def verdict(found):
 
 
 try:
-    said = verdict(peft_tensors(view))
+    said = verdict(peft_tensors(view) or {})
 except NotImplementedError as error:
     said = f"{error}; the lesson goes on with ours"
 print(said)
