@@ -225,17 +225,17 @@ for name in same:
 # %% [markdown]
 # ## Seen here?
 #
-# claim|here
+# claim|here, and in the ledger
 # ---|---
-# [LoRA learns as much](claims.md#real_matches_full)|nearly
-# [its learning rate is ten times higher](claims.md#real_learning_rate)|yes
-# [the rank hardly matters](claims.md#real_rank)|yes
-# [all matrices beat q and v](claims.md#real_layers)|yes
-# [LoRA learns less, forgets less](claims.md#real_forgetting)|not at equal learning
-# [full's change is low in rank](claims.md#real_rank_of_full)|no
-# [a prompt stays behind](claims.md#real_prompt)|by little
+# [LoRA learns as much](claims.md#real_matches_full)|nearly; undecided
+# [its learning rate is ten times higher](claims.md#real_learning_rate)|supported
+# [the rank hardly matters](claims.md#real_rank)|it seems; undecided
+# [all matrices beat q and v](claims.md#real_layers)|supported
+# [LoRA learns less, forgets less](claims.md#real_forgetting)|not at equal learning; undecided
+# [full's change is low in rank](claims.md#real_rank_of_full)|contradicted
+# [a prompt stays behind](claims.md#real_prompt)|by little; undecided
 #
-# One model, one domain, 7,680 tokens: longer training may turn some over.
+# Longer training may turn some over.
 
 # %% [markdown]
 # ## Exercises

@@ -145,7 +145,7 @@ for code in CODES:
 # With four bits the model still works, and the smaller the error of W, the lower the perplexity: NF4 is best, int4
 # worst. Then comes the cliff: with three bits, the error doubles and the perplexity explodes (guess 1).
 #
-# TODO-LEDGER real_four_bits: on 96 windows.
+# [Of 96 windows](claims.md#real_four_bits) NF4 beats int4 on 74, FP4 on 49.
 #
 # ## What blocks cost, and what an outlier costs
 
@@ -223,11 +223,11 @@ after = perplexity(view)
 print(f"perplexity on the test windows: {before:.1f} before, {after:.1f} after")
 
 # %% [markdown]
-# QLoRA makes up for the rounding and learns the domain. TODO-LEDGER real_qlora.
+# QLoRA makes up for the rounding and learns. After 30 steps it ends [0.1 nats above LoRA](claims.md#real_qlora).
 #
 # ## Merge it, and round it again
 #
-# Ŵ is the rounded matrix. Training has added $\Delta W = sBA$. `merge` writes Ŵ + ΔW in 32 bits; to save memory, we
+# Ŵ is rounded; training has added $\Delta W = sBA$. `merge` writes Ŵ + ΔW in 32 bits; to save memory, we
 # round that again. As a control, we add the same ΔW to the original W.
 
 # %%
@@ -326,9 +326,9 @@ plt.show()
 #
 # claim | here | ledger
 # ---|---|---
-# NF4 loses less than FP4 and int4 | yes | [TODO-LEDGER](claims.md#real_four_bits)
-# QLoRA is as good as LoRA | not compared | [TODO-LEDGER](claims.md#real_qlora)
-# rounding the merged weights undoes it | yes | [TODO-LEDGER](claims.md#real_rounded_again)
+# NF4 loses less than FP4 and int4 | yes | [undecided](claims.md#real_four_bits)
+# QLoRA is as good as LoRA | not compared | [undecided](claims.md#real_qlora)
+# rounding the merged weights undoes it | yes | [supported](claims.md#real_rounded_again)
 #
 # Longer training may lose less, because ΔW grows (exercise 2).
 

@@ -429,9 +429,9 @@ for kind in (torch.bfloat16, torch.float32):
 # checkpointing saves memory | yes
 # small updates vanish in 16 bits | yes
 # merging costs nothing later | [ledger](claims.md#inference)
-# rank matters little | TODO-LEDGER real_rank
-# all layers beat q and v | TODO-LEDGER real_layers
-# LoRA wants a higher learning rate | TODO-LEDGER real_learning_rate
+# rank matters little | [undecided](claims.md#real_rank)
+# all layers beat q and v | [supported](claims.md#real_layers)
+# LoRA wants a higher learning rate | [supported](claims.md#real_learning_rate)
 
 # %% [markdown]
 # ## Exercises
