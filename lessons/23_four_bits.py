@@ -228,7 +228,7 @@ print(f"perplexity on the test windows: {before:.1f} before, {after:.1f} after")
 # ## Merge it, and round it again
 #
 # Ŵ is rounded; training has added $\Delta W = sBA$. `merge` writes Ŵ + ΔW in 32 bits; to save memory, we
-# round that again. As a control, we add the same ΔW to the original W.
+# round that again. As a control, we add ΔW to the original W.
 
 # %%
 changes = updates(view)  # {name: (Ŵ, ΔW)}
