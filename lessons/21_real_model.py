@@ -3,7 +3,7 @@
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|
-# | 75 minutes | ●●○ | lessons 1, 6, 10 | two minutes on a CPU |
+# | 75 minutes | ●●○ | lessons 1, 6, 10 | three minutes on a CPU |
 #
 # You will open a published model by hand, write the parts that lesson 1 lacks, and teach it to talk like a pirate.
 

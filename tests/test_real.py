@@ -116,7 +116,11 @@ def test_dialogues_end_with_the_token_that_ends_an_answer(small):
         asked = targets[targets != IGNORE].tolist()
         assert words.decode(asked[:-1]) == answer
         assert asked[-1] == words.end
-    assert len(task.batch(5, torch.Generator()).tokens) == 5
+    drawn = task.batch(5, torch.Generator())
+    assert len(drawn.tokens) == 5
+    one = Dialogues((("the", "th"),)).batch(2, torch.Generator())
+    assert one.mask.all(), "no column is padding alone"
+    assert one.tokens.shape == one.targets.shape < whole.tokens.shape
 
 
 def test_the_pirate_never_trains_on_what_is_asked_later():

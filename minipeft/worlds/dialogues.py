@@ -56,8 +56,10 @@ class Dialogues:
         return f"{len(self.pairs)} questions and answers"
 
     def batch(self, size, generator):
-        """`size` of the pairs, in an order drawn with `generator`."""
-        return shuffled(self.every(), size, generator)
+        """`size` of the pairs, in an order drawn with `generator`, as wide as the longest of them."""
+        drawn = shuffled(self.every(), size, generator)
+        width = int(drawn.mask.sum(1).max())
+        return Batch(drawn.tokens[:, :width], drawn.targets[:, :width], drawn.mask[:, :width])
 
     def every(self):
         """All pairs as one Batch, padded on the right."""
