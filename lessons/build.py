@@ -23,6 +23,8 @@ import nbformat
 from nbclient import NotebookClient
 from PIL import Image
 
+from minipeft.published import smollm2
+
 HERE = Path(__file__).parent
 TIMES = HERE / "times.json"
 HIDDEN = "hide-input"  # the tag of cells that readers need not see: the fast dial, and checks that keep the lesson true
@@ -31,6 +33,10 @@ KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name
 
 def sources():
     return sorted(HERE.glob("[0-9][0-9]_*.py"))
+
+
+def needs_the_real_model(source):
+    return "smollm2" in source.read_text(encoding="utf-8")
 
 
 def notebook(source):
@@ -111,6 +117,9 @@ def keep(name, seconds):
 def main(names):
     for source in sources():
         if names and not source.name.startswith(tuple(names)):
+            continue
+        if needs_the_real_model(source) and not smollm2.there():
+            print(f"{source.name} is left out: it needs the real language model, python run.py real")
             continue
         begun = kernels()
         nb = execute(notebook(source))

@@ -70,16 +70,20 @@ def test_every_picture_has_words_for_those_who_do_not_see_it(source):
                 assert len(output.metadata["image/png"]["alt"].split()) >= 5
 
 
-def real(source):
-    """Does the lesson need the real language model, which is optional?"""
-    return "smollm2" in source.read_text(encoding="utf-8")
-
-
 def test_every_lesson_ran_within_a_minute_when_it_was_built_and_with_the_real_model_within_three():
     times = json.loads(build.TIMES.read_text())
     assert set(times) == {source.stem for source in build.sources()}
     for source in build.sources():
-        assert times[source.stem] <= (180 if real(source) else 60), f"{source.stem}: shorter, or on a quiet machine"
+        assert times[source.stem] <= (180 if build.needs_the_real_model(source) else 60), (
+            f"{source.stem}: shorter, or on a quiet machine"
+        )
+
+
+def test_without_the_real_model_its_lessons_are_not_built(monkeypatch, capsys):
+    monkeypatch.setattr(smollm2, "there", lambda: False)
+    monkeypatch.setattr(build, "execute", None)  # nothing is
+    build.main(["21", "22", "23", "24"])
+    assert capsys.readouterr().out.count("is left out: it needs the real language model") == 4
 
 
 @each_lesson
@@ -111,7 +115,7 @@ def test_the_lesson_runs_as_a_script(source, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     plt.switch_backend("Agg")
     try:
-        if real(source) and not smollm2.there():
+        if build.needs_the_real_model(source) and not smollm2.there():
             with pytest.raises(ModuleNotFoundError, match=r"python run\.py real"):
                 runpy.run_path(str(source), run_name="__main__")
             return

@@ -1,6 +1,7 @@
 """Figures of training and of its results: curves, accuracy of methods in comparison, forgetting, memory."""
 
 import math
+from itertools import cycle
 from statistics import mean
 
 import numpy as np
@@ -83,12 +84,18 @@ def learned_and_forgotten(curves, base=None, ax=None):
 
     base: (new, old) of the base alone, a grey dot.
     """
-    ax = bare(ax or new(6, 3.8))
-    for (label, points), colour in zip(curves.items(), shades(curves), strict=True):
-        lr, learned, old = zip(*points, strict=True)
+    ax = bare(ax or new(6.4, 4))
+    spans = [max(axis) - min(axis) for axis in zip(*(p[1:] for points in curves.values() for p in points), strict=True)]
+    places = cycle([((-7, 5), "right"), ((8, 3), "left"), ((0, -15), "center")])  # of the labels, by line
+    for (label, points), colour, (offset, side) in zip(curves.items(), shades(curves), places, strict=False):
+        _, learned, old = zip(*points, strict=True)
         ax.plot(learned, old, color=colour, ls=dash(label), **mark(label), label=label)
-        for rate, x, y in zip(lr, learned, old, strict=True):
-            ax.annotate(f"{rate:g}", (x, y), (6, 5), textcoords="offset points", fontsize=9, color=colour)
+        told = []
+        for rate, *point in points:  # one label where points lie on each other
+            if all(max(abs(a - b) / s for a, b, s in zip(point, other, spans, strict=True)) > 0.05 for other in told):
+                told.append(point)
+                text = {"textcoords": "offset points", "fontsize": 9, "color": colour, "ha": side}
+                ax.annotate(f"{rate:g}", point, offset, **text)
     if base:
         ax.plot(*base, "o", ms=8, color=FROZEN, label="base")
     ax.set_xlabel("loss on new text, nats (left: learned more)")
