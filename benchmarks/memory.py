@@ -1,6 +1,6 @@
 """The peak memory of training a real language model: predicted by counting, and measured by the system.
 
-    python benchmarks/memory.py                (Linux; needs requirements-real.txt; about two minutes)
+    python -m benchmarks.memory                (Linux; needs requirements-real.txt; about two minutes)
 
 Each method trains SmolLM2 in a process of its own, two steps of four windows of 64 tokens. Measured is by how much the
 resident memory rises during these steps, and the weights, which are there before. The allocator is told to hand back
@@ -77,7 +77,7 @@ def main():
     )
     for name in METHODS:
         parts = predicted(name)
-        grown = json.loads(subprocess.check_output([sys.executable, __file__, name], text=True, env=back))
+        grown = json.loads(subprocess.check_output([sys.executable, "-m", "benchmarks.memory", name], text=True, env=back))
         found = parts.weights + grown
         numbers = parts.weights, parts.gradients, parts.optimizer, parts.activations, parts.total, found
         table.add_row(name, *(f"{n / 1e6:,.0f}" for n in numbers), f"{found / parts.total:.2f}")

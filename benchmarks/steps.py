@@ -1,8 +1,10 @@
 """What the methods cost here and in peft: a training step of each, beside the limit, and inference with LoRA.
 
-    python benchmarks/steps.py                 (needs requirements-parity.txt; about five minutes)
+    python -m benchmarks.steps                (needs requirements-parity.txt; about five minutes)
+    python -m benchmarks.steps --models smollm2 --rounds 10     (and requirements-real.txt; about ten)
 
-Every contender is a copy or a view of one model, our Transformer, with the same targets and rank, on one thread. They
+Every contender is a copy or a view of one model, ours for both libraries: a Transformer of width 64 or 768, or the real
+language model. All have the same targets and rank, and one thread. They
 take turns, in a new order each round, so that whatever else the machine does falls on all alike. Time is that of the
 CPU, and ratios are taken within a round. Printed are medians, and the quartiles of the ratios in brackets.
 
@@ -20,12 +22,13 @@ from peft import AdaLoraConfig, IA3Config, LoraConfig, VeraConfig, get_peft_mode
 from rich.console import Console
 from rich.table import Table
 
+from minipeft import bases
 from minipeft.methods import IA3, AdaLoRA, DoRA, LoRA, PiSSA, VeRA
 from minipeft.models.transformer import Config, Transformer
 from minipeft.views import merge
 
 VOCAB, RANK = 60, 4
-SHAPES = {64: (32, 16, 2), 768: (8, 16, 2)}  # width: rows, tokens, layers
+SHAPES = {"64": (32, 16), "768": (8, 16), "smollm2": (4, 64)}  # model: rows, tokens
 
 
 def pairs(targets):
@@ -58,7 +61,7 @@ class Limit(torch.nn.Module):
 
 def take_turns(contenders, rounds):
     """CPU milliseconds of each contender in each round, {name: tensor (rounds,)}; the first rounds warm up."""
-    warmup, times = 5, {name: [] for name in contenders}
+    warmup, times = min(5, rounds // 4 + 1), {name: [] for name in contenders}
     for turn in range(warmup + rounds):
         for name in random.sample(list(contenders), len(contenders)):
             begun = time.process_time()
@@ -93,45 +96,55 @@ def of(values, yardstick):
     return f"{middle:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def measure(dim, targets, rounds):
-    """Two tables for this width: training steps, and inference with LoRA."""
-    rows, length, layers = SHAPES.get(dim, (16, 16, 2))
-    tokens = torch.randint(VOCAB, (rows, length + 1))
-    base = Transformer(Config(VOCAB, dim, layers, heads=4, ff=4 * dim)).requires_grad_(False)
+def base_of(name):
+    """The model of this name, frozen, and tokens for a step."""
+    rows, length = SHAPES[name]
+    if name == "smollm2":
+        model = bases.base(name)
+    else:
+        dim = int(name)
+        model = Transformer(Config(VOCAB, dim, 2, heads=4, ff=4 * dim)).requires_grad_(False)
+    return model, torch.randint(model.config.vocab, (rows, length + 1))
+
+
+def measure(name, targets, rounds):
+    """Two tables for this model: training steps, and inference with LoRA."""
+    base, tokens = base_of(name)
     steps = {"limit": training_step(Limit(copy.deepcopy(base)), tokens)}
-    for name, (ours, theirs) in pairs(targets).items():
-        steps[name] = training_step(ours.attach(base), tokens)
-        steps[f"{name} peft"] = training_step(get_peft_model(copy.deepcopy(base), theirs), tokens)
+    for method, (ours, theirs) in pairs(targets).items():
+        steps[method] = training_step(ours.attach(base), tokens)
+        steps[f"{method} peft"] = training_step(get_peft_model(copy.deepcopy(base), theirs), tokens)
     times = take_turns(steps, rounds)
     limit = times["limit"]
-    title = f"training step, d = {dim}, {rows} × {length} tokens, {layers} layers; the limit is {limit.median():.2f} ms"
+    rows, length = SHAPES[name]
+    title = f"training step, {name}, {rows} × {length} tokens; the limit is {limit.median():.2f} ms"
     training = Table("method", "ours, ms", "peft, ms", "ours / peft", "ours / limit", title=title)
-    for name in pairs(targets):
-        ours, theirs = times[name], times[f"{name} peft"]
+    for method in pairs(targets):
+        ours, theirs = times[method], times[f"{method} peft"]
         cells = f"{ours.median():.2f}", f"{theirs.median():.2f}", of(ours, theirs), of(ours, limit)
-        training.add_row(name, *cells)
+        training.add_row(method, *cells)
     ours, config = pairs(targets)["LoRA"]
     view, theirs = ours.attach(base), get_peft_model(copy.deepcopy(base), config)
     models = {"base": base, "ours": view, "ours, merged": merge(view), "peft": theirs}
     models["peft, merged"] = copy.deepcopy(theirs).merge_and_unload()
-    times = take_turns({name: inference(model, tokens) for name, model in models.items()}, rounds)
-    running = Table("LoRA", "ms", "of the base", title=f"inference, d = {dim}, {rows} × {length} tokens")
-    for name, values in times.items():
-        running.add_row(name, f"{values.median():.2f}", of(values, times["base"]))
+    times = take_turns({which: inference(model, tokens) for which, model in models.items()}, rounds)
+    running = Table("LoRA", "ms", "of the base", title=f"inference, {name}, {rows} × {length} tokens")
+    for which, values in times.items():
+        running.add_row(which, f"{values.median():.2f}", of(values, times["base"]))
     return training, running
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--widths", type=int, nargs="+", default=list(SHAPES))
+    parser.add_argument("--models", nargs="+", choices=list(SHAPES), default=["64", "768"])
     parser.add_argument("--targets", nargs="+", default=["q", "v"])
     parser.add_argument("--rounds", type=int, default=60)
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     random.seed(0)
-    for dim in args.widths:
-        for table in measure(dim, tuple(args.targets), args.rounds):
+    for name in args.models:
+        for table in measure(name, tuple(args.targets), args.rounds):
             Console(width=120).print(table)
 
 
