@@ -77,7 +77,8 @@ def main():
     )
     for name in METHODS:
         parts = predicted(name)
-        grown = json.loads(subprocess.check_output([sys.executable, "-m", "benchmarks.memory", name], text=True, env=back))
+        command = [sys.executable, "-m", "benchmarks.memory", name]
+        grown = json.loads(subprocess.check_output(command, text=True, env=back))
         found = parts.weights + grown
         numbers = parts.weights, parts.gradients, parts.optimizer, parts.activations, parts.total, found
         table.add_row(name, *(f"{n / 1e6:,.0f}" for n in numbers), f"{found / parts.total:.2f}")

@@ -4,9 +4,9 @@
     python -m benchmarks.steps --models smollm2 --rounds 10     (and requirements-real.txt; about ten)
 
 Every contender is a copy or a view of one model, ours for both libraries: a Transformer of width 64 or 768, or the real
-language model. All have the same targets and rank, and one thread. They
-take turns, in a new order each round, so that whatever else the machine does falls on all alike. Time is that of the
-CPU, and ratios are taken within a round. Printed are medians, and the quartiles of the ratios in brackets.
+language model. All have the same targets and rank, and one thread. They take turns, in a new order each round, so that
+whatever else the machine does falls on all alike. Time is that of the CPU, and ratios are taken within a round. Printed
+are medians, and the quartiles of the ratios in brackets.
 
 The limit is what no method can go below: the frozen forward pass, and the gradient back to the first layer's q.
 """
