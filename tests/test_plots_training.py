@@ -205,7 +205,7 @@ def test_the_bill_is_drawn_in_bytes_on_one_scale():
 
 
 def test_what_is_learned_and_forgotten_is_a_line_over_learning_rates():
-    curves = {"Full": [(1e-4, 2.9, 3.0), (3e-4, 2.7, 3.4)], "LoRA": [(1e-3, 2.8, 3.0), (3e-3, 2.7, 3.2)]}
+    curves = {"Full": [(1e-4, 2.9, 3.0), (3e-4, 2.7, 3.4)], "LoRA": [(1e-3, 3.0, 3.2), (3e-3, 3.2, 3.5)]}
     ax = plots.learned_and_forgotten(curves, base=(3.5, 2.9))
     assert [line.get_label() for line in ax.lines] == ["Full", "LoRA", "base"]
     assert ax.lines[0].get_xydata().tolist() == [[2.9, 3.0], [2.7, 3.4]]
