@@ -411,6 +411,8 @@ for name, line in MISTAKES.items():
 # model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]))
 # # in the labels, all tokens but those of the answer are −100
 # ```
+#
+# The pirate has the last word:
 
 # %% tags=["hide-input"]
 assert restored == found["base"]
@@ -420,3 +422,5 @@ if not FAST:
     assert pirates(found["LoRA"]) >= 9
     assert pirates(found["PromptTuning"]) >= 5
     assert known["base"] > max(known["LoRA"], known["PromptTuning"])
+for last in ("What should I learn next?", "Any last words?"):
+    print(f"{last}\n    {answer(views['LoRA'], tokenizer, last, new=WORDS)}")
