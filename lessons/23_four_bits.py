@@ -365,7 +365,7 @@ plt.show()
 # %% [markdown]
 # ## In three lines
 #
-# - Four bits cost this model some perplexity, and NF4 costs least; three bits ruin it.
+# - Four bits cost this model some perplexity, int4 most of it; three bits ruin it.
 # - QLoRA trains on what rounding has left; each weight changes by a few hundredths of a step.
 # - Ŵ lies on the levels, so rounding Ŵ + ΔW gives Ŵ again. Merge in full precision.
 #
