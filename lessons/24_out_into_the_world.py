@@ -245,7 +245,7 @@ for name, (tensors, fields) in broken.items():
 
 # %% [markdown]
 # Without the prefix it warns and computes what the *base* computes (guess 2). Without α it is silent: its default is 8,
-# we trained with 16, so half of the update is missing. minipeft refuses the first file, not the second.
+# we trained with 16, so half of the update is missing. minipeft refuses both files.
 #
 # ## Break it: merged twice
 #

@@ -58,6 +58,7 @@ details { border: 1px solid var(--line); border-radius: 5px; padding: .4rem .8re
 @media print { nav { display: none } body { max-width: none } pre { white-space: pre-wrap } }
 """
 
+CELL_END = re.compile(r"</t[dhr]>\s*")
 SECTIONS = {  # the first lesson of each: its heading, and what it is about
     "01": ("The methods, on words of six letters", "One small decoder, every method, one lesson each."),
     "16": (
@@ -159,8 +160,11 @@ def page(path, before, after):
 
 
 def ledger(source):
-    """The page of claims. Its table is wide, so it may be as wide as the window."""
-    body = settled(markdown(source))
+    """The page of claims. Its table is wide, so it may be as wide as the window.
+
+    A cell ends where the next one begins: HTML needs no tags for that, and there are ten thousand cells.
+    """
+    body = settled(CELL_END.sub("", markdown(source)))
     style = STYLE + "body { max-width: 84rem } td { vertical-align: top; font-size: 14px }"
     return PAGE.format(title="minipeft: the ledger of claims", style=style, left="", right="", body=body)
 

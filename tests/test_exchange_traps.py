@@ -95,6 +95,11 @@ def test_a_field_that_would_make_another_model_is_named(fields, says, folder, ll
         from_peft(folder(LoRA(), lambda config, tensors: config.update(fields)), llama)
 
 
+def test_a_scale_that_is_not_told_is_not_guessed(folder, llama):
+    with pytest.raises(DeltaError, match="lora_alpha is missing, and without it peft takes 8"):
+        from_peft(folder(LoRA(), lambda config, tensors: config.pop("lora_alpha")), llama)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

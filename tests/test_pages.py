@@ -45,7 +45,7 @@ def test_pages_need_no_network_and_no_script(site):
         assert "url(http" not in page
         for target in re.findall(r'href="([^"#]+)', page):
             assert target.startswith("https://") or (site / target).exists(), target
-        assert len(page) < 800_000
+        assert len(page) < 700_000
 
 
 def test_the_playground_is_one_small_file_without_imports(site):

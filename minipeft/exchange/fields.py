@@ -44,6 +44,8 @@ def check_fields(config):
     kind = config.get("peft_type")
     if kind not in READ:
         raise ValueError(f"peft_type={kind!r} is not read here; there are {', '.join(READ)}")
+    if kind in ("LORA", "ADALORA") and "lora_alpha" not in config:
+        raise ValueError("lora_alpha is missing, and without it peft takes 8, whatever was trained: write it there")
     for name, value in config.items():
         if name in READ[kind] | IDLE or not value or value == "none":
             continue

@@ -73,7 +73,7 @@ def shaped(kind, theirs, stored, modules):
 
 def scale_of(config, theirs, mine):
     """s of a LoRA or AdaLoRA. Raises DeltaError if its rank is not what the configuration says."""
-    kind, alpha = config["peft_type"], value_for(theirs, config.get("alpha_pattern") or {}, config.get("lora_alpha", 8))
+    kind, alpha = config["peft_type"], value_for(theirs, config.get("alpha_pattern") or {}, config.get("lora_alpha"))
     if kind == "ADALORA":
         return alpha / (config.get("init_r", 12) + 1e-5)
     if kind != "LORA":

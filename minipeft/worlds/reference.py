@@ -55,8 +55,6 @@ class Reference:
 
     part: Literal["training", "validation", "test"] = "training"
 
-    kind = "domain"
-
     def __str__(self):
         return f"language reference ({self.part})"
 
@@ -80,8 +78,6 @@ class OwnWords:
 
     A model's loss there tells what it has forgotten: it is least, on average, for the base that wrote the text.
     """
-
-    kind = "known"
 
     def __str__(self):
         return "the base's own words"
