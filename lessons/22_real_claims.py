@@ -5,7 +5,7 @@
 # |---|---|---|---|
 # | 60 minutes | ●●● | lessons 2, 10, 21 | two minutes |
 #
-# You will put six claims to the test on a model of 135 million parameters, and spoil the test once.
+# You will put seven claims to the test on a model of 135 million parameters, and spoil the test once.
 
 # %% [markdown]
 # ## What the papers did and claimed
