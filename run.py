@@ -8,7 +8,7 @@ python run.py site        the lessons as static pages, to be read without runnin
 python run.py play        the playground: a page in which one teaches the frozen base, site/play.html
 python run.py claims      every claim of the papers put to the test: lessons/claims.md (--list, or names of claims)
 python run.py pretrain    make the shipped base again (or name others; `ladder` for all twelve)
-python run.py real        a real language model, which this installs (93 MB), learns to answer like a pirate: lesson 21
+python run.py real        a real language model, which this installs (93 MB), learns to answer like a pirate: lesson 22
 python run.py parity      compare with the reference libraries, which this installs
 python run.py graders     grade a small class with nbgrader and otter-grader, which this installs (or name one of them)
 python run.py browser     the tests of the playground, in a Chromium that has to be there
@@ -37,7 +37,7 @@ TASKS = {
     "play": [["play/build.py"]],
     "claims": [["-m", "claims"]],
     "pretrain": [["tiny_models/pretrain.py"]],
-    "real": [["-W", "ignore", "lessons/21_real_model.py"]],  # without windows for its figures
+    "real": [["-W", "ignore", "lessons/22_real_model.py"]],  # without windows for its figures
     "parity": [["-m", "pytest", "-n", "auto", "tests/parity"]],
     "graders": [["graders/trial.py"]],
     "browser": [["-m", "pytest", "tests/play"]],

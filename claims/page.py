@@ -16,7 +16,7 @@ BEGINNING = """# The ledger of claims
 Statements of papers about parameter-efficient fine-tuning, put to the test on small models. `python run.py claims`
 writes this page from the runs in [`claims/runs.jsonl`](../claims/runs.jsonl); nothing here is typed in by hand.
 
-**What was tested on.** Transformers of 30,000 to 240,000 parameters and tasks on six letters; for lessons 16 to 19 also
+**What was tested on.** Transformers of 30,000 to 240,000 parameters and tasks on six letters; for lessons 17 to 20 also
 a vision Transformer, a dual encoder, an encoder-decoder, a convolutional network and an LSTM, of 60,000 to 250,000. A
 verdict says what is so *here*; it may not hold for large models. Each claim is charged to the paper that made it.
 Claims that begin with "On a real model" were tested on SmolLM2, which has 135 million parameters.

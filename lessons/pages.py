@@ -61,12 +61,12 @@ details { border: 1px solid var(--line); border-radius: 5px; padding: .4rem .8re
 CELL_END = re.compile(r"</t[dhr]>\s*")
 SECTIONS = {  # the first lesson of each: its heading, and what it is about
     "01": ("The methods, on words of six letters", "One small decoder, every method, one lesson each."),
-    "16": (
+    "17": (
         "The same methods in other worlds",
         "Pictures, pictures with captions, an encoder-decoder, networks that are no Transformers, several languages: "
         "the method files are the same, and what the papers claim about these models is measured on each.",
     ),
-    "21": (
+    "22": (
         "A real language model, and files that leave the house",
         "The same method files on a model of 135 million parameters that answers questions: a style from two dozen "
         "examples, what the papers claim, four bits, and files for peft, transformers and llama.cpp.",

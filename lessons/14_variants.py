@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 13 · Variants of LoRA: one line changes
+# # 14 · Variants of LoRA: one line changes
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|

@@ -1,9 +1,9 @@
 # %% [markdown]
-# # 20 · Sharing: one update for five languages
+# # 21 · Sharing: one update for five languages
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|
-# | 60 minutes (120 with exercises) | ●●○ | lessons 6, 10, 14 | a minute on a CPU |
+# | 60 minutes (120 with exercises) | ●●○ | lessons 6, 10, 15 | a minute on a CPU |
 #
 # You will let a task with eight examples profit from four others, and see which part has learned what.
 

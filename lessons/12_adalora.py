@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 11 · AdaLoRA: which matrices deserve rank?
+# # 12 · AdaLoRA: which matrices deserve rank?
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|

@@ -1,9 +1,9 @@
 # %% [markdown]
-# # 15 · Choosing a method
+# # 16 · Choosing a method
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|
-# | 75 minutes | ●●○ | lessons 1 to 14 | a minute on a CPU |
+# | 75 minutes | ●●○ | lessons 1 to 15 | a minute on a CPU |
 #
 # You will compare nineteen methods on two tasks, run four yourself, spoil the comparison in six ways, and end with a
 # guide.

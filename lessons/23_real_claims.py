@@ -1,9 +1,9 @@
 # %% [markdown]
-# # 22 · What the papers say, on a real model
+# # 23 · What the papers say, on a real model
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|
-# | 60 minutes | ●●● | lessons 2, 10, 21 | two minutes |
+# | 60 minutes | ●●● | lessons 2, 10, 22 | two minutes |
 #
 # You will put seven claims to the test on a model of 135 million parameters, and spoil the test once.
 
@@ -48,7 +48,7 @@ SHOWN = real.MATRICES[:1] if FAST else real.MATRICES
 # ## The experiment
 #
 # The manual has 79 topics. A fifth of them is kept for testing, another fifth for choosing learning rates. The model
-# reads windows of 64 tokens. It needs lesson 21's model: `python run.py real` installs it.
+# reads windows of 64 tokens. It needs lesson 22's model: `python run.py real` installs it.
 
 # %%
 language_model = base("smollm2")
@@ -103,7 +103,7 @@ for what, key in (("test windows", "loss"), ("its own words", "own")):
 
 # %%
 runs = stored()
-NAMES = [name for name in real.CONFIGURATIONS if name != "QLoRA, r 8"]  # that one is for lesson 23
+NAMES = [name for name in real.CONFIGURATIONS if name != "QLoRA, r 8"]  # that one is for lesson 24
 tunings = {name: real.tuned(runs, name) for name in NAMES}
 valleys = {name: {lr: np.exp(score) for lr, score in tuning.scores.items()} for name, tuning in tunings.items()}
 plots.learning_rates({name: valleys[name] for name in ("Full", "LoRA, r 8", "LoRA, r 1", "PromptTuning")})

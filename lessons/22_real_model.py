@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 21 · A real language model
+# # 22 · A real language model
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|
@@ -378,7 +378,7 @@ for name, line in MISTAKES.items():
 # an order does it too | no: 0 of 10
 # a style leaves knowledge alone | hardly: 6 and 4 of 8, before 7
 #
-# One small model, one seed. Lesson 22 tests other claims on this model, with three seeds.
+# One small model, one seed. Lesson 23 tests other claims on this model, with three seeds.
 
 # %% [markdown]
 # ## Exercises

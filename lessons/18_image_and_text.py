@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 17 · Image and text: two towers, one space
+# # 18 · Image and text: two towers, one space
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|
@@ -277,7 +277,7 @@ for name in ("CoOp", "LoRA, text", "LoRA, image"):
 
 # %% [markdown]
 # Guess 3: the text tower. CoOp *selects* `north` with 256 numbers, as well as LoRA does with 2,048. It does not learn
-# `south` in 150 steps; LoRA does. That is lesson 15's difference between selecting and teaching.
+# `south` in 150 steps; LoRA does. That is lesson 16's difference between selecting and teaching.
 #
 # Pretraining marked the dialect with a word. We can write it ourselves. Which words do CoOp's vectors resemble?
 

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 14 · Several tasks: one base, many deltas
+# # 15 · Several tasks: one base, many deltas
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|

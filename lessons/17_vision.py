@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 16 · Pictures: from printed characters to handwritten digits
+# # 17 · Pictures: from printed characters to handwritten digits
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|

@@ -1,9 +1,9 @@
 # %% [markdown]
-# # 23 · Four bits on a real model
+# # 24 · Four bits on a real model
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|
-# | 60 minutes | ●●● | lessons 12, 21 | three minutes on a CPU |
+# | 60 minutes | ●●● | lessons 13, 22 | three minutes on a CPU |
 #
 # You will round a language model to four bits, train LoRA on it, merge, round again, and calculate why nearly
 # everything is lost.

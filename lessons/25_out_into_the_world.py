@@ -1,9 +1,9 @@
 # %% [markdown]
-# # 24 · Out into the world
+# # 25 · Out into the world
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|
-# | 60 minutes (100 with exercises) | ●●○ | lessons 10, 21 | a minute or two on a CPU |
+# | 60 minutes (100 with exercises) | ●●○ | lessons 10, 22 | a minute or two on a CPU |
 #
 # You will hand an adapter to other programs, break it in four ways, and train on several processes.
 
@@ -70,7 +70,7 @@ def run(*command):
 # %% [markdown]
 # ## A pirate, quickly
 #
-# We train lesson 21's pirate for 16 steps. The model is optional: `python run.py real` installs it. So are peft and
+# We train lesson 22's pirate for 16 steps. The model is optional: `python run.py real` installs it. So are peft and
 # transformers, which will open our files: `python run.py parity`. Without them some comparisons are left out. The
 # lesson needs 3 GB of memory and, for a while, 1.1 GB of disk.
 
@@ -198,7 +198,7 @@ print("q right:", (B @ A)[0:2].tolist() == (B_q @ A_q).tolist(), " k unchanged:"
 #
 # ## A LoRA for llama.cpp
 #
-# A GGUF file begins with four letters and three numbers. llama.cpp rotates *neighbours* (lesson 21), so the rows of $q$
+# A GGUF file begins with four letters and three numbers. llama.cpp rotates *neighbours* (lesson 22), so the rows of $q$
 # and $k$ stand in another order there, and with them the rows of $B$.
 
 # %%
@@ -284,7 +284,7 @@ del rounded
 # %% [markdown]
 # *Figure: weights between ¼ and ½ in the first query projection. Their changes arrive in steps of 0.002.*
 #
-# This pirate survives. The smaller the changes, the more is lost: nearly all in four bits (lesson 23). Merge in 32
+# This pirate survives. The smaller the changes, the more is lost: nearly all in four bits (lesson 24). Merge in 32
 # bits, or keep the adapter.
 #
 # ## Call the doctor

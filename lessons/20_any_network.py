@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 19 · Any network: LoRA without a Transformer
+# # 20 · Any network: LoRA without a Transformer
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|
@@ -17,7 +17,7 @@
 # %% [markdown]
 # ## Predict
 #
-# 1. Which methods of lessons 2 to 13 work on a convolutional network?
+# 1. Which methods of lessons 2 to 14 work on a convolutional network?
 # 2. An LSTM has one matrix for its input and one for its state. Which must change to learn a new symbol table?
 # 3. A weight was changed by a matrix of rank 4. Will LoRA need rank 4 to imitate it?
 

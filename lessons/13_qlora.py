@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 12 · QLoRA: a frozen base in four bits
+# # 13 · QLoRA: a frozen base in four bits
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|

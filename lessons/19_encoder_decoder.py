@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 18 · Encoder-decoder: three places for a prefix
+# # 19 · Encoder-decoder: three places for a prefix
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|
