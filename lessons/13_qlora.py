@@ -104,8 +104,8 @@ plots.block_error(matrices["blocks.0.mlp.up.weight"])
 plt.show()
 
 # %% [markdown]
-# *Figure: a matrix of the base, rounded. Left: an outlier spoils its own block of 64 and no other. Right: smaller blocks
-# have smaller errors, with and without an outlier, but they store more bits for each weight.*
+# *Figure: the error of a rounded matrix, in standard deviations σ of its weights. Left: an outlier spoils its own block
+# of 64 and no other. Right: smaller blocks have smaller errors, with and without an outlier, but they store more bits.*
 #
 # ## Write it: `encode` and `decode`
 #
@@ -117,9 +117,9 @@ plt.show()
 def encode(values, levels, size):
     """Round a tensor in blocks of `size`. Returns codes (n,), of type torch.uint8, and absmax (blocks,).
 
-    Flatten the values row by row. Append zeros until the last block is full, with
-    nn.functional.pad(flat, (0, -len(flat) % size)); their codes are returned too. A block of zeros stays zero: never
-    divide by 0, but by absmax.clamp(min=1e-30). `.amax(1)` is the largest of each row.
+    Flatten the values row by row. Append zeros until the last block is full:
+    torch.nn.functional.pad(flat, (0, -len(flat) % size)). Their codes are returned too. A block of zeros stays zero:
+    never divide by 0, but by absmax.clamp(min=1e-30). `.amax(1)` is the largest of each row.
     """
     raise NotImplementedError("your turn, about 6 lines")
 
@@ -167,8 +167,8 @@ print("levels:    ", (found / found[-1]).round(3), " (divided by the last one)")
 print("NF2, ours: ", qlora.levels_of("nf2").numpy().round(3))
 
 # %% [markdown]
-# Four levels suggest the middle of the last quarter. But without the second level above zero there would be three, and
-# the middle of the last third. The authors' code averages both. That is a convention, and a file can only be read with
+# Four levels suggest the middle of the last quarter. Three, as in a set that is symmetric around zero, suggest the
+# middle of the last third. The authors' code averages both. That is a convention, and a file can only be read with
 # exactly the same one.
 #
 # NF4 is made in the same way: zero, seven levels below it and eight above. Where do the weights of our base fall?
@@ -181,8 +181,8 @@ plt.show()
 # *Figure: our weights follow the normal density (the bars at ±1 are the largest of each block). Below: the darker a
 # cell, the more weights are rounded to its level. NF4 fills its cells more evenly than int4.*
 #
-# Does that lower the error? We also try *FP4*, a tiny floating-point number with the levels 0, ½, 1, 1½, 2, 3, 4 and 6,
-# over 6.
+# Does that lower the error? We also try *FP4*, a tiny floating-point number with the levels 0, ±½, ±1, ±1½, ±2, ±3, ±4
+# and ±6, all divided by 6.
 
 # %%
 LEVELS = {"NF4": qlora.levels_of("nf4"), "FP4": qlora.levels_of("fp4"), "int4": qlora.levels_of("int4")}
@@ -225,10 +225,11 @@ for double in (False, True):
 # %% [markdown]
 # ## Guess 3: the gradient goes past the codes
 #
-# A layer gives $y = x\hat W^\top + b + s\,xA^\top B^\top$. With $g = \partial L/\partial y$:
+# A layer gives $y = x\hat W^\top + b + s\,xA^\top B^\top$, so
+# $\partial y_i/\partial x_j = \hat W_{ij} + s\,(BA)_{ij}$. With $g = \partial L/\partial y$:
 #
-# $$\tfrac{\partial L}{\partial B} = s\,g^\top xA^\top \qquad \tfrac{\partial L}{\partial A} = s\,(gB)^\top x \qquad
-# \tfrac{\partial L}{\partial x} = g\hat W + s\,gBA$$
+# $$\tfrac{\partial L}{\partial x} = g\hat W + s\,gBA \qquad \tfrac{\partial L}{\partial B} = s\,g^\top xA^\top \qquad
+# \tfrac{\partial L}{\partial A} = s\,(gB)^\top x$$
 #
 # Nobody needs a gradient of the codes, since they are constants. The lower layers get theirs through $g\hat W$.
 
@@ -251,7 +252,7 @@ class Product(qlora.Product):
     def backward(ctx, grad):
         """grad is g (..., out). Returns a gradient for each argument of forward: that of x, and None for the layer.
 
-        The first term, gŴ, is all: LoRA's way to x is another layer. Take Ŵ in the type of grad, by `.to(grad)`.
+        Only the term gŴ is yours: A and B are a layer of their own. Take Ŵ in the type of grad, by `.to(grad)`.
         """
         raise NotImplementedError("your turn, 1 line")
 
@@ -263,9 +264,10 @@ check("qlora", Product, use=True)
 #
 # ## Train it, on 4 bits and on 32
 #
-# `QLoRA` puts a quantized layer in the place of each matrix, and a LoRA in front. The task is `reverse+violet`, without
-# an instruction; the base has never seen the table `violet`. Rank 2 on all twelve matrices trains 4,608 numbers. The
-# learning rate is 0.03, which tuning found for both. Runs have 100 steps here, not the usual 500.
+# `QLoRA` puts a quantized layer in the place of each matrix, and a LoRA in front: the start is the rounded base. The
+# task is `reverse+violet`, without an instruction; the base has never seen the table `violet`. Rank 2 on all twelve
+# matrices trains 4,608 numbers. The learning rate is 0.03, which tuning found for both. Runs have 100 steps here, not
+# the usual 500.
 
 # %%
 METHODS = {"LoRA": LoRA(rank=2, alpha=4, targets=SIX), "QLoRA": QLoRA(rank=2, alpha=4)}
@@ -275,9 +277,12 @@ for name, made in runs.items():
     reached = [first_step(history.accuracy) for _, history in made]
     print(f"{name:5} unseen examples solved, by seed: {np.round(accuracy, 3)}   90 % reached at step {reached}")
 
-trained, fresh = runs["QLoRA"][0][0], METHODS["QLoRA"].attach(base())
-pairs = [(trained.get_submodule(name[:-7]).base, fresh.get_submodule(name[:-7]).base) for name in names]
-print("bytes of codes that training has changed:", sum(int((a.packed != b.packed).sum()) for a, b in pairs))
+trained, fresh, changed = runs["QLoRA"][0][0], METHODS["QLoRA"].attach(base()), 0
+for name in names:
+    path = name.removesuffix(".weight")
+    after, before = trained.get_submodule(path).base.packed, fresh.get_submodule(path).base.packed
+    changed += (after != before).sum().item()
+print("bytes of codes that training has changed:", changed)
 
 # %% [markdown]
 # Both solve nearly all unseen examples, and no code has changed. Does the paper's claim hold, then? Careful: this test
@@ -332,7 +337,8 @@ for name, m in memory.items():
 for name, model in {"LoRA": runs["LoRA"][0][0], "QLoRA": trained, "QLoRA, merged": merge(trained)}.items():
     begun = time.process_time()
     with torch.no_grad():
-        [model(batch.tokens[:1]) for _ in range(REPEATS)]
+        for _ in range(REPEATS):
+            model(batch.tokens[:1])
     print(f"{name:14} {1000 * (time.process_time() - begun) / REPEATS:.2f} ms for one example")
 
 # %% [markdown]
@@ -368,9 +374,9 @@ for name, model, goal in (("nf4", trained, violet), ("nf2", repaired["nf2"][0], 
     print(f"{name}, {goal!s:14} merged {lost[name][0]}, rounded again {lost[name][1]}, on the original {lost[name][2]}")
 
 # %% [markdown]
-# The update for `violet` is large beside the steps between levels, and survives. The repair of NF2 is small: most
-# weights fall back to their old codes, and all is lost. [On a real model](claims.md#real_rounded_again), rounding again
-# undid most of what was learned.
+# The update for `violet` is large beside the steps between levels, so nearly all survives. The repair of NF2 is small:
+# most weights fall back to their old codes, and it is lost. [On a real model](claims.md#real_rounded_again), rounding
+# again undid most of what was learned.
 #
 # W alone solves 0.999 of the mixture; with the repair, W solves far less. The repair fits the errors of Ŵ, which W does
 # not have.
@@ -492,7 +498,7 @@ assert 0.3 < (errors["int4"] - errors["16 even levels"]) / (errors["int4"] - err
 for W in matrices.values():
     assert qlora.rounding_error(W) < 0.92 * min(qlora.rounding_error(W, other) for other in ("fp4", "int4"))
 assert predicted <= measured < predicted + 0.01
-assert all(torch.equal(a.packed, b.packed) for a, b in pairs)
+assert changed == 0
 assert deltas.fingerprint(detach(trained)) == deltas.fingerprint(base())
 assert min(before["nf4"], before["int4"]) > 0.98 > before["nf3"] > before["int3"] > 0.5 > 0.05 > before["nf2"]
 assert memory["QLoRA"].activations == memory["LoRA"].activations == activations["nothing goes back"]
