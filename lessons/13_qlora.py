@@ -266,8 +266,8 @@ check("qlora", Product, use=True)
 #
 # `QLoRA` puts a quantized layer in the place of each matrix, and a LoRA in front: the start is the rounded base. The
 # task is `reverse+violet`, without an instruction; the base has never seen the table `violet`. Rank 2 on all twelve
-# matrices trains 4,608 numbers. The learning rate is 0.03, which tuning found for both. Runs have 100 steps here, not
-# the usual 500.
+# matrices trains 4,608 numbers. The learning rate is 0.03, which tuning found for both. Runs have 100 steps, not the
+# usual 500.
 
 # %%
 METHODS = {"LoRA": LoRA(rank=2, alpha=4, targets=SIX), "QLoRA": QLoRA(rank=2, alpha=4)}

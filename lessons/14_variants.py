@@ -342,8 +342,8 @@ plots.fixed_and_tuned({"reverse+violet": steps}, {"reverse+violet": 501}, plots.
 plt.show()
 
 # %% [markdown]
-# *Figure: steps until 90 % of the examples are solved; a mark is the mean of ten seeds, a line reaches from the fastest
-# to the slowest. At one learning rate LoRA+ leads. With their own, four are level; PiSSA has two slow seeds.*
+# *Figure: steps until 90 % of the examples are solved, by ten seeds: their mean, the fastest and the slowest. At one
+# learning rate LoRA+ leads. With their own, four are level; PiSSA has two slow seeds.*
 #
 # Guess 1: most differences go. LoRA+ leads at 0.03 because its $B$ has 0.48. DoRA's best is 1.0: only the direction of
 # $V$ counts, so the longer $V$ grows, the less a step turns it. [Other batch
@@ -442,9 +442,9 @@ for name, models in (("right", trained["DoRA"]), ("broken", wrong)):
 # %% [markdown]
 # <details><summary>Answers</summary>
 #
-# 1: 2·(2·(64 + 256) + 256) = 1,792; 2·(8 + 256) = 528. 2: Yes, since columns are scaled: half of the rows of layer 0
-# turn by more than 55°. 3: With $m$ frozen: 0.96, 0.98, 0.88 of the unseen examples, against 0.99, 1.00, 1.00. With $A$
-# and $B$ frozen: 0.00 three times.
+# 1: 2·(2·(64 + 256) + 256) = 1,792; 2·(8 + 256) = 528. 2: Yes, since columns are scaled: after
+# `adapt(IA3(), violet, 0.3, seed, two_hundred)`, half of the rows of layer 0 have turned by more than 55°. 3: With $m$
+# frozen, 0.96, 0.98, 0.88 of the unseen examples, against 0.99, 1.00, 1.00; with $A$ and $B$ frozen, 0.00.
 #
 # ```python
 # from minipeft import fit
