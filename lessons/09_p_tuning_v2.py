@@ -30,11 +30,11 @@
 # ## Predict
 #
 # A *shallow* prompt (lesson 6) has $n$ learned rows at the input alone. A *deep* prompt has $n$ learned rows in front
-# of each of $L$ layers. Write down your guesses:
+# of each of $L$ layers.
 #
-# 1. Both get one virtual token. Which one learns the task with more seeds?
+# 1. Both get one virtual token. Which one succeeds with more seeds?
 # 2. Both get 128 numbers: two rows at the input, or one row in each of two layers. Which is better?
-# 3. A prefix has twice as many free numbers as a deep prompt of the same length. Does it need fewer training steps?
+# 3. A prefix has twice as many numbers as a deep prompt of the same length. Does it need fewer steps?
 
 # %%
 import inspect
@@ -60,17 +60,6 @@ SEEDS, TEN, UNSEEN = ([0], [0, 1], 60) if FAST else ([0, 1, 2], range(10), 300)
 STEPS, SHORT = (15, 5) if FAST else (200, 60)
 
 # %% [markdown]
-# ## The task
-#
-# The base can reverse a word and translate it with the table `blue`, but only if the line says so. We train on lines
-# without the instruction.
-
-# %%
-goal, instructed = task("reverse+blue"), task("reverse+blue", instructed=True)
-print(f"with the instruction:    {evaluate(base(), instructed, UNSEEN).accuracy:.2f} exact-match accuracy")
-print(f"without the instruction: {evaluate(base(), goal, UNSEEN).accuracy:.2f}")
-
-# %% [markdown]
 # ## A deep prompt by hand
 #
 # Layer $l$ gets $n$ learned rows $P_l$ in front of its input $h_l$. Whatever the layer makes of these rows is dropped,
@@ -81,7 +70,7 @@ print(f"without the instruction: {evaluate(base(), goal, UNSEEN).accuracy:.2f}")
 # We compute one attention with width 4, one prompt row and two tokens.
 
 # %%
-P = np.array([[0, 0, 2, 0]])  # (n, d)
+P = np.array([[2, 0, 1, 0]])  # (n, d)
 h = np.array([[1, 0, 0, 0], [0, 1, 0, 0]])  # (T, d)
 W_q = np.eye(4)  # a query is the row itself
 W_k = np.array([[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # a key: the first three numbers, moved round
@@ -119,25 +108,16 @@ print("the same with a prefix:      ", by_prefix.round(3))
 # %% [markdown]
 # ## The keys and values are tied
 #
-# A prefix chooses $2d$ numbers for each virtual token. A deep prompt chooses only the $d$ numbers of one row $p$;
-# frozen matrices make both the key and the value from them:
+# A prefix chooses $2d$ numbers for each virtual token. A deep prompt chooses the $d$ numbers of one row $p$, and frozen
+# matrices make both from it:
 #
 # $$\begin{bmatrix} k \\ v \end{bmatrix} = \begin{bmatrix} W_k \\ W_v \end{bmatrix} p$$
 #
-# The stacked matrix is $2d \times d$, so its rank is at most $d$.
-
-# %%
-M = np.vstack([W_k, W_v])  # (2d, d)
-print(f"{M.shape[0]} numbers of a key and a value; the rank of the stacked matrix is {np.linalg.matrix_rank(M)}")
-
-# %% [markdown]
-# So a deep prompt reaches half of the directions that a prefix reaches. In our base, every block first applies a norm,
-# and the row becomes $\mathrm{LN}(p)$. We come back to that in exercise 1.
+# The stacked matrix is $2d \times d$, so its rank is at most $d$: half of the directions are out of reach.
 #
 # ## In the model
 #
-# Nothing but the keys and values has to be computed. A method can put them into the cache with which every sequence
-# begins.
+# Only keys and values have to be computed. They go into the cache with which every sequence begins.
 
 # %%
 plots.structure("PTuningV2")
@@ -181,22 +161,14 @@ print(inspect.getsource(p_tuning_v2.DeepPrompts))
 
 # %% [markdown]
 # `keys_values` does what the block would do with any row: the norm first, if the block begins with one, then the two
-# projections. `forward` runs once per sequence, before the first token is read. The whole file, with the other form, is
-# the exercise `python -m minipeft start p_tuning_v2`.
+# projections. `forward` runs once per sequence, before the first token is read. The whole file, with the other form,
+# is `python -m minipeft start p_tuning_v2`.
 #
-# ## Count
-#
-# We predict $L \cdot n \cdot d = 2 \cdot 4 \cdot 64 = 512$ trained numbers, and twice as many for a prefix.
-
-# %%
-for method in (PromptTuning(length=4), PTuningV2(length=4), PTuningV2(length=4, form="key/value")):
-    print(f"{method!s:42} {summary(method.attach(base()))}")
-
-# %% [markdown]
 # ## A ladder: shallow → deep → prefix
 #
 # In a causal model, prompt rows stand before all tokens and see none of them. So what layer 2 receives from a shallow
-# prompt depends on the prompt alone. We can compute it once and write it down as the rows of a deep prompt.
+# prompt depends on the prompt alone, and we can write it down as the rows of a deep prompt. `keys_values` then turns the
+# deep prompt into a prefix.
 
 
 # %%
@@ -211,12 +183,6 @@ def as_deep(shallow):
     return deep
 
 
-# %% [markdown]
-# The second step is what you have just derived: a deep prompt becomes a prefix with the keys and values that
-# `keys_values` makes.
-
-
-# %%
 @torch.no_grad()
 def as_prefix(deep):
     """A prefix that does exactly what a deep prompt does."""
@@ -241,16 +207,21 @@ for name, (before, after) in rungs.items():
 # Both steps change no logit by more than rounding. So a deep prompt can do whatever a shallow one of the same length
 # can, and a prefix can do whatever a deep prompt can:
 #
-# $$nd \;\subset\; Lnd \;\subset\; 2Lnd$$
+# $$\text{shallow } (n d \text{ numbers}) \;\subset\; \text{deep } (L n d) \;\subset\; \text{prefix } (2 L n d)$$
 #
 # But what a method *can* express and what training *finds* are two questions.
 
 # %% [markdown]
 # ## Train it
 #
-# Four virtual tokens each, 200 steps of 32 examples (the standard has 500), the learning rates of the
-# [main comparison](../README.md). We ask for accuracy on unseen examples and for the first step at which the accuracy
-# of ten batches reaches 0.9.
+# The base can reverse a word and translate it with the table `blue`, but only if the line says so. We train on lines
+# without the instruction: four virtual tokens each, 200 steps of 32 examples (the standard has 500), the tuned learning
+# rates of the [main comparison](../README.md).
+
+# %%
+goal, instructed = task("reverse+blue"), task("reverse+blue", instructed=True)
+print(f"the base with the instruction:    {evaluate(base(), instructed, UNSEEN).accuracy:.2f} exact-match accuracy")
+print(f"the base without the instruction: {evaluate(base(), goal, UNSEEN).accuracy:.2f}")
 
 
 # %%
@@ -262,36 +233,25 @@ def train(method, lr, seed, steps):
 
 runs = {}
 for kind in (PromptTuning, PTuningV2, PrefixTuning):
-    method = kind(length=4)
-    lr = tuned_method(method).lr
-    runs[kind.__name__] = [train(method, lr, seed, STEPS) for seed in SEEDS]
+    lr = tuned_method(kind(length=4)).lr
+    runs[kind.__name__] = [train(kind(length=4), lr, seed, STEPS) for seed in SEEDS]
     reached = [first_step(history.accuracy) for _, history, _ in runs[kind.__name__]]
     scores = [score for *_, score in runs[kind.__name__]]
     print(f"{kind.__name__:13} lr {lr:3}   accuracy", *(f"{s:.2f}" for s in scores), "  0.9 at step", *reached)
 
-# %%
-plots.curves({name: found[0][1] for name, found in runs.items()}, "accuracy")
+plots.curves({name: found[0][1] for name, found in runs.items()}, "accuracy").set_xlim(0, 100)
 plt.show()
 
 # %% [markdown]
 # *Figure: accuracy while training, seed 0. The two prompts rise together; the prefix takes about twice as long.*
 #
-# All arrive at 1.00, so accuracy cannot separate them here; steps can. These were three seeds. The main comparison has
-# ten, with 500 steps:
-
-# %%
-methods = [tuned_method(kind(length=4)) for kind in (PromptTuning, PTuningV2, PrefixTuning)]
-for row in compare(goal, methods, seeds=10, lab=stored()):
-    print(f"{row['method']:23} 0.9 at step {min(row['reached'])} to {max(row['reached'])}")
-
-# %% [markdown]
-# Guess 3: no. The prefix has the most free numbers and needs the most steps.
+# All end at 1.00, so accuracy cannot separate them. Steps can: *0.9 at step* is when ten batches in a row first have a
+# mean accuracy of 0.9. Guess 3: no. The prefix has the most numbers and needs the most steps.
 #
 # ## Is it the tie, or the start?
 #
-# A prefix differs from a deep prompt in two ways: keys and values are free, and they start at other numbers. To
-# separate the two, we start a prefix *as* a deep prompt, with `as_prefix`. Its logits are the same; only the tie is
-# cut.
+# A prefix is free, and it also starts at other numbers. To separate the two, we start a prefix *as* a deep prompt. Its
+# logits are the same; only the tie is cut.
 
 # %%
 untied = []
@@ -306,15 +266,15 @@ print("tied,   0.9 at step", *tied)
 print("untied, 0.9 at step", *untied)
 
 # %% [markdown]
-# The tie makes the difference. The untied prefix starts with the same logits and has twice as many free numbers, and it
-# needs about two to three times as many steps. (Its learning rate is not the reason: 0.03, 0.1, 1 and 3 are no faster.)
-# A tied row always gives a key that was made for the queries of its layer. A free prefix has to find such keys itself.
-#
+# It is the tie. The untied prefix starts with the same logits, and still it needs about two to three times as many steps.
+# (Three seeds; learning rates of 0.03, 0.1, 1 and 3 are no faster.) One likely reason: a tied row always gives keys that
+# its layer's queries can meet. A free prefix has to find such keys itself.
+
+# %% [markdown]
 # ## Does depth help?
 #
 # The paper says yes. With four tokens everything works, so we make it tight: one or two virtual tokens and 60 steps.
-# Such runs either succeed or fail, so we take ten seeds. The learning rate of each was chosen on other seeds from 0.3,
-# 1, 3 and 10.
+# Such runs succeed or fail, so we take ten seeds. Each learning rate was chosen on other seeds, from 0.3, 1, 3 and 10.
 
 # %%
 tight = {
@@ -324,24 +284,21 @@ tight = {
     "deep, 2 tokens (256 numbers)": (PTuningV2(length=2), 0.3),
 }
 depth = {name: [train(method, lr, seed, SHORT)[2] for seed in TEN] for name, (method, lr) in tight.items()}
+for name, scores in depth.items():
+    print(f"{name:32} above 0.9: {sum(score > 0.9 for score in scores):2} of {len(scores)}   best {max(scores):.2f}")
+
 plots.bars(depth, plots.new(7, 2.2), "accuracy on unseen examples after 60 steps", plots.HUES["PTuningV2"])
 plt.show()
 
 # %% [markdown]
-# *Figure: ten seeds of each; bars are means, dots are seeds. At equal length the deep prompt does better; at equal
-# numbers, two rows at the input do better than one row in each layer.*
-
-# %%
-for name, scores in depth.items():
-    print(f"{name:32} above 0.9: {sum(score > 0.9 for score in scores):2} of {len(scores)}   best {max(scores):.2f}")
-
-# %% [markdown]
-# Guess 1: the deep prompt. One row at the input never gets beyond 0.84; one row in each layer can reach 0.99, though
-# half of the seeds fail.
+# *Figure: ten seeds of each; bars are means, dots are seeds. Each added row helps; two at the input do better than one in
+# each layer.*
 #
-# Guess 2: the two rows at the input, with 8 seeds of 10 against 5. Ten seeds cannot decide such a difference.
-# [The ledger](claims.md#deep), with 500 steps, finds that one row in each layer is worse than two at the
-# input, and calls equal length *undecided*.
+# Guess 1: the deep prompt. One row at the input never gets beyond 0.84; one row in each layer can reach 0.99, though half
+# of the seeds fail.
+#
+# Guess 2: two rows at the input: 8 seeds against 5. Ten seeds cannot settle that.
+# [The ledger](claims.md#deep), with 500 steps, agrees, and calls equal length *undecided*.
 
 # %% [markdown]
 # ## What was learned
