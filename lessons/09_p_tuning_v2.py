@@ -29,8 +29,7 @@
 # %% [markdown]
 # ## Predict
 #
-# A *shallow* prompt (lesson 6) has $n$ learned rows at the input alone. A *deep* prompt has $n$ learned rows in front
-# of each of $L$ layers.
+# A *shallow* prompt (lesson 6) has $n$ learned rows at the input alone, a *deep* one in front of each of $L$ layers.
 #
 # 1. Both get one virtual token. Which one succeeds with more seeds?
 # 2. Both get 128 numbers: two rows at the input, or one row in each of two layers. Which is better?
@@ -44,9 +43,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from minipeft import base, check, detach, evaluate, fit, plots, quiz, summary, task
+from minipeft import base, check, detach, evaluate, fit, plots, quiz, task
 from minipeft.classroom import with_mistake
-from minipeft.lab import adapt, compare, stored, tuned_method
+from minipeft.lab import adapt, tuned_method
 from minipeft.lab.counting import multiplications
 from minipeft.lab.trial import first_step
 from minipeft.methods import PrefixTuning, PromptTuning, PTuningV2, p_tuning_v2
@@ -109,15 +108,15 @@ print("the same with a prefix:      ", by_prefix.round(3))
 # ## The keys and values are tied
 #
 # A prefix chooses $2d$ numbers for each virtual token. A deep prompt chooses the $d$ numbers of one row $p$, and frozen
-# matrices make both from it:
+# matrices make both:
 #
 # $$\begin{bmatrix} k \\ v \end{bmatrix} = \begin{bmatrix} W_k \\ W_v \end{bmatrix} p$$
 #
-# The stacked matrix is $2d \times d$, so its rank is at most $d$: half of the directions are out of reach.
+# The stacked matrix has rank $d$ at most: half of the directions are out of reach.
 #
 # ## In the model
 #
-# Only keys and values have to be computed. They go into the cache with which every sequence begins.
+# Keys and values go into the cache with which every sequence begins.
 
 # %%
 plots.structure("PTuningV2")
@@ -160,15 +159,14 @@ check("p_tuning_v2", DeepPrompts, use=True)
 print(inspect.getsource(p_tuning_v2.DeepPrompts))
 
 # %% [markdown]
-# `keys_values` does what the block would do with any row: the norm first, if the block begins with one, then the two
-# projections. `forward` runs once per sequence, before the first token is read. The whole file, with the other form,
-# is `python -m minipeft start p_tuning_v2`.
+# `keys_values` does what the block would do with any row. The whole file, with the other form, is
+# `python -m minipeft start p_tuning_v2`.
 #
 # ## A ladder: shallow → deep → prefix
 #
 # In a causal model, prompt rows stand before all tokens and see none of them. So what layer 2 receives from a shallow
-# prompt depends on the prompt alone, and we can write it down as the rows of a deep prompt. `keys_values` then turns the
-# deep prompt into a prefix.
+# prompt depends on the prompt alone, and we can write it down as rows of a deep prompt. `keys_values` then makes a
+# prefix of it.
 
 
 # %%
@@ -245,13 +243,14 @@ plt.show()
 # %% [markdown]
 # *Figure: accuracy while training, seed 0. The two prompts rise together; the prefix takes about twice as long.*
 #
-# All end at 1.00, so accuracy cannot separate them. Steps can: *0.9 at step* is when ten batches in a row first have a
-# mean accuracy of 0.9. Guess 3: no. The prefix has the most numbers and needs the most steps.
-#
+# All end at 1.00, so accuracy cannot separate them. Steps can: *0.9 at step* is when the mean accuracy of ten batches
+# first reaches 0.9. Guess 3: no. The prefix has the most numbers and needs the most steps.
+
+# %% [markdown]
 # ## Is it the tie, or the start?
 #
-# A prefix is free, and it also starts at other numbers. To separate the two, we start a prefix *as* a deep prompt. Its
-# logits are the same; only the tie is cut.
+# A prefix differs from a deep prompt in two ways: its keys and values are free, and they start at other numbers. To
+# separate the two, we start a prefix *as* a deep prompt. Its logits are the same; only the tie is cut.
 
 # %%
 untied = []
@@ -266,9 +265,9 @@ print("tied,   0.9 at step", *tied)
 print("untied, 0.9 at step", *untied)
 
 # %% [markdown]
-# It is the tie. The untied prefix starts with the same logits, and still it needs about two to three times as many steps.
-# (Three seeds; learning rates of 0.03, 0.1, 1 and 3 are no faster.) One likely reason: a tied row always gives keys that
-# its layer's queries can meet. A free prefix has to find such keys itself.
+# It is the tie. The untied prefix starts with the same logits, and still it needs about two to three times as many
+# steps. (Three seeds; learning rates of 0.03, 0.1, 1 and 3 are no faster.) One likely reason: a tied row always gives
+# keys that its layer's queries can meet. A free prefix has to find such keys itself.
 
 # %% [markdown]
 # ## Does depth help?
@@ -291,11 +290,10 @@ plots.bars(depth, plots.new(7, 2.2), "accuracy on unseen examples after 60 steps
 plt.show()
 
 # %% [markdown]
-# *Figure: ten seeds of each; bars are means, dots are seeds. Each added row helps; two at the input do better than one in
-# each layer.*
+# *Figure: ten seeds of each; bars are means, dots are seeds. Two rows at the input do better than one in each layer.*
 #
-# Guess 1: the deep prompt. One row at the input never gets beyond 0.84; one row in each layer can reach 0.99, though half
-# of the seeds fail.
+# Guess 1: the deep prompt. One row at the input never gets beyond 0.84; one row in each layer can reach 0.99, though
+# half of the seeds fail.
 #
 # Guess 2: two rows at the input: 8 seeds against 5. Ten seeds cannot settle that.
 # [The ledger](claims.md#deep), with 500 steps, agrees, and calls equal length *undecided*.
@@ -346,21 +344,19 @@ plt.show()
 L, n, d, T = 2, 16, 64, line.shape[1]
 plain = multiplications(base(), line)
 keys, looking = L * 2 * n * d * d / plain, L * 2 * n * T * d / plain
-deep = PTuningV2(length=n).attach(base())
+long = PTuningV2(length=n).attach(base())
 cases = {
     "shallow": (PromptTuning(length=n).attach(base()), (n + T) / T),
-    "deep": (deep, 1 + keys + looking),
-    "as a prefix": (as_prefix(deep), 1 + looking),
+    "deep": (long, 1 + keys + looking),
+    "as a prefix": (as_prefix(long), 1 + looking),
 }
 for name, (model, predicted) in cases.items():
     measured = multiplications(model, line) / plain
     print(f"{name:12} predicted × {predicted:.2f}   measured × {measured:.2f}   ratio {measured / predicted:.2f}")
 
 # %% [markdown]
-# With 16 virtual tokens, a deep prompt costs far less than a shallow one, and almost nothing once it is a prefix. (The
-# shallow prediction is a little low: attention grows faster than the number of rows.)
-
-# %% [markdown]
+# With 16 virtual tokens, a deep prompt costs far less than a shallow one, and almost nothing once it is a prefix.
+#
 # ## Break it
 #
 # One line of `keys_values` returns the values before the keys. All shapes are right, and nothing complains.
@@ -370,30 +366,34 @@ for name, (model, predicted) in cases.items():
 # return block.attn.v(x), block.attn.k(x)  # broken
 # ```
 #
-# Now queries are compared with values, and keys are passed on. Will it learn?
+# Now queries are compared with values, and keys are passed on. Will it learn? And does the first step of the ladder
+# still hold?
 
 # %%
 broken = with_mistake("p_tuning_v2", "values before keys")
 bad = [train(broken.PTuningV2(length=4), 0.3, seed, STEPS) for seed in SEEDS]
 print("accuracy:", *(f"{score:.2f}" for *_, score in bad))
 print("0.9 at step:", *(first_step(history.accuracy) for _, history, _ in bad), "  without the mistake:", *tied)
+mistaken = broken.PTuningV2(length=4).attach(base())
+mistaken.begin.P.data = deep.begin.P.data
+print(f"shallow → deep: a logit differs by up to {(mistaken(line) - shallow(line)).abs().max():.1f}")
 plots.curves({"broken": bad[0][1], "PTuningV2": runs["PTuningV2"][0][1]}, "loss")
 plt.show()
 
 # %% [markdown]
 # *Figure: the loss while training, with the mistake and without, seed 0. The broken one falls as well, only later.*
 #
-# It learns, because $P$ adapts to the wrong door. A falling loss proves nothing about your code. A comparison does:
-# as above, the deep prompt must give the same logits as the prefix made from it.
+# It learns, because $P$ adapts to the wrong order. A falling loss proves nothing about your code. The ladder does: with
+# the mistake, the logits no longer agree.
 
 # %% [markdown]
 # ## Seen here or not
 #
-# | claim | here | ledger |
-# |---|---|---|
-# | depth helps, at equal length | yes, with 60 steps | [undecided](claims.md#deep) with 500 |
-# | depth helps, at equal numbers | no | [no](claims.md#deep) |
-# | v2 matches full fine-tuning | the test cannot tell: with four tokens all reach 1.00 | – |
+# claim|here|ledger
+# ---|---|---
+# depth helps at equal length|yes, with 60 steps|[undecided](claims.md#deep) with 500
+# depth helps at equal numbers|no|[no](claims.md#deep)
+# v2 matches full fine-tuning|the test cannot tell: all reach 1.00|–
 #
 # "Here" means a model of 109 thousand parameters with two layers, and one task that its base already knows how to do.
 # The paper's models have 24 layers and more.
@@ -401,54 +401,52 @@ plt.show()
 # %% [markdown]
 # ## More exercises
 #
-# 1. *Predict, then measure.* Attach `PTuningV2(length=4)` and multiply `begin.P` by ten. By how much do the logits of
-#    `line` change? And if you add 1 to every number of `P` instead? How many of the $d$ numbers of a row can matter?
-# 2. *Count.* How many numbers has `PTuningV2(length=20)` for BERT ($L = 12$, $d = 768$) in each form? How many has a
-#    LoRA of rank 8 on q and v?
-# 3. *Find the mistake.* Someone moves `P.copy_(rows)` in `as_deep` to the end of the loop. What goes wrong? Confirm it.
+# 1. *Predict, then measure.* Multiply `begin.P` of an attached `PTuningV2(length=4)` by ten; instead, add 1 to it. How
+#    much do the logits of `line` change? How many of a row's $d$ numbers matter?
+# 2. *Find the mistake.* Someone moves `P.copy_(rows)` in `as_deep` to the end of the loop. What goes wrong?
+# 3. *Write the inverse* in numpy: the row whose key and value are nearest to a given pair. Which share of random pairs
+#    is missed?
 
 # %% [markdown]
 # 4. *Design the experiment.* After 100 steps on eight examples (`adapt(..., examples=8)`), a prefix of four tokens
 #    solves about half of the unseen examples; both prompts solve nearly all. Does the prefix lack examples, or steps?
 # 5. *How many seeds?* Train `PromptTuning(length=8)` and `PTuningV2(length=4)` for 150 steps on `riffle+plain`, with
 #    learning rate 0.3 and seeds 0 to 4. What would you claim? Now repeat it with seeds 100 to 104.
-# 6. *Write the inverse*, in numpy, with `M`: the row whose key and value are nearest to a given pair. Which share of
-#    1,000 random pairs is missed, squared?
 
 # %% [markdown]
-# <details><summary>Answers</summary>
+# <details><summary>Answers to 1, 2 and 3</summary>
 #
 # 1\. By 0.009, of logits up to 15; by 1e-5. The block's norm removes length and mean, so $d - 2$ numbers matter.
 #
-# 2\. 12·20·768 = 184,320 as rows, twice as many as keys and values; LoRA 12·2·8·(768 + 768) = 294,912.
+# 2\. Each layer gets the rows of the next one. The ladder's difference is 14 instead of 5e-6.
 #
-# 3\. Each layer gets the rows of the next one. The ladder's difference is 14 instead of 5e-6.
+# 3\. The pseudoinverse finds it, and 0.49 are missed: half of the directions.
 #
-# 4\. Give it 500 steps and the same eight: 0.93, 0.98, 0.95 (seeds 0 to 2), after 0.33, 0.69, 0.54. It lacked steps.
+# ```python
+# M = np.vstack([W_k, W_v])
+# pairs = np.random.default_rng(0).normal(size=(8, 1000))
+# nearest = np.linalg.lstsq(M, pairs, rcond=None)[0]
+# print(((M @ nearest - pairs) ** 2).sum() / (pairs**2).sum())
+# ```
 #
 # </details>
 
 # %% [markdown]
-# <details><summary>Answers to 5 and 6</summary>
+# <details><summary>Answers to 4 and 5</summary>
 #
-# 5\. After the first five seeds: deep 1.00, 1.00, 0.97, 0.97, 1.00 and shallow 0.27, 1.00, 0.29, 1.00, 1.00, so depth
-# seems to help. The next five turn it round: deep 0.03, 0.10, 0.25, 0.28, 1.00, shallow 1.00, 0.28, 1.00, 1.00, 1.00.
-# In all, 6 of 10 succeed against 7 of 10. Where runs succeed or fail, five seeds decide nothing.
+# 4\. Give it 500 steps with the same eight examples: 0.93, 0.98, 0.95 (seeds 0 to 2), after 0.33, 0.69, 0.54. It lacked
+# steps.
 #
-# 6\. The pseudoinverse gives it, and 0.49 are missed:
-#
-# ```python
-# pairs = np.random.default_rng(0).normal(size=(8, 1000))
-# rows = np.linalg.lstsq(M, pairs, rcond=None)[0]
-# print(((M @ rows - pairs) ** 2).sum() / (pairs**2).sum())
-# ```
+# 5\. After five seeds depth seems to help: five succeed, shallow three. The next five turn it round: one (0.03, 0.10,
+# 0.25, 0.28, 1.00) against four. In all it is 6 of 10 against 7 of 10. Where runs succeed or fail, five seeds decide
+# nothing.
 #
 # </details>
 
 # %% [markdown]
 # ## Questions
 #
-# Five questions, as an interviewer would ask them. Put your letters into `answers`, for example `"abcda"`.
+# Five questions, as an interviewer would ask them. Write a letter for each into `answers`.
 
 # %%
 quiz("09_p_tuning_v2", answers="")
@@ -471,7 +469,7 @@ quiz("09_p_tuning_v2", answers="")
 
 # %% tags=["hide-input"]
 assert np.allclose(by_rows, by_prefix)
-assert np.linalg.matrix_rank(M) == 4
+assert np.linalg.matrix_rank(np.vstack([W_k, W_v])) == 4
 assert evaluate(base(), instructed, 500).accuracy > 0.95
 assert evaluate(base(), goal, 500).accuracy < 0.05
 for name, (before, after) in rungs.items():
