@@ -91,7 +91,7 @@ look("leaning", np.stack([p, nearly], axis=1), np.array([-10.0, 10.0]), np.stack
 
 # %% [markdown]
 # *Longer* is the same ΔW as before, but its most important triplet has the smallest λ. *Leaning* has two triplets that
-# nearly cancel: ΔW has size 1, yet masking one of them makes an error of 10.
+# nearly cancel: masking one of them makes an error of 10.
 #
 # AdaLoRA therefore adds the **penalty** of the last column to the loss. The diagonal of $P^\top P$ holds squared
 # lengths, and the rest holds inner products, so the penalty is zero only for orthonormal directions:
@@ -101,8 +101,8 @@ look("leaning", np.stack([p, nearly], axis=1), np.array([-10.0, 10.0]), np.stack
 # %% [markdown]
 # ## Is a large λ important?
 #
-# Only the loss can tell. Let $w$ be any trained number. To first order, setting it to zero changes the loss by $-w$
-# times its gradient. AdaLoRA calls the size of this change the **sensitivity** $I$ of $w$:
+# Only the loss can tell. To first order, setting a trained number $w$ to zero changes the loss by $-w$ times its
+# gradient. AdaLoRA calls the size of this change the **sensitivity** $I$ of $w$:
 #
 # $$L(0) - L(w) \approx -w\,\frac{\partial L}{\partial w} \qquad\qquad I = \left|w\,\frac{\partial L}{\partial
 # w}\right|$$
@@ -124,7 +124,7 @@ for i in range(3):
     print(f"λ = {lam[i]}   sensitivity {abs(lam[i] * gradient[i]):.0f}   the loss really grows by {real:.0f}")
 
 # %% [markdown]
-# Guess 2: no. The λ of 5 reads a direction in which $x$ is zero, so it does nothing.
+# Guess 2: no. The λ of 5 reads a direction in which $x$ is zero.
 #
 # ## One batch tells little
 #
@@ -242,14 +242,13 @@ for path, place in PLANTED.items():
     print(f"{path:18} rank {rank}   largest singular value {values[0]:.1f}   logits change by {change:.1f} (squared)")
 
 # %% [markdown]
-# Look at the last two lines: `down` has far smaller singular values than `q`, and changes the logits nearly as much.
-# What `down` writes goes straight into the residual stream; `q` only moves attention.
-
-# %% [markdown]
+# Look at the last two lines: `down` has far smaller singular values than `q`, and changes the logits at least as much.
+#
 # ## Train it
 #
-# Twelve ranks for twelve matrices. **LoRA, spread** gives each matrix rank 1. **AdaLoRA** starts with 8 triplets in
-# each and ends with 12 in all. 200 steps of 32 (the standard has 500); the learning rates were chosen on other seeds.
+# Twelve ranks for twelve matrices: **LoRA, spread** gives each matrix rank 1. **AdaLoRA** starts with 8 triplets in
+# each and ends with 12 in all. We train for 200 steps of 32 (the standard has 500), with learning rates chosen on other
+# seeds.
 
 # %%
 PLAN = Recipe(steps=STEPS)
@@ -324,8 +323,7 @@ plt.show()
 # The fresh LoRA does as well as rank 8 everywhere, with a ninth of the numbers. So if you already know the right ranks,
 # you don't need AdaLoRA. It is a way to find them.
 #
-# Why is *from 2* so much worse than *from 8*? `initial_rank` is also the most that a matrix can keep, so v can never
-# get its 6.
+# Why is *from 2* so much worse? `initial_rank` is also the most that a matrix can keep, so v can never get its 6.
 
 # %% [markdown]
 # ## What it costs
