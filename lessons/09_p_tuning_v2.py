@@ -91,8 +91,7 @@ by_rows = attend(W_q @ rows[-1], rows @ W_k.T, rows @ W_v.T)
 # %% [markdown]
 # ## It is a prefix
 #
-# The three scores belong to the prompt row and the two tokens. Now look at the keys. A linear map treats every row by
-# itself, so they split:
+# The scores belong to the prompt row and the two tokens. A linear map treats each row alone, so the keys split:
 #
 # $$[P ; h]\,W_k^\top = [P W_k^\top ; h W_k^\top]$$
 #
@@ -287,19 +286,20 @@ tight = {
 depth = {}
 for name, (method, lr) in tight.items():
     depth[name] = [train(method, lr, seed, SHORT).accuracy for seed in TEN]
-    print(f"{name:32} above 0.9: {sum(score > 0.9 for score in depth[name]):2} of 10   best {max(depth[name]):.2f}")
+    good = sum(score > 0.9 for score in depth[name])
+    print(f"{name:32} above 0.9: {good:2} of {len(TEN)}   best {max(depth[name]):.2f}")
 
 plots.bars(depth, plots.new(7, 2.2), "accuracy on unseen examples after 60 steps", plots.HUES["PTuningV2"])
 plt.show()
 
 # %% [markdown]
-# *Figure: ten seeds of each; bars are means, dots are seeds. At equal length the deep prompt does better; at equal
-# numbers (second and third bar) the shallow one.*
+# *Figure: ten seeds of each; bars are means. At equal length the deep prompt is better; at equal numbers (bars 2 and 3)
+# the shallow one.*
 #
-# Guess 1: the deep prompt. One row at the input never gets beyond 0.84. One row in each layer can reach 0.99, though
-# half of the seeds fail.
+# Guess 1: the deep prompt. One row at the input never gets beyond 0.84. One row in each layer can reach 0.99, with half
+# of the seeds.
 #
-# Guess 2: two rows at the input, 8 seeds against 5. Ten seeds cannot settle that. [The ledger](claims.md#deep) has 500
+# Guess 2: two rows at the input, 8 seeds against 5. Ten cannot settle that. [The ledger](claims.md#deep) has 500
 # steps; it agrees, and finds equal length *undecided*.
 
 # %% [markdown]

@@ -213,8 +213,9 @@ print(inspect.getsource(adalora.allocate))
 print(inspect.getsource(adalora.AdaLoRA.after_step))
 
 # %% [markdown]
-# `after_step` is called after each step of the optimizer. It notes the gradients, allocates every ten steps while the
-# budget falls, and holds the final choice. In a training loop AdaLoRA needs two lines more than LoRA:
+# (If your own is right, you see it here in place of ours.) `after_step` runs after each step of the optimizer. It notes
+# the gradients, allocates every ten steps while the budget falls, and holds the final choice. In a training loop
+# AdaLoRA needs two lines more than LoRA:
 #
 # ```python
 # (loss + method.regularizer(model)).backward()
@@ -336,11 +337,12 @@ batch = task("reverse+violet").batch(64, torch.Generator().manual_seed(0))
 for name, method, each in (("LoRA, spread", SPREAD, 3), ("AdaLoRA", ADA, 5)):
     model = method.attach(base())
     numbers = sum(p.numel() for p in trainable(model).values())
-    memory = costs.measure(model, batch)
+    predicted, memory = 4 * each * numbers, costs.measure(model, batch)
     measured = memory.gradients + memory.optimizer
     for layer in adalora.layers(model).values():
         measured += sum(4 * t.numel() for t in (*layer.sensitivity.values(), *layer.uncertainty.values()))
-    print(f"{name:13} {numbers:6,} numbers   predicted {4 * each * numbers:7,} bytes   measured {measured:7,}")
+    print(f"{name:13} {numbers:6,} numbers: predicted {predicted:7,} bytes, measured {measured:7,}", end=", ")
+    print(f"ratio {measured / predicted:.2f}")
 
 print(f"AdaLoRA's file: {costs.delta_bytes(students[0]):,} bytes, masked triplets included")
 
