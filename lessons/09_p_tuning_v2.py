@@ -23,8 +23,8 @@
 # 2. *Deep prompts* are learned **rows in front of every layer's input**. Visual prompt tuning (Jia et al. 2022,
 #    [arXiv:2203.12119](https://arxiv.org/abs/2203.12119)) calls them VPT-deep.
 #
-# Here they are `PTuningV2(form="key/value")` and `form="hidden"`, our default. This lesson is about the second form,
-# and about how the two are related.
+# Here they are `PTuningV2(form="key/value")` and `PTuningV2(form="hidden")`, our default. This lesson is about the
+# second form, and how the two are related.
 
 # %% [markdown]
 # ## Predict
@@ -73,7 +73,7 @@ STEPS, SHORT = (15, 5) if FAST else (200, 60)
 P = np.array([[2, 0, 1, 0]])  # (n, d)
 h = np.array([[1, 0, 0, 0], [0, 1, 0, 0]])  # (T, d)
 W_q = np.eye(4)  # a query is the row itself
-W_k = np.array([[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # a key: the first three numbers, moved round
+W_k = np.array([[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # a key: the first three numbers, moved on
 W_v = np.diag([1, 2, 3, 4])
 
 
@@ -201,8 +201,8 @@ for name, (before, after) in rungs.items():
     print(f"{name:15} largest difference of a logit: {(after(line) - before(line)).abs().max():.0e}")
 
 # %% [markdown]
-# Both steps change no logit by more than rounding. So a deep prompt can do whatever a shallow one of the same length
-# can, and a prefix can do whatever a deep prompt can:
+# Both steps change no logit by more than rounding: three methods from three papers are one family. A deep prompt can do
+# whatever a shallow one of the same length can, and a prefix can do whatever a deep prompt can:
 #
 # $$\text{shallow } (n d \text{ numbers}) \;\subset\; \text{deep } (L n d) \;\subset\; \text{prefix } (2 L n d)$$
 #
@@ -293,13 +293,13 @@ plots.bars(depth, plots.new(7, 2.2), "accuracy on unseen examples after 60 steps
 plt.show()
 
 # %% [markdown]
-# *Figure: ten seeds of each; bars are means. At equal length the deep prompt is better; at equal numbers (bars 2 and 3)
+# *Figure: ten seeds (dots) and their mean. At equal length the deep prompt is better; at equal numbers (bars 2 and 3)
 # the shallow one.*
 #
 # Guess 1: the deep prompt. One row at the input never gets beyond 0.84. One row in each layer can reach 0.99, with half
 # of the seeds.
 #
-# Guess 2: two rows at the input, 8 seeds against 5. Ten cannot settle that. [The ledger](claims.md#deep) has 500
+# Guess 2: two rows at the input, 8 seeds against 5. Ten seeds cannot settle that. [The ledger](claims.md#deep) has 500
 # steps; it agrees, and finds equal length *undecided*.
 
 # %% [markdown]
@@ -335,7 +335,8 @@ plt.show()
 # *Figure: accuracy with the trained rows, and with one layer's rows replaced by random ones. Only the first layer's
 # rows are needed.*
 #
-# On this task the deep prompt has learned a shallow one. That fits guess 2: rows in the second layer bring little here.
+# So on this task the deep prompt has learned a shallow one. That fits guess 2: rows in the second layer bring little
+# here.
 
 # %% [markdown]
 # ## What it costs
@@ -412,8 +413,9 @@ plt.show()
 #    is missed?
 
 # %% [markdown]
-# 4. *Design the experiment.* After 100 steps on eight examples (`adapt(..., examples=8)`), a prefix of four tokens
-#    solves about half of the unseen examples; both prompts solve nearly all. Does the prefix lack examples, or steps?
+# 4. *Design the experiment.* After 100 steps on eight examples (`adapt(..., examples=8)`, learning rate 0.3), a prefix
+#    of four tokens solves about half of the unseen examples; both prompts solve nearly all. Does the prefix lack
+#    examples, or steps?
 # 5. *How many seeds?* Train `PromptTuning(length=8)` and `PTuningV2(length=4)` for 150 steps on `riffle+plain`, with
 #    learning rate 0.3 and seeds 0 to 4. What would you claim? Now repeat it with seeds 100 to 104.
 
