@@ -101,8 +101,8 @@ look("leaning", np.stack([p, nearly], axis=1), np.array([-10.0, 10.0]), np.stack
 # %% [markdown]
 # ## Is a large λ important?
 #
-# Ask the loss. To first order, setting a number $w$ to zero changes the loss by $-w$ times its
-# gradient. AdaLoRA calls the size of this change the **sensitivity** $I$ of $w$:
+# Ask the loss. To first order, setting a number $w$ to zero changes it by $-w$ times its gradient. AdaLoRA calls the
+# size of this change the **sensitivity** $I$ of $w$:
 #
 # $$L(0) - L(w) \approx -w\,\frac{\partial L}{\partial w} \qquad\qquad I = \left|w\,\frac{\partial L}{\partial
 # w}\right|$$
@@ -322,8 +322,8 @@ plt.show()
 # %% [markdown]
 # *Figure: the error left, three seeds each. Rank 8 everywhere and a fresh LoRA with the ranks found leave least.*
 #
-# The fresh LoRA does as well as rank 8 everywhere, with a ninth of the numbers. So if you already know the right ranks,
-# you don't need AdaLoRA. It is a way to find them.
+# The fresh LoRA does as well as rank 8 everywhere, with about a ninth of the numbers. So if you already know the right
+# ranks, you don't need AdaLoRA. It is a way to find them.
 #
 # Why is *from 2* so much worse? `initial_rank` is also the most that a matrix can keep, so v can never get its 6.
 
@@ -387,7 +387,7 @@ for name, ranks, left in (("right", found[0], ada[0]), ("broken", broken.ranks(s
 # ## More exercises
 #
 # 1. *Predict, then measure.* How many numbers does `AdaLoRA(rank=1, initial_rank=6, targets=("q", "up"))` train? Which
-#    of P, λ and Q have a gradient in the first step?
+#    of P, λ and Q get a gradient from the loss in the first step?
 # 2. *Predict, then measure.* Plot the error for `initial_rank` 2, 3, 4, 6, 8.
 # 3. *Predict, then measure.* Put a LoRA of rank 6, 3 and 3 into the **wrong** blocks: v and q of block 0, `down` of
 #    block 1. Is it better than rank 1 everywhere?
@@ -404,8 +404,8 @@ for name, ranks, left in (("right", found[0], ada[0]), ("broken", broken.ranks(s
 # 1\. $2 \cdot 6\,(129 + 321)$ = 5,400. Only λ: the gradients of P and Q contain Λ, which starts at zero; that of Λ
 # contains P and Q, which start random.
 #
-# 2\. Seed 0: 0.094, 0.035, 0.034, 0.017, 0.013. It falls at 3, where q and down are complete, and once more at 6, with
-# v.
+# 2\. Seed 0: 0.094, 0.035, 0.034, 0.017, 0.013. It falls at 3, where q and down are complete, and again at 6, where v
+# is.
 #
 # 3\. Much worse: 0.41, 0.42, 0.40 (seeds 0 to 2, learning rate 0.1), against 0.15, 0.12, 0.11.
 #
@@ -417,9 +417,8 @@ for name, ranks, left in (("right", found[0], ada[0]), ("broken", broken.ranks(s
 # 4\. Equal scores: `torch.ones(4)` with a budget of 2 keeps all four.
 #
 # 5\. Compare error, ranks and angles, seed by seed. Over ten seeds, 1.8 % of the error is left with the penalty and 1.2
-# % without, less in seven of ten; 11.1 and 11.2 of twelve ranks are right. Directions do lean (a cosine up to 0.8
-# instead of
-# 0.01), but nothing suffers from it here.
+# % without; it is less in seven of ten. Of twelve ranks, 11.1 and 11.2 are right. Directions do lean (a cosine up to
+# 0.8 instead of 0.01), but nothing suffers from it here.
 #
 # </details>
 
