@@ -1,0 +1,165 @@
+"""A lesson: its notebook, as the blocks that its page is made of."""
+
+import ast
+import base64
+import html
+import re
+import textwrap
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import nbformat
+from nbconvert.filters import ansi2html
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
+
+from lessons.pages import questions
+from lessons.pages.text import Renderer, inline, markdown, plain, sections
+
+CAPTION = re.compile(r"\*Figure(?: \d+)?: (.+?)\*(?!\*)", re.DOTALL)
+CARD = re.compile(r"^\|(.+)\|\n\|[-| :]+\|\n\|(.+)\|$", re.MULTILINE)
+BOLD_CARD = re.compile(r"^\*\*(.+ · .+)\*\*$", re.MULTILINE)
+QUIZ = re.compile(r"^quiz\(\s*[\"'](\w+)[\"']", re.MULTILINE)
+DIFFICULTY = {"●○○": "easy", "●●○": "medium", "●●●": "hard"}
+
+
+@dataclass
+class Block:
+    """A piece of a page. kind: prose, code, imports, text, figure or quiz."""
+
+    kind: str
+    html: str = ""
+    picture: bytes = b""
+    number: int = 0
+    size: tuple[int, int] = (0, 0)
+    questions: list = field(default_factory=list)
+
+
+class Lesson:
+    def __init__(self, path):
+        self.path, self.stem, self.number = path, path.stem, path.stem[:2]
+        self.notebook = nbformat.read(path, as_version=4)
+        self.first = self.notebook.cells[0].source.strip()
+
+    @cached_property
+    def heading(self):
+        """ "10 · LoRA: the change is two thin matrices\""""
+        return self.first.splitlines()[0].lstrip("# ")
+
+    @property
+    def title(self):
+        return self.heading.split(" · ", 1)[-1]
+
+    @cached_property
+    def card(self):
+        """What the table in the first cell says: {"time": "60 minutes", ...}"""
+        return card_of(self.first)
+
+    @property
+    def about(self):
+        """The first cell without its title and its card."""
+        body = "\n".join(self.first.splitlines()[1:])
+        return BOLD_CARD.sub("", CARD.sub("", body)).strip()
+
+    @property
+    def promise(self):
+        """What one will do: the paragraph that says "You will", else the last one."""
+        paragraphs = self.about.split("\n\n")
+        return inline(next((p for p in paragraphs if p.startswith("You will") or "you will" in p), paragraphs[-1]))
+
+    @cached_property
+    def blocks(self):
+        """The page's blocks, in order. The i-th caption belongs to the i-th picture, wherever it stands in the text."""
+        cells = self.notebook.cells
+        captions = [c for cell in cells if cell.cell_type == "markdown" for c in CAPTION.findall(cell.source)]
+        maker = Maker(Renderer(), iter(captions))
+        blocks = [Block("prose", maker.prose(self.about))]
+        for cell in cells[1:]:
+            blocks += maker.of_markdown(cell) if cell.cell_type == "markdown" else maker.of_code(cell)
+        return [block for block in blocks if block.html or block.picture or block.questions]
+
+    @property
+    def figures(self):
+        return [block for block in self.blocks if block.kind == "figure"]
+
+    @cached_property
+    def sections(self):
+        """[(anchor, heading, words)] of its prose."""
+        return sections("".join(block.html for block in self.blocks if block.kind == "prose"))
+
+    @property
+    def contents(self):
+        """[(anchor, heading)] of the second level."""
+        made = "".join(block.html for block in self.blocks if block.kind == "prose")
+        return [(name, plain(text)) for name, text in re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', made, re.DOTALL)]
+
+
+def card_of(source):
+    if found := CARD.search(source):
+        names, values = ([cell.strip() for cell in row.split("|")] for row in found.groups())
+        return dict(zip(names, values, strict=False))
+    if found := BOLD_CARD.search(source):  # **40 minutes · easy · you need PyTorch**
+        time, difficulty, *rest = found[1].split(" · ")
+        signs = {word: sign for sign, word in DIFFICULTY.items()}
+        need = " · ".join(rest).removeprefix("you need ")
+        return {"time": time, "difficulty": signs.get(difficulty, difficulty), "you need": need}
+    return {}
+
+
+class Maker:
+    """Makes blocks of cells, and counts figures while it does."""
+
+    def __init__(self, renderer, captions):
+        self.renderer, self.captions, self.figures, self.imported = renderer, captions, 0, False
+
+    def prose(self, source):
+        return markdown(source, self.renderer) if source.strip() else ""
+
+    def of_markdown(self, cell):
+        return [Block("prose", self.prose(CAPTION.sub("", cell.source)))]
+
+    def of_code(self, cell):
+        if quiz := QUIZ.search(cell.source):
+            return [Block("quiz", questions=questions.of(quiz[1]))]
+        hidden = "hide-input" in cell.metadata.get("tags", ())
+        kind = "imports" if not self.imported and mostly_imports(cell.source) else "code"
+        self.imported = self.imported or kind == "imports"
+        shown = [] if hidden else [Block(kind, code(cell.source))]
+        return shown + [self.output(output, prints_source="getsource(" in cell.source) for output in cell.outputs]
+
+    def output(self, output, prints_source):
+        if output.output_type == "stream":
+            is_code = prints_source and parsed(output.text)
+            return Block("text", code(output.text) if is_code else ansi2html(output.text.rstrip("\n")))
+        if output.output_type == "error":
+            return Block("text", ansi2html("\n".join(output.traceback)))
+        if "image/png" in output.data:
+            return self.figure(base64.b64decode(output.data["image/png"]))
+        if "text/html" in output.data:
+            return Block("prose", f'<div class="scroll">{output.data["text/html"]}</div>')
+        return Block("text", html.escape(output.data.get("text/plain", "")))
+
+    def figure(self, picture):
+        self.figures += 1
+        caption = inline(next(self.captions, ""))
+        size = int.from_bytes(picture[16:20], "big"), int.from_bytes(picture[20:24], "big")  # the head of a PNG
+        return Block("figure", caption[:1].upper() + caption[1:], picture, self.figures, size)
+
+
+def code(source):
+    return highlight(source, PythonLexer(), HtmlFormatter(nowrap=True)).rstrip("\n")
+
+
+def parsed(source):
+    """The statements of a piece of Python; none if it is no Python: a magic command, a table."""
+    try:
+        return ast.parse(textwrap.dedent(source)).body
+    except SyntaxError:
+        return []
+
+
+def mostly_imports(source):
+    """Does a cell begin with an import, and do at least half of its statements import?"""
+    imports = [isinstance(node, (ast.Import, ast.ImportFrom)) for node in parsed(source)]
+    return bool(imports) and imports[0] and sum(imports) >= len(imports) / 2

@@ -1,0 +1,136 @@
+"""Writes site/: reads everything, puts it into the templates, copies what they refer to."""
+
+import re
+import shutil
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+from pygments.formatters import HtmlFormatter
+
+from lessons.pages import ledger, lesson, progress, questions, repository, search
+from lessons.pages.text import inline, markdown, sections
+
+HERE = Path(__file__).parent
+LESSONS = HERE.parent
+ROOT = LESSONS.parent
+OUT = ROOT / "site"
+PLAY = ROOT / "play" / "page.html"
+PLAYED = re.compile(r'<section id="(\w+)" data-lesson="(\w+)"[^>]*>\s*<h2[^>]*>(.*?)</h2>')
+GLOSSARIES = (LESSONS / "glossary.md", ROOT / "docs" / "glossary.md")
+PARTS = [
+    {
+        "first": "01",
+        "title": "The methods, on words of six letters",
+        "about": "One small decoder that you can retrain in seconds. Each lesson builds one method and measures "
+        "it there.",
+        "after": "write every major PEFT method from its equation, predict its parameters and memory before you run "
+        "it, and choose a method for a task with reasons",
+    },
+    {
+        "first": "17",
+        "title": "The same methods in other worlds",
+        "about": "Pictures, pictures with captions, an encoder-decoder, networks that are no Transformers, and several "
+        "languages. The method files stay the same.",
+        "after": "put a PEFT method on a model you did not write, and say which parts of it have to adapt",
+    },
+    {
+        "first": "22",
+        "title": "A real language model, and files for other programs",
+        "about": "A published model with 135 million parameters that answers questions. You read it, adapt it, round "
+        "it to four bits and export the result.",
+        "after": "fine-tune a real model on a laptop, test a paper's claim on it, and hand your adapter to peft, "
+        "transformers or llama.cpp",
+    },
+]
+
+
+def environment(**shared):
+    made = Environment(
+        loader=FileSystemLoader(HERE / "templates"), autoescape=False, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    made.filters |= {"e": escape, "inline": inline}
+    made.globals |= shared
+    return made
+
+
+def escape(text):
+    return str(text).replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+
+
+def parts(lessons):
+    """The lessons of each part."""
+    firsts = [part["first"] for part in PARTS] + ["99"]
+    return [
+        part | {"lessons": [one for one in lessons if begin <= one.number < end]}
+        for part, begin, end in zip(PARTS, firsts, firsts[1:], strict=False)
+    ]
+
+
+def played(stem):
+    """[(anchor, heading)] of the playground's sections that belong to a lesson."""
+    found = PLAYED.findall(PLAY.read_text(encoding="utf-8"))
+    return [(name, heading) for name, of, heading in found if of == stem]
+
+
+def glossary():
+    """The glossary as HTML, if there is one."""
+    path = next((path for path in GLOSSARIES if path.exists()), None)
+    return markdown(path.read_text(encoding="utf-8")) if path else ""
+
+
+def style():
+    """The style sheet, with the colours of code for light and dark."""
+    places = [".code", ".highlight"]
+    light = HtmlFormatter(style="default").get_token_style_defs(places)
+    dark = HtmlFormatter(style="github-dark").get_token_style_defs(places)
+    rules = (HERE / "static" / "style.css").read_text(encoding="utf-8")
+    return "\n".join([rules, *light, "@media screen and (prefers-color-scheme: dark) {", *dark, "}", ""])
+
+
+def write_figures(lessons, book, folder):
+    """Pictures as files: a page stays small, and a click shows one as large as it is."""
+    folder.mkdir(exist_ok=True)
+    for one in lessons:
+        for figure in one.figures:
+            (folder / f"{one.stem}-{figure.number}.png").write_bytes(figure.picture)
+    for name in book.pictures:
+        picture = Image.open(ROOT / "docs" / "claims" / f"{name}.png").convert("RGB")
+        picture.save(folder / f"claim-{name}.webp", lossless=True)
+
+
+def build(out=OUT):
+    out = Path(out)
+    out.mkdir(exist_ok=True)
+    paths = sorted(LESSONS.glob("[0-9][0-9]_*.ipynb"))
+    lessons = [lesson.Lesson(path) for path in paths]
+    book = ledger.read((LESSONS / "claims.md").read_text(encoding="utf-8"))
+    words, asked = glossary(), {one.stem: questions.of(one.stem) for one in lessons if one.stem in questions.stems()}
+    titles = {one.stem: one for one in lessons}
+    found = search.entries(lessons, book, sections(words))
+    pages = environment(
+        repository=repository.known(), glossary=bool(words), interview=bool(asked), lessons=titles
+    )  # fmt: skip
+
+    def write(name, template, **more):
+        (out / name).write_text(pages.get_template(template).render(page=name, **more), encoding="utf-8")
+
+    for before, one, after in zip([None, *lessons], lessons, [*lessons[1:], None], strict=False):
+        write(
+            f"{one.stem}.html", "lesson.html", lesson=one, before=before, after=after, played=played(one.stem),
+            colab=repository.badge(one.stem), claims=[claim for claim in book.claims if claim.lesson == one.stem],
+        )  # fmt: skip
+    write("index.html", "index.html", parts=parts(lessons), book=book, done=progress.of_lessons())
+    write("claims.html", "ledger.html", book=book)
+    write("search.html", "search.html", found=found)
+    if asked:
+        write("interview.html", "interview.html", asked=asked)
+    if words:
+        write("glossary.html", "glossary.html", body=words)
+    (out / "style.css").write_text(style(), encoding="utf-8")
+    (out / "search-index.js").write_text(search.script(found), encoding="utf-8")
+    shutil.copy(HERE / "static" / "site.js", out)
+    write_figures(lessons, book, out / "figures")
+    repository.write_notebooks(paths, out / "notebooks")
+    print(f"{len(lessons)} lessons, {len(book.claims)} claims: open {out / 'index.html'}")
