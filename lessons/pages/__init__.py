@@ -5,6 +5,7 @@ Everything can be read without JavaScript; it adds the search, the ledger's filt
     text.py        Markdown to HTML: formulas as MathML, headings that can be linked to, tables that scroll
     lesson.py      a notebook, as the blocks of a page
     ledger.py      lessons/claims.md, as a list of claims
+    code.py        Python in colours
     questions.py   the questions of a lesson, for its page and for interview.html
     search.py      the index that the search page looks through
     repository.py  where the project lives, if the build can know it: badges and notebooks for Colab

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from lessons.pages.text import inline, markdown, plain
+from lessons.pages.text import inline, markdown
 
 SIGNS = {"supported": "✓", "contradicted": "✗", "undecided": "?", "holds by construction": "="}
 ROW = re.compile(r"^\| \[(?P<says>.+)\]\(#(?P<name>\w+)\) \| (?P<rest>.+) \|$", re.MULTILINE)
@@ -28,11 +28,6 @@ class Claim:
     @property
     def sign(self):
         return SIGNS[self.verdict]
-
-    @property
-    def words(self):
-        """What the filter looks through."""
-        return " ".join((plain(self.says), plain(self.source), plain(self.found), self.name)).lower()
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,16 @@
 """A lesson: its notebook, as the blocks that its page is made of."""
 
-import ast
 import base64
 import html
 import re
-import textwrap
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import nbformat
 from nbconvert.filters import ansi2html
-from pygments import highlight
-from pygments.formatters import HtmlFormatter
-from pygments.lexers import PythonLexer
 
 from lessons.pages import questions
+from lessons.pages.code import coloured, mostly_imports, parsed
 from lessons.pages.text import Renderer, inline, markdown, plain, sections
 
 CAPTION = re.compile(r"\*Figure(?: \d+)?: (.+?)\*(?!\*)", re.DOTALL)
@@ -125,13 +121,13 @@ class Maker:
         hidden = "hide-input" in cell.metadata.get("tags", ())
         kind = "imports" if not self.imported and mostly_imports(cell.source) else "code"
         self.imported = self.imported or kind == "imports"
-        shown = [] if hidden else [Block(kind, code(cell.source))]
+        shown = [] if hidden else [Block(kind, coloured(cell.source))]
         return shown + [self.output(output, prints_source="getsource(" in cell.source) for output in cell.outputs]
 
     def output(self, output, prints_source):
         if output.output_type == "stream":
             is_code = prints_source and parsed(output.text)
-            return Block("text", code(output.text) if is_code else ansi2html(output.text.rstrip("\n")))
+            return Block("text", coloured(output.text) if is_code else ansi2html(output.text.rstrip("\n")))
         if output.output_type == "error":
             return Block("text", ansi2html("\n".join(output.traceback)))
         if "image/png" in output.data:
@@ -145,21 +141,3 @@ class Maker:
         caption = inline(next(self.captions, ""))
         size = int.from_bytes(picture[16:20], "big"), int.from_bytes(picture[20:24], "big")  # the head of a PNG
         return Block("figure", caption[:1].upper() + caption[1:], picture, self.figures, size)
-
-
-def code(source):
-    return highlight(source, PythonLexer(), HtmlFormatter(nowrap=True)).rstrip("\n")
-
-
-def parsed(source):
-    """The statements of a piece of Python; none if it is no Python: a magic command, a table."""
-    try:
-        return ast.parse(textwrap.dedent(source)).body
-    except SyntaxError:
-        return []
-
-
-def mostly_imports(source):
-    """Does a cell begin with an import, and do at least half of its statements import?"""
-    imports = [isinstance(node, (ast.Import, ast.ImportFrom)) for node in parsed(source)]
-    return bool(imports) and imports[0] and sum(imports) >= len(imports) / 2

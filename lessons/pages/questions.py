@@ -1,29 +1,23 @@
-"""The questions of a lesson, as blocks of a page."""
+"""The questions of the lessons, in HTML, for a lesson's page and for interview.html."""
 
+from lessons.pages.code import coloured
 from lessons.pages.text import inline, markdown
-
-try:
-    from minipeft.classroom import questions as bank
-except ImportError:
-    bank = None
+from minipeft.classroom import questions
 
 
-def stems():
-    return bank.lessons() if bank else []
+def all_of(lessons):
+    """{stem: its questions} of those lessons that have some."""
+    return {stem: of(stem) for stem in lessons if stem in questions.lessons()}
 
 
 def of(stem):
-    """What a template needs of each question."""
-    return [shown(question) for question in bank.questions_of(stem)] if bank else []
-
-
-def shown(question):
-    choices = [
-        (letter, inline(answer), right, markdown(comment)) for letter, answer, right, comment in question.choices
+    """What the template asks of each question of a lesson."""
+    return [
+        {
+            "ask": inline(question.ask),
+            "choices": [(c.letter, inline(c.answer), c.is_right, markdown(c.comment)) for c in question.choices],
+            "code": coloured(question.code),
+            "prints": question.prints.rstrip(),
+        }
+        for question in questions.questions_of(stem)
     ]
-    return {
-        "ask": markdown(question.ask),
-        "choices": choices,
-        "code": question.code or "",
-        "prints": question.prints or "",
-    }

@@ -21,6 +21,16 @@ def entries(lessons, ledger, glossary):
     return found + [("glossary", heading, f"glossary.html#{anchor}", words) for anchor, heading, words in glossary]
 
 
+def groups(lessons, found):
+    """[(title, [(heading, address)])]: the index as one table of contents, for the page without a script."""
+    titles = {f"{lesson.stem}.html": lesson.heading for lesson in lessons}
+    titles |= {"claims.html": "The ledger of claims", "glossary.html": "Glossary"}
+    made = {}
+    for _, heading, address, _ in found:
+        made.setdefault(titles[address.partition("#")[0]], []).append((heading, address))
+    return list(made.items())
+
+
 def script(found):
     """A script rather than JSON: a page that was opened from a disk may not read other files, but may run them."""
     rows = [[kind, heading, address, words[:LONGEST]] for kind, heading, address, words in found]

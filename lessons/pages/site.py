@@ -6,9 +6,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
-from pygments.formatters import HtmlFormatter
 
-from lessons.pages import ledger, lesson, progress, questions, repository, search
+from lessons.pages import code, ledger, lesson, progress, questions, repository, search
 from lessons.pages.text import inline, markdown, sections
 
 HERE = Path(__file__).parent
@@ -82,9 +81,7 @@ def glossary():
 
 def style():
     """The style sheet, with the colours of code for light and dark."""
-    places = [".code", ".highlight"]
-    light = HtmlFormatter(style="default").get_token_style_defs(places)
-    dark = HtmlFormatter(style="github-dark").get_token_style_defs(places)
+    light, dark = code.colours("default"), code.colours("github-dark")
     rules = (HERE / "static" / "style.css").read_text(encoding="utf-8")
     return "\n".join([rules, *light, "@media screen and (prefers-color-scheme: dark) {", *dark, "}", ""])
 
@@ -100,37 +97,52 @@ def write_figures(lessons, book, folder):
         picture.save(folder / f"claim-{name}.webp", lossless=True)
 
 
-def build(out=OUT):
-    out = Path(out)
-    out.mkdir(exist_ok=True)
-    paths = sorted(LESSONS.glob("[0-9][0-9]_*.ipynb"))
-    lessons = [lesson.Lesson(path) for path in paths]
-    book = ledger.read((LESSONS / "claims.md").read_text(encoding="utf-8"))
-    words, asked = glossary(), {one.stem: questions.of(one.stem) for one in lessons if one.stem in questions.stems()}
-    titles = {one.stem: one for one in lessons}
-    found = search.entries(lessons, book, sections(words))
-    pages = environment(
-        repository=repository.known(), glossary=bool(words), interview=bool(asked), lessons=titles
-    )  # fmt: skip
+class Site:
+    """Everything that is read, and the folder that is written."""
 
-    def write(name, template, **more):
-        (out / name).write_text(pages.get_template(template).render(page=name, **more), encoding="utf-8")
-
-    for before, one, after in zip([None, *lessons], lessons, [*lessons[1:], None], strict=False):
-        write(
-            f"{one.stem}.html", "lesson.html", lesson=one, before=before, after=after, played=played(one.stem),
-            colab=repository.badge(one.stem), claims=[claim for claim in book.claims if claim.lesson == one.stem],
+    def __init__(self, out):
+        self.out = Path(out)
+        self.paths = sorted(LESSONS.glob("[0-9][0-9]_*.ipynb"))
+        self.lessons = [lesson.Lesson(path) for path in self.paths]
+        self.book = ledger.read((LESSONS / "claims.md").read_text(encoding="utf-8"))
+        self.questions = questions.all_of(one.stem for one in self.lessons)
+        self.glossary = glossary()
+        self.found = search.entries(self.lessons, self.book, sections(self.glossary))
+        self.templates = environment(
+            repository=repository.known(), lessons={one.stem: one for one in self.lessons},
+            glossary=bool(self.glossary), interview=bool(self.questions),
         )  # fmt: skip
-    write("index.html", "index.html", parts=parts(lessons), book=book, done=progress.of_lessons())
-    write("claims.html", "ledger.html", book=book)
-    write("search.html", "search.html", found=found)
-    if asked:
-        write("interview.html", "interview.html", asked=asked)
-    if words:
-        write("glossary.html", "glossary.html", body=words)
-    (out / "style.css").write_text(style(), encoding="utf-8")
-    (out / "search-index.js").write_text(search.script(found), encoding="utf-8")
-    shutil.copy(HERE / "static" / "site.js", out)
-    write_figures(lessons, book, out / "figures")
-    repository.write_notebooks(paths, out / "notebooks")
-    print(f"{len(lessons)} lessons, {len(book.claims)} claims: open {out / 'index.html'}")
+
+    def page(self, name, template, **more):
+        made = self.templates.get_template(template).render(page=name, **more)
+        (self.out / name).write_text(made, encoding="utf-8")
+
+    def pages(self):
+        for before, one, after in zip([None, *self.lessons], self.lessons, [*self.lessons[1:], None], strict=False):
+            self.page(
+                f"{one.stem}.html", "lesson.html", lesson=one, before=before, after=after,
+                colab=repository.badge(one.stem), asks=one.stem in self.questions, played=played(one.stem),
+                claims=[claim for claim in self.book.claims if claim.lesson == one.stem],
+            )  # fmt: skip
+        self.page("index.html", "index.html", parts=parts(self.lessons), book=self.book, done=progress.of_lessons())
+        self.page("claims.html", "ledger.html", book=self.book)
+        self.page("search.html", "search.html", groups=search.groups(self.lessons, self.found))
+        if self.questions:
+            self.page("interview.html", "interview.html", asked=self.questions)
+        if self.glossary:
+            self.page("glossary.html", "glossary.html", body=self.glossary)
+
+    def files(self):
+        (self.out / "style.css").write_text(style(), encoding="utf-8")
+        (self.out / "search-index.js").write_text(search.script(self.found), encoding="utf-8")
+        shutil.copy(HERE / "static" / "site.js", self.out)
+        write_figures(self.lessons, self.book, self.out / "figures")
+        repository.write_notebooks(self.paths, self.out / "notebooks")
+
+
+def build(out=OUT):
+    site = Site(out)
+    site.out.mkdir(exist_ok=True)
+    site.pages()
+    site.files()
+    print(f"{len(site.lessons)} lessons, {len(site.book.claims)} claims: open {site.out / 'index.html'}")

@@ -34,7 +34,8 @@ function filter() {
   const form = $("#filter");
   if (!form) return;
   form.hidden = false;
-  const claims = all("#claims article").map((article) => [article, article.textContent.toLowerCase()]);
+  const said = (article) => all(":scope > div > :not(details)", article).map((part) => part.textContent).join(" ");
+  const claims = all("#claims article").map((article) => [article, said(article).toLowerCase()]);
   const show = () => {
     const { verdict, lesson, words } = Object.fromEntries(new FormData(form));
     const wanted = wordsOf(words);
@@ -52,6 +53,12 @@ function filter() {
   form.addEventListener("reset", () => setTimeout(show));
   form.addEventListener("submit", (event) => event.preventDefault());
   show();
+}
+
+/** Shows the numbers of the claim that the address names. */
+function linkedTo() {
+  const place = document.getElementById(location.hash.slice(1));
+  if (place?.matches("#claims article")) $("details", place).open = true;
 }
 
 /** The entries that have every word, those with it in their heading first. */
@@ -126,5 +133,7 @@ function count() {
 scrollers();
 contents();
 filter();
+linkedTo();
+addEventListener("hashchange", linkedTo);
 search();
 count();
