@@ -41,7 +41,8 @@ class Renderer(IPythonRenderer):
     multiline_math = block_math
 
     def table(self, text):
-        return f'<div class="scroll"><table>\n{CELL_END.sub("", text)}</table></div>\n'
+        text = CELL_END.sub("", text.replace("<th></th>", "<td></td>"))
+        return f'<div class="scroll"><table>\n{text}</table></div>\n'
 
     def heading(self, text, level, **attrs):
         name = slug(plain(text))
