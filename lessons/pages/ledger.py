@@ -69,8 +69,13 @@ def claim(row, details):
         inline(found),
         effect.strip(),
         STEM.search(lesson)[1],
-        markdown(PICTURE.sub(r"](figures/claim-\1.webp)", without_repetition(details, found))),
+        lazy(markdown(PICTURE.sub(r"](figures/claim-\1.webp)", without_repetition(details, found)))),
     )
+
+
+def lazy(made):
+    """Pictures are loaded when a claim is opened."""
+    return made.replace("<img ", '<img loading="lazy" ')
 
 
 def without_repetition(details, found):
