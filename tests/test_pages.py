@@ -18,7 +18,8 @@ LESSONS = Path(__file__).parents[1] / "lessons"
 NAMES = sorted(path.stem for path in LESSONS.glob("[0-9]*.ipynb"))
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ALWAYS = {"index", "claims", "search", "play"}
-SOMETIMES = {"interview", "glossary"}  # if there are questions, if there are words
+GUIDES = {path.stem for path in (LESSONS.parent / "docs").glob("*.md")}
+SOMETIMES = {"interview"}  # if there are questions
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def read(path):
 
 
 def test_there_is_a_page_for_each_lesson_and_an_index_that_links_them(made):
-    assert {path.stem for path in made.glob("*.html")} - SOMETIMES == {*NAMES, *ALWAYS}
+    assert {path.stem for path in made.glob("*.html")} - SOMETIMES == {*NAMES, *ALWAYS, *GUIDES}
     index = read(made / "index.html")
     assert re.findall(r'<h3><a href="(\d\d_\w+)\.html"', index) == NAMES
     assert len(re.findall(r'<div class="picture">\s*<(?:svg|img)', index)) == len(NAMES)
@@ -180,10 +181,11 @@ def test_links_among_lessons_lead_to_pages_and_files_nowhere_if_the_repository_i
     assert text.inline("[a](10_lora.ipynb)") == '<a href="10_lora.html">a</a>'
     assert text.inline("[a](claims.md#rank)") == '<a href="claims.html#rank">a</a>'
     assert text.inline("[a](https://arxiv.org/abs/1)") == '<a href="https://arxiv.org/abs/1">a</a>'
-    assert "<a" not in text.inline("[a](../docs/doctor.md)")
+    assert text.inline("[a](../docs/doctor.md#x)") == '<a href="doctor.html#x">a</a>'
+    assert "<a" not in text.inline("[a](../README.md)")
     monkeypatch.setattr(repository, "known", lambda: "ann/peft")
-    at = "https://github.com/ann/peft/blob/main/docs/doctor.md#x"
-    assert text.inline("[a](../docs/doctor.md#x)") == f'<a href="{at}">a</a>'
+    at = "https://github.com/ann/peft/blob/main/CONTRIBUTING.md#x"
+    assert text.inline("[a](../CONTRIBUTING.md#x)") == f'<a href="{at}">a</a>'
 
 
 # -- the ledger, the search --------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ Everything can be read without JavaScript; it adds the search, the ledger's filt
     ledger.py      lessons/claims.md, as a list of claims
     code.py        Python in colours
     questions.py   the questions of a lesson, for its page and for interview.html
+    guide.py       a page of docs/, such as the one for teachers, or the glossary
     search.py      the index that the search page looks through
     repository.py  where the project lives, if the build can know it: badges and notebooks for Colab
     progress.py    what the reader has done, if there is a book of it

@@ -11,7 +11,7 @@ from nbconvert.filters import ansi2html
 
 from lessons.pages import questions
 from lessons.pages.code import coloured, mostly_imports, parsed
-from lessons.pages.text import Renderer, inline, markdown, plain, sections
+from lessons.pages.text import Renderer, contents, inline, markdown, sections
 
 CAPTION = re.compile(r"\*Figure(?: \d+)?: (.+?)\*(?!\*)", re.DOTALL)
 CARD = re.compile(r"^\|(.+)\|\n\|[-| :]+\|\n\|(.+)\|$", re.MULTILINE)
@@ -80,15 +80,17 @@ class Lesson:
         return [block for block in self.blocks if block.kind == "figure"]
 
     @cached_property
+    def prose(self):
+        return "".join(block.html for block in self.blocks if block.kind == "prose")
+
+    @cached_property
     def sections(self):
-        """[(anchor, heading, words)] of its prose."""
-        return sections("".join(block.html for block in self.blocks if block.kind == "prose"))
+        """[(anchor, heading, words)]"""
+        return sections(self.prose)
 
     @property
     def contents(self):
-        """[(anchor, heading)] of the second level."""
-        made = "".join(block.html for block in self.blocks if block.kind == "prose")
-        return [(name, plain(text)) for name, text in re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', made, re.DOTALL)]
+        return contents(self.prose)
 
 
 def card_of(source):

@@ -1,4 +1,4 @@
-"""The index that the search looks through: every heading of the lessons, every claim, every word of the glossary."""
+"""The index that the search looks through: every heading of the lessons and guides, every claim."""
 
 import json
 
@@ -7,7 +7,7 @@ from lessons.pages.text import plain
 LONGEST = 600  # characters of a section's words that are kept
 
 
-def entries(lessons, ledger, glossary):
+def entries(lessons, ledger, guides):
     """[(kind, heading, address, words)]"""
     found = []
     for lesson in lessons:
@@ -18,13 +18,17 @@ def entries(lessons, ledger, glossary):
         (f"ledger: {claim.verdict}", plain(claim.says), f"claims.html#{claim.name}", plain(claim.found))
         for claim in ledger.claims
     ]
-    return found + [("glossary", heading, f"glossary.html#{anchor}", words) for anchor, heading, words in glossary]
+    for guide in guides:
+        page = f"{guide.stem}.html"
+        found.append((guide.title, guide.title, page, guide.about))
+        found += [(guide.title, heading, f"{page}#{anchor}", words) for anchor, heading, words in guide.sections]
+    return found
 
 
-def groups(lessons, found):
+def groups(lessons, guides, found):
     """[(title, [(heading, address)])]: the index as one table of contents, for the page without a script."""
     titles = {f"{lesson.stem}.html": lesson.heading for lesson in lessons}
-    titles |= {"claims.html": "The ledger of claims", "glossary.html": "Glossary"}
+    titles |= {f"{guide.stem}.html": guide.title for guide in guides} | {"claims.html": "The ledger of claims"}
     made = {}
     for _, heading, address, _ in found:
         made.setdefault(titles[address.partition("#")[0]], []).append((heading, address))

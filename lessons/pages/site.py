@@ -7,8 +7,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from lessons.pages import code, ledger, lesson, progress, questions, repository, search
-from lessons.pages.text import inline, markdown, sections
+from lessons.pages import code, guide, ledger, lesson, progress, questions, repository, search
+from lessons.pages.text import inline
 
 HERE = Path(__file__).parent
 LESSONS = HERE.parent
@@ -16,7 +16,6 @@ ROOT = LESSONS.parent
 OUT = ROOT / "site"
 PLAY = ROOT / "play" / "page.html"
 PLAYED = re.compile(r'<section id="(\w+)" data-lesson="(\w+)"[^>]*>\s*<h2[^>]*>(.*?)</h2>')
-GLOSSARIES = (LESSONS / "glossary.md", ROOT / "docs" / "glossary.md")
 PARTS = [
     {
         "first": "01",
@@ -73,12 +72,6 @@ def played(stem):
     return [(name, heading) for name, of, heading in found if of == stem]
 
 
-def glossary():
-    """The glossary as HTML, if there is one."""
-    path = next((path for path in GLOSSARIES if path.exists()), None)
-    return markdown(path.read_text(encoding="utf-8")) if path else ""
-
-
 def style():
     """The style sheet, with the colours of code for light and dark."""
     light, dark = code.colours("default"), code.colours("github-dark")
@@ -106,11 +99,11 @@ class Site:
         self.lessons = [lesson.Lesson(path) for path in self.paths]
         self.book = ledger.read((LESSONS / "claims.md").read_text(encoding="utf-8"))
         self.questions = questions.all_of(one.stem for one in self.lessons)
-        self.glossary = glossary()
-        self.found = search.entries(self.lessons, self.book, sections(self.glossary))
+        self.guides = guide.all_of()
+        self.found = search.entries(self.lessons, self.book, self.guides)
         self.templates = environment(
             repository=repository.known(), lessons={one.stem: one for one in self.lessons},
-            glossary=bool(self.glossary), interview=bool(self.questions),
+            guides={one.stem: one for one in self.guides}, interview=bool(self.questions),
         )  # fmt: skip
 
     def page(self, name, template, **more):
@@ -126,11 +119,12 @@ class Site:
             )  # fmt: skip
         self.page("index.html", "index.html", parts=parts(self.lessons), book=self.book, done=progress.of_lessons())
         self.page("claims.html", "ledger.html", book=self.book)
-        self.page("search.html", "search.html", groups=search.groups(self.lessons, self.found))
+        self.page("search.html", "search.html", groups=search.groups(self.lessons, self.guides, self.found))
         if self.questions:
-            self.page("interview.html", "interview.html", asked=self.questions)
-        if self.glossary:
-            self.page("glossary.html", "glossary.html", body=self.glossary)
+            headings = [(one.stem, one.heading) for one in self.lessons if one.stem in self.questions]
+            self.page("interview.html", "interview.html", asked=self.questions, headings=headings)
+        for one in self.guides:
+            self.page(f"{one.stem}.html", "guide.html", guide=one)
 
     def files(self):
         (self.out / "style.css").write_text(style(), encoding="utf-8")

@@ -13,10 +13,12 @@ from lessons.pages import repository
 
 LESSONS = Path(__file__).parents[1]
 ROOT = LESSONS.parent
+PAGES = (LESSONS, ROOT / "docs")  # what lies there has a page
 LINK = re.compile(r'<a href="(?!#|https?:|mailto:)([^"#]+)([^"]*)">(.*?)</a>', re.DOTALL)
 TAG = re.compile(r"<[^>]+>")
 MATH = re.compile(r"<math.*?</math>", re.DOTALL)
 SECTION = re.compile(r'<h[23] id="([^"]+)">(.*?)</h[23]>', re.DOTALL)
+HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)</h2>', re.DOTALL)
 CELL_END = re.compile(r"</t[dhr]>\s*")  # a cell ends where the next one begins; the ledger has ten thousand
 
 
@@ -52,8 +54,9 @@ class Renderer(IPythonRenderer):
         return f'<h{level} id="{name}">{text}{anchor}</h{level}>\n'
 
 
-def markdown(source, renderer=None):
-    return linked(MarkdownWithMath(renderer=renderer or Renderer()).render(source))
+def markdown(source, renderer=None, folder=LESSONS):
+    """folder: where the text stands, for its links."""
+    return linked(MarkdownWithMath(renderer=renderer or Renderer()).render(source), folder)
 
 
 def inline(source):
@@ -73,14 +76,14 @@ def plain(made):
     return " ".join(html.unescape(TAG.sub(" ", MATH.sub(" ", without_anchors))).split())
 
 
-def linked(made):
-    """Links among lessons and the ledger lead to their pages; links to files lead to the repository, if it is known."""
-    return LINK.sub(lambda m: link(*m.groups()), made)
+def linked(made, folder):
+    """Links to lessons, guides and the ledger lead to their pages; others to the repository, if it is known."""
+    return LINK.sub(lambda m: link(folder, *m.groups()), made)
 
 
-def link(path, anchor, text):
-    there = (LESSONS / path).resolve()
-    if there.parent == LESSONS and there.suffix in (".ipynb", ".md"):
+def link(folder, path, anchor, text):
+    there = (folder / path).resolve()
+    if there.parent in PAGES and there.suffix in (".ipynb", ".md"):
         return f'<a href="{there.stem}.html{anchor}">{text}</a>'
     if there.is_relative_to(ROOT) and (found := repository.known()):
         return f'<a href="https://github.com/{found}/blob/main/{there.relative_to(ROOT).as_posix()}{anchor}">{text}</a>'
@@ -91,3 +94,8 @@ def sections(made):
     """[(anchor, heading, the words below it)] of the second and third level."""
     parts = SECTION.split(made)
     return [(parts[i], plain(parts[i + 1]), plain(parts[i + 2])) for i in range(1, len(parts), 3)]
+
+
+def contents(made):
+    """[(anchor, heading)] of the second level."""
+    return [(name, plain(text)) for name, text in HEADING.findall(made)]
