@@ -12,6 +12,9 @@ import pytest
 
 from lessons import pages
 from lessons.pages import ledger, lesson, progress, repository, search, site, text
+from minipeft.classroom import desk
+from minipeft.classroom import questions as bank
+from minipeft.classroom.engine.exercise import exercises
 from play import build
 
 LESSONS = Path(__file__).parents[1] / "lessons"
@@ -170,6 +173,29 @@ def test_the_cell_of_imports_is_folded_and_hidden_input_left_out(of_cells):
     assert one.blocks[3].html == "4 &lt; 5"
 
 
+@pytest.fixture
+def asked(monkeypatch):
+    """The sample question, as the only one of lesson 10. Returns it."""
+    monkeypatch.setattr(bank, "FOLDER", Path(__file__).parent / "questions")
+    sample = bank.questions_of.__wrapped__("00_sample")
+    monkeypatch.setattr(bank, "lessons", lambda: ["10_lora"])
+    monkeypatch.setattr(bank, "questions_of", lambda name: sample)
+    return sample[0]
+
+
+def test_a_quiz_becomes_choices_that_say_what_is_right_and_why(of_cells, asked, tmp_path):
+    one = of_cells(HEAD, ('quiz("10_lora", answers="")', [nbformat.v4.new_output("stream", text="1. LoRA ...")]))
+    assert [block.kind for block in one.blocks[1:]] == ["quiz"]
+    pages.build(tmp_path / "site")
+    page = read(tmp_path / "site" / "interview.html")
+    assert page.count('<details class="choice right">') == 1
+    assert page.count('<details class="choice wrong">') == len(asked.wrong)
+    for choice in asked.choices:
+        assert choice.comment in page
+    assert "What running it shows" in page
+    assert 'href="interview.html#10_lora"' in read(tmp_path / "site" / "10_lora.html")
+
+
 def test_headings_of_the_same_name_get_different_anchors(of_cells):
     one = of_cells(HEAD, "## Train it\n\nthis `way`", "## Train it\n\nthat way")
     assert one.sections == [("train-it", "Train it", "this way"), ("train-it-1", "Train it", "that way")]
@@ -256,6 +282,16 @@ def test_progress_is_counted_by_lesson(tmp_path):
     assert progress.of_lessons(tmp_path) == {}
     (tmp_path / ".progress.json").write_text("{}")
     assert progress.of_lessons(tmp_path) == {}
+
+
+def test_progress_counts_questions_and_exercises(tmp_path, asked, monkeypatch):
+    right = next(choice.letter for choice in asked.choices if choice.is_right)
+    (tmp_path / ".progress.json").write_text(json.dumps({"questions": {"10_lora": right, "99_gone": "a"}}))
+    assert progress.of_lessons(tmp_path) == {"10": ["1 of 1 questions"]}
+    states = {name: desk.State("right" if name == "lora" else "") for name in exercises()}
+    monkeypatch.setattr(desk, "progress", lambda folder: states)
+    of_ten = [name for name, exercise in exercises().items() if exercise.lesson == "10"]
+    assert progress.of_lessons(tmp_path) == {"10": [f"1 of {len(of_ten)} exercises", "1 of 1 questions"]}
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
