@@ -40,12 +40,12 @@ class Lesson:
 
     @cached_property
     def heading(self):
-        """ "10 · LoRA: the change is two thin matrices\""""
-        return self.first.splitlines()[0].lstrip("# ")
+        """Its number and its title, 10 · LoRA: the change is two thin matrices."""
+        return f"{int(self.number)} · {self.title}"
 
     @property
     def title(self):
-        return self.heading.split(" · ", 1)[-1]
+        return self.first.splitlines()[0].lstrip("# ").split(" · ", 1)[-1]
 
     @cached_property
     def card(self):
@@ -60,9 +60,9 @@ class Lesson:
 
     @property
     def promise(self):
-        """What one will do: the paragraph that says "You will", else the last one."""
+        """What one will do: the paragraph that says so, else the first one."""
         paragraphs = self.about.split("\n\n")
-        return inline(next((p for p in paragraphs if p.startswith("You will") or "you will" in p), paragraphs[-1]))
+        return inline(next((p for p in paragraphs if "you will" in p.lower()), paragraphs[0]))
 
     @cached_property
     def blocks(self):
@@ -70,10 +70,10 @@ class Lesson:
         cells = self.notebook.cells
         captions = [c for cell in cells if cell.cell_type == "markdown" for c in CAPTION.findall(cell.source)]
         maker = Maker(Renderer(), iter(captions))
-        blocks = [Block("prose", maker.prose(self.about))]
+        blocks = maker.prose(self.about)
         for cell in cells[1:]:
-            blocks += maker.of_markdown(cell) if cell.cell_type == "markdown" else maker.of_code(cell)
-        return [block for block in blocks if block.html or block.picture or block.questions]
+            blocks += maker.prose(cell.source) if cell.cell_type == "markdown" else maker.of_code(cell)
+        return blocks
 
     @property
     def figures(self):
@@ -112,10 +112,9 @@ class Maker:
         self.renderer, self.captions, self.figures, self.imported = renderer, captions, 0, False
 
     def prose(self, source):
-        return markdown(source, self.renderer) if source.strip() else ""
-
-    def of_markdown(self, cell):
-        return [Block("prose", self.prose(CAPTION.sub("", cell.source)))]
+        """Text without captions, which stand below their figures."""
+        source = CAPTION.sub("", source).strip()
+        return [Block("prose", markdown(source, self.renderer))] if source else []
 
     def of_code(self, cell):
         if quiz := QUIZ.search(cell.source):

@@ -104,6 +104,7 @@ class Site:
         self.templates = environment(
             repository=repository.known(), lessons={one.stem: one for one in self.lessons},
             guides={one.stem: one for one in self.guides}, interview=bool(self.questions),
+            difficulties=lesson.DIFFICULTY,
         )  # fmt: skip
 
     def page(self, name, template, **more):
