@@ -3,8 +3,10 @@
 const $ = (selector, within = document) => within.querySelector(selector);
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 
-/** The words of a query, in small letters. */
-const wordsOf = (text) => text.toLowerCase().split(/\s+/).filter(Boolean);
+/** A text in small letters with a space before each word, so that the beginnings of words can be found in it. */
+const plain = (text) => ` ${text.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, " ")}`;
+const wordsOf = (text) => plain(text).split(" ").filter(Boolean);
+const has = (text, word) => text.includes(` ${word}`);
 
 function scrollers() {
   for (const box of all("pre, .scroll")) {
@@ -35,7 +37,7 @@ function filter() {
   if (!form) return;
   form.hidden = false;
   const said = (article) => all(":scope > div > :not(details)", article).map((part) => part.textContent).join(" ");
-  const claims = all("#claims article").map((article) => [article, said(article).toLowerCase()]);
+  const claims = all("#claims article").map((article) => [article, plain(said(article))]);
   const show = () => {
     const { verdict, lesson, words } = Object.fromEntries(new FormData(form));
     const wanted = wordsOf(words);
@@ -43,7 +45,7 @@ function filter() {
     for (const [article, text] of claims) {
       const { dataset } = article;
       const fits = (!verdict || dataset.verdict === verdict) && (!lesson || dataset.lesson === lesson) &&
-        wanted.every((word) => text.includes(word));
+        wanted.every((word) => has(text, word));
       article.hidden = !fits;
       shown += fits;
     }
@@ -65,9 +67,9 @@ function linkedTo() {
 function found(index, query) {
   const wanted = wordsOf(query);
   const scored = index.map((entry) => {
-    const heading = entry[1].toLowerCase(), text = `${entry[0]} ${heading} ${entry[3].toLowerCase()}`;
-    const fits = wanted.every((word) => text.includes(word));
-    return [fits ? 1 + wanted.filter((word) => heading.includes(word)).length : 0, entry];
+    const [kind, heading, , words] = entry.map(plain);
+    const fits = wanted.every((word) => has(kind + heading + words, word));
+    return [fits ? 1 + wanted.filter((word) => has(heading, word)).length : 0, entry];
   });
   return scored.filter(([score]) => score).sort((a, b) => b[0] - a[0]).map(([, entry]) => entry);
 }
