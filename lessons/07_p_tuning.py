@@ -262,6 +262,7 @@ race, trained = {}, {}
 for name, prompt in prompts.items():
     best = min(losses[name], key=losses[name].get)
     runs = [adapt(prompt, blue, best, seed, brief) for seed in NEW_SEEDS]
+    # the first step at which the last ten batches were 90 % right
     race[f"{name}, learning rate {best:g}"] = [first_step(history.accuracy) or STEPS for _, history in runs]
     trained[name] = [model for model, _ in runs]
 plots.bars(race, label=f"steps until 90 % of the examples are right ({STEPS}: not yet)", colour=plots.HUES["PTuning"])
@@ -338,9 +339,9 @@ for model in trained["PTuning"]:
         said[times].append(evaluate(copies, blue, UNSEEN).accuracy)
 for times, scores_of_mean in said.items():
     print(f"the mean said {times} ×:", *(f"{score:.2f}" for score in scores_of_mean))
-likest = plots.nearest_tokens(mean, table, 4)
-words = [VOCABULARY[token] for token in likest.indices[0]]
-print("nearest words of the last mean:", *(f"{word} {c:.2f}" for word, c in zip(words, likest.values[0], strict=True)))
+closest = plots.nearest_tokens(mean, table, 4)
+words = [VOCABULARY[token] for token in closest.indices[0]]
+print("nearest words of the last mean:", *(f"{word} {c:.2f}" for word, c in zip(words, closest.values[0], strict=True)))
 
 # %% [markdown]
 # Said four times, the mean does what the four vectors did, and fails only with the seed that had not arrived. It lies
@@ -428,8 +429,8 @@ print(f"unseen examples, loaded again:   {evaluate(loaded, blue, UNSEEN).accurac
 # 1. *Predict, then measure.* The learning rates of 40 steps add up to 21 times the peak. How far can a free number move
 #    at 0.03?
 # 2. *Design the experiment.* Is `____ blue` easier to fill than `reverse ____`?
-# 3. *Write* an encoder with $h = ME$ and train both; $M$ starts as `0.2 * torch.eye(4) + 0.4`.
-# 4. *Find the mistake* in this end of `Template.forward`. What happens in the second step?
+# 3. *Write* an encoder with $h=ME$ and train both; $M$ starts as `0.2 * torch.eye(4) + 0.4`.
+# 4. *Find the mistake* in this `Template.forward`. What happens in the second step? `check` knows.
 #
 # ```python
 # self.anchors[self.virtual] = self.encoder()
@@ -506,9 +507,9 @@ quiz("07_p_tuning", answers="")
 assert set(sorted(scores, key=scores.get)[-2:]) == {"blue", "azure"}
 with_words = base()(encode("reverse blue : cabbed =")[None])[:, 2:]
 assert torch.allclose(filled("blue")(encode(": cabbed =")[None]), with_words, atol=1e-4)
-for likest in [plots.nearest_tokens(model.begin.encoder(), table, 2) for model in blanks]:
-    assert {VOCABULARY[token] for token in likest.indices[0]} == {"blue", "azure"}
-    assert likest.values.min() > 0.6
+for closest in [plots.nearest_tokens(model.begin.encoder(), table, 2) for model in blanks]:
+    assert {VOCABULARY[token] for token in closest.indices[0]} == {"blue", "azure"}
+    assert closest.values.min() > 0.6
 assert min(by_template.pop("reverse ____")) > 0.95
 others = ~torch.eye(4, dtype=torch.bool)
 assert coupled["free"][others].abs().max() == 0 < coupled["MLP"][others].max() < 0.75 < coupled["LSTM"][others].min()

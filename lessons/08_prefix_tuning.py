@@ -278,12 +278,12 @@ plt.show()
 # %% [markdown]
 # ## A network that makes the prefix
 #
-# The paper found direct training unstable. Its **reparametrisation** trains a network that makes the prefix of layer
-# $l$, with one $P'$ $(n, d)$, $W$ and $b$ for all layers:
+# The paper found direct training unstable. Its **reparametrisation** trains a network that makes the prefix. All layers
+# share $P'$ $(n, d)$, $W$ and $b$; the matrix $W_l$ and the bias $b_l$ belong to layer $l$:
 #
 # $$[P_K ; P_V]_l = W_l \tanh(W P' + b) + b_l$$
 #
-# We train the same ten seeds with it, at 0.01.
+# We train the same ten seeds with it, at the learning rate 0.01.
 
 # %%
 network = PrefixTuning(length=4, mlp=64)
@@ -295,7 +295,8 @@ print("accuracy on unseen examples, by seed:", *(f"{score:.2f}" for score in by_
 # %% [markdown]
 # ## The network, or its start?
 #
-# All ten seeds arrive, as they do at 0.03. Direct training arrives with six seeds at 0.1 and with four at 1.
+# All ten seeds succeed, as they do at the learning rate 0.03. Direct training succeeds with six seeds at 0.1 and with
+# four at 1.
 #
 # Does the network help because it starts with smaller numbers? We can separate the two: fold the *untrained* network,
 # and train what it made directly. The paper also starts from real words, so we try four words of the task, and four
@@ -319,7 +320,7 @@ plots.bars(by_start, colour=plots.HUES["PrefixTuning"])
 plt.show()
 
 # %% [markdown]
-# *Figure: accuracy after 80 steps, mean and single seeds. Direct training arrives with seven seeds of ten, also from
+# *Figure: accuracy after 80 steps, mean and single seeds. Direct training succeeds with seven seeds of ten, also from
 # the network's start; from words of the task always, from other words never.*
 #
 # If the network helps, it is not by its start. But ten seeds against seven can be chance (p = 0.21, Fisher's exact
@@ -364,8 +365,8 @@ stored = costs.delta_bytes(directly[0])
 print(f"a prefix of 4: predicted {4 * 2 * L * 4 * d} bytes, stored {stored}, ratio {stored / (4 * 2 * L * 4 * d):.2f}")
 
 # %% [markdown]
-# A prefix of 16 adds 4 %, a prompt of 16 more than doubles the work for so short an example. In return, a prefix stores
-# $2Lnd$ numbers, a prompt $nd$.
+# A prefix of 16 adds 4 %; a prompt of 16 more than doubles the work for so short an example. (In generation with a
+# cache, its rows are computed only once.) In return, a prefix stores $2Lnd$ numbers and a prompt $nd$.
 #
 # ## Break it
 #
@@ -411,10 +412,10 @@ print("trained with the mistake, by seed:", *(f"{score:.2f}" for score in traine
 # ## More exercises
 #
 # 1. *Predict, then measure.* Start from `reverse blue` with length 2 and draw the prefix of one layer anew from
-#    $N(0, 1)$, without training. Does the base still follow the instruction?
-# 2. *Predict, then measure.* Does training raise $\lambda$? Use `recording` and `plots.virtual_share`.
+#    $N(0, 1)$, without training. Is the instruction still followed?
+# 2. *Write* a measurement of $\lambda$ with `recording` and `plots.virtual_share`. Does training raise it?
 # 3. *Design the experiment.* Do trained keys alone suffice? Or values?
-# 4. *Predict.* GPT-2 has 12 layers and $d=768$. How many numbers has a prefix of 10? A network of width 512 for it?
+# 4. *Predict.* GPT-2 has 12 layers and $d=768$. How many numbers has a prefix of 10? And a network of width 512?
 
 # %% [markdown]
 # 5. *Find the mistakes.* This `forward` passes all runs of this lesson that train a prefix directly, yet it has two
