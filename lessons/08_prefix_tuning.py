@@ -362,7 +362,9 @@ for method in (PrefixTuning(length=4), PrefixTuning(length=16), PromptTuning(len
     predicted = L * 2 * method.length * T * d
     print(f", ratio to the prediction {(work - alone) / predicted:.2f}" if "Prefix" in str(method) else "")
 stored = costs.delta_bytes(directly[0])
-print(f"a prefix of 4: predicted {4 * 2 * L * 4 * d} bytes, stored {stored}, ratio {stored / (4 * 2 * L * 4 * d):.2f}")
+print(
+    f"a prefix of 4: predicted {4 * 2 * L * 4 * d:,} bytes, stored {stored:,}, ratio {stored / (4 * 2 * L * 4 * d):.2f}"
+)
 
 # %% [markdown]
 # A prefix of 16 adds 4 %; a prompt of 16 more than doubles the work for so short an example. (In generation with a
@@ -388,8 +390,8 @@ for P, given in zip(trainable(read_broken).values(), trainable(directly[0]).valu
     P.data.copy_(given.data)
 trained_broken = scores(adapt(broken.PrefixTuning(length=4), plain, 3e-1, seed, brief)[0] for seed in SEEDS)
 
-print("started from 'reverse blue', right and broken:          ", *scores([from_start, from_words_broken]))
-print("trained prefix of seed 0, read by right and broken code:", *scores([directly[0], read_broken]))
+print("started from 'reverse blue', right and broken:          ", np.round(scores([from_start, from_words_broken]), 2))
+print("trained prefix of seed 0, read by right and broken code:", np.round(scores([directly[0], read_broken]), 2))
 print("trained with the mistake, by seed:", *(f"{score:.2f}" for score in trained_broken))
 
 # %% [markdown]
