@@ -361,10 +361,8 @@ for method in (PrefixTuning(length=4), PrefixTuning(length=16), PromptTuning(len
     print(f"{method!s:24} × {work / alone:.2f} of the base", end="")
     predicted = L * 2 * method.length * T * d
     print(f", ratio to the prediction {(work - alone) / predicted:.2f}" if "Prefix" in str(method) else "")
-stored = costs.delta_bytes(directly[0])
-print(
-    f"a prefix of 4: predicted {4 * 2 * L * 4 * d:,} bytes, stored {stored:,}, ratio {stored / (4 * 2 * L * 4 * d):.2f}"
-)
+stored, predicted = costs.delta_bytes(directly[0]), 4 * 2 * L * 4 * d
+print(f"a prefix of 4: predicted {predicted:,} bytes, stored {stored:,}, ratio {stored / predicted:.2f}")
 
 # %% [markdown]
 # A prefix of 16 adds 4 %; a prompt of 16 more than doubles the work for so short an example. (In generation with a
