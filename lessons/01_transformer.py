@@ -452,9 +452,9 @@ print(f"last loss {easy[-1]:.4f}; accuracy with the answer in sight {in_sight:.3
 # 1. *Predict.* How many numbers does the cache hold after 16 tokens? How many tokens are computed to write 300 after
 #    10, with and without it?
 # 2. *Find the mistake.* "For `sort next`, layer 1, head 0 shows no diagonal: it is broken."
-# 3. *Design an experiment.* Does head 3 of layer 0 read the *table* or the second word?
+# 3. *Design an experiment.* Does head 3 of layer 0 read the table, or the second word?
 # 4. *Write* `sample`: draw from `(logits / temperature).softmax(-1)`. When do errors begin?
-# 5. `python -m minipeft start attention`; also `block`, `positions`, `cache`.
+# 5. `python -m minipeft start block`
 
 # %% [markdown]
 # <details><summary>Answers</summary>
