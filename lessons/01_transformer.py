@@ -95,9 +95,9 @@ print(scores)
 
 # %% [markdown]
 # A product of a query and a key is a *score*: how well they fit. A token must not read from the future, which is not
-# written yet. The **causal mask** puts −∞ in place of those scores.
-# Then *softmax* turns each row into weights: positive numbers that sum to 1. Since $e^{-\infty} = 0$, the future gets
-# exactly none. What a token reads is the sum of the values, each times its weight:
+# written yet. The **causal mask** puts −∞ in place of those scores. Then *softmax* turns each row into weights:
+# positive numbers that sum to 1. Since $e^{-\infty} = 0$, the future gets exactly none. What a token reads is the sum
+# of the values, each times its weight:
 #
 # $$\text{softmax}\!\left(QK^\top / \sqrt d\right) V$$
 
@@ -450,11 +450,11 @@ print(f"last loss {easy[-1]:.4f}; accuracy with the answer in sight {in_sight:.3
 # ## More exercises
 #
 # 1. *Predict.* How many numbers does the cache hold after 16 tokens? How many tokens are computed to write 300 after
-#    10, with and without it?
-# 2. *Find the mistake.* "For `sort next`, layer 1, head 0 shows no diagonal: it is broken."
-# 3. *Design an experiment.* Does head 3 of layer 0 read the table, or the second word?
-# 4. *Write* `sample`: draw from `(logits / temperature).softmax(-1)`. When do errors begin?
-# 5. `python -m minipeft start block`
+#    10, with it and without?
+# 2. *Find the mistake.* "For `sort next`, layer 1, head 0 has no diagonal. It is broken."
+# 3. *Design an experiment.* Does head 3 of layer 0 read tables, or the second word?
+# 4. *Write* `sample`, which draws from `(logits / temperature).softmax(-1)`. When do errors begin?
+# 5. Next file: `python -m minipeft start block`.
 
 # %% [markdown]
 # <details><summary>Answers</summary>

@@ -5,8 +5,8 @@
 # |---|---|---|---|
 # | 45 minutes to read and run · 100 with exercises | ●○○ | PyTorch, lesson 1 | half a minute on a CPU |
 #
-# You will derive what training costs in memory and check it, watch a model forget, and write the loop that puts a method
-# on any model without touching the model.
+# You will derive what training costs in memory and check it, watch a model forget, and write the loop that puts a
+# method on any model without touching the model.
 
 # %% [markdown]
 # ## What the papers did and claimed
@@ -87,12 +87,12 @@ print("error:   ", e)
 print("gradient:", g, sep="\n")
 
 # %% [markdown]
-# **Adam** keeps two running means for each number, of $g$ and of $g^2$. Both start at zero:
+# **Adam** keeps two running means for each number, which start at zero:
 #
 # $$m \leftarrow 0.9\,m + 0.1\,g, \qquad v \leftarrow 0.999\,v + 0.001\,g^2$$
 #
-# After n steps, $\hat m = m / (1 - 0.9^n)$ and $\hat v = v / (1 - 0.999^n)$ make up for the start at zero. The step is
-# $W \leftarrow W - \eta\,\hat m / \sqrt{\hat v}$.
+# After n steps, $\hat m = m/(1-0.9^n)$ and $\hat v = v/(1-0.999^n)$ make up for that. The step is $W \leftarrow W -
+# \eta\,\hat m/\sqrt{\hat v}$.
 #
 # In the *first* step $\hat m = g$ and $\hat v = g^2$, so each number moves by $\eta\,g/|g|$: exactly η, up or down.
 
@@ -119,8 +119,8 @@ print("error after 50 steps:", (W @ x - t).round(3))
 # ## A second model around the same numbers
 #
 # If you train in place, the old weights are gone. So a method here never touches the base. It makes a **view**: new
-# modules around the *same* frozen numbers. Python's `deepcopy` can do this. It takes a dictionary,
-# `{id(thing): what to use instead}`, and what stands there is not copied.
+# modules around the *same* frozen numbers. Python's `deepcopy` can do this. It takes a dictionary, `{id(thing): what to
+# use instead}`, and what stands there is not copied.
 
 # %%
 small = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4)).requires_grad_(False)
@@ -183,8 +183,8 @@ check("full", copied, Full, use=True)
 # %% [markdown]
 # ## The source, revealed
 #
-# `detach` leaves the graph behind but shares the memory, so it takes `clone` as well. The dictionary `copies` keeps tied
-# weights tied.
+# `detach` leaves the graph behind but shares the memory, so it takes `clone` as well. The dictionary `copies` keeps
+# tied weights tied.
 
 # %%
 print(our_copied)
@@ -282,20 +282,20 @@ print(summary(model))
 # backward pass. For a linear layer we saw it above: $g = e\,x^\top$ needs the input $x$. So each layer keeps its input.
 
 # %% [markdown]
-# Let us walk through a block of width d. For one token it keeps:
+# For one token, a block of width d keeps:
 #
-# step | what it keeps | numbers
+# step | keeps | numbers
 # ---|---|---
 # norm 1 | its input | d
-# q, k, v | their common input | d
-# attention | q, k, v, its result | 4d
-# o | its input, kept already | 0
+# q, k, v | their input | d
+# attention | q, k, v, result | 4d
+# o | (kept already) | 0
 # norm 2 | its input | d
 # up | its input | d
 # GELU | its input | 4d
 # down | its input | 4d
 #
-# An addition keeps nothing. The sum is 16d.
+# The sum is 16d.
 
 # %% [markdown]
 # After L blocks the last norm keeps d, the head its input, d, and the loss a probability for each of V tokens of the
@@ -336,8 +336,8 @@ plots.memory(bills)
 plt.show()
 
 # %% [markdown]
-# *Figure: the memory of a training step, in shares. With 7 billion weights, gradients and Adam take most of it; with 1 %
-# trained they all but vanish.*
+# *Figure: the memory of a training step, in shares. With 7 billion weights, gradients and Adam take most of it; with 1
+# % trained they all but vanish.*
 #
 # A GPU of 80 GB can hold the last, not the third. (16-bit formats shrink the bill.) Here the activations stay as they
 # were; exercise 2 shows how many really do.
@@ -439,9 +439,9 @@ except NotImplementedError as todo:
 #
 # **1.** 66,176 weights of 16 bytes and 43,196 of 4: 1,231,600 bytes, as measured.
 #
-# **2.** Frozen layers need no input: those of up, down and the head vanish. Below q and v of block 0 nothing is trained,
-# so its norm 1 drops its own. Left are 10d and 11d for the blocks, and d for the last norm: 2.66 MB instead of 4.05,
-# measured / predicted = 1.012.
+# **2.** Frozen layers need no input: those of up, down and the head vanish. Below q and v of block 0 nothing is
+# trained, so its norm 1 drops its own. Left are 10d and 11d for the blocks, and d for the last norm: 2.66 MB instead of
+# 4.05, measured / predicted = 1.012.
 #
 # </details>
 
