@@ -5,8 +5,8 @@
 # |---|---|---|---|
 # | 40 minutes to read and run · 90 with exercises | ●○○ | PyTorch: tensors, `nn.Module` | half a minute on a CPU |
 #
-# You will write attention, find two heads that solve a task, train a model with a loop of twelve lines, and see the
-# three places where every method of this course steps in.
+# You will write attention, find the heads that solve a task, operate on one, train a model with a loop of twelve lines,
+# and see the three places where PEFT methods step in.
 
 # %% [markdown]
 # ## What the paper did and claimed
@@ -38,7 +38,7 @@ import torch.nn.functional as F
 
 from minipeft import Config, Mixture, Transformer, base, check, decode, encode, evaluate, plots, quiz, recording, task
 from minipeft.models import transformer
-from minipeft.tasks import BOS, EOS, FIRST_LETTER, HELD_OUT, OPERATIONS, TABLES, letters
+from minipeft.tasks import BOS, FIRST_LETTER, HELD_OUT, OPERATIONS, TABLES, letters
 from minipeft.training import fit, schedule
 
 # %% tags=["hide-input"]
@@ -72,13 +72,13 @@ for name, table in TABLES.items():
     print(f"{name:<9}", decode(table + FIRST_LETTER))
 
 # %% [markdown]
-# A pair such as `reverse+next` is a **task**. The base was trained on 58 of 64 pairs; six were *held out*. It has no
-# words for `riffle` and `violet`.
+# First, `reverse` makes `debbac`, then `next` makes `efccbd`. Such a pair is a **task**. The base was trained on 58 of
+# 64; six were *held out*. `riffle` and `violet` have no words.
 #
 # ## Attention, by hand
 #
 # Attention lets tokens read from each other. Each has a **query** (what am I looking for?), a **key** (what can I be
-# found by?) and a **value** (what do I hand over?). Let us build a head that reverses `ca`, in the sequence `c a = a`.
+# found by?) and a **value** (what do I hand over?). We build a head that reverses `ca`, in `c a = a`.
 
 # %%
 K = np.eye(4)  # the key of each token tells its place, 0 to 3
@@ -147,9 +147,10 @@ check("attention", attend, use=True)
 # %% [markdown]
 # ## The source, revealed
 #
-# Below is our `attend`. Under it stands the block that uses it; our base is *pre-norm*, so read the first two lines of
-# its body. Attention does not replace x: its result is *added* to x. Then the MLP adds its part: it expands the vector,
-# applies a nonlinearity (GELU) and projects back. What is only ever added to is called the **residual stream**.
+# Below is our `attend`, and the block around it; of its two branches, the first is ours, the second is BERT's.
+# Attention does not replace x. Its result is *added* to x. Then the MLP adds its part: it expands the vector, applies a
+# nonlinearity (GELU) and projects back. So x runs through the whole model and is only ever added to. It is called the
+# **residual stream**.
 
 # %%
 print(our_attend)
@@ -158,40 +159,40 @@ print(inspect.getsource(transformer.Block.forward))
 # %% [markdown]
 # ## From text to logits
 #
-# Let us follow one line through the model. Each token becomes a vector of 64 numbers: one for *what* it is, plus one
-# for *where* it stands. Our base counts places from the colon. All words of the instruction share place 0, so their
-# order cannot matter. At the end the `head` makes 60 **logits** of each vector: a score for each token of the
-# vocabulary to come next.
+# Each token becomes a vector of 64 numbers: one for *what* it is, plus one for *where* it stands, counted from the
+# colon. All words of the instruction share place 0. In a block, each vector gives a query, a key and a value to each of
+# four **heads**, which have 16 numbers each. The layer `o` mixes what they have read. The last layer makes 60
+# **logits**: a score for each next token.
+
+# %%
+first, second = model.blocks
+
+
+def read_by_heads(x):
+    """What the four heads of the first block have read, (B, 4, T, 16)."""
+    h = first.norm1(x)  # each vector gets mean 0 and variance 1, then a learned scale and shift
+    q, k, v = (first.attn.split(layer(h)) for layer in (first.attn.q, first.attn.k, first.attn.v))
+    return transformer.attend(q, k, v, "causal")[0]
+
+
+def rest(x, mixed):
+    """All that follows, up to the logits (B, T, 60)."""
+    x = x + first.attn.o(mixed.transpose(1, 2).flatten(2))  # the heads side by side
+    x = x + first.mlp(first.norm2(x))
+    return model.head(model.norm(second(x, "causal")))
+
+
+# %% [markdown]
+# These two functions are the whole model, written out. Is it the same?
 
 # %%
 tokens = encode("reverse next : cabbed =")[None]  # (1, 10)
 places = torch.tensor([[0, 0, 1, 2, 3, 4, 5, 6, 7, 8]])
 x = model.embed.token(tokens) + model.embed.position(places)  # (1, 10, 64)
-for block in model.blocks:
-    x = block(x, "causal")  # (1, 10, 64)
-logits = model.head(model.norm(x))  # (1, 10, 60)
-
+logits = rest(x, read_by_heads(x))  # (1, 10, 60)
 print("largest difference from the model itself:", (logits - model(tokens)).abs().max().item())
 probability, token = logits[0, -1].softmax(-1).max(-1)  # after the last token, =
 print(f"after = comes {decode(token[None])}, with probability {probability:.4f}")
-
-# %% [markdown]
-# ## Four heads
-#
-# In a block's attention, three linear layers make queries, keys and values of each vector. The 64 numbers are then cut
-# into four heads of 16. Each head has a map of its own. At the end the layer `o` mixes what the four have read. These
-# steps are all of the module `attn`:
-
-# %%
-attn = model.blocks[0].attn
-h = model.blocks[0].norm1(model.embed(tokens))  # each vector with mean 0 and variance 1, then scaled and shifted
-q, k, v = (attn.split(layer(h)) for layer in (attn.q, attn.k, attn.v))
-mixed, weights = transformer.attend(q, k, v, "causal")
-added = attn.o(mixed.transpose(1, 2).flatten(2))  # the heads side by side again
-
-for name, tensor in {"q, k, v": q, "weights": weights, "mixed": mixed, "after o": added}.items():
-    print(f"{name:8} {tuple(tensor.shape)}")
-print("largest difference from the module:", (added - attn(h, "causal")).abs().max().item())
 
 # %% [markdown]
 # ## Who reads where?
@@ -258,24 +259,41 @@ plt.show()
 # the table: they are helpers of some other kind.
 
 # %% [markdown]
-# ## Writing, one token at a time
+# ## A transplant
 #
-# To *generate* an answer, take the likeliest token, append it, and run the model again, until it writes the full stop.
-# The code calls this token EOS, the end of the sequence.
+# Does head 3 of layer 0 really decide on the table? Let us operate. The base is told `reverse next`. But one of its
+# heads gets what it would have read in `reverse plus5`, and nothing else is changed. Which table will the answer have?
+#
+# To *write*, a model takes the likeliest token, appends it, and starts again.
+
 
 # %%
-whole = tokens
-while whole[0, -1] != EOS:
-    likeliest = model(whole)[:, -1:].argmax(-1)  # (1, 1)
-    whole = torch.cat([whole, likeliest], dim=1)
-    print(decode(whole[0]))
+def transplant(tokens, donors, head):
+    """Answer `tokens`, while this head of layer 0 gets what it reads in `donors`."""
+    for _ in range(6):
+        mixed = read_by_heads(model.embed(tokens))
+        mixed[:, head] = read_by_heads(model.embed(donors))[:, head]
+        likeliest = rest(model.embed(tokens), mixed)[:, -1:].argmax(-1)
+        tokens, donors = torch.cat([tokens, likeliest], dim=1), torch.cat([donors, likeliest], dim=1)
+    return tokens[:, -6:]
+
+
+told_next, told_plus5 = examples[:200, :10], examples[:200, :10].clone()
+told_plus5[:, 1] = encode("plus5")
+by_plus5 = model.generate(told_plus5, 6)
+for head in range(4):
+    same = (transplant(told_next, told_plus5, head) == by_plus5).all(1).sum()
+    print(f"head {head} of layer 0 transplanted: {same:3} of 200 answers are those of reverse plus5")
 
 # %% [markdown]
-# Each round computes all tokens again, and in vain. An old token cannot see the new one, so its keys and values stay
-# the same. A **KV cache** keeps them, and a round computes one token only.
+# Sixteen numbers for each token decide on the table. Keep this in mind: the whole course looks for the few numbers that
+# tell a frozen model what to do.
 #
-# Write the cache of one layer. You will meet it again: prefix tuning (lesson 8) fills it with *learned* keys and values
-# before the first token comes.
+# ## Keys and values stay
+#
+# Each round of writing computes all tokens again, in vain: an old token cannot see the new one, so its keys and values
+# stay. A **KV cache** keeps them. Write that of one layer. Prefix tuning (lesson 8) will fill it with *learned* keys
+# and values.
 
 
 # %%
@@ -291,26 +309,27 @@ class KVCache(transformer.KVCache):
 
 
 check("cache", KVCache, use=True)
+print("with the cache, the base writes", decode(model.generate(tokens, 7)[0]))
 
 # %% [markdown]
 # ## The training loop, once and in full
 #
-# The target of each token is the next one. Only the answer is asked for: the other targets are −100, and the loss skips
-# them. This is the **loss mask**.
+# The target of each token is the next one. We ask for the answer only, since nobody can guess a random word. The other
+# targets are −100, and the loss skips them: this is the **loss mask**.
 #
 # ```text
 # read     : c a b b e d = e f c c b d
 # asked    · · · · · · · e f c c b d .
 # ```
 #
-# All trainings of this course are this loop, usually with 500 steps of 32 new examples. Gradients are cut to a norm of
-# 1. The learning rate rises for a third of the steps, then falls along a cosine.
+# All trainings of this course are this loop, usually with 500 steps of 32 new examples. The learning rate rises for a
+# third of them, then falls along a cosine.
 
 
 # %%
 def train(model, goal, lr, steps, batch_size=32):
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
-    warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps, round(steps / 3)))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps, round(steps / 3)))
     generator, losses = torch.Generator().manual_seed(0), []
     for _ in range(steps):
         batch = goal.batch(batch_size, generator)
@@ -320,7 +339,7 @@ def train(model, goal, lr, steps, batch_size=32):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        warmup.step()
+        scheduler.step()
         losses.append(loss.item())
     return losses
 
@@ -450,11 +469,11 @@ print(f"last loss {easy[-1]:.4f}; accuracy with the answer in sight {in_sight:.3
 # ## More exercises
 #
 # 1. *Predict.* How many numbers does the cache hold after 16 tokens? How many tokens are computed to write 300 after
-#    10, with it and without?
-# 2. *Find the mistake.* "For `sort next`, layer 1, head 0 has no diagonal. It is broken."
-# 3. *Design an experiment.* Does head 3 of layer 0 read tables, or the second word?
+#    10, with and without it?
+# 2. *Find the mistake.* "For `sort next`, layer 1, head 0 has no diagonal, so it is broken."
+# 3. *Design an experiment.* Does head 3 read tables, or the second word?
 # 4. *Write* `sample`, which draws from `(logits / temperature).softmax(-1)`. When do errors begin?
-# 5. Next file: `python -m minipeft start block`.
+# 5. Next: `python -m minipeft start block`.
 
 # %% [markdown]
 # <details><summary>Answers</summary>
@@ -518,14 +537,15 @@ quiz("01_transformer", answers="")
 # ```
 
 # %% tags=["hide-input"]
-assert torch.equal(whole, encode("reverse next : cabbed = efccbd .")[None])
-assert (added - attn(h, "causal")).abs().max() < 1e-5
+assert decode(model.generate(tokens, 7)[0]) == "efccbd ."
 assert (logits - model(tokens)).abs().max() < 1e-4
 assert on_letter[1, 0] > 0.9
 assert on_table[0, 3] > 0.85
 assert sorted(on_letter.flatten())[-2] < 0.2
 assert sorted(on_table.flatten())[-2] < 0.2
 assert (np.array(accuracy) < 0.5).tolist() == [[False, True, True, True], [True, False, False, False]]
+assert (transplant(told_next, told_plus5, 3) == by_plus5).all(1).float().mean() > 0.95
+assert not (transplant(told_next, told_plus5, 0) == by_plus5).all(1).any()
 assert predicted == counted == 109_372
 assert np.mean(solved["known tasks"]) > 0.95
 assert np.mean(solved["held-out tasks"]) > 0.8
