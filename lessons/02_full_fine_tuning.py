@@ -122,8 +122,8 @@ print("error after 50 steps:", (W @ x - t).round(3))
 #
 # If you train in place, the old weights are gone. So a method here never touches the base. It makes a **view**: new
 # modules around the *same* frozen numbers. Python's `deepcopy` can do this. It takes a dictionary, `{id(thing): what to
-# use instead}`, and what stands there is not copied. `p.detach()` is the memory of p under a new name; the view gets a
-# parameter of its own around it, which is frozen.
+# use instead}`, and what stands there is not copied. `p.detach()` is the memory of p under a new name; around it the
+# view gets a frozen parameter of its own.
 
 # %%
 small = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4)).requires_grad_(False)
@@ -197,10 +197,10 @@ print(our_insert)
 # %% [markdown]
 # ## Train it, and watch the old tasks
 #
-# We train twice: with the learning rate that tuning chose, 0.03, and with the lowest one that it tried, 0.0001. At 0.03
-# a run of 60 steps is enough; at 0.0001 it has the usual 500, of 32 examples each. `adapt` puts the method on a fresh
-# base and calls `fit`. Ten times on the way we `look`: at the accuracy on the new task and at the **retention**, the
-# accuracy on the old ones.
+# We train twice: with the learning rate that tuning chose, 0.03, and the lowest that it tried, 0.0001. At 0.03 a run of
+# 60 steps is enough; at 0.0001 it has the usual 500 of 32 examples. `adapt` puts the method on a fresh base and calls
+# `fit`. Ten times on the way we `look` at the accuracy on the new task and at the **retention**, the accuracy on the
+# old ones.
 
 
 # %%
@@ -281,15 +281,15 @@ for seed in SEEDS:
 print(summary(model))
 
 # %% [markdown]
-# Five sixths of the model never moved, and the old tasks are gone all the same. Detached, they are back.
+# Five sixths of the model never moved, and still the old tasks are gone.
 #
 # ## What it costs, derived
 #
 # On top of the 16 bytes come **activations**: what the forward pass keeps for the backward pass. What does that need?
 #
 # - A linear layer: its input, since $g = e\,x^\top$.
-# - A norm or a nonlinearity: its input as well, since its slope depends on it.
-# - Attention: the factors of its products, q, k and v, and its result.
+# - A norm or a nonlinearity: its input, since its slope depends on it.
+# - Attention: the factors q, k and v, and its result.
 # - An addition: nothing.
 
 # %% [markdown]
@@ -345,9 +345,8 @@ bills = {
 }
 plots.memory(bills)
 plt.show()
-print(
-    f"a copy of the large model has {seven.weights / 1e9:.1f} GB; a hundred tasks, {100 * seven.weights / 1e9:,.0f} GB"
-)
+copy_size = seven.weights / 1e9
+print(f"a copy of the large model: {copy_size:.1f} GB; for a hundred tasks: {100 * copy_size:,.0f} GB")
 
 # %% [markdown]
 # *Figure: the memory of a training step, in shares. With 7 billion weights, gradients and Adam take most of it; with 1
