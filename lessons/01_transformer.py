@@ -3,7 +3,7 @@
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|
-# | 40 minutes to read and run · 90 with exercises | ●○○ | PyTorch: tensors, `nn.Module` | half a minute on a CPU |
+# | 40 minutes to read and run · 90 with exercises | ●○○ | PyTorch: tensors, `nn.Module` | ten seconds on a CPU |
 #
 # You will write attention, find the heads that solve a task, operate on one, train a model with a loop of twelve lines,
 # and see the three places where PEFT methods step in.
@@ -122,7 +122,7 @@ plt.show()
 # ## Write it
 #
 # Why √d? A score is a sum of d products. If each has variance 1, the sum has variance d: it spreads by √d. In a wide
-# head, one key would then take all the weight. This is the paper's reason; question 1 below runs it.
+# head, one key would then take all the weight. This is the paper's reason; the first of the questions below runs it.
 #
 # Now write attention for the whole model: B rows, H heads, T queries, S keys. `@` multiplies the last two dimensions.
 # `check` says what is wrong, a little more each time.
@@ -256,44 +256,46 @@ plt.show()
 #
 # An example counts only if *every* token of its answer is right: that is **exact-match accuracy**. **Guess 3:** the
 # base can lose four of eight. Both heads that we found are needed. So are two more, which read neither the letter nor
-# the table: they are helpers of some other kind.
+# the table. Exercise 3 asks why.
 
 # %% [markdown]
 # ## A transplant
 #
-# Does head 3 of layer 0 really decide on the table? Let us operate. The base is told `reverse next`. But one of its
-# heads gets what it would have read in `reverse plus5`, and nothing else is changed. Which table will the answer have?
+# Does head 3 of layer 0 really decide on the table? Let us operate. The base is told `reverse next`. But where it
+# writes, one of its heads gets what it would have read in `sort blue`. Nothing else is changed. Guess: what will the
+# answer be?
 #
 # To *write*, a model takes the likeliest token, appends it, and starts again.
 
 
 # %%
 def transplant(tokens, donors, head):
-    """Answer `tokens`, while this head of layer 0 gets what it reads in `donors`."""
+    """Answer `tokens`; from = on, this head of layer 0 gets what it reads in `donors`."""
     for _ in range(6):
         mixed = read_by_heads(model.embed(tokens))
-        mixed[:, head] = read_by_heads(model.embed(donors))[:, head]
+        mixed[:, head, 9:] = read_by_heads(model.embed(donors))[:, head, 9:]
         likeliest = rest(model.embed(tokens), mixed)[:, -1:].argmax(-1)
         tokens, donors = torch.cat([tokens, likeliest], dim=1), torch.cat([donors, likeliest], dim=1)
     return tokens[:, -6:]
 
 
-told_next, told_plus5 = examples[:200, :10], examples[:200, :10].clone()
-told_plus5[:, 1] = encode("plus5")
-by_plus5 = model.generate(told_plus5, 6)
+told = {line: examples[:200, :10].clone() for line in ("reverse next", "sort blue", "reverse blue")}
+for line, rows in told.items():
+    rows[:, :2] = encode(line)
+wanted = model.generate(told["reverse blue"], 6)
 for head in range(4):
-    same = (transplant(told_next, told_plus5, head) == by_plus5).all(1).sum()
-    print(f"head {head} of layer 0 transplanted: {same:3} of 200 answers are those of reverse plus5")
+    same = (transplant(told["reverse next"], told["sort blue"], head) == wanted).all(1).sum()
+    print(f"head {head} of layer 0 transplanted: {same:3} of 200 answers are those of reverse blue")
 
 # %% [markdown]
-# Sixteen numbers for each token decide on the table. Keep this in mind: the whole course looks for the few numbers that
-# tell a frozen model what to do.
+# The operation of one instruction, the table of the other: `reverse blue`, a pair that was held out of its training. A
+# head of sixteen numbers decides on the table. The whole course looks for such things: few numbers that tell a frozen
+# model what to do.
 #
 # ## Keys and values stay
 #
 # Each round of writing computes all tokens again, in vain: an old token cannot see the new one, so its keys and values
-# stay. A **KV cache** keeps them. Write that of one layer. Prefix tuning (lesson 8) will fill it with *learned* keys
-# and values.
+# stay. A **KV cache** keeps them. Write that of one layer. Prefix tuning (lesson 8) fills it with *learned* ones.
 
 
 # %%
@@ -470,30 +472,32 @@ print(f"last loss {easy[-1]:.4f}; accuracy with the answer in sight {in_sight:.3
 #
 # 1. *Predict.* How many numbers does the cache hold after 16 tokens? How many tokens are computed to write 300 after
 #    10, with and without it?
-# 2. *Find the mistake.* "For `sort next`, layer 1, head 0 has no diagonal, so it is broken."
-# 3. *Design an experiment.* Does head 3 read tables, or the second word?
-# 4. *Write* `sample`, which draws from `(logits / temperature).softmax(-1)`. When do errors begin?
-# 5. Next: `python -m minipeft start block`.
+# 2. *Predict, then measure.* Told `sort red`, head 3 transplanted from `reverse blue`: which answer?
+# 3. *Design an experiment.* What do heads 1 and 2 of layer 0 do for head 0 of layer 1?
+# 4. *Find the mistake.* "For `sort next` that head has no diagonal. It is broken."
+# 5. *Write* `sample`, which draws from `(logits / temperature).softmax(-1)`.
 
 # %% [markdown]
 # <details><summary>Answers</summary>
 #
 # **1.** 2 layers · 2 · 16 · 64 = 4,096. 309 tokens; without a cache 10 + 11 + … + 309 = 47,850.
 #
-# **2.** The letters decide which place is needed. Half its weight (0.50 to 0.59) lies on a right letter.
+# **2.** `sort blue`: in 199 of 200 examples.
 #
-# **3.** The table: it reads `next`, or `after`, wherever it stands.
+# **3.** They help it find the place. Its weight on the needed letter is 0.97; with head 0, 1, 2 or 3 of layer 0 mute,
+# it is 0.89, 0.54, 0.59, 0.93.
 #
 # ```python
-# for line in ("next reverse", "the next and the reverse", "after backwards", "reverse"):
-#     asked = encode(f"{line} : cabbed =")
-#     with recording(model) as layers:
-#         model(asked[None])
-#     weight, place = layers[0].weights[0, 3, -1].max(-1)
-#     print(f"{line}: {weight:.2f} on {decode(asked[place][None])}")
+# for head in range(4):
+#     muted = mute(model, 0, head)
+#     with recording(muted) as layers:
+#         muted(examples)
+#     print(head, layers[1].weights[:, 0, writes, needed].mean().item())
 # ```
 #
-# **4.** At temperatures 1, 1.5, 2, 3, the accuracy is 1.00, 0.99, 0.96, 0.52.
+# **4.** The letters decide which place is needed. Half its weight (0.50 to 0.59) lies on a right letter.
+#
+# **5.** At temperatures 1, 1.5, 2, 3, the accuracy is 1.00, 0.99, 0.96, 0.52.
 #
 # ```python
 # def sample(tokens, temperature, new=6):
@@ -544,8 +548,8 @@ assert on_table[0, 3] > 0.85
 assert sorted(on_letter.flatten())[-2] < 0.2
 assert sorted(on_table.flatten())[-2] < 0.2
 assert (np.array(accuracy) < 0.5).tolist() == [[False, True, True, True], [True, False, False, False]]
-assert (transplant(told_next, told_plus5, 3) == by_plus5).all(1).float().mean() > 0.95
-assert not (transplant(told_next, told_plus5, 0) == by_plus5).all(1).any()
+assert (transplant(told["reverse next"], told["sort blue"], 3) == wanted).all(1).float().mean() > 0.85
+assert not (transplant(told["reverse next"], told["sort blue"], 0) == wanted).all(1).any()
 assert predicted == counted == 109_372
 assert np.mean(solved["known tasks"]) > 0.95
 assert np.mean(solved["held-out tasks"]) > 0.8
