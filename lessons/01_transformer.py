@@ -122,7 +122,7 @@ plt.show()
 # ## Write it
 #
 # Why √d? A score is a sum of d products. If each has variance 1, the sum has variance d: it spreads by √d. In a wide
-# head, one key would then take all the weight. This is the paper's reason; the first of the questions below runs it.
+# head, one key would then take all the weight, as the first of the questions below shows.
 #
 # Now write attention for the whole model: B rows, H heads, T queries, S keys. `@` multiplies the last two dimensions.
 # `check` says what is wrong, a little more each time.
@@ -182,15 +182,12 @@ def rest(x, mixed):
     return model.head(model.norm(second(x, "causal")))
 
 
-# %% [markdown]
-# These two functions are the whole model, written out. Is it the same?
-
 # %%
 tokens = encode("reverse next : cabbed =")[None]  # (1, 10)
 places = torch.tensor([[0, 0, 1, 2, 3, 4, 5, 6, 7, 8]])
 x = model.embed.token(tokens) + model.embed.position(places)  # (1, 10, 64)
 logits = rest(x, read_by_heads(x))  # (1, 10, 60)
-print("largest difference from the model itself:", (logits - model(tokens)).abs().max().item())
+print("written out, and the model itself: largest difference", (logits - model(tokens)).abs().max().item())
 probability, token = logits[0, -1].softmax(-1).max(-1)  # after the last token, =
 print(f"after = comes {decode(token[None])}, with probability {probability:.4f}")
 
@@ -288,14 +285,13 @@ for head in range(4):
     print(f"head {head} of layer 0 transplanted: {same:3} of 200 answers are those of reverse blue")
 
 # %% [markdown]
-# The operation of one instruction, the table of the other: `reverse blue`, a pair that was held out of its training. A
-# head of sixteen numbers decides on the table. The whole course looks for such things: few numbers that tell a frozen
-# model what to do.
+# The operation of one instruction, the table of the other: `reverse blue`, which was held out. Sixteen numbers a token
+# decide on the table. The whole course looks for such things: few numbers that tell a frozen model what to do.
 #
 # ## Keys and values stay
 #
-# Each round of writing computes all tokens again, in vain: an old token cannot see the new one, so its keys and values
-# stay. A **KV cache** keeps them. Write that of one layer. Prefix tuning (lesson 8) fills it with *learned* ones.
+# Each round of writing computes all tokens again, in vain: an old one cannot see the new one. A **KV cache** keeps
+# their keys and values. Write it for one layer. Prefix tuning (lesson 8) fills it with *learned* ones.
 
 
 # %%
@@ -470,17 +466,17 @@ print(f"last loss {easy[-1]:.4f}; accuracy with the answer in sight {in_sight:.3
 # %% [markdown]
 # ## More exercises
 #
-# 1. *Predict.* How many numbers does the cache hold after 16 tokens? How many tokens are computed to write 300 after
-#    10, with and without it?
-# 2. *Predict, then measure.* Told `sort red`, head 3 transplanted from `reverse blue`: which answer?
+# 1. *Predict.* Seven tokens are written after ten. How many tokens are computed, with the cache and without? How many
+#    numbers does it hold?
+# 2. *Predict, then measure.* Transplant head 3 from `reverse blue` into `sort red`.
 # 3. *Design an experiment.* What do heads 1 and 2 of layer 0 do for head 0 of layer 1?
 # 4. *Find the mistake.* "For `sort next` that head has no diagonal. It is broken."
 # 5. *Write* `sample`, which draws from `(logits / temperature).softmax(-1)`.
 
 # %% [markdown]
-# <details><summary>Answers</summary>
+# <details><summary>Answers to 1, 2 and 3</summary>
 #
-# **1.** 2 layers · 2 · 16 · 64 = 4,096. 309 tokens; without a cache 10 + 11 + … + 309 = 47,850.
+# **1.** With it 10 + 6 = 16; without it 10 + 11 + … + 16 = 91. It holds 16 tokens · 2 layers · 2 · 64 = 4,096 numbers.
 #
 # **2.** `sort blue`: in 199 of 200 examples.
 #
@@ -494,6 +490,11 @@ print(f"last loss {easy[-1]:.4f}; accuracy with the answer in sight {in_sight:.3
 #         muted(examples)
 #     print(head, layers[1].weights[:, 0, writes, needed].mean().item())
 # ```
+#
+# </details>
+
+# %% [markdown]
+# <details><summary>Answers to 4 and 5</summary>
 #
 # **4.** The letters decide which place is needed. Half its weight (0.50 to 0.59) lies on a right letter.
 #
