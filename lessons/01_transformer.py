@@ -73,12 +73,12 @@ for name, table in TABLES.items():
 
 # %% [markdown]
 # First, `reverse` makes `debbac`, then `next` makes `efccbd`. Such a pair is a **task**. The base was trained on 58 of
-# 64; six were *held out*. `riffle` and `violet` have no words.
+# 64; six were *held out*. For `riffle` and `violet` it has no words.
 #
 # ## Attention, by hand
 #
 # Attention lets tokens read from each other. Each has a **query** (what am I looking for?), a **key** (what can I be
-# found by?) and a **value** (what do I hand over?). We build a head that reverses `ca`, in `c a = a`.
+# found by?) and a **value** (what do I hand over?). A head that reverses `ca`, in `c a = a`:
 
 # %%
 K = np.eye(4)  # the key of each token tells its place, 0 to 3
@@ -290,8 +290,8 @@ for head in range(4):
 #
 # ## Keys and values stay
 #
-# Each round of writing computes all tokens again, in vain: an old one cannot see the new one. A **KV cache** keeps
-# their keys and values. Write it for one layer. Prefix tuning (lesson 8) fills it with *learned* ones.
+# Writing computes all old tokens again, in vain: they cannot see the new one. A **KV cache** keeps their keys and
+# values. Write it for one layer. Prefix tuning (lesson 8) fills it with *learned* ones.
 
 
 # %%
@@ -459,6 +459,7 @@ print(f"last loss {easy[-1]:.4f}; accuracy with the answer in sight {in_sight:.3
 # claim | here
 # ---|---
 # heads learn different jobs | yes: letter, table
+# without √d, wide heads saturate | yes, in question 1
 # attention alone translates best | not tested
 #
 # This is one model. From lesson 2 on, such claims have rows in [the ledger](claims.md), with ten seeds each.
@@ -466,12 +467,12 @@ print(f"last loss {easy[-1]:.4f}; accuracy with the answer in sight {in_sight:.3
 # %% [markdown]
 # ## More exercises
 #
-# 1. *Predict.* Seven tokens are written after ten. How many tokens are computed, with the cache and without? How many
-#    numbers does it hold?
+# 1. *Predict.* Seven tokens are written after ten. How many are computed, with the cache and without? How many numbers
+#    has it?
 # 2. *Predict, then measure.* Transplant head 3 from `reverse blue` into `sort red`.
 # 3. *Design an experiment.* What do heads 1 and 2 of layer 0 do for head 0 of layer 1?
-# 4. *Find the mistake.* "For `sort next` that head has no diagonal. It is broken."
-# 5. *Write* `sample`, which draws from `(logits / temperature).softmax(-1)`.
+# 4. *Find the mistake.* "For `sort next` that head has no diagonal, so it is broken."
+# 5. *Write* `sample`, to draw from `(logits / temperature).softmax(-1)`.
 
 # %% [markdown]
 # <details><summary>Answers to 1, 2 and 3</summary>

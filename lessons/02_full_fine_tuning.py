@@ -416,13 +416,14 @@ except NotImplementedError as todo:
 # %% [markdown]
 # ## Seen here or not
 #
-# | claim | here | ledger |
-# |---|---|---|
-# | detaching gives back the base | yes, bit for bit | [row](claims.md#detaching) |
-# | learning a new task can wipe out the old ones | yes, before the new one is learned | [row](claims.md#in_sequence) |
-# | every task needs a whole model | yes | [row](claims.md#stored_bytes) |
+# claim | here | ledger
+# ---|---|---
+# detaching gives back the base | yes, bit for bit | [row](claims.md#detaching)
+# a new task wipes out the old | yes, before it is learned | [row](claims.md#in_sequence)
+# every task needs a whole model | yes | [row](claims.md#stored_bytes)
 #
-# Three seeds here, ten in the ledger. Does LoRA forget less? Also [there](claims.md#forgetting).
+# Three seeds here, ten in the ledger. Forgetting is no law: taught a new *word*, at a small learning rate, fully
+# fine-tuned models keep 97 %. Does LoRA forget less? [Read on](claims.md#forgetting).
 
 # %% [markdown]
 # ## More exercises
