@@ -77,15 +77,15 @@ for name, table in TABLES.items():
 #
 # ## Attention, by hand
 #
-# Attention lets tokens read from each other. Each has a **query** (what am I looking for?), a **key** (what can I be
-# found by?) and a **value** (what do I hand over?). A head that reverses `ca`, in `c a = a`:
+# Attention lets tokens read from each other. Each has a **query** (what do I seek?), a **key** (how am I found?) and a
+# **value** (what do I give?). Let a head reverse `ca`: after `c a = a` must come `c`.
 
 # %%
 K = np.eye(4)  # the key of each token tells its place, 0 to 3
 Q = np.array([
-    [0, 0, 0, 0],  # c looks for nothing
-    [0, 0, 0, 0],  # a looks for nothing
-    [0, 10, 0, 0],  # = has to write the last letter first: it looks for place 1
+    [0, 0, 0, 0],  # c seeks nothing
+    [0, 0, 0, 0],  # a seeks nothing
+    [0, 10, 0, 0],  # = has to write the last letter first: it seeks place 1
     [10, 0, 0, 0],  # a, the first letter of the answer: next comes the letter at place 0
 ])  # fmt: skip
 V = np.array([[1, 0], [0, 1], [0, 0], [0, 1]])  # how much c, how much a
@@ -286,12 +286,12 @@ for head in range(4):
 
 # %% [markdown]
 # The operation of one instruction, the table of the other: `reverse blue`, which was held out. Sixteen numbers a token
-# decide on the table. The whole course looks for such things: few numbers that tell a frozen model what to do.
+# decide on the table. The course looks for such things: few numbers that tell a frozen model what to do.
 #
 # ## Keys and values stay
 #
-# Writing computes all old tokens again, in vain: they cannot see the new one. A **KV cache** keeps their keys and
-# values. Write it for one layer. Prefix tuning (lesson 8) fills it with *learned* ones.
+# Writing computes old tokens again, in vain: they cannot see the new one. A **KV cache** keeps their keys and values.
+# Write it for one layer. Prefix tuning (lesson 8) fills it with *learned* ones.
 
 
 # %%
@@ -451,8 +451,8 @@ in_use = evaluate(cheat, Mixture(), UNSEEN).accuracy
 print(f"last loss {easy[-1]:.4f}; accuracy with the answer in sight {in_sight:.3f}, in real use {in_use:.3f}")
 
 # %% [markdown]
-# Loss and accuracy look perfect, even on unseen examples. All it has learned is to copy the next token. If a result
-# comes too easily, look at the mask.
+# Loss and accuracy look perfect, even on unseen examples. It has learned to copy the next token. If a result comes too
+# easily, look at the mask.
 #
 # ## Seen here or not
 #
@@ -467,8 +467,7 @@ print(f"last loss {easy[-1]:.4f}; accuracy with the answer in sight {in_sight:.3
 # %% [markdown]
 # ## More exercises
 #
-# 1. *Predict.* Seven tokens are written after ten. How many are computed, with the cache and without? How many numbers
-#    has it?
+# 1. *Predict.* Seven tokens are written after ten. How many are computed, with the cache and without?
 # 2. *Predict, then measure.* Transplant head 3 from `reverse blue` into `sort red`.
 # 3. *Design an experiment.* What do heads 1 and 2 of layer 0 do for head 0 of layer 1?
 # 4. *Find the mistake.* "For `sort next` that head has no diagonal, so it is broken."
@@ -477,7 +476,7 @@ print(f"last loss {easy[-1]:.4f}; accuracy with the answer in sight {in_sight:.3
 # %% [markdown]
 # <details><summary>Answers to 1, 2 and 3</summary>
 #
-# **1.** With it 10 + 6 = 16; without it 10 + 11 + … + 16 = 91. It holds 16 tokens · 2 layers · 2 · 64 = 4,096 numbers.
+# **1.** With it 10 + 6 = 16; without it 10 + 11 + … + 16 = 91.
 #
 # **2.** `sort blue`: in 199 of 200 examples.
 #
