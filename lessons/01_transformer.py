@@ -467,11 +467,10 @@ print(f"last loss {easy[-1]:.4f}; accuracy with the answer in sight {in_sight:.3
 # %% [markdown]
 # ## More exercises
 #
-# 1. *Predict and measure.* With 16 random keys and d = 4, 64, 1024, how large is the largest weight, with √d and
-#    without?
-# 2. *Predict and measure.* Transplant head 3 from `reverse blue` to `sort red`.
+# 1. *Predict and measure.* With 16 random keys, what is the largest weight for d = 4, 64, 1024? Without √d?
+# 2. *Predict.* Transplant head 3 from `reverse blue` to `sort red`.
 # 3. *Design an experiment.* What do heads 1 and 2 of layer 0 do for head 0 of layer 1?
-# 4. *Find the mistake.* "For `sort next` it has no diagonal: it is broken."
+# 4. *Find the mistake.* "On `sort next`, head 0 has no diagonal: it is broken."
 # 5. *Write* `sample`: draw from `(logits / temperature).softmax(-1)`.
 
 # %% [markdown]
