@@ -285,13 +285,13 @@ for head in range(4):
     print(f"head {head} of layer 0 transplanted: {same:3} of 200 answers are those of reverse blue")
 
 # %% [markdown]
-# The operation of one instruction, the table of the other: `reverse blue`, which was held out. Sixteen numbers a token
-# decide on the table. The course looks for such things: few numbers that tell a frozen model what to do.
+# The operation of one instruction, the table of the other: `reverse blue`, which was held out. Sixteen numbers decide
+# on the table. The course looks for such things: few numbers that tell a frozen model what to do.
 #
 # ## Keys and values stay
 #
-# Writing computes old tokens again, in vain: they cannot see the new one. A **KV cache** keeps their keys and values.
-# Write it for one layer. Prefix tuning (lesson 8) fills it with *learned* ones.
+# For each new token, the model computes the old ones again, in vain: they cannot see it. A **KV cache** keeps their
+# keys and values. Write it for one layer; in lesson 8 a learned prefix fills it.
 
 
 # %%

@@ -383,7 +383,7 @@ print("the same bits:", deltas.fingerprint(below) == deltas.fingerprint(base()))
 #
 # Now you know all that it takes to put a method on a model. Write it, in about ten lines. They must work for every
 # model that is built of `nn.Linear`. Beware of a trap: a wrapper has a linear layer inside. So collect the places
-# first, and replace then.
+# first, and replace them afterwards.
 
 
 # %%
@@ -411,7 +411,8 @@ except NotImplementedError as todo:
 
 # %% [markdown]
 # It is right if 13 weights called `delta` are trained, six in each block and the head; if the outputs are equal at the
-# start; if the base has no wrapper; if the new task is learned; and if the base has the same bits at the end.
+# start; if the base has no wrapper; if the new task is learned; and if the base has the same bits at the end. Then you
+# have written the core of this library: many methods to come are other wrappers.
 
 # %% [markdown]
 # ## Seen here or not
@@ -481,7 +482,8 @@ except NotImplementedError as todo:
 #         print(share, seed, accuracy(model, new), accuracy(model, old))
 # ```
 #
-# **4.** It also learns less: with 500 steps, none of the new task, and retention is 0.85.
+# **4.** It also learns less: none of the new task in 500 steps, and retention has already fallen to 0.85. Compare when
+# both have learned it: 0.00003 and 1,500 steps give 0.98 and 0.25.
 #
 # </details>
 #
