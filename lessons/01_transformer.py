@@ -286,7 +286,7 @@ for head in range(4):
 
 # %% [markdown]
 # The operation of one instruction, the table of the other: `reverse blue`, which was held out. Sixteen numbers decide
-# on the table. The course looks for such things: few numbers that tell a frozen model what to do.
+# on the table. The course looks for this: few numbers that tell a frozen model what to do.
 #
 # ## Keys and values stay
 #
