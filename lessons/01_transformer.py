@@ -6,7 +6,7 @@
 # | 40 minutes to read and run · 90 with exercises | ●○○ | PyTorch: tensors, `nn.Module` | ten seconds on a CPU |
 #
 # You will write attention, find the heads that solve a task, operate on one, train a model with a loop of twelve lines,
-# and see the three places where PEFT methods step in.
+# and see the three places where the methods of this course step in.
 
 # %% [markdown]
 # ## What the paper did and claimed
