@@ -271,10 +271,11 @@ check("qlora", Product, use=True)
 
 # %%
 METHODS = {"LoRA": LoRA(rank=2, alpha=4, targets=SIX), "QLoRA": QLoRA(rank=2, alpha=4)}
-runs = {name: [adapt(method, violet, 3e-2, seed, recipe) for seed in SEEDS] for name, method in METHODS.items()}
-for name, made in runs.items():
-    accuracy = [evaluate(model, violet, UNSEEN).accuracy for model, _ in made]
-    reached = [first_step(history.accuracy) for _, history in made]
+runs = {}
+for name, method in METHODS.items():
+    runs[name] = [adapt(method, violet, 3e-2, seed, recipe) for seed in SEEDS]
+    accuracy = [evaluate(model, violet, UNSEEN).accuracy for model, _ in runs[name]]
+    reached = [first_step(history.accuracy) for _, history in runs[name]]
     print(f"{name:5} unseen examples solved, by seed: {np.round(accuracy, 3)}   90 % reached at step {reached}")
 
 trained, fresh, changed = runs["QLoRA"][0][0], METHODS["QLoRA"].attach(base()), 0
