@@ -314,7 +314,7 @@ print("repaired, by seed:", {name: np.round(accuracies, 3).tolist() for name, ac
 
 # %% [markdown]
 # *Figure: accuracy on the mixture. Four bits lose almost nothing, three bits lose some, two bits lose all (hollow).
-# LoRA repairs three bits, and most of two (filled).*
+# LoRA repairs nearly all of three bits, and most of two (filled).*
 #
 # Guess 1: with 4 bits, NF4 and int4 are both near 1, so this base cannot tell which is better. With 3 bits NF3 is
 # ahead. Two bits are no fair race: int2 has only three levels, and four even levels have a [smaller
@@ -419,7 +419,7 @@ print(f"four bits had saved {memory['LoRA'].weights - memory['QLoRA'].weights:,}
 # | a model in NF4 works better | too close to tell | [row](claims.md#four_bits_used) |
 # | double quantization costs nothing | yes | [row](claims.md#double_quantization) |
 # | QLoRA learns as well as LoRA | the test is blind | [row](claims.md#qlora_matches) |
-# | LoRA repairs what rounding lost | with 3 bits, not 2 | [row](claims.md#mended) |
+# | LoRA repairs all that rounding lost | nearly with 3 bits, not with 2 | [row](claims.md#mended) |
 
 # %% [markdown]
 # ## More exercises
