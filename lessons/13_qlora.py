@@ -419,7 +419,7 @@ print(f"four bits had saved {memory['LoRA'].weights - memory['QLoRA'].weights:,}
 # | a model in NF4 works better | too close to tell | [row](claims.md#four_bits_used) |
 # | double quantization costs nothing | yes | [row](claims.md#double_quantization) |
 # | QLoRA learns as well as LoRA | the test is blind | [row](claims.md#qlora_matches) |
-# | LoRA repairs all that rounding lost | nearly with 3 bits, not with 2 | [row](claims.md#mended) |
+# | LoRA repairs what rounding lost | nearly with 3 bits, not 2 | [row](claims.md#mended) |
 
 # %% [markdown]
 # ## More exercises
