@@ -3,10 +3,10 @@
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|
-# | 40 minutes to read and run · 80 with exercises | ●●○ | PyTorch; lesson 1 (the base, its task) | 40 s on a CPU |
+# | 40 minutes to read and run · 80 with exercises | ●●○ | PyTorch, lesson 1 | 40 s on a CPU |
 #
-# After this lesson you can write LoRA from memory, derive its gradients by hand, say which rank is enough, and predict
-# what an adapter costs in numbers, memory and time. Lesson 11 goes on with the settings that an engineer chooses.
+# After this lesson you can write LoRA from memory, derive its gradients, say which rank is enough, and predict what an
+# adapter costs. Its settings follow in lesson 11.
 
 # %% [markdown]
 # ## What the paper did
@@ -19,8 +19,7 @@
 # %% [markdown]
 # ## First, guess
 #
-# 1. Our base has 109,372 parameters. To learn a task, how many must LoRA train: a tenth of that, a hundredth, or a
-#    thousandth?
+# 1. Our base has 109,372 parameters. How many must LoRA train for a new task: a tenth of that, a hundredth, or less?
 # 2. LoRA adds a product $BA$ that is zero at the start. How can training move it away from zero?
 # 3. We plant a change of rank 4 in a weight and let LoRA find it. What is gained from rank 3 to rank 4, and what from
 #    rank 4 to rank 8?
@@ -39,9 +38,9 @@ from minipeft import Full, LoRA, base, check, costs, decode, deltas, detach, enc
 from minipeft import summary, task, trainable  # isort: skip
 from minipeft.classroom import with_mistake
 from minipeft.lab import adapt
+from minipeft.lab.planted_head import PlantedHead
 from minipeft.methods import lora
 from minipeft.training import Recipe
-from minipeft.worlds.planted_head import PlantedHead
 
 # %% tags=["hide-input"]
 torch.set_num_threads(1)
@@ -65,11 +64,13 @@ for goal in (task("reverse+blue", instructed=True), task("reverse+blue")):
     print(f"{prompt:24} {answer:10} accuracy on unseen examples: {evaluate(model, goal).accuracy:.2f}")
 
 # %% [markdown]
+# With the instruction, the base is always right; without it, it copies the word.
+#
 # ## The idea on a 4 × 4
 #
-# Training changes a weight $W$ into $W + \Delta W$. Full fine-tuning learns every number of $\Delta W$. LoRA learns two
-# thin factors instead, $\Delta W = BA$. The matrix $A$ reads $r$ numbers from the input $x$; the matrix $B$ says where
-# each of them is added to the output. The number $r$ is the **rank**; here it is 1.
+# Training changes a weight $W$ into $W + \Delta W$. Full fine-tuning learns all of $\Delta W$. LoRA learns two thin
+# factors, $\Delta W = BA$. The matrix $A$ reads $r$ numbers from the input $x$; the matrix $B$ says where each of them
+# is added to the output. The number $r$ is the **rank**; here it is 1.
 
 # %%
 W = np.eye(4)
@@ -127,10 +128,13 @@ for name, b in (("B as above", B), ("B = 0", 0 * B)):
     print(f"{'autograd':12} ∂L/∂B = {B_.grad.numpy().ravel()}    ∂L/∂A = {A_.grad.numpy().ravel()}")
 
 # %% [markdown]
-# Guess 2: LoRA starts with a random $A$ and $B = 0$. The product is zero, so the adapted model starts as the base. But
-# $\partial L/\partial B$ contains $A$, which is not zero. The first step moves $B$; from the second step on, $A$ moves
-# too. If *both* were zero, both gradients would be zero for ever.
+# Our gradients and autograd's are equal. Guess 2: LoRA starts with a random $A$ and $B = 0$. The product is zero, so
+# the adapted model starts as the base. But $\partial L/\partial B$ contains $A$, which is not zero. The first step
+# moves $B$; from the second step on, $A$ moves too. If *both* were zero, both gradients would be zero for ever.
 #
+# (To write them for a whole batch, in numpy: `python -m minipeft start lora_gradients`.)
+
+# %% [markdown]
 # ## Write it
 #
 # A LoRA layer **wraps** a frozen `nn.Linear`. It has these attributes:
@@ -172,10 +176,11 @@ print(OURS)
 # ## Attach it
 #
 # `attach` returns a **view**: the same frozen weights, with a wrapper around each module that `targets` names. The
-# default targets are `q` and `v`, as in the paper. Before training we check three promises: the outputs are those of
-# the base, only `A` and `B` are trained, and at first only `B` has a gradient.
+# targets are `q` and `v`, as in the paper, and $s=\alpha/r=8/4=2$. Before training we check three promises: the outputs
+# are those of the base, only `A` and `B` are trained, and at first only `B` has a gradient.
 
 # %%
+torch.manual_seed(0)  # draws A
 goal = task("reverse+blue")
 model = LoRA(rank=4, alpha=8, targets=("q", "v")).attach(base())
 batch = goal.batch(64, torch.Generator().manual_seed(0))
@@ -212,17 +217,12 @@ print("accuracy on unseen examples:", *(f"{score:.3f}" for score in scores))
 #
 # ## What moved
 #
-# The first figure shows every tensor of the model. The second shows what happened inside one of them.
+# We look at seed 0: first at every tensor of the model, then inside one of them.
 
 # %%
 model = runs["LoRA(rank=4), seed 0"][0]
 plots.what_moved(model, deltas.updates(model))
 plt.show()
-
-# %% [markdown]
-# *Figure: the whole model as a strip, a bar for each tensor. Only q and v in both layers have changed.*
-
-# %%
 layer = model.blocks[0].attn.q
 plots.low_rank(layer.A, layer.B, layer.scale)
 plt.show()
@@ -232,11 +232,13 @@ energy = [change[16 * h : 16 * (h + 1)].square().sum() / change.square().sum() f
 print("share of ‖ΔW‖² in the 16 rows of each head:", *(f"{share:.2f}" for share in energy))
 
 # %% [markdown]
-# *Figure: B, A and their product, the change of q in layer 0. 512 numbers make 4,096; the last 16 rows are nearly
+# *Figure: the whole model, a bar for each tensor. Only q and v in both blocks have changed.*
+#
+# *Figure: B, A and their product, the change of q in block 0. 512 numbers make 4,096; the last 16 rows are nearly
 # white.*
 #
-# The rows of `q` belong to four heads, 16 rows each. Head 3 hardly changes. The change is five times as large as the
-# weight itself; in large models it is a small fraction. Our model is small and the learning rate is high.
+# The rows of `q` belong to four heads, 16 rows each; head 3 hardly changes. The change is five times as large as the
+# weight, which is unusual: the model is small and the learning rate high.
 
 # %% [markdown]
 # ## Which rank is enough? Plant one
@@ -259,11 +261,14 @@ for r in (1, 2):
 
 # %% [markdown]
 # The **singular value decomposition** writes a matrix as a sum of rank-1 matrices, largest first. Their sizes are the
-# singular values, 4 and 2 here. Their squares add up to the **energy**, the sum of all squared numbers. By the theorem
-# of Eckart and Young, the best matrix of rank $r$ keeps the $r$ largest; the energy of the others, $2^2/(4^2+2^2) =
-# 0.2$, is an error that no rank-1 update can remove.
-#
-# Now in the real head: four pairs of letters change places.
+# singular values, 4 and 2 here. Their squares add up to the **energy**, the sum of all squared numbers. The best matrix
+# of rank $r$ keeps the $r$ largest (Eckart and Young). Here rank 1 leaves $2^2/(4^2+2^2) = 0.2$ of the energy, and no
+# training can remove that.
+
+# %% [markdown]
+# Now the real head: four pairs of letters change places. `PlantedHead` computes the planted $\Delta W$. Its `imitate`
+# trains a LoRA on the head for 200 steps, until it writes the same logits as the planted head, and returns the error
+# that is left, as a share of the base's error.
 
 # %%
 planted = PlantedHead("ab", "cd", "ef", "gh")
@@ -271,7 +276,7 @@ print("rank of the planted change:", planted.rank)
 errors, bound = {}, {}
 for r in (1, 2, 3, 4, 5, 8):
     method = LoRA(rank=r, alpha=2 * r, targets=("head",))  # α = 2r, so s = 2 at every rank
-    errors[r] = [planted.imitate(method, seed)[1] for seed in SEEDS]
+    errors[r] = [planted.imitate(method, seed)[1] for seed in SEEDS]  # [0] would be ΔW
     if r < planted.rank:
         bound[r] = planted.bound(r)
 plots.error_by_rank(errors, true_rank=planted.rank, bound=bound)
@@ -305,13 +310,11 @@ for r in (1, 2, 4):
 with torch.no_grad():
     merged = merge(model)
     apart, together = model(batch.tokens), merged(batch.tokens)
-print(
-    f"largest difference of a logit: {(apart - together).abs().max():.1e}, where logits reach {apart.abs().max():.0f}"
-)
+gap, largest = (apart - together).abs().max(), apart.abs().max()
+print(f"largest difference of a logit: {gap:.1e}, where logits reach {largest:.0f}")
 print("type of the merged layer:", type(merged.blocks[0].attn.q).__name__)
-print(
-    "detached, the base is the same to the last bit:", deltas.fingerprint(detach(model)) == deltas.fingerprint(base())
-)
+same = deltas.fingerprint(detach(model)) == deltas.fingerprint(base())
+print("detached, the base is the same to the last bit:", same)
 
 # %% [markdown]
 # ## What it costs: time
@@ -366,9 +369,11 @@ plt.show()
 # Three mistakes that raise no error. What will each one show?
 #
 # ```python
-# self.B = nn.Parameter(base.weight.new_zeros(out, rank))   # right, beside a random A
-# nn.init.zeros_(self.A)                                    # broken 1: both zero
-# nn.init.normal_(self.B)                                   # broken 2: both random
+# nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))                     # right: A random,
+# self.B = nn.Parameter(base.weight.new_zeros(out, rank))              # B zero
+#
+# nn.init.zeros_(self.A)                                               # broken 1: both zero
+# self.B = nn.Parameter(base.weight.new_empty(out, rank).normal_())    # broken 2: both random
 # ```
 #
 # ```python
@@ -392,46 +397,50 @@ apart, together = evaluate(silent, goal).accuracy, evaluate(merge(silent), goal)
 print(f"merged without s: accuracy {apart:.2f} unmerged, {together:.2f} merged")
 
 # %% [markdown]
-# Each is caught by a test of one line, and by no loss curve: (1) after a few steps $B$ is not zero; (2) at the start
-# the outputs equal the base's; (3) merged and unmerged outputs are equal.
+# With both at zero, nothing ever moves. With both random, the base is destroyed before the first step. Without $s$ in
+# `delta`, training and evaluation look perfect, and the *merged* model fails.
 #
+# Three tests of one line catch them: after a step, $B$ is not zero; at the start, the outputs are the base's; merged
+# and unmerged outputs are equal.
+
+# %% [markdown]
 # ## Seen here or not
 #
 # | claim | here | ledger: ten seeds |
 # |---|---|---|
-# | LoRA learns as much as full fine-tuning | not on q and v from few examples | [row](claims.md#lora_and_full) |
-# | up to the task's rank more helps, then not | yes | [row](claims.md#elbow) |
+# | LoRA equals full fine-tuning | not tested | [row](claims.md#lora_and_full): from few examples, not on q and v |
+# | more rank helps up to the task's | yes | [row](claims.md#elbow) |
 # | merged, no latency | yes | [row](claims.md#inference) |
-# | a third of the memory | for small batches | [row](claims.md#training_memory) |
+# | a third of the memory | with small batches | [row](claims.md#training_memory) |
 
 # %% [markdown]
 # ## More exercises
 #
-# 1. *Predict, then measure.* What does `LoRA(rank=8, targets=("k", "up"))` train? From which rank on does LoRA on a 64
-#    × 64 weight train more than the weight has? Check with `summary`.
-# 2. *Predict, then measure.* `PlantedHead("abc")` makes b of a, c of b and a of c. Three rows change. Which rank does
-#    LoRA need?
-# 3. *Find the mistake.* The first line of `forward` is `h = F.linear(self.base(x), self.A)`. Training works. Which test
-#    fails?
-
-# %% [markdown]
-# 4. *Design the experiment.* Zhu et al. 2024 claim that $B$ matters more than $A$. Train only one of them, the other
-#    fixed and random. What has to be equal for a fair comparison?
-# 5. *Write it.* The gradients for a whole batch, in numpy: `python -m minipeft start lora_gradients`. The rest of this
-#    lesson's file: `python -m minipeft start lora`.
+# 1. *Predict, then measure.* What does `LoRA(rank=8, targets=("k", "up"))` train? Check with `summary`.
+# 2. *Predict, then measure.* `PlantedHead("abc")` makes b of a, c of b and a of c. Which rank is needed?
+# 3. *Find the mistake.* A `forward` begins with `h = F.linear(self.base(x), self.A)`. Training works. Which test fails?
+# 4. *Design the experiment.* Is $B$ more important than $A$?
+# 5. *Write it.* The loop that attaches LoRA, in plain PyTorch.
 
 # %% [markdown]
 # <details><summary>Answers</summary>
 #
-# 1: $8\cdot(64+64)\cdot 2 + 8\cdot(64+256)\cdot 2 = 7{,}168$. From rank 33 on: $33\cdot128 > 4{,}096$.
+# 1: $8\cdot(64+64)\cdot 2 + 8\cdot(64+256)\cdot 2 = 7{,}168$ numbers.
 #
-# 2: Rank 2, because the three changes add up to zero. At ranks 1, 2, 3 with seed 0, `imitate` leaves 0.51, 0.0004,
-# 0.0004.
+# 2: Rank 2: the three changes add up to zero. At ranks 1, 2, 3, `imitate` leaves 0.51, 0.0004, 0.0004 (seed 0, α = 2r).
 #
-# 3: Merged and unmerged outputs differ: what is trained is $BAW$, and `delta` gives $BA$.
+# 3: Merging. What is trained is $BAW$; `delta` gives $BA$. On our task: accuracy 1.00, merged 0.00 (seed 0).
 #
-# 4: The trained numbers, a tuned learning rate for each, and the seeds. The [ledger](claims.md#b_matters_more) finds
-# the opposite here.
+# 4: Train one, fix the other at random; match numbers, learning rates, seeds. The [ledger](claims.md#b_matters_more)
+# finds $A$ ahead, against Zhu et al. 2024.
+#
+# ```python
+# model = copy.deepcopy(base()).requires_grad_(False)  # 5
+# for block in model.blocks:
+#     for name in ("q", "v"):
+#         setattr(block.attn, name, lora.LoRALinear(getattr(block.attn, name), rank=4, scale=2.0))
+# print(sum(p.numel() for p in model.parameters() if p.requires_grad))  # 2048, and the outputs are the base's
+# ```
 #
 # </details>
 
@@ -471,10 +480,8 @@ assert evaluate(base(), task("reverse+blue", instructed=True)).accuracy > 0.5 > 
 assert torch.equal(logits, base()(batch.tokens))
 fresh = LoRA(rank=4, alpha=8, targets=("q", "v")).attach(base())
 assert list(trainable(fresh)) == [f"blocks.{i}.attn.{p}.{m}" for i in (0, 1) for p in "qv" for m in "AB"]
-assert sum(p.numel() for p in trainable(fresh).values()) == 2048
 assert set(deltas.updates(model)) == {f"blocks.{i}.attn.{p}.weight" for i in (0, 1) for p in "qv"}
 assert torch.linalg.matrix_rank(layer.delta(), rtol=1e-5) == 4
-assert planted.rank == 4
 assert all(error < 1.1 * bound[r] for r in bound for error in errors[r])
 assert all(a / b > 30 and b / c < 10 for a, b, c in zip(errors[3], errors[4], errors[8], strict=True))
 assert [type(m) for m in merged.modules()] == [type(m) for m in base().modules()]
