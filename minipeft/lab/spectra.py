@@ -55,6 +55,6 @@ def intruders(view):
 
 
 def new_directions(W, change):
-    U = torch.linalg.svd(W + change)[0][:, :TOP]
-    cosines = torch.linalg.svd(W)[0].T @ U
+    U = torch.linalg.svd(W + change, full_matrices=False)[0][:, :TOP]
+    cosines = torch.linalg.svd(W, full_matrices=False)[0].T @ U
     return int((cosines.abs().amax(0) < ALIKE).sum())
