@@ -64,13 +64,13 @@ for goal in (task("reverse+blue", instructed=True), task("reverse+blue")):
     print(f"{prompt:24} {answer:10} accuracy on unseen examples: {evaluate(model, goal).accuracy:.2f}")
 
 # %% [markdown]
-# With the instruction, the base is always right; without it, it copies the word.
+# With the instruction, the base is right; without it, it copies the word.
 #
 # ## The idea on a 4 × 4
 #
 # Training changes a weight $W$ into $W + \Delta W$. Full fine-tuning learns all of $\Delta W$. LoRA learns two thin
-# factors, $\Delta W = BA$. The matrix $A$ reads $r$ numbers from the input $x$; the matrix $B$ says where each of them
-# is added to the output. The number $r$ is the **rank**; here it is 1.
+# factors, $\Delta W = BA$. $A$ reads $r$ numbers from the input $x$, and $B$ says where each of them is added to the
+# output. The number $r$ is the **rank**; here it is 1.
 
 # %%
 W = np.eye(4)
@@ -100,16 +100,17 @@ for d in (4, 64, 768, 12288):  # this example, our base, GPT-2, GPT-3
 #
 # ## The gradients, by hand
 #
-# The layer computes $h = Ax$ and $y = Wx + s\,Bh$. The factor $s = \alpha/r$ is a constant; you choose $\alpha$. Let $g
-# = \partial L/\partial y$ be the gradient that arrives from above. Two steps of the chain rule are enough.
+# The layer computes $h = Ax$ and $y = Wx + s\,Bh$. The factor $s = \alpha/r$ is a constant; you choose
+# $\alpha$. Let $g = \partial L/\partial y$ be the gradient that arrives from above. Two steps of the chain rule are
+# enough.
 
 # %% [markdown]
 # **For $B$.** Output $i$ contains $s\,B_{ik}h_k$, and no other output contains $B_{ik}$. So
 #
 # $$\frac{\partial L}{\partial B_{ik}} = s\,g_i\,h_k, \qquad \frac{\partial L}{\partial B} = s\,g\,(Ax)^\top$$
 #
-# **For $A$.** Every output $i$ contains $h_k$ with the factor $s\,B_{ik}$, so $\partial L/\partial h = s\,B^\top g$.
-# And $h_k$ contains $A_{kj}x_j$:
+# **For $A$.** Every output $i$ contains $h_k$ with the factor $s\,B_{ik}$, so
+# $\partial L/\partial h = s\,B^\top g$. And $h_k$ contains $A_{kj}x_j$:
 #
 # $$\frac{\partial L}{\partial A} = s\,B^\top g\,x^\top$$
 #
@@ -170,9 +171,13 @@ check("lora", LoRALinear, use=True)
 # `forward`; only `delta` builds it.
 
 # %%
+plots.structure("LoRA")
+plt.show()
 print(OURS)
 
 # %% [markdown]
+# *Figure: the frozen weight, grey; beside it the path through A and B, whose output is added.*
+#
 # ## Attach it
 #
 # `attach` returns a **view**: the same frozen weights, with a wrapper around each module that `targets` names. The
@@ -304,7 +309,8 @@ for r in (1, 2, 4):
 #
 # ## Merge it
 #
-# $W + s\,BA$ has the shape of $W$. `merge` writes it into a plain `nn.Linear`. The view and the base stay as they are.
+# $W + s\,BA$ has the shape of $W$. `merge` writes it into a plain `nn.Linear`. The view and the base stay as they
+# are.
 
 # %%
 with torch.no_grad():

@@ -70,11 +70,11 @@ for alpha, lr in ((2, 0.02), (4, 0.02), (4, 0.01)):
 
 # %% [markdown]
 # Twice the α doubles the step; half the learning rate undoes that. Later $A$ moves too. After $t$ steps both factors
-# have moved by about $\eta\,t$, so $\Delta W$ grows like $s\,\eta^2$. If the task needs a $\Delta W$ of a certain size,
-# we predict: **16 times the α, a quarter of the learning rate**.
+# have moved by about $\eta\,t$, so $\Delta W$ grows like $s\,\eta^2$. If the task needs a $\Delta W$ of a certain
+# size, we predict: **16 times the α, a quarter of the learning rate**.
 #
-# We test it on a new table, `reverse+violet`, with `SHORT` training of 150 steps: after 500, nearly every setting has
-# learned it. `SIX` are all linear layers.
+# The test is a new table, `reverse+violet`. `SHORT` is 150 steps: after 500, nearly every setting has learned it. `SIX`
+# are all linear layers.
 
 # %%
 violet, losses, views = task("reverse+violet"), {}, {}
@@ -113,10 +113,10 @@ print(f"α 16 times as large: predicted ratio 4.0, measured {best['LoRA(α = 2)'
 # %% [markdown]
 # ## LoRA+ is α in disguise
 #
-# LoRA+ gives $B$ a learning rate $\lambda$ times that of $A$. Write $B' = sB$, so that $\Delta W = B'A$. Under Adam, a
-# step moves $B$ by its learning rate $\eta_B$, so it moves $B'$ by $s\,\eta_B$. Only this product counts, and $\lambda
-# = 16$ should do exactly what 16 times the α does. We switch clipping off, because it sees the size of the gradients,
-# and that depends on $s$.
+# LoRA+ gives $B$ a learning rate $\lambda$ times that of $A$. Write $B' = sB$, so that $\Delta W = B'A$. Under
+# Adam, a step moves $B$ by its learning rate $\eta_B$, so it moves $B'$ by $s\,\eta_B$. Only this product counts, and
+# $\lambda = 16$ should do exactly what 16 times the α does. We switch clipping off, because it sees the size of the
+# gradients, and that depends on $s$.
 
 # %%
 unclipped = Recipe(steps=SHORT.steps // 2, clip=1e9)
@@ -146,8 +146,8 @@ for r in (1, 4, 16, 64):
     print(f"rank {r:3} {on_x / r:30.2f} {on_other / r:12.2f} {on_x / r**0.5:18.2f} {on_other / r**0.5:12.2f}")
 
 # %% [markdown]
-# A sum of $r$ positive terms grows like $r$, one with random signs like $\sqrt r$. So $\alpha/r$ keeps the step *on the
-# example* the same at every rank, and rsLoRA's $\alpha/\sqrt r$ keeps the step *elsewhere* the same.
+# A sum of $r$ positive terms grows like $r$, one with random signs like $\sqrt r$. So $\alpha/r$ keeps the step *on
+# the example* the same at every rank, and rsLoRA's $\alpha/\sqrt r$ keeps the step *elsewhere* the same.
 #
 # In training, $\alpha/r$ lets one learning rate suit [ranks 1 to 32](claims.md#rank_and_rate) here. Yet a high rank
 # [pays more](claims.md#rslora_high_rank) with $\alpha/\sqrt r$.
@@ -186,8 +186,8 @@ plt.show()
 #
 # The new table needs rank 1 only: it is one of $16!$ orders of 16 letters, so $\log_2 16! = 44$ bits describe it. To
 # test rank, take data without a rule. `RandomWords(192)` has 192 random words with random answers of 24 bits each. In
-# the [ledger](claims.md#capacity), LoRA of rank 4 stores half a bit in each trained number. At that density, rank 1
-# (2,304 numbers) stores 48 words, rank 4 stores 192, and rank 16 stores 768.
+# the [ledger](claims.md#capacity), LoRA of rank 4 stores half a bit per trained number. At that density, rank 1 (2,304
+# numbers) holds 48 words, rank 4 holds 192, and rank 16 holds 768.
 
 # %%
 recalled = {}
@@ -245,9 +245,9 @@ for k in (1, 2, 4, 8, 16):
 # %% [markdown]
 # ## Do two runs find the same directions?
 #
-# Write a change as $X = USV$. The rows of $V$ are its **input directions**. Take the first $i$ of $X$ and the first $j$
-# of $Y$. If the smaller set lies in the span of the larger, the squares of all scalar products add up to $\min(i,j)$.
-# So Hu et al. (§7.2) measure
+# Write a change as $X = USV$. The rows of $V$ are its **input directions**. Take the first $i$ of $X$ and the first
+# $j$ of $Y$. If the smaller set lies in the span of the larger, the squares of all scalar products add up to
+# $\min(i,j)$. So Hu et al. (§7.2) measure
 #
 # $$\varphi(X, Y, i, j) = \lVert V_X V_Y^\top\rVert^2 \,/\, \min(i, j), \qquad 0 \le \varphi \le 1$$
 
@@ -255,7 +255,8 @@ for k in (1, 2, 4, 8, 16):
 # For two random directions in 64 dimensions, the squared scalar product is $1/64$ on average. There are $ij$ of them,
 # so chance gives $\varphi = \max(i,j)/64$.
 #
-# **Write it.** The cell prints your numbers beside ours. If they agree, what follows runs on your function.
+# **Write it.** The cell prints your numbers beside ours. If they agree, the next cell runs on your function: it
+# compares two LoRAs of rank 16 that differ in the seed, that is, in the start of $A$ and in the data.
 
 
 # %%
@@ -268,9 +269,6 @@ torch.manual_seed(0)
 X, Y = torch.randn(5, 8), torch.randn(5, 8)
 cases = {"X and X, 2 and 2": (X, X, 2, 2), "X and Y, 2 and 4": (X, Y, 2, 4), "X and Y, 5 and 3": (X, Y, 5, 3)}
 similarity = beside(similarity, spectra.similarity, cases)
-
-# %% [markdown]
-# Now we compare two LoRAs of rank 16. They differ in the seed: in the start of $A$ and in the data.
 
 # %%
 runs = [adapt(LoRA(rank=16, alpha=32, targets=SIX), violet, 1e-2, seed, SHORT)[0] for seed in (0, 1)]
@@ -296,8 +294,8 @@ for name, grid in maps.items():
 # %% [markdown]
 # ## Intruder dimensions
 #
-# Shuttleworth et al. look at the trained *weight* $W+\Delta W$. They compare its ten largest left singular vectors with
-# all of $W$'s. One that is like none of them, with every cosine below 0.5, is an **intruder**. They find intruders
+# Shuttleworth et al. look at the trained *weight* $W+\Delta W$. They compare its ten largest left singular vectors
+# with all of $W$'s. One that is like none of them, with every cosine below 0.5, is an **intruder**. They find intruders
 # after LoRA, not after full fine-tuning, and connect them with forgetting. We count in twelve matrices.
 
 # %%
@@ -321,9 +319,9 @@ for name in ("Full", "LoRA(α = 32)"):
 # %% [markdown]
 # ## Merging in 16 bits
 #
-# A number in bfloat16 has 8 significant bits: between 1 and 2, neighbours lie $2^{-7} = 0.0078$ apart. What is smaller
-# than half of that vanishes: $1 + 0.003 = 1$. We take a trained $\Delta W$, shrink it to some share of $W$, merge it,
-# and measure what is lost. Float16 has three bits more, so we predict an eighth of the loss.
+# A number in bfloat16 has 8 significant bits: between 1 and 2, neighbours lie $2^{-7} = 0.0078$ apart. What is
+# smaller than half of that vanishes: $1 + 0.003 = 1$. We take a trained $\Delta W$, shrink it to some share of
+# $W$, merge it, and measure what is lost. Float16 has three bits more, so we predict an eighth of the loss.
 
 
 # %%
@@ -368,7 +366,8 @@ print(f"accuracy where it was trained: {there:.2f};  loaded where s = α/r: {her
 
 # %% [markdown]
 # $A$ and $B$ mean nothing without $s$: store α with them.
-#
+
+# %% [markdown]
 # ## Where to start
 #
 # | choice | start with | then |
@@ -388,14 +387,14 @@ print(f"accuracy where it was trained: {there:.2f};  loaded where s = α/r: {her
 # | LoRA+ is faster | as a larger α is | [row](claims.md#lora_plus) |
 # | q and v beat either | yes | [row](claims.md#where) |
 # | capacity is limited | yes | [row](claims.md#capacity) |
-# | full ΔW has a low rank | no | [row](claims.md#low_rank_change) |
-# | only LoRA has intruders | no | [row](claims.md#intruder_dimensions) |
+# | full ΔW has low rank | no | [row](claims.md#low_rank_change) |
+# | only LoRA: intruders | no | [row](claims.md#intruder_dimensions) |
 
 # %% [markdown]
 # ## More exercises
 #
-# 1. *Predict, then measure.* A library "unmerges" by subtracting: $(W+\Delta W)-\Delta W$, in bfloat16. Which share of
-#    $W$'s numbers comes back at ‖ΔW‖/‖W‖ = 1, and at 0.01?
+# 1. *Predict, then measure.* A library "unmerges" by subtracting: $(W+\Delta W)-\Delta W$, in bfloat16. Which share
+#    of $W$'s numbers comes back at ‖ΔW‖/‖W‖ = 1, and at 0.01?
 # 2. *Write it.* The singular values of $BA$ without building $BA$. Use `torch.linalg.qr` of $B$ and of $A^\top$.
 # 3. *Find the mistake.* Someone uses columns of $U$ in φ. What is compared?
 # 4. *Design the experiment.* Show that all layers beat q and v.
