@@ -340,7 +340,7 @@ for name, predicted in {"base": 1, "merged": 1, "unmerged": 1.09}.items():
 
 # %% [markdown]
 # Merged, LoRA is free. Unmerged, it costs far more than its multiplications say, because every small product has a
-# start-up cost. Merge before you serve a single task.
+# start-up cost. Merge before you serve a single task; [lesson 15](15_several_tasks.ipynb) serves several.
 #
 # ## What it costs: memory
 #

@@ -104,11 +104,12 @@ for name, lr in best.items():
 print(f"α 16 times as large: predicted ratio 4.0, measured {best['LoRA(α = 2)'] / best['LoRA(α = 32)']:.1f}")
 
 # %% [markdown]
-# Guess 1: about a quarter (one seed; the [ledger](claims.md#learning_rate_of_lora) measures 4.8 with ten).
+# Guess 1: about a quarter (ten seeds: [4.8](claims.md#learning_rate_of_lora)).
 #
-# Does LoRA want ten times the learning rate of full fine-tuning? That depends on α. In the ledger the ratio is 1.4 with
-# α = 32, 3.3 with α = 8 and 6.4 with α = 2. On a real model with $s=2$ it is about [ten](claims.md#real_learning_rate).
-# So fix α, then tune the learning rate.
+# Why is LoRA's learning rate higher at all? Full fine-tuning's first step moves each number of $W$ by $\eta$. LoRA's
+# moves it by $s\,\eta$ times a sum of $r$ random numbers of $A$: about $0.3\,\eta$ with $s=2$ and $r=4$. So "ten times"
+# depends on α: in the ledger it is 1.4 times with α = 32, and 6.4 with α = 2. On a real model with $s=2$ it is [about
+# ten](claims.md#real_learning_rate).
 
 # %% [markdown]
 # ## LoRA+ is α in disguise
@@ -374,7 +375,7 @@ print(f"accuracy where it was trained: {there:.2f};  loaded where s = α/r: {her
 # |---|---|---|
 # | layers | all linear | attention, to save |
 # | rank | 16 | more for many facts |
-# | α | 32, fixed | rsLoRA above rank 64 |
+# | α | twice the rank, fixed | rsLoRA for high ranks |
 # | learning rate | 10 × full fine-tuning's | a factor of 3 up and down |
 # | merging | not, or in 32 bits | test the merged model |
 
