@@ -3,7 +3,7 @@
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|
-# | 40 minutes to read and run · 80 with exercises | ●●○ | PyTorch, lesson 1 | 40 s on a CPU |
+# | 40 minutes to read and run · 80 with exercises | ●●○ | PyTorch, lesson 1 | 30 s on a CPU |
 #
 # After this lesson you can write LoRA from memory, derive its gradients, say which rank is enough, and predict what an
 # adapter costs. Its settings follow in lesson 11.
@@ -390,7 +390,8 @@ plt.show()
 # %%
 zero = with_mistake("lora", "both zero").LoRA(rank=4).attach(base())
 fit(zero, goal, lr=3e-2, steps=20, device="cpu", progress=False)
-print("both zero: numbers that differ from zero after 20 steps:", sum(int(p.any()) for p in trainable(zero).values()))
+moved = sum(int(p.any()) for p in trainable(zero).values())
+print(f"both zero: after 20 steps, {moved} of {len(trainable(zero))} matrices are not zero")
 
 known = task("reverse+red", instructed=True)  # the base has practised this one
 random = with_mistake("lora", "both random").LoRA(rank=4).attach(base())
@@ -414,7 +415,7 @@ print(f"merged without s: accuracy {apart:.2f} unmerged, {together:.2f} merged")
 #
 # | claim | here | ledger: ten seeds |
 # |---|---|---|
-# | LoRA equals full fine-tuning | not tested | [row](claims.md#lora_and_full): from few examples, not on q and v |
+# | LoRA equals full fine-tuning | not tested | [row](claims.md#lora_and_full): with few examples, q and v are behind |
 # | more rank helps up to the task's | yes | [row](claims.md#elbow) |
 # | merged, no latency | yes | [row](claims.md#inference) |
 # | a third of the memory | with small batches | [row](claims.md#training_memory) |
@@ -423,7 +424,8 @@ print(f"merged without s: accuracy {apart:.2f} unmerged, {together:.2f} merged")
 # ## More exercises
 #
 # 1. *Predict, then measure.* What does `LoRA(rank=8, targets=("k", "up"))` train? Check with `summary`.
-# 2. *Predict, then measure.* `PlantedHead("abc")` makes b of a, c of b and a of c. Which rank is needed?
+# 2. *Predict, then measure.* `PlantedHead("abc")` makes b of a, c of b and a of c. Which rank is needed? `imitate`
+#    tells.
 # 3. *Find the mistake.* A `forward` begins with `h = F.linear(self.base(x), self.A)`. Training works. Which test fails?
 # 4. *Design the experiment.* Is $B$ more important than $A$?
 # 5. *Write it.* The loop that attaches LoRA, in plain PyTorch.

@@ -3,10 +3,10 @@
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|
-# | 50 minutes to read and run · 100 with exercises | ●●● | lesson 10 | 50 s on a CPU |
+# | 50 minutes to read and run · 100 with exercises | ●●● | lesson 10 | 1 minute on a CPU |
 #
-# Which α, which learning rate, which layers, which rank, how to merge? After this lesson you can give a reason for each
-# choice, and you can look inside a trained change.
+# You have to choose α, a learning rate, layers, a rank and a way to merge. After this lesson you can give a reason for
+# each choice, and you can look inside a trained change.
 
 # %% [markdown]
 # ## What the papers say
@@ -129,12 +129,12 @@ print(f"LoRA with α = 128:         test loss {equal[1]:.8f}")
 
 # %% [markdown]
 # After 75 steps the runs agree to five digits; the rest is rounding. So tune α before you try LoRA+. With clipping,
-# [LoRA+ is not surely ahead](claims.md#lora_plus) of a tuned LoRA, but a LoRA with 16 times the α is.
+# [LoRA+ is not surely ahead](claims.md#lora_plus) of a tuned LoRA; one with 16 times the α is.
 #
 # ## Why is α divided by the rank?
 #
-# After Adam's first step on an example $x$, output $i$ has moved by $s\,\eta\sum_k |h_k|$: $r$ positive terms. For
-# another input, $h'=Ax'$, the terms are $\text{sign}(h_k)\,h'_k$ and have random signs.
+# After Adam's first step on an example $x$, output $i$ has moved by $s\,\eta\sum_k |h_k|$, a sum of $r$ positive
+# terms. For another input, $h'=Ax'$, the terms are $\text{sign}(h_k)\,h'_k$ and have random signs.
 
 # %%
 torch.manual_seed(0)
@@ -209,8 +209,8 @@ plt.show()
 # %% [markdown]
 # ## What does full fine-tuning really change?
 #
-# Hu et al. suspect that the change which full fine-tuning makes has a low rank. We train all six layers freely, at full
-# rank, and look at the singular values of one change.
+# The hypothesis behind LoRA is that the change which full fine-tuning makes has a low rank. We train all six layers
+# freely, at full rank, and look at the singular values of one change.
 
 # %%
 full, _ = adapt(Full(targets=tuple(f"{name}.weight" for name in SIX)), violet, 3e-3, 0, SHORT)
@@ -371,13 +371,15 @@ print(f"accuracy where it was trained: {there:.2f};  loaded where s = α/r: {her
 # %% [markdown]
 # ## Where to start
 #
+# This is our advice for a first run:
+#
 # | choice | start with | then |
 # |---|---|---|
 # | layers | all linear | attention, to save |
 # | rank | 16 | more for many facts |
 # | α | twice the rank, fixed | rsLoRA for high ranks |
-# | learning rate | 10 × full fine-tuning's | a factor of 3 up and down |
-# | merging | not, or in 32 bits | test the merged model |
+# | learning rate | 10 × full fine-tuning's | three times more and less |
+# | merging | in 32 bits | test the merged model |
 
 # %% [markdown]
 # ## Seen here or not
@@ -432,9 +434,9 @@ quiz("11_lora_in_practice", answers="")
 # %% [markdown]
 # ## In three lines
 #
-# - α and the learning rate are one choice, $s\,\eta^2$: fix α, tune the learning rate.
-# - All linear layers first. Buy rank for data that must be stored, not for a rule that must be learned.
-# - A merge in bfloat16 loses small changes: test the merged model.
+# - α and the learning rate are one choice, because $s\,\eta^2$ is what counts: fix α and tune the learning rate.
+# - Adapt all linear layers first. Buy rank for data that must be stored, not for a rule that must be learned.
+# - A merge in bfloat16 loses small changes, so test the merged model.
 #
 # ```python
 # from peft import LoraConfig
