@@ -243,7 +243,7 @@ print("share of ‖ΔW‖² in the 16 rows of each head:", *(f"{share:.2f}" for 
 # white.*
 #
 # The rows of `q` belong to four heads, 16 rows each; head 3 hardly changes. The change is five times as large as the
-# weight, which is unusual: the model is small and the learning rate high.
+# weight. That is unusual: our model is small and the learning rate high.
 
 # %% [markdown]
 # ## Which rank is enough? Plant one

@@ -70,8 +70,8 @@ for alpha, lr in ((2, 0.02), (4, 0.02), (4, 0.01)):
 
 # %% [markdown]
 # Twice the α doubles the step; half the learning rate undoes that. Later $A$ moves too. After $t$ steps both factors
-# have moved by about $\eta\,t$, so $\Delta W$ grows like $s\,\eta^2$. If the task needs a $\Delta W$ of a certain
-# size, we predict: **16 times the α, a quarter of the learning rate**.
+# have moved by about $\eta\,t$, so $\Delta W$ grows like $s\,\eta^2$. We predict: **16 times the α, a quarter of the
+# learning rate**.
 #
 # The test is a new table, `reverse+violet`. `SHORT` is 150 steps: after 500, nearly every setting has learned it. `SIX`
 # are all linear layers.
@@ -115,9 +115,9 @@ print(f"α 16 times as large: predicted ratio 4.0, measured {best['LoRA(α = 2)'
 # ## LoRA+ is α in disguise
 #
 # LoRA+ gives $B$ a learning rate $\lambda$ times that of $A$. Write $B' = sB$, so that $\Delta W = B'A$. Under
-# Adam, a step moves $B$ by its learning rate $\eta_B$, so it moves $B'$ by $s\,\eta_B$. Only this product counts, and
-# $\lambda = 16$ should do exactly what 16 times the α does. We switch clipping off, because it sees the size of the
-# gradients, and that depends on $s$.
+# Adam, a step moves $B$ by its learning rate $\eta_B$, and so it moves $B'$ by $s\,\eta_B$. Only this product counts.
+# Then $\lambda = 16$ does exactly what 16 times the α does. (We switch clipping off: it depends on the size of
+# gradients.)
 
 # %%
 unclipped = Recipe(steps=SHORT.steps // 2, clip=1e9)
@@ -185,10 +185,10 @@ plt.show()
 # %% [markdown]
 # ## Which rank?
 #
-# The new table needs rank 1 only: it is one of $16!$ orders of 16 letters, so $\log_2 16! = 44$ bits describe it. To
-# test rank, take data without a rule. `RandomWords(192)` has 192 random words with random answers of 24 bits each. In
-# the [ledger](claims.md#capacity), LoRA of rank 4 stores half a bit per trained number. At that density, rank 1 (2,304
-# numbers) holds 48 words, rank 4 holds 192, and rank 16 holds 768.
+# The new table needs rank 1 only: it is one of $16!$ orders of 16 letters, which $\log_2 16! = 44$ bits describe. To
+# test rank, take data without a rule. `RandomWords(192)` has 192 random words with random answers of 24 bits. In the
+# [ledger](claims.md#capacity), rank 4 stores half a bit per trained number. At that density, rank 1 (2,304 numbers)
+# holds 48 words, rank 4 holds 192, and rank 16 holds 768.
 
 # %%
 recalled = {}
@@ -289,8 +289,8 @@ for name, grid in maps.items():
 # *Figure: φ between random matrices, and between two runs in q of layers 0 and 1. In layer 0 the runs share their first
 # two directions; in layer 1 they share little more than random matrices.*
 #
-# Hu et al. saw such a pattern in GPT-3: the first directions are shared, later ones belong to the run. Here that holds
-# in layer 0 only (one pair of seeds). Two adapters can do the same work in different directions.
+# Hu et al. saw this in GPT-3: the first directions are shared, later ones belong to the run. Here it holds in layer 0
+# only (one pair of seeds). Two adapters can do the same work in different directions.
 
 # %% [markdown]
 # ## Intruder dimensions
@@ -371,11 +371,11 @@ print(f"accuracy where it was trained: {there:.2f};  loaded where s = α/r: {her
 # %% [markdown]
 # ## Where to start
 #
-# This is our advice for a first run:
+# For a first run we advise:
 #
 # | choice | start with | then |
 # |---|---|---|
-# | layers | all linear | attention, to save |
+# | layers | all linear | fewer, to save |
 # | rank | 16 | more for many facts |
 # | α | twice the rank, fixed | rsLoRA for high ranks |
 # | learning rate | 10 × full fine-tuning's | three times more and less |
