@@ -10,7 +10,7 @@ plain = merge(adapted)                          # holds nothing of the method
 
 from minipeft.attach import detach, trainable
 from minipeft.bases import base
-from minipeft.classroom import check, expect, use
+from minipeft.classroom import check, expect, quiz, use
 from minipeft.deltas import DeltaError, fold, load, read, save
 from minipeft.doctor import doctor
 from minipeft.methods import (
@@ -44,6 +44,6 @@ __all__ = [
     "IA3", "METHODS", "AdaLoRA", "AdapterFusion", "BitFit", "Config", "DeltaError", "DoRA", "Full", "Houlsby",
     "LinearProbe", "LoRA", "Mixture", "MultiTask", "PTuning", "PTuningV2", "ParallelAdapter", "Pfeiffer", "PiSSA",
     "PrefixTuning", "PromptTuning", "QLoRA", "Task", "Together", "Transformer", "VeRA", "base", "check", "decode",
-    "detach", "doctor", "encode", "evaluate", "expect", "fit", "fold", "load", "merge", "move", "read", "recording",
-    "save", "summary", "task", "trainable", "use",
+    "detach", "doctor", "encode", "evaluate", "expect", "fit", "fold", "load", "merge", "move", "quiz", "read",
+    "recording", "save", "summary", "task", "trainable", "use",
 ]  # fmt: skip

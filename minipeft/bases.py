@@ -19,7 +19,8 @@ from minipeft.models.transformer import Config, Embed, Transformer
 from minipeft.models.vision import VisionConfig, ViT
 from minipeft.published import smollm2
 
-FOLDER = Path(__file__).parents[1] / "tiny_models"
+BESIDE, INSIDE = Path(__file__).parents[1] / "tiny_models", Path(__file__).parent / "tiny_models"
+FOLDER = INSIDE if INSIDE.is_dir() else BESIDE  # inside where the package was installed without a clone
 GPT2 = {  # modules here and in transformers' GPT2LMHeadModel; {i} counts the layers. There q, k and v are one matrix
     "embed.token": "transformer.wte",
     "embed.position": "transformer.wpe",

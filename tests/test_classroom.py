@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -682,7 +683,7 @@ def test_one_body_is_asked_about_alone(tmp_path):
     assert [line for line in lines if line.startswith("LoRAEmbedding.delta: ")], "a line for each body that is wrong"
     alone = desk.check_file(path, only="LoRALinear.delta")
     assert alone.passed
-    assert alone.text() == "lora: right as far as it goes, LoRALinear.delta."
+    assert alone.text() == "lora: right, as far as it was asked for: LoRALinear.delta."
     report = desk.check_file(path, only="LoRAEmbedding.delta")
     assert list(report.stubs) == ["LoRAEmbedding.delta"]
     assert report.finding.stub == "LoRAEmbedding.delta"
@@ -925,3 +926,78 @@ def test_two_threads_look_one_after_the_other_and_leave_the_usual_type():
         found = list(threads.map(lambda _: observe.look(seen, None), range(4)))
     assert found == ["torch.float64"] * 4
     assert torch.get_default_dtype() == torch.float32
+
+
+# -- in a notebook ----------------------------------------------------------------------------------------------------
+
+
+def of_a_notebook(text):
+    """What a cell defines. Its module is that of a notebook, not of this test."""
+    made = {"__name__": "__main__"}
+    exec(textwrap.dedent(text), made)
+    return made
+
+
+LORA_CELL = """
+    import torch.nn.functional as F
+    from minipeft.methods import lora
+
+    class LoRALinear(lora.LoRALinear):
+        def forward(self, x):
+            return self.base(x) + self.scale * F.linear(F.linear(self.dropout(x), self.A), self.B)
+"""
+
+
+def test_a_class_made_from_the_projects_is_asked_only_for_what_stands_in_it():
+    cell = of_a_notebook(LORA_CELL)
+    report = diagnose("lora", cell["LoRALinear"], whole=False)
+    assert report.passed
+    assert report.stubs == {"LoRALinear.forward": "right"}
+    assert not diagnose("lora", cell["LoRALinear"]).passed, "who grades asks for all of it"
+    empty = of_a_notebook(
+        LORA_CELL
+        + """
+        def delta(self):
+            raise NotImplementedError("your turn")
+    """
+    )
+    assert diagnose("lora", empty["LoRALinear"], whole=False).stubs["LoRALinear.delta"] == "not written yet"
+
+
+def test_what_follows_a_check_runs_on_the_readers_class_if_it_is_right(capsys):
+    ours, cell = own.LoRALinear.forward, of_a_notebook(LORA_CELL)
+    check("lora", cell["LoRALinear"], use=True)
+    assert "What follows runs on your LoRALinear.forward." in capsys.readouterr().out
+    assert own.LoRALinear.forward.__code__ is vars(cell["LoRALinear"])["forward"].__code__
+    words = minipeft.encode(": cabbed =")[None]
+    assert torch.equal(minipeft.LoRA().attach(minipeft.base())(words), minipeft.base()(words))
+
+    wrong = of_a_notebook(LORA_CELL.replace("self.scale * ", ""))
+    check("lora", wrong["LoRALinear"], use=True)
+    assert "What follows runs on our LoRALinear.forward, until yours is right." in capsys.readouterr().out
+    assert own.LoRALinear.forward is ours
+
+
+def test_a_function_of_a_notebook_takes_the_place_of_the_projects_everywhere(capsys):
+    cell = of_a_notebook("""
+        import math
+        import torch
+
+        def causal(scores):
+            return torch.ones_like(scores[0, 0], dtype=torch.bool).tril()
+
+        def attend(q, k, v, mask=None):
+            scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+            if mask is not None:
+                allowed = causal(scores) if isinstance(mask, str) else mask
+                scores = scores.masked_fill(~allowed, -math.inf)
+            weights = scores.softmax(-1)
+            return weights @ v, weights
+    """)
+    ours = transformer.attend
+    check("attention", cell["attend"], use=True)
+    assert "runs on your attend" in capsys.readouterr().out
+    assert transformer.attend is not ours
+    assert transformer.attend(*torch.ones(3, 1, 1, 2, 4), mask="causal")[1][0, 0, 0].tolist() == [1, 0]
+    using.give_back("attention")
+    assert transformer.attend is ours

@@ -10,6 +10,7 @@ models     the small models that observations look at
 
 from minipeft.classroom.engine.check import check, diagnose, expect
 from minipeft.classroom.engine.recognise import with_mistake
+from minipeft.classroom.questions import quiz
 from minipeft.classroom.using import use
 
-__all__ = ["check", "diagnose", "expect", "use", "with_mistake"]
+__all__ = ["check", "diagnose", "expect", "quiz", "use", "with_mistake"]

@@ -1,11 +1,12 @@
 """A student's desk: start an exercise, check a file in a child process, see how far one has come."""
 
 import hashlib
-import json
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
+import minipeft.classroom.diary as diary
+from minipeft.classroom.diary import FOLDER
 from minipeft.classroom.engine import check, reading, source
 from minipeft.classroom.engine.diagnose import judge
 from minipeft.classroom.engine.exercise import exercises, get_exercise
@@ -13,9 +14,6 @@ from minipeft.classroom.engine.observe import work_in
 from minipeft.classroom.engine.report import Report
 from minipeft.classroom.grading.sandbox import Child, Stopped
 from minipeft.files import write_atomically
-
-FOLDER = Path("work")
-BOOK = ".progress.json"
 
 
 def start(name, folder=FOLDER, seed=None):
@@ -82,25 +80,13 @@ def hints_for(path, report, hints=None):
 # -- what is noted beside a student's files ---------------------------------------------------------------------------
 
 
-def book_of(folder):
-    try:
-        return json.loads((Path(folder) / BOOK).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
 def notes_of(path):
     """What is noted of a file: `text` and `points` of the last check, did it pass, how often a finding was seen."""
-    return book_of(path.parent).get(path.name, {})
+    return diary.book_of(path.parent).get(path.name, {})
 
 
 def note(path, **what):
-    book = book_of(path.parent)
-    book[path.name] = book.get(path.name, {}) | what
-    try:
-        write_atomically(path.parent / BOOK, json.dumps(book, indent=1).encode())
-    except OSError:
-        return  # a folder that cannot be written to: nothing is lost but a tick in a list
+    diary.note(path.parent, path.name, **what)
 
 
 def mark(text):

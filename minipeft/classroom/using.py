@@ -1,6 +1,7 @@
-"""The student's file drives the course: `use("work/lora.py")` lets minipeft itself run on it, once it passes its check.
+"""The student's code drives the course: `use("work/lora.py")` lets minipeft itself run on a file that passes its check.
 
-`import minipeft` runs nobody's file; the commands and `use()` ask for those that MINIPEFT_USE names.
+`import minipeft` runs nobody's file; the commands and `use()` ask for those that MINIPEFT_USE names. In a notebook,
+`check("lora", LoRALinear, use=True)` does the same with a class that was written there.
 
 The bodies that an exercise asks for are exchanged in the project's own classes and functions, so every figure, lesson
 and command runs on them, whatever they have imported already. `use(None)` gives the project's own back.
@@ -16,9 +17,10 @@ from pathlib import Path
 import minipeft.classroom.desk as desk
 from minipeft.classroom.engine import reading, source
 from minipeft.classroom.engine.exercise import get_exercise
+from minipeft.classroom.engine.observe import Handed
 from minipeft.lab import pool
 
-originals = []  # (owner, name, what stood there), to be put back in reverse
+originals = {}  # {exercise: [(owner, name, what stood there)]}, to be put back in reverse
 
 
 def use(*paths):
@@ -86,7 +88,7 @@ def put(name, path):
     exercise, text = get_exercise(name), reading.text_of(path)
     tree = reading.parsed(text)
     names = reading.written(tree, exercise.stubs)
-    module = importlib.import_module("minipeft." + exercise.reference_file.removesuffix(".py").replace("/", "."))
+    module = module_of(exercise)
     spliced = source.splice(exercise.tree(), tree, exercise.stubs, names, True)
     made = source.load(spliced, f"{exercise.name} of {path}", text)
 
@@ -95,39 +97,68 @@ def put(name, path):
         own = any(f.__globals__ is vars(made) for f in source.functions_of(thing))
         return source.adopt(thing, owner, vars(module)) if own else thing
 
-    added = [name for name in vars(made) if not name.startswith("__") and name not in vars(module)]
-    for name in added:  # helpers of the student's own
-        exchange(module, name, adopted(getattr(made, name), None))
-    for name in names:
-        owner, method = name.rpartition(".")[::2]
+    added = [helper for helper in vars(made) if not helper.startswith("__") and helper not in vars(module)]
+    for helper in added:  # of the student's own
+        exchange(name, module, helper, adopted(getattr(made, helper), None))
+    for stub in names:
+        owner, method = stub.rpartition(".")[::2]
         target, theirs = (getattr(module, owner), getattr(made, owner)) if owner else (module, made)
         extra = [n for n in vars(theirs) if owner and n not in vars(target)]
         for n in [*extra, method]:
             thing = adopted(vars(theirs)[n], target if owner else None)
             if owner or n not in vars(module):
-                exchange(target, n, thing)
+                exchange(name, target, n, thing)
             else:
-                exchange_everywhere(vars(module)[n], thing)
+                exchange_everywhere(name, vars(module)[n], thing)
     return names
+
+
+def adopt(name, *given):
+    """Let minipeft run on classes and functions of a notebook. They have to be right. Returns the names of the bodies.
+
+    What this exercise had exchanged before is given back first, so the same cell can be run again.
+    """
+    give_back(name)
+    subject, module = Handed(get_exercise(name), given, whole=False), module_of(get_exercise(name))
+    theirs = next((f.__globals__ for thing in subject.bodies.values() for f in source.functions_of(thing)), {})
+    names = theirs | vars(module)  # of the notebook, but where the module has one of that name
+    for owner, key, thing in subject.more:
+        target = getattr(module, owner)
+        if not hasattr(target, key):
+            exchange(name, target, key, source.adopt(thing, target, names))
+    for stub, thing in subject.bodies.items():
+        owner, method = stub.rpartition(".")[::2]
+        if owner:
+            target = getattr(module, owner)
+            exchange(name, target, method, source.adopt(thing, target, names))
+        else:
+            exchange_everywhere(name, vars(module)[stub], source.adopt(thing, None, names))
+    return [*subject.bodies]
+
+
+def module_of(exercise):
+    return importlib.import_module("minipeft." + exercise.reference_file.removesuffix(".py").replace("/", "."))
 
 
 NOTHING = object()
 
 
-def exchange(owner, name, thing):
-    originals.append((owner, name, vars(owner).get(name, NOTHING)))
+def exchange(exercise, owner, name, thing):
+    originals.setdefault(exercise, []).append((owner, name, vars(owner).get(name, NOTHING)))
     setattr(owner, name, thing)
 
 
-def exchange_everywhere(original, thing):
+def exchange_everywhere(exercise, original, thing):
     """A function of a module may have been imported elsewhere by its name."""
     for module in [m for name, m in sys.modules.items() if name.partition(".")[0] == "minipeft"]:
         for name in [name for name, value in vars(module).items() if value is original]:
-            exchange(module, name, thing)
+            exchange(exercise, module, name, thing)
 
 
-def give_back():
-    pool.FIRST.clear()
-    while originals:
-        owner, name, thing = originals.pop()
-        delattr(owner, name) if thing is NOTHING else setattr(owner, name, thing)
+def give_back(*exercises):
+    """Put back what stood there before: of these exercises, or of all."""
+    if not exercises:
+        pool.FIRST.clear()
+    for exercise in exercises or [*reversed(originals)]:
+        for owner, name, thing in reversed(originals.pop(exercise, [])):
+            delattr(owner, name) if thing is NOTHING else setattr(owner, name, thing)

@@ -1,6 +1,6 @@
 """Checking in a notebook or a test.
 
-check("lora", LoRALinear)      prints the diagnosis, draws what differs
+check("lora", LoRALinear)      prints the diagnosis, draws what differs; use=True: and minipeft runs on it, if right
 check("work/lora.py")          the same for a file or notebook
 expect("lora", LoRALinear)     the same as an assertion, for graders
 diagnose("lora", LoRALinear)   the report itself
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+import minipeft.classroom.diary as diary
 from minipeft.arguments import got
 from minipeft.classroom.engine import reading
 from minipeft.classroom.engine.compare import differing
@@ -28,8 +29,10 @@ from minipeft.classroom.engine.report import Report
 attempts = Counter()  # how often this process has seen a finding
 
 
-def diagnose(name, *given, variant=None):
+def diagnose(name, *given, variant=None, whole=True):
     """The report on classes and functions, or on the path of a file.
+
+    whole: is a class that is made from the project's own asked for the bodies, too, that it inherits from it?
 
     Raises ValueError for an unknown exercise, or where nothing that it asks for was given.
     """
@@ -41,17 +44,19 @@ def diagnose(name, *given, variant=None):
             return judge(work_in(exercise, text, seed), Subject(exercise, text, seed))
         except reading.Unreadable as error:
             return Report(exercise, {}, problem=str(error))
-    subject = Handed(exercise, given, variant)
+    subject = Handed(exercise, given, variant, whole)
     return judge(subject.work, subject)
 
 
-def check(name, *given, variant=None, hints=None):
+def check(name, *given, variant=None, hints=None, use=False):
     """Say whether a solution is right, and if not, what is wrong and which mistake it looks like.
 
     Args:
-        name: of the exercise, followed by your classes and functions; or the path of a file or notebook alone.
+        name: of the exercise, followed by your classes and functions; or the path of a file or notebook alone. A class
+            that is made from the project's own is asked for what stands in it.
         hints: how much to tell, 1 (the symptom) to 4 (everything). By default what MINIPEFT_HINTS says, else one more
             each time that you check and the same is still wrong.
+        use: of classes and functions: if they are right, let minipeft itself run on them from here on.
     """
     if not isinstance(name, str | Path):
         raise ValueError(f"check takes the name of the exercise first, check('lora', LoRALinear), got {got(name)}")
@@ -59,13 +64,23 @@ def check(name, *given, variant=None, hints=None):
         raise ValueError(f"what shall be checked? Write check({name!r}, YourClass), or the path of your file alone")
     if not given:
         name, given = exercise_of(Path(name)), (name,)
-    report = diagnose(name, *given, variant=variant)
+    report = diagnose(name, *given, variant=variant, whole=False)
     print(report.text(hints_wanted(hints, report, attempts)))
     if report.finding and report.finding.pair and in_notebook():
         from minipeft import plots
 
         plots.differences(*(np.array(v["data"]).reshape(v["shape"]) for v in report.finding.pair))
         plots.plt.show()
+    right = [stub for stub, state in report.stubs.items() if state == "right"] if report.passed else []
+    if right and in_notebook():
+        before = diary.book_of(diary.nearest()).get("notebook", {}).get(name, [])
+        diary.note(diary.nearest(), "notebook", **{name: sorted({*before, *right})})
+    if use:
+        import minipeft.classroom.using as using
+
+        using.adopt(name, *given) if right else using.give_back(name)
+        whose = ", ".join(right or report.stubs)
+        print(f"What follows runs on {'your' if right else 'our'} {whose}{'' if right else ', until yours is right'}.")
 
 
 def expect(name, *given, variant=None, group=None, hints=None):

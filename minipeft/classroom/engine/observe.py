@@ -139,9 +139,12 @@ def plain(value):
 
 
 class Handed:
-    """Classes and functions made in a notebook as something to observe: their bodies go into a fresh reference."""
+    """Classes and functions made in a notebook as something to observe: their bodies go into a fresh reference.
 
-    def __init__(self, exercise, given, seed=None):
+    whole: is a class that is made from the project's own asked for the bodies, too, that it inherits from it?
+    """
+
+    def __init__(self, exercise, given, seed=None, whole=True):
         self.exercise, self.reference = exercise, exercise.tree(seed)
         wanted = dict.fromkeys(stub.partition(".")[0] for stub in exercise.stubs)
         named = {getattr(thing, "__name__", str(thing)): thing for thing in given}
@@ -150,8 +153,7 @@ class Handed:
                 f"exercise {exercise.name!r} asks for {', '.join(wanted)}; "
                 + (f"got {', '.join(strange)}" if named else "hand them in: check(name, Class or function)")
             )
-        self.stubs = [stub for stub in exercise.stubs if stub.partition(".")[0] in named]
-        self.bodies, self.more = {}, []
+        self.bodies, self.more, inherited = {}, [], set()
         for name, thing in named.items():
             if not isinstance(thing, type):
                 if home(thing) != "minipeft":  # the project's own, imported, is nobody's solution
@@ -161,6 +163,10 @@ class Handed:
             parts = {key: value for c in reversed(own) for key, value in vars(c).items()}
             self.bodies |= {f"{name}.{key}": value for key, value in parts.items() if f"{name}.{key}" in exercise.stubs}
             self.more += [(name, key, value) for key, value in parts.items() if not key.startswith("__")]
+            if not whole and any(home(c) == "minipeft" and c.__name__ == name for c in thing.__mro__):
+                inherited |= {s for s in exercise.stubs if s.startswith(f"{name}.") and s.split(".")[1] not in parts}
+        asked = [stub for stub in exercise.stubs if stub.partition(".")[0] in named]
+        self.stubs = [stub for stub in asked if stub not in inherited] or asked
         self.bodies = {stub: thing for stub, thing in self.bodies.items() if not source.does_nothing(thing)}
         self.work = Work(exercise, tuple(self.stubs), tuple(self.bodies), (), seed)
 
