@@ -63,8 +63,8 @@ app = typer.Typer(
     ),
 )
 for command in (
-    commands.start, commands.check, commands.grade, commands.grades, talking.teach, talking.chat, exchange.export,
-    doctor,
+    commands.start, commands.check, commands.interview, commands.grade, commands.grades, talking.teach, talking.chat,
+    exchange.export, doctor,
 ):  # fmt: skip
     app.command()(command)
 app.command("import")(exchange.import_)

@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from minipeft import quiz
-from minipeft.classroom import diary, questions
+from minipeft import check, quiz
+from minipeft.classroom import desk, diary, questions
+from minipeft.classroom.engine import check as checking
+from minipeft.cli import app
+from minipeft.methods import lora
 
 EVERY = [(lesson, i) for lesson in questions.lessons() for i in range(len(questions.questions_of(lesson)))]
 
@@ -99,3 +103,48 @@ def test_the_deck_has_a_card_for_each_question(sample):
     lines = questions.deck().splitlines()
     assert lines[0] == "#separator:tab"
     assert [line.count("\t") for line in lines[4:]] == [2] * len(questions.questions_of(sample))
+
+
+def interview(*words, typed=""):
+    return CliRunner().invoke(app, ["interview", *words], input=typed)
+
+
+def test_the_interview_asks_what_is_not_answered_yet_and_refutes_by_running(sample, tmp_path):
+    wrong, right = letters(sample, right=False), letters(sample)
+    said = interview(typed=f"x\n{wrong}\n").output
+    assert "Running this shows it" in said
+    assert f"Questions answered right: 0 of 1, {sample} 0 of 1" in said
+    assert "1. " not in interview().output, "all are answered"
+    assert f"1 of 1, {sample} 1 of 1" in interview("00", typed=f"{right}\n").output, (
+        "a lesson that is named is asked again"
+    )
+    assert diary.answers("work") == {sample: right}
+    assert "1 of 1" in CliRunner().invoke(app, ["start"]).output, "and start shows it"
+    assert interview("00", typed="q\n").exit_code == 0
+    assert diary.answers("work") == {sample: right}
+
+
+def test_the_deck_is_written_once(sample, tmp_path):
+    assert interview("--anki", "cards.txt").exit_code == 0
+    assert (tmp_path / "cards.txt").read_text(encoding="utf-8") == questions.deck()
+    again = interview("--anki", "cards.txt")
+    assert "is there already" in str(again.exception) + again.output
+    assert "there are for: 00_sample" in str((found := interview("99")).exception) + found.output
+
+
+def test_a_body_that_was_right_in_a_notebook_is_seen_in_the_list(sample, monkeypatch):
+    monkeypatch.setattr(checking, "in_notebook", lambda: True)
+
+    class LoRALinear(lora.LoRALinear):
+        def delta(self):
+            return self.scale * self.B @ self.A
+
+    check("lora", LoRALinear)
+    assert desk.progress()["lora"].words == "1 of 7 in a notebook"
+
+
+def test_what_somebody_else_wrote_into_the_diary_does_no_harm(sample):
+    for text in ("[]", "{", '{"questions": {"00_sample": 3, "99": "a"}}'):
+        diary.note("work", "questions")
+        (diary.FOLDER / diary.BOOK).write_text(text)
+        assert CliRunner().invoke(app, ["start"]).exit_code == 0, text

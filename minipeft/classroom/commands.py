@@ -1,4 +1,4 @@
-"""The commands of the classroom: python -m minipeft start | check | grade | grades."""
+"""The commands of the classroom: python -m minipeft start | check | interview | grade | grades."""
 
 import io
 import os
@@ -15,6 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 import minipeft.classroom.desk as desk
+import minipeft.classroom.diary as diary
+import minipeft.classroom.questions as questions
 from minipeft.classroom.engine.exercise import exercises, get_exercise
 from minipeft.classroom.engine.report import LEVELS
 from minipeft.classroom.grading import grade as grading
@@ -44,6 +46,7 @@ def start(
     """Begin an exercise: write its file with the bodies empty. Without a name: the exercises, and how far you are."""
     if name is None:
         console.print(contents(folder))
+        console.print(questions_so_far(folder))
         return
     path, exercise = desk.start(name, folder, variant), get_exercise(name)
     console.print(
@@ -78,6 +81,60 @@ def contents(folder):
         table.add_row(name, escape(titles[name]), str(x.minutes), LEVELS[x.difficulty], bar, state.words, style=style)
     table.caption, table.caption_justify = "Begin one: python -m minipeft start NAME", "left"
     return table
+
+
+def questions_so_far(folder):
+    """One line: how many questions were answered right, in all and in each lesson that was begun."""
+    every = sum(len(questions.questions_of(lesson)) for lesson in questions.lessons())
+    noted = {name: letters for name, letters in diary.answers(folder).items() if name in questions.lessons()}
+    scores = {lesson: questions.score(lesson, letters) for lesson, letters in noted.items()}
+    begun = "".join(f", {lesson} {n} of {len(questions.questions_of(lesson))}" for lesson, n in scores.items())
+    return f"Questions answered right: {sum(scores.values())} of {every}{begun}\nAsk some: python -m minipeft interview"
+
+
+def interview(
+    lesson: Annotated[
+        str | None, typer.Argument(metavar="LESSON", help="Its number, 10 for instance; without it all are asked.")
+    ] = None,
+    anki: Annotated[
+        Path | None, typer.Option(help="Ask nothing, but write all questions to this file as a deck for Anki.")
+    ] = None,
+    folder: Folder = desk.FOLDER,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a deck that is there.")] = False,
+):
+    """Questions about the lessons, as in an interview. A wrong answer is refuted by running a few lines of code."""
+    if anki:
+        if anki.exists() and not force:
+            raise ValueError(f"{anki} is there already: choose another name, or overwrite it with --force")
+        write_atomically(anki, questions.deck().encode())
+        console.print(f"{escape(str(anki))}: in Anki, choose File and Import.")
+        return
+    wanted = [name for name in questions.lessons() if lesson is None or name.startswith(lesson)]
+    if not wanted:
+        raise ValueError(f"there are no questions for {lesson!r}; there are for: {', '.join(questions.lessons())}")
+    for name in wanted:
+        asked = questions.questions_of(name)
+        letters = list(diary.answers(folder).get(name, "")[: len(asked)].ljust(len(asked), "-"))
+        for i, question in enumerate(asked):
+            if letters[i] != "-" and lesson is None:
+                continue
+            console.print("\n" + questions.asked(i + 1, question), markup=False, highlight=False)
+            choice = chosen(question)
+            if choice is None:
+                return
+            console.print(questions.comment(question, choice), markup=False, highlight=False)
+            letters[i] = choice.letter
+            diary.note(folder, "questions", **{name: "".join(letters)})
+    console.print(questions_so_far(folder))
+
+
+def chosen(question):
+    """The choice that is typed in; None to stop."""
+    choices = {choice.letter: choice for choice in question.choices}
+    letter = ""
+    while letter not in (*choices, "q"):
+        letter = typer.prompt(f"{', '.join(choices)}, or q to stop").strip().lower()
+    return choices.get(letter)
 
 
 def check(

@@ -23,9 +23,10 @@ def nearest():
 
 def book_of(folder):
     try:
-        return json.loads((Path(folder) / BOOK).read_text(encoding="utf-8"))
+        book = json.loads((Path(folder) / BOOK).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return {name: noted for name, noted in book.items() if isinstance(noted, dict)} if isinstance(book, dict) else {}
 
 
 def note(folder, name, **what):
@@ -36,3 +37,14 @@ def note(folder, name, **what):
         write_atomically(Path(folder) / BOOK, json.dumps(book, indent=1).encode())
     except OSError:
         return  # a folder that cannot be written to: nothing is lost but a tick in a list
+
+
+def answers(folder):
+    """{lesson: letters} of the questions that were answered, as `quiz` noted them."""
+    noted = book_of(folder).get("questions", {})
+    return {lesson: noted[lesson] for lesson in sorted(noted) if isinstance(noted[lesson], str)}
+
+
+def right_in_a_notebook(folder, exercise):
+    """The bodies of an exercise that a notebook's check found right."""
+    return book_of(folder).get("notebook", {}).get(exercise, [])

@@ -141,16 +141,17 @@ def asked(number, question):
 
 
 def judged(number, question, choice):
-    verdict = "right." if choice.is_right else "not quite."
     lines = [filled(f"{number}. {question.ask}", "   "), filled(f"   {choice.letter}  {choice.answer}", "      ")]
-    lines.append(filled(f"   {verdict.capitalize()} {choice.comment}", "   "))
-    if not choice.is_right:
-        lines += [
-            "   Running this shows it:",
-            textwrap.indent(question.code, "      > "),
-            textwrap.indent(question.run(), "      "),
-        ]
-    return "\n".join(lines).rstrip()
+    return "\n".join([*lines, comment(question, choice)])
+
+
+def comment(question, choice):
+    """What is said to an answer; a wrong one is refuted by running the question's code."""
+    said = filled(f"   {'Right.' if choice.is_right else 'Not quite.'} {choice.comment}", "   ")
+    if choice.is_right:
+        return said
+    code, printed = textwrap.indent(question.code, "      > "), textwrap.indent(question.run(), "      ")
+    return f"{said}\n   Running this shows it:\n{code}\n{printed}".rstrip()
 
 
 def filled(text, indent):
