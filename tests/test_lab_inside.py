@@ -1,11 +1,22 @@
-"""Looking inside a view: what is undone is the base's again, what is silenced adds nothing, and nothing else changes."""
+"""Looking inside a view: what is undone is the base's again, what is silenced adds nothing, nothing else changes."""
 
 import torch
+from torch import nn
 
 from minipeft import deltas
-from minipeft.lab.inside import output_change, put_back, silenced
-from minipeft.methods import BitFit, Houlsby
-from tests.models import close, make, rows, stirred
+from minipeft.lab.inside import (
+    bottlenecks,
+    multiplications,
+    output_change,
+    put_back,
+    silenced,
+    with_affine_adapters,
+    with_fewer_directions,
+)
+from minipeft.methods import BitFit, Houlsby, Pfeiffer
+from minipeft.plots import adapter_activations, explained_variance
+from minipeft.tasks import Batch
+from tests.models import DIM, LAYERS, T, close, make, rows, stirred
 
 
 def test_put_back_undoes_the_modules_of_that_name_and_no_others():
@@ -40,3 +51,36 @@ def test_the_change_of_an_output_is_what_a_bias_adds():
     change = output_change(view, "blocks.0.attn.q", tokens[:1])
     close(change, torch.full_like(change, 2.0))
     assert not any(module._forward_hooks for model in (view, base) for module in model.modules())
+
+
+def test_an_affine_adapter_is_met_exactly_and_another_as_nearly_as_least_squares_can():
+    torch.manual_seed(0)
+    tokens = torch.randint(2, 20, (20, T))
+    view = stirred(Pfeiffer(size=3), make())
+    for adapter in bottlenecks(view).values():
+        adapter.act = nn.Identity()
+    close(with_affine_adapters(view, Batch(tokens, tokens))(tokens), view(tokens))
+    bent = stirred(Pfeiffer(size=3), make())
+    before = bent(tokens)
+    straight = with_affine_adapters(bent, Batch(tokens, tokens))
+    assert not bottlenecks(straight)
+    assert (straight(tokens) - before).abs().max() > 1e-3
+    assert torch.equal(bent(tokens), before)
+
+
+def test_multiplications_are_those_of_the_matrix_products():
+    base, tokens = make(), rows()[1][:1]
+    m = 3
+    more = multiplications(Pfeiffer(size=m).attach(base), tokens) - multiplications(base, tokens)
+    assert more == LAYERS * T * 2 * DIM * m
+
+
+def test_with_all_directions_a_view_stays_and_with_fewer_its_first_adapter_varies_in_no_more():
+    torch.manual_seed(0)
+    tokens = torch.randint(2, 20, (20, T))
+    view, batch = stirred(Pfeiffer(size=3), make()), Batch(tokens, tokens)
+    close(with_fewer_directions(view, batch, 3)(tokens), view(tokens))
+    (_, _, before), *_ = adapter_activations(view, batch).values()
+    (_, _, after), *_ = adapter_activations(with_fewer_directions(view, batch, 1), batch).values()
+    assert [(explained_variance(X) > 1e-9).sum() for X in (before, after)] == [3, 1]
+    close(after.mean(0), before.mean(0))

@@ -1,4 +1,4 @@
-"""Looking inside a trained view: undo part of what was learned, silence an adapter, compare an activation.
+"""Looking inside a view: undo part of what was learned, silence or straighten an adapter, compare an activation, count.
 
 Each function leaves the view and its base as they are.
 """
@@ -7,10 +7,13 @@ import copy
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from minipeft import deltas
 from minipeft.attach import detach
 from minipeft.methods.adapter import Bottleneck
+from minipeft.models.transformer import recording
+from minipeft.plots import adapter_activations
 
 
 def put_back(model, name):
@@ -28,14 +31,70 @@ def put_back(model, name):
     return undone
 
 
+def bottlenecks(model):
+    """The adapters of a view, {path: Bottleneck}, from the first to the last."""
+    return {path: module for path, module in model.named_modules() if isinstance(module, Bottleneck)}
+
+
 def silenced(model, *paths):
     """A copy of the view in which the adapters at these paths, or below them, answer zero."""
     quiet = copy.deepcopy(model)
-    for path, adapter in quiet.named_modules():
-        if isinstance(adapter, Bottleneck) and any(f"{path}.".startswith(f"{place}.") for place in paths):
+    for path, adapter in bottlenecks(quiet).items():
+        if any(f"{path}.".startswith(f"{place}.") for place in paths):
             nn.init.zeros_(adapter.U.weight)
             nn.init.zeros_(adapter.U.bias)
     return quiet
+
+
+@torch.no_grad()
+def with_fewer_directions(model, batch, keep):
+    """A copy of the view in which the vectors inside each adapter vary in `keep` directions only.
+
+    These are the directions of the greatest variance on this batch; along the others the mean stands for every vector.
+    """
+    narrow = copy.deepcopy(model)
+    for path, adapter in bottlenecks(model).items():
+        _, z, _ = adapter_activations(model, batch)[path.rpartition(".")[0]]
+        mean = z.mean(0)
+        V = torch.linalg.svd(z - mean, full_matrices=False).Vh[:keep]  # (keep, m)
+        rest, U = mean - V.T @ (V @ mean), adapter.U.weight  # z → V'V z + rest
+        other = bottlenecks(narrow)[path].U
+        other.weight.copy_(U @ V.T @ V)
+        other.bias.add_(U @ rest)
+    return narrow
+
+
+class Affine(nn.Module):
+    """h → W h + b, in the place of an adapter."""
+
+    def __init__(self, W, b):
+        super().__init__()
+        self.W, self.b = nn.Parameter(W), nn.Parameter(b)
+
+    def forward(self, h):
+        return h @ self.W.T + self.b
+
+
+def with_affine_adapters(model, batch):
+    """A copy of the view in which a matrix and a bias stand for each adapter, as near to it as any on this batch.
+
+    They are found by least squares, from the first adapter to the last, on the activations that really occur.
+    """
+    straight = copy.deepcopy(model)
+    for path, adapter in bottlenecks(model).items():
+        parent = path.rpartition(".")[0]
+        h, _, answer = (t.double() for t in adapter_activations(straight, batch)[parent])
+        found = torch.linalg.lstsq(torch.cat([h, torch.ones_like(h[:, :1])], dim=1), answer).solution
+        straight.get_submodule(parent).adapter = Affine(*(t.to(adapter.U.weight) for t in (found[:-1].T, found[-1])))
+    return straight
+
+
+@torch.no_grad()
+def multiplications(model, tokens):
+    """How many multiplications the matrix products of one forward pass take, those inside attention included."""
+    with FlopCounterMode(display=False) as counter, recording(model):  # attention written out, so that it is seen
+        model(tokens)
+    return counter.get_total_flops() // 2
 
 
 @torch.no_grad()
