@@ -270,9 +270,9 @@ for name in "qkvo":
 # *Figure: relative change of each kind of bias (seed 0), in block 0, block 1 and outside. The idle biases of the
 # keys, hatched, moved farthest.*
 #
-# The keys' gradient is rounding noise, a hundred million times smaller than the others. But Adam divides a gradient
-# by its own recent size, so noise becomes full steps. Having *moved* is not being *needed*. To see what is needed, we
-# put the biases of one kind back to the base's values.
+# The keys' gradient is rounding noise, at least ten million times smaller than the others. But Adam divides a
+# gradient by its own recent size, so noise becomes full steps. Having *moved* is not being *needed*. To see what is
+# needed, we put the biases of one kind back to the base's values.
 
 # %%
 kinds = ["attn.q", "attn.k", "attn.v", "attn.o", "mlp.up", "mlp.down", "norm1", "norm2", "norm", "head"]
