@@ -57,9 +57,9 @@ OURS = bitfit.is_bias, bitfit.copies  # kept, to be shown after yours may have t
 # %% [markdown]
 # ## Two tasks: one to expose, one to add
 #
-# The hypothesis gives us two tests. `reverse+blue` is in the base already, but the base needs an instruction to use
-# it. There, training only has to **select** a skill. The table of `reverse+violet` did not occur in pretraining.
-# There, training has to **add** one.
+# The hypothesis can be tested. `reverse+blue` is in the base already, but the base uses it only with an instruction,
+# so training has to **select** a skill. The table of `reverse+violet` did not occur in pretraining, so training has
+# to **add** one.
 
 # %%
 instructed, blue, violet = task("reverse+blue", instructed=True), task("reverse+blue"), task("reverse+violet")
@@ -109,8 +109,9 @@ def read(b_up, b_down=0):
     return "".join("abcd"[i] for i in best)
 
 
-print("units 4 to 7 off: abcd becomes", read(np.array([[0, 0, 0, 0, -1, -1, -1, -1]]).T))
-print("units 0 to 3 off: abcd becomes", read(np.array([[-1, -1, -1, -1, 0, 0, 0, 0]]).T))
+off = -1  # this is low enough: a unit gets 1 for its letter and 0 for the others
+print("units 4 to 7 off: abcd becomes", read(np.array([[0, 0, 0, 0, off, off, off, off]]).T))
+print("units 0 to 3 off: abcd becomes", read(np.array([[off, off, off, off, 0, 0, 0, 0]]).T))
 
 # %% [markdown]
 # No weight has changed, yet another table is read. **Biases select among what the weights can do.**
@@ -124,7 +125,7 @@ print("units 0 to 3 off: abcd becomes", read(np.array([[-1, -1, -1, -1, 0, 0, 0,
 # %%
 third = "dcab"
 most = 0
-for switches in itertools.product([0, -1], repeat=8):  # every way to switch the eight units
+for switches in itertools.product([0, off], repeat=8):  # every way to switch the eight units
     for favoured in range(4):  # the letter that the bias of `down` favours
         answer = read(np.array([switches]).T, 0.5 * letters[:, [favoured]])
         most = max(most, sum(a == b for a, b in zip(answer, third, strict=True)))
@@ -235,11 +236,15 @@ print(summary(view))
 # and ten seeds.
 
 # %%
-runs = {f"BitFit(), seed {seed}": adapt(BitFit(), blue, learning_rate_of(BitFit()), seed, recipe) for seed in SEEDS}
-plots.curves({name: history for name, (_, history) in runs.items()}, "accuracy")
+selected, histories = [], {}
+for seed in SEEDS:
+    model, history = adapt(BitFit(), blue, learning_rate_of(BitFit()), seed, recipe)
+    selected.append(model)
+    histories[f"BitFit(), seed {seed}"] = history
+plots.curves(histories, "accuracy")
 plt.show()
 
-scores = [evaluate(model, blue).accuracy for model, _ in runs.values()]
+scores = [evaluate(model, blue).accuracy for model in selected]
 (row,) = compare(blue, [tuned_method(BitFit())], seeds=10, lab=stored())
 print("unseen examples of blue that are solved, by seed:", *(f"{score:.2f}" for score in scores))
 print("ten seeds of the README:                         ", *(f"{score:.2f}" for score in row["accuracy"]))
@@ -257,7 +262,7 @@ print("ten seeds of the README:                         ", *(f"{score:.2f}" for 
 # we look at the first gradients.
 
 # %%
-plots.bias_changes(runs["BitFit(), seed 0"][0])
+plots.bias_changes(selected[0])
 plt.show()
 
 batch = blue.batch(64, torch.Generator().manual_seed(0))
@@ -276,9 +281,9 @@ for name in "qkvo":
 
 # %%
 kinds = ["attn.q", "attn.k", "attn.v", "attn.o", "mlp.up", "mlp.down", "norm1", "norm2", "norm", "head"]
-ablated = {"nothing put back": [evaluate(model, blue, UNSEEN).accuracy for model, _ in runs.values()]}
+ablated = {"nothing put back": [evaluate(model, blue, UNSEEN).accuracy for model in selected]}
 for kind in kinds:
-    ablated[kind] = [evaluate(put_back(model, kind), blue, UNSEEN).accuracy for model, _ in runs.values()]
+    ablated[kind] = [evaluate(put_back(model, kind), blue, UNSEEN).accuracy for model in selected]
 plots.bars(ablated, colour=plots.HUES["BitFit"])
 plt.show()
 
@@ -294,9 +299,11 @@ plt.show()
 methods = {"BitFit()": BitFit(), "LoRA()": LoRA(rank=4)}
 learned, histories = {}, {}
 for name, method in methods.items():
-    found = [adapt(method, violet, learning_rate_of(method), seed, recipe) for seed in SEEDS]
-    learned[name] = [model for model, _ in found]
-    histories |= {f"{name}, seed {seed}": history for seed, (_, history) in zip(SEEDS, found, strict=True)}
+    learned[name] = []
+    for seed in SEEDS:
+        model, history = adapt(method, violet, learning_rate_of(method), seed, recipe)
+        learned[name].append(model)
+        histories[f"{name}, seed {seed}"] = history
     accuracies = [evaluate(model, violet).accuracy for model in learned[name]]
     print(f"{name:8} unseen examples of violet, by seed:", *(f"{score:.3f}" for score in accuracies))
 plots.curves(histories, "accuracy")
@@ -325,7 +332,7 @@ print(f"queries of the second layer, BitFit: {plots.common_share(later):.0%} sha
 # adds the same to all tokens; LoRA does not.*
 #
 # In the first layer BitFit can do no more than our $\Delta b$. In the second, the change is no longer quite the same
-# for all tokens. Between them lie a softmax and 256 units with a nonlinearity, and each of these is a switch.
+# for all tokens. Between them lie a softmax and 256 units with GELU, a smooth ReLU; each of these is a switch.
 
 # %% [markdown]
 # ## How many switches does a table need?
@@ -383,8 +390,8 @@ for method in (Full(), LoRA(rank=4), BitFit()):
     print(f"ratio {measured / predicted:.2f}; activations {real.activations / 1e6:.2f} MB")
 
 # %% [markdown]
-# BitFit stores over a third fewer bytes of activations than full fine-tuning. It still needs what softmax, GELU and
-# the norms have stored, to pass gradients on.
+# BitFit stores 37 % fewer bytes of activations than full fine-tuning. It still needs what softmax, GELU and the norms
+# have stored, to pass gradients on.
 #
 # ## Break it
 #
@@ -415,7 +422,7 @@ for name, method in {"right": BitFit(), "broken": broken.BitFit()}.items():
 # | claim | here | more |
 # |---|---|---|
 # | biases alone adapt a model | yes, eight seeds of ten | [README](../README.md) |
-# | with few data, full fine-tuning is no better | undecided | [ledger](claims.md#few_biases) |
+# | with few data, as good as full fine-tuning | undecided | [ledger](claims.md#few_biases) |
 # | fine-tuning exposes rather than adds | biases also add a table, slowly | this lesson |
 
 # %% [markdown]
@@ -462,7 +469,7 @@ for name, method in {"right": BitFit(), "broken": broken.BitFit()}.items():
 # %% [markdown]
 # ## Questions
 #
-# Five questions to see whether it has settled. Put your letters into `answers`, such as `"abcda"`.
+# Five questions to check your understanding. Put your letters into `answers`, such as `"abcda"`.
 
 # %%
 quiz("03_bitfit", answers="")

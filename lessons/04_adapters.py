@@ -229,9 +229,10 @@ plt.show()
 # We train as in the README's table: 500 steps of 32 new examples, at tuned learning rates.
 
 # %%
-runs = {method: [adapt(method, blue, learning_rate_of(method), seed, recipe) for seed in SEEDS] for method in METHODS}
-for method, found in runs.items():
-    scores = [evaluate(model, blue).accuracy for model, _ in found]
+trained = {}
+for method in METHODS:
+    trained[method] = [adapt(method, blue, learning_rate_of(method), seed, recipe)[0] for seed in SEEDS]
+    scores = [evaluate(model, blue).accuracy for model in trained[method]]
     print(f"{method!s:25} unseen examples of blue that are solved, by seed:", *(f"{score:.3f}" for score in scores))
 
 # %% [markdown]
@@ -260,9 +261,9 @@ plt.show()
 
 # %%
 many = blue.batch(1000, torch.Generator().manual_seed(1))
-pfeiffer, _ = runs[Pfeiffer(size=16)][0]
+pfeiffer = trained[Pfeiffer(size=16)]
 panels = plots.new(9, 3.4, columns=2)
-for ax, (path, vectors) in zip(panels, plots.adapter_activations(pfeiffer, many).items(), strict=True):
+for ax, (path, vectors) in zip(panels, plots.adapter_activations(pfeiffer[0], many).items(), strict=True):
     plots.bottleneck(vectors, ax).set_title(path, fontsize=10)
 plt.show()
 
@@ -274,10 +275,9 @@ plt.show()
 # only, and test.
 
 # %%
-pfeiffers = [model for model, _ in runs[Pfeiffer(size=16)]]
 narrow = {}
 for k in (1, 2, 4, 8, 16):
-    narrow[f"k = {k}"] = [evaluate(with_fewer_directions(one, many, k), blue, UNSEEN).accuracy for one in pfeiffers]
+    narrow[f"k = {k}"] = [evaluate(with_fewer_directions(one, many, k), blue, UNSEEN).accuracy for one in pfeiffer]
 plots.bars(narrow, colour=plots.HUES["Pfeiffer"])
 plt.show()
 
@@ -342,13 +342,12 @@ print(f"trained without φ: {evaluate(linear, blue).accuracy:.3f} solved; merged
 
 # %%
 straights = []
-for method, found in runs.items():
-    model, _ = found[0]
-    path, one = next(iter(bottlenecks(model).items()))
-    h, _, _ = plots.adapter_activations(model, batch)[path.removesuffix(".adapter")]
+for method, models in trained.items():
+    place, first = next(iter(bottlenecks(models[0]).items()))
+    h, _, _ = plots.adapter_activations(models[0], batch)[place]  # what this adapter reads, a row for each token
     with torch.no_grad():
-        mirror = (one(h) + one(-h) - 2 * one(0 * h)).norm(dim=1).mean()
-    straights.append(evaluate(with_affine_adapters(model, many), blue).accuracy)
+        mirror = (first(h) + first(-h) - 2 * first(0 * h)).norm(dim=1).mean()
+    straights.append(evaluate(with_affine_adapters(models[0], many), blue).accuracy)
     print(f"{method!s:25} mirror test {mirror:4.1f}; affine maps instead of adapters: {straights[-1]:.3f} solved")
 
 # %% [markdown]
@@ -362,8 +361,9 @@ for method, found in runs.items():
 
 # %%
 one_row = blue.batch(1, torch.Generator().manual_seed(0))
-models = {"base": base_model, "LoRA, merged": merge(LoRA(rank=8).attach(base_model))}
-models |= {"LoRA": LoRA(rank=8).attach(base_model)} | {str(method): found[0][0] for method, found in runs.items()}
+lora = LoRA(rank=8).attach(base_model)
+models = {"base": base_model, "LoRA, merged": merge(lora), "LoRA": lora}
+models |= {str(method): found[0] for method, found in trained.items()}
 times = costs.latency(models, one_row, repeats=REPEATS)
 counts = {name: multiplications(model, one_row.tokens) for name, model in models.items()}
 for name in models:
@@ -451,7 +451,7 @@ print("not zero:", *(name for name, p in trainable(model).items() if p.any()))
 # %% [markdown]
 # ## Questions
 #
-# Five questions to see whether it has settled. Put your letters into `answers`, such as `"abcda"`.
+# Five questions to check your understanding. Put your letters into `answers`, such as `"abcda"`.
 
 # %%
 quiz("04_adapters", answers="")
@@ -494,6 +494,6 @@ assert not any(p.any() for name, p in trainable(model).items() if not name.endsw
 assert failed < 0.05 < max(narrow["k = 16"]) or FAST
 assert deltas.fingerprint(base_model) == deltas.fingerprint(base())
 if not FAST:
-    assert min(evaluate(one, blue).accuracy for found in runs.values() for one, _ in found) > 0.99
+    assert min(evaluate(one, blue).accuracy for found in trained.values() for one in found) > 0.99
     assert max(narrow["k = 1"]) < 0.05 < 0.95 < min(narrow["k = 8"])
     assert min(straights) > 0.95 < evaluate(linear, blue).accuracy

@@ -32,15 +32,15 @@ def put_back(model, name):
 
 
 def bottlenecks(model):
-    """The adapters of a view, {path: Bottleneck}, from the first to the last."""
-    return {path: module for path, module in model.named_modules() if isinstance(module, Bottleneck)}
+    """The adapters of a view by their places, {"blocks.0.attn": Bottleneck}, from the first to the last."""
+    return {path.rpartition(".")[0]: m for path, m in model.named_modules() if isinstance(m, Bottleneck)}
 
 
 def silenced(model, *paths):
     """A copy of the view in which the adapters at these paths, or below them, answer zero."""
     quiet = copy.deepcopy(model)
-    for path, adapter in bottlenecks(quiet).items():
-        if any(f"{path}.".startswith(f"{place}.") for place in paths):
+    for place, adapter in bottlenecks(quiet).items():
+        if any(f"{place}.".startswith(f"{path}.") for path in paths):
             nn.init.zeros_(adapter.U.weight)
             nn.init.zeros_(adapter.U.bias)
     return quiet
@@ -53,12 +53,12 @@ def with_fewer_directions(model, batch, keep):
     These are the directions of the greatest variance on this batch; along the others the mean stands for every vector.
     """
     narrow = copy.deepcopy(model)
-    for path, adapter in bottlenecks(model).items():
-        _, z, _ = adapter_activations(model, batch)[path.rpartition(".")[0]]
+    for place, adapter in bottlenecks(model).items():
+        _, z, _ = adapter_activations(model, batch)[place]
         mean = z.mean(0)
         V = torch.linalg.svd(z - mean, full_matrices=False).Vh[:keep]  # (keep, m)
         rest, U = mean - V.T @ (V @ mean), adapter.U.weight  # z → V'V z + rest
-        other = bottlenecks(narrow)[path].U
+        other = bottlenecks(narrow)[place].U
         other.weight.copy_(U @ V.T @ V)
         other.bias.add_(U @ rest)
     return narrow
@@ -81,11 +81,10 @@ def with_affine_adapters(model, batch):
     They are found by least squares, from the first adapter to the last, on the activations that really occur.
     """
     straight = copy.deepcopy(model)
-    for path, adapter in bottlenecks(model).items():
-        parent = path.rpartition(".")[0]
-        h, _, answer = (t.double() for t in adapter_activations(straight, batch)[parent])
+    for place, adapter in bottlenecks(model).items():
+        h, _, answer = (t.double() for t in adapter_activations(straight, batch)[place])
         found = torch.linalg.lstsq(torch.cat([h, torch.ones_like(h[:, :1])], dim=1), answer).solution
-        straight.get_submodule(parent).adapter = Affine(*(t.to(adapter.U.weight) for t in (found[:-1].T, found[-1])))
+        straight.get_submodule(place).adapter = Affine(*(t.to(adapter.U.weight) for t in (found[:-1].T, found[-1])))
     return straight
 
 
