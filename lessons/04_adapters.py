@@ -256,9 +256,9 @@ plt.show()
 # *Figure: training steps until 90 % of violet is solved; dots are ten seeds. Pfeiffer and the parallel adapter need
 # fewer than Houlsby, full fine-tuning needs fewest.*
 #
-# One adapter of 16 is ahead of two of 8, as Pfeiffer et al. say ([ledger](claims.md#one_adapter)). With few data the
-# gap to full fine-tuning is wider: from 96 examples of a new table, Houlsby solves 0.60, Pfeiffer 0.97, full
-# fine-tuning 1.00 ([ledger](claims.md#adapters), ten seeds).
+# One adapter of 16 needs fewer steps than two of 8 ([ledger](claims.md#one_adapter)). With few data the gap to full
+# fine-tuning is wider: from 96 examples of a new table, Houlsby solves 0.60, Pfeiffer 0.97, full fine-tuning 1.00
+# ([ledger](claims.md#adapters), ten seeds).
 
 # %% [markdown]
 # ## Into the bottleneck
