@@ -43,6 +43,7 @@ from minipeft.plots.scenes import captioned, frontier, similarities, two_towers
 from minipeft.plots.sharing import shared_and_private
 from minipeft.plots.structure import STRUCTURES, doors, structure
 from minipeft.plots.style import AMOUNT, FROZEN, HUES, INK, SIGNED, SPARE, bare, new, shades
+from minipeft.plots.subspaces import subspace_similarity
 from minipeft.plots.tables import accuracy_matrix, decision_tree, differences, mixed_batch, scorecard
 from minipeft.plots.training import (
     accuracy_by_size,
@@ -77,6 +78,6 @@ __all__ = [
     "prefixes", "principal_plane", "principal_singular_values", "prompt_trajectory", "quantization_errors",
     "quantization_levels", "quantized_block", "quantized_weights", "rank_grid", "rank_history", "rotations",
     "rounded_changes", "scorecard", "shades", "shared_and_private", "shared_heads", "similarities", "similarity_maps",
-    "spectrum", "structure", "three_places", "token_changes", "triplet_scores", "two_towers", "vera_vectors",
-    "virtual_share", "what_moved", "where_answers_read",
+    "spectrum", "structure", "subspace_similarity", "three_places", "token_changes", "triplet_scores", "two_towers",
+    "vera_vectors", "virtual_share", "what_moved", "where_answers_read",
 ]  # fmt: skip
