@@ -1,0 +1,15 @@
+"""Counting multiplications: one forward pass, measured, with what attention multiplies by itself."""
+
+from torch.utils.flop_counter import FlopCounterMode
+
+from minipeft.models.transformer import recording
+
+
+def multiplications(model, tokens):
+    """How many multiplications a forward pass over `tokens` (B, T) takes in matrix products, attention's own included.
+
+    Normalisation, nonlinearities and sums are not counted.
+    """
+    with FlopCounterMode(display=False) as counter, recording(model):  # `recording` writes attention out, to be counted
+        model(tokens)
+    return counter.get_total_flops() // 2  # a multiplication and an addition are two operations
