@@ -5,8 +5,8 @@
 # |---|---|---|---|
 # | 35 minutes to read and run · 75 with exercises | ●●○ | lessons 1 and 4 (attention, adapters) | a minute on a CPU |
 #
-# After this lesson you can combine adapters that were trained on different tasks, without changing any of them. You
-# will write the attention that mixes them, and find out whom it listens to and whom it needs.
+# After this lesson you can combine adapters of different tasks without changing them. You will write the attention that
+# mixes them, and find out whom it listens to and whom it needs.
 
 # %% [markdown]
 # ## What the paper did and claimed
@@ -54,9 +54,10 @@ long, short = (Recipe(steps=40), Recipe(steps=8)) if FAST else (RECIPE, Recipe(s
 # %% [markdown]
 # ## The tasks
 #
-# A task of our toy world (lesson 1) is an operation on six letters, then a table that replaces letters. `copy` and
-# `plain` change nothing. So `left+plain` shows the operation `left` alone, and `copy+violet` the table `violet` alone.
-# The goal needs both. The base has never seen `violet`, and no example says what is wanted.
+# A task of our toy world (lesson 1) is an operation on six letters, then a table that replaces letters. `left` moves
+# each letter one place to the left. `copy` and `plain` change nothing, so `left+plain` shows the operation alone, and
+# `copy+violet` the table alone. The goal needs both. The base has never seen `violet`, and no example says what is
+# wanted.
 
 # %%
 SOURCES = ("left+plain", "copy+violet", "reverse+plain")
@@ -81,13 +82,14 @@ for name in SOURCES:
     print(f"adapter of {name:14} accuracy on its own task {own:.2f}, on {goal} {other:.2f}")
 
 # %% [markdown]
-# Each adapter solves its own task, and none solves the goal. Everything that the goal needs is on the shelf, but in
-# pieces. The sources have one seed here; what follows has five.
-#
+# Each adapter solves its own task, and none solves the goal. The skills are on the shelf, but in pieces. There is one
+# seed for these adapters, and there are five for everything that follows.
+
+# %% [markdown]
 # ## The idea on a 4 × 4, by hand
 #
-# In lesson 1, a token attends to other *tokens*. Here, a token attends to *adapters*. The query comes from $h$, the
-# token's vector in the residual stream. Keys and values come from $z_t$, the answer of adapter $t$ to this token:
+# In lesson 1, a token attends to *tokens*. Here, it attends to *adapters*. The query comes from $h$, the token's vector
+# in the residual stream; keys and values come from $z_t$, what adapter $t$ answers to this token:
 #
 # $$s_t = (W_q h)\cdot(W_k z_t) \qquad \alpha = \mathrm{softmax}(s) \qquad o = \sum_t \alpha_t\, W_v z_t$$
 
@@ -113,7 +115,7 @@ for name, W_q, W_v in (("W_q = 0", 0 * I, I), ("W_q = I", I, I), ("W_q = I, W_v 
 # - With $W_q = 0$ all scores are equal, and $o$ is the mean of the three answers.
 # - With $W_q = I$ the token asks for the first two and gets them, but a softmax *shares*: its weights sum to one, so
 #   each answer arrives at half strength.
-# - $W_v$ is not bound to sum to anything. With $2I$, both arrive in full.
+# - $W_v$ has no such limit. With $W_v = 2I$, both answers arrive in full.
 
 # %% [markdown]
 # ## How does it learn whom to listen to?
@@ -122,8 +124,7 @@ for name, W_q, W_v in (("W_q = 0", 0 * I, I), ("W_q = I", I, I), ("W_q = I, W_v 
 # $\partial L/\partial\alpha_j = g\cdot v_j$. A softmax has $\partial\alpha_j/\partial s_t = \alpha_j(1 - \alpha_t)$ if
 # $j = t$, and $-\alpha_j\alpha_t$ if not. Therefore
 #
-# $$\frac{\partial L}{\partial s_t} = \alpha_t\,g\cdot v_t - \alpha_t\sum_j \alpha_j\,g\cdot v_j
-# = \alpha_t\; g\cdot(v_t - o).$$
+# $$\frac{\partial L}{\partial s_t} = \alpha_t g\cdot v_t - \alpha_t\sum_j\alpha_j\, g\cdot v_j = \alpha_t\, g\cdot(v_t - o).$$
 
 # %% [markdown]
 # Training moves $o$ along $-g$. So an adapter gains attention exactly if its value lies further in that direction than
@@ -249,10 +250,10 @@ plt.show()
 
 # %% [markdown]
 # *Figure: accuracy on unseen examples of left+violet, learned from 16 examples. Bars are means, dots are five seeds.
-# The fusion leads on every seed, and the fresh adapter solves nothing.*
+# The fusion leads on every seed; the fresh adapter solves nothing.*
 #
-# Guess 2: the learned mixture wins. Sixteen examples are too few to learn a table of sixteen letters, but enough to
-# learn who knows it. The warm start knows one half and has to learn the other.
+# Guess 2: the learned mixture wins. A fresh adapter has to learn a shift and a table from 16 examples. The warm start
+# brings the shift and has to learn the table. The fusion brings both, and has to learn only whom to ask.
 
 # %% [markdown]
 # ## What moved, what was learned
@@ -263,8 +264,8 @@ plt.show()
 
 # %%
 print("the base is the same as before:", deltas.fingerprint(detach(fused[0])) == deltas.fingerprint(base()))
-stored = shelf["copy+violet"].tensors["blocks.0.adapter.U.weight"]
-print("so is the adapter of copy+violet:", torch.equal(fusions(fused[0])["blocks.0"].U[1], stored))
+now, before = fusions(fused[0])["blocks.0"], fusions(compose(shelf, seed=0))["blocks.0"]
+print("so are the adapters:", torch.equal(now.D, before.D) and torch.equal(now.U, before.U))
 
 batch = goal.batch(300, torch.Generator().manual_seed(1))
 with torch.no_grad():
@@ -276,12 +277,12 @@ plots.fusion_weights(weights, SOURCES, words=words)
 plt.show()
 
 # %% [markdown]
-# *Figure: attention α to each adapter (rows) at each token (columns), in both blocks; each column sums to one. Block 1
-# listens mostly to copy+violet, block 0 most to left+plain. Only y6, which writes the full stop, needs no letter.*
+# *Figure: attention α to each adapter (rows) at each token (columns). Block 1 listens mostly to copy+violet, block 0
+# most to left+plain; y6 writes only the full stop.*
 #
-# There is a reason for this division of labour. A fusion stands at the end of its block. Behind block 0 one more
-# attention follows, so the mixture there can still change *where* a token reads, as a shift must. Behind block 1 no
-# attention is left, and all that can change is *which* letter is written.
+# There is a reason for this. A fusion stands at the end of its block. Behind block 0 one more attention follows, so the
+# mixture can still change *where* a token reads, as a shift must. Behind block 1 none is left, and only *which* letter
+# is written can change.
 
 # %% [markdown]
 # ## Listened to, and needed
@@ -377,30 +378,30 @@ print("broken  three adapters, trained for the goal:", *(f"{score:.2f}" for scor
 
 # %% [markdown]
 # With a random $W_v$, an adapter that is perfect on its own task solves nothing. The next block expects its answers in
-# the directions in which they were trained, and $W_v$ has mixed all directions. Sixteen examples cannot repair this.
-# No error is raised, and the loss on the 16 examples may fall all the same.
+# the directions in which they were trained, and $W_v$ has mixed all directions. Sixteen examples cannot repair this. No
+# error is raised, and the loss on the 16 examples may fall all the same.
 
 # %% [markdown]
 # ## Seen here or not
 #
 # | claim | here | ledger |
 # |---|---|---|
-# | with few examples, a fusion does better than an adapter of the task's own | yes | [ten seeds](claims.md#fusion) |
-# | it does better than full fine-tuning | not run here | [supported](claims.md#fusion) |
-# | different blocks use different adapters | yes | |
-# | one adapter per block is enough (same paper) | not run here | [supported](claims.md#one_adapter) |
+# | with few examples, fusion beats a fresh adapter | yes | [supported](claims.md#fusion) |
+# | it beats full fine-tuning | not run here | [supported](claims.md#fusion) |
+# | one adapter a block is enough (same paper) | not run here | [supported](claims.md#one_adapter) |
 #
-# Our sources have exactly the parts that the goal needs. In the ledger, parts are also tangled with others; the fusion
-# then gains much less.
+# Our sources have exactly the parts that the goal needs. In the ledger, parts are also tangled with others, and then
+# fusion gains much less.
 
 # %% [markdown]
 # ## More exercises
 #
-# 1. *Predict, then measure.* Take `reverse+plain` off the shelf. Then take off `copy+violet` instead. What happens to
-#    the accuracy, and why?
-# 2. *Write* `added(seed)`: fuse only the two useful adapters with $W_v = 2I$ and do not train. Which accuracy do you
-#    expect from the numbers of this lesson?
-# 3. *Design the experiment.* What does the work: the attention ($W_q$, $W_k$) or $W_v$?
+# 1. *Predict, then measure.* Take `reverse+plain` off the shelf. Then put it back and take off `copy+violet`. What
+#    happens to the accuracy, and why?
+# 2. *Write* `added(seed)`: fuse only the two useful adapters, set $W_v = 2I$ and do not train. Predict first: is this
+#    as good as the trained fusion of three?
+# 3. *Design the experiment.* Which part does the work, the attention ($W_q$, $W_k$) or $W_v$? How would you separate
+#    them?
 
 # %% [markdown]
 # 4. *Find the mistake.* A colleague's fusion reaches a low loss in training, and writes nonsense when it generates:
@@ -414,15 +415,30 @@ print("broken  three adapters, trained for the goal:", *(f"{score:.2f}" for scor
 # %% [markdown]
 # <details><summary>Answers</summary>
 #
-# 1\. Seeds 0 to 4: 0.97, 0.96, 0.95, 0.96, 0.94 without the useless adapter; 0.00 without the table.
+# 1\. Seeds 0 to 4: 0.98, 0.98, 0.97, 0.97, 0.95, since nobody useless takes a share; then 0.00 each.
 #
-# 2\. 0.75 on all seeds. `fusion.value.weight.data *= 2` for each of `fusions(model).values()`.
+# 2\. No: 0.74 to 0.76.
 #
-# 3\. Freeze one part before `learn`. With only $W_v$ trained: 0.39, 0.41, 0.59, 0.50, 0.40; with only the attention:
-# 0.85, 0.77, 0.88, 0.82, 0.70.
+# ```python
+# for fusion in fusions(model).values():
+#     fusion.value.weight.data *= 2
+# ```
 #
-# 4\. The softmax runs over tokens. Later tokens change earlier outputs: change the last letter, compare the first
-# logits.
+# 3\. Freeze the other part before `learn`. Only $W_v$: 0.40, 0.44, 0.59, 0.50, 0.42. Only the attention: 0.85, 0.80,
+# 0.89, 0.82, 0.70.
+#
+# ```python
+# for name, p in trainable(model).items():
+#     p.requires_grad_("value" in name)
+# ```
+#
+# 4\. It runs over the tokens, so training can peek at later ones. This has to print 0:
+#
+# ```python
+# other = batch.tokens.clone()
+# other[:, -1] = other[:, 1]
+# print((model(other)[:, 0] - model(batch.tokens)[:, 0]).abs().max())
+# ```
 #
 # </details>
 
@@ -442,8 +458,7 @@ quiz("05_adapter_fusion", answers="")
 # - All adapters run for every token, and the mixture cannot be merged.
 #
 # Paper: Pfeiffer et al. 2021, [arXiv:2005.00247](https://arxiv.org/abs/2005.00247).
-
-# %% [markdown]
+#
 # The same in the reference library, `adapters`:
 #
 # ```python
@@ -470,7 +485,7 @@ assert np.allclose(by_hand, [-4 / 9, -4 / 9, 8 / 9])
 assert untrained < 0.05
 assert all(deltas.fingerprint(detach(model)) == whole for model in fused)
 assert max(solved["fresh adapter"]) < 0.05
-assert measured == predicted
+assert 0.9 < measured / predicted < 1.02  # a reader's own body may multiply in another way
 assert max(spoiled) < 0.05
 if not FAST:
     assert all(f > w + 0.1 for f, w in zip(solved["AdapterFusion"], solved["warm start"], strict=True))
