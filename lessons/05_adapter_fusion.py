@@ -62,16 +62,17 @@ long, short = (Recipe(steps=40), Recipe(steps=8)) if FAST else (RECIPE, Recipe(s
 # %%
 SOURCES = ("left+plain", "copy+violet", "reverse+plain")
 goal = task("left+violet")
-for t in (*map(task, SOURCES), goal):
-    words, answers = examples(t, 1)
-    score = evaluate(base(), t, UNSEEN).accuracy
-    print(f"{t!s:14} {words[0]} {answers[0]}    the base solves {score:.2f} of unseen examples")
+for name in (*SOURCES, "left+violet"):
+    words, answers = examples(task(name), 1)
+    score = evaluate(base(), task(name), UNSEEN).accuracy
+    print(f"{name:14} {words[0]} {answers[0]}    the base solves {score:.2f} of unseen examples")
 
 # %% [markdown]
 # ## Phase 1: train the adapters, one by one
 #
 # Each source task gets a Pfeiffer adapter (lesson 4), trained alone on a frozen base in the usual way: 500 steps of 32
-# examples. From each model we take only what was trained, its **adapter checkpoint**, and put it on a shelf.
+# examples, with one seed. From each model we take only what was trained, its **adapter checkpoint**, and put it on a
+# shelf.
 
 # %%
 shelf = {}
@@ -82,10 +83,8 @@ for name in SOURCES:
     print(f"adapter of {name:14} accuracy on its own task {own:.2f}, on {goal} {other:.2f}")
 
 # %% [markdown]
-# Each adapter solves its own task, and none solves the goal. The skills are on the shelf, but in pieces. There is one
-# seed for these adapters, and there are five for everything that follows.
-
-# %% [markdown]
+# Each adapter solves its own task, and none solves the goal. The skills are on the shelf, but in pieces.
+#
 # ## The idea on a 4 × 4, by hand
 #
 # In lesson 1, a token attends to *tokens*. Here, it attends to *adapters*. The query comes from $h$, the token's vector
@@ -120,11 +119,15 @@ for name, W_q, W_v in (("W_q = 0", 0 * I, I), ("W_q = I", I, I), ("W_q = I, W_v 
 # %% [markdown]
 # ## How does it learn whom to listen to?
 #
-# Write $v_t = W_v z_t$ for the values and $g = \partial L/\partial o$. From $o = \sum_j \alpha_j v_j$ we get
-# $\partial L/\partial\alpha_j = g\cdot v_j$. A softmax has $\partial\alpha_j/\partial s_t = \alpha_j(1 - \alpha_t)$ if
-# $j = t$, and $-\alpha_j\alpha_t$ if not. Therefore
+# Let $v_t = W_v z_t$ be the values and $g = \partial L/\partial o$. From $o = \sum_j \alpha_j v_j$ follows
+# $\partial L/\partial\alpha_j = g\cdot v_j$. A softmax has $\partial\alpha_j/\partial s_t = \alpha_j(1-\alpha_t)$ if
+# $j = t$, else $-\alpha_j\alpha_t$. So
 #
-# $$\frac{\partial L}{\partial s_t} = \alpha_t g\cdot v_t - \alpha_t\sum_j\alpha_j\, g\cdot v_j = \alpha_t\, g\cdot(v_t - o).$$
+# $$\frac{\partial L}{\partial s_t} = \alpha_t\, g\cdot v_t - \alpha_t \sum_j \alpha_j\, g\cdot v_j.$$
+#
+# The sum is $g\cdot o$, and therefore
+#
+# $$\frac{\partial L}{\partial s_t} = \alpha_t\, g\cdot (v_t - o).$$
 
 # %% [markdown]
 # Training moves $o$ along $-g$. So an adapter gains attention exactly if its value lies further in that direction than
@@ -203,8 +206,8 @@ print(inspect.getsource(adapter_fusion.SequentialFusion.forward))
 
 
 # %%
-def compose(adapters, seed):
-    method = AdapterFusion(adapters=len(adapters))
+def compose(adapters, seed, kind=AdapterFusion):
+    method = kind(adapters=len(adapters))
     torch.manual_seed(seed)  # W_q and W_k are drawn at random
     model = method.attach(base())
     method.fill(model, list(adapters.values()))
@@ -225,7 +228,7 @@ for path, fusion in fusions(model).items():
 #
 # Three rivals get the same 16 examples, 100 steps (not the usual 500), and the best of five learning rates, found on
 # other seeds: the fusion, a fresh adapter, and a **warm start**, which trains one finished adapter further. For the
-# warm start we take `left+plain`, from which it goes best.
+# warm start we take `left+plain`, the source that leads furthest.
 
 
 # %%
@@ -258,15 +261,23 @@ plt.show()
 # %% [markdown]
 # ## What moved, what was learned
 #
-# The base and the adapters are the same as before, bit for bit. The paper calls this *non-destructive*. Only the
-# attention was learned. Whom does it listen to, at each token? We average over 300 examples, with the fusion of seed 0.
-# `x1` to `x6` are the letters of the word, `y1` to `y6` those of the answer.
+# Training has moved only $W_q$, $W_k$ and $W_v$. We test what stayed the same, with the fusion of seed 0.
 
 # %%
 print("the base is the same as before:", deltas.fingerprint(detach(fused[0])) == deltas.fingerprint(base()))
 now, before = fusions(fused[0])["blocks.0"], fusions(compose(shelf, seed=0))["blocks.0"]
 print("so are the adapters:", torch.equal(now.D, before.D) and torch.equal(now.U, before.U))
+for path, fusion in fusions(fused[0]).items():
+    change = (fusion.value.weight - torch.eye(64)).norm() / torch.eye(64).norm()
+    print(f"{path}: W_v has moved away from the identity by {change:.0%}")
 
+# %% [markdown]
+# The base and the adapters are the same as before, bit for bit. The paper calls this *non-destructive*. Only the
+# attention has learned. $W_v$ is still close to the identity, so it does not make anything twice as loud. How does the
+# fusion get around sharing? Look at whom it listens to, token by token: `x1` to `x6` are the letters of the word, `y1`
+# to `y6` those of the answer.
+
+# %%
 batch = goal.batch(300, torch.Generator().manual_seed(1))
 with torch.no_grad():
     for model in fused:
@@ -277,12 +288,12 @@ plots.fusion_weights(weights, SOURCES, words=words)
 plt.show()
 
 # %% [markdown]
-# *Figure: attention α to each adapter (rows) at each token (columns). Block 1 listens mostly to copy+violet, block 0
-# most to left+plain; y6 writes only the full stop.*
+# *Figure: attention α to each adapter (rows) at each token (columns), mean over 300 examples. Block 1 listens mostly to
+# copy+violet. In block 0, left+plain is ahead, above all at some letters of the word.*
 #
-# There is a reason for this. A fusion stands at the end of its block. Behind block 0 one more attention follows, so the
-# mixture can still change *where* a token reads, as a shift must. Behind block 1 none is left, and only *which* letter
-# is written can change.
+# The two skills take turns. A fusion stands at the end of its block. Behind block 0 another attention follows, so the
+# mixture there can change *where* a token reads, as a shift must. Behind block 1 none is left, only *which* letter is
+# written.
 
 # %% [markdown]
 # ## Listened to, and needed
@@ -351,30 +362,25 @@ for N in (1, 3, 10):
 # `nn.Linear` starts with random numbers. What if we forget to replace them in $W_v$?
 #
 # ```python
-# nn.init.eye_(self.value.weight)   # right: each adapter's answer passes unchanged
-#                                   # broken: the line is missing, and W_v stays random
+# self.value = nn.Linear(d, d, bias=False)
+# nn.init.eye_(self.value.weight)  # right: every answer passes unchanged
+#                                  # broken: nothing here, so W_v stays random
 # ```
 #
 # First we fuse one adapter alone, without training, and ask for its own task. Then we train a fusion of three as above.
 
 # %%
 broken = with_mistake("adapter_fusion", "W_v random")
-
-
-def compose_broken(adapters, seed):
-    method = broken.AdapterFusion(adapters=len(adapters))
-    torch.manual_seed(seed)
-    model = method.attach(base())
-    method.fill(model, list(adapters.values()))
-    return model
-
-
 violet = {"copy+violet": shelf["copy+violet"]}
-for name, make in {"right": compose, "broken": compose_broken}.items():
-    alone = [evaluate(make(violet, seed), task("copy+violet"), UNSEEN).accuracy for seed in SEEDS]
+for name, kind in {"right": AdapterFusion, "broken": broken.AdapterFusion}.items():
+    alone = [evaluate(compose(violet, seed, kind), task("copy+violet"), UNSEEN).accuracy for seed in SEEDS]
     print(f"{name:6}  one adapter, on its own task:", *(f"{score:.2f}" for score in alone))
-spoiled = [right(learn(compose_broken(shelf, seed), 3e-3, seed)) for seed in SEEDS]
+
+failed = [learn(compose(shelf, seed, broken.AdapterFusion), 3e-3, seed) for seed in SEEDS]
+spoiled = [right(model) for model in failed]
+own = [evaluate(model, Few(goal, 16, seed)).accuracy for seed, model in zip(SEEDS, failed, strict=True)]
 print("broken  three adapters, trained for the goal:", *(f"{score:.2f}" for score in spoiled))
+print("        on the 16 examples themselves:       ", *(f"{score:.2f}" for score in own))
 
 # %% [markdown]
 # With a random $W_v$, an adapter that is perfect on its own task solves nothing. The next block expects its answers in
@@ -396,21 +402,16 @@ print("broken  three adapters, trained for the goal:", *(f"{score:.2f}" for scor
 # %% [markdown]
 # ## More exercises
 #
-# 1. *Predict, then measure.* Take `reverse+plain` off the shelf. Then put it back and take off `copy+violet`. What
-#    happens to the accuracy, and why?
-# 2. *Write* `added(seed)`: fuse only the two useful adapters, set $W_v = 2I$ and do not train. Predict first: is this
-#    as good as the trained fusion of three?
-# 3. *Design the experiment.* Which part does the work, the attention ($W_q$, $W_k$) or $W_v$? How would you separate
-#    them?
-
-# %% [markdown]
-# 4. *Find the mistake.* A colleague's fusion reaches a low loss in training, and writes nonsense when it generates:
+# 1. *Predict, then measure.* Take `reverse+plain` off the shelf; then `copy+violet` instead. What happens, and why?
+# 2. *Write* `added(seed)`: fuse only the two useful adapters, set $W_v = 2I$, and do not train. Is this as good as the
+#    trained fusion of three?
+# 3. *Design the experiment.* Which part does the work, the attention or $W_v$?
+# 4. *Find the mistake.* A colleague's fusion trains well and then generates nonsense. Which test without any training
+#    finds the reason?
 #
 # ```python
 # α = torch.einsum("...d,...nd->...n", q, k).softmax(1)  # (B, T, N)
 # ```
-#
-# What is wrong? Which test without any training finds it?
 
 # %% [markdown]
 # <details><summary>Answers</summary>

@@ -3,10 +3,10 @@
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|
-# | 35 minutes to read and run · 75 with exercises | ●○○ | lesson 1 (Transformer, toy world) | a minute on a CPU |
+# | 35 minutes to read and run · 75 with exercises | ●○○ | lesson 1 (Transformer) | a minute on a CPU |
 #
-# After this lesson you can learn an instruction by gradient descent. You will write the layer that puts it in front of
-# the input, read it, and find out what it can do and what not.
+# After this lesson you can learn an instruction by gradient descent: you will write the layer for it, read what it
+# learns, and see its limits.
 
 # %% [markdown]
 # ## What the paper did and claimed
@@ -108,12 +108,12 @@ for p in ([0, 0, 0, 0], [0, 0, 0, 3], [1, 0, 0, 3]):
 # %% [markdown]
 # ## The gradient, line by line
 #
-# Let $s = q\cdot p/\sqrt d$, and let $Z$ be the sum of $e^{q\cdot x_i/\sqrt d}$ over the tokens. Then
+# Let $s = q\cdot p/\sqrt d$, and $Z = \sum_i e^{q\cdot x_i/\sqrt d}$ over the tokens. Then
 #
 # $$y = \frac{e^s p + Z\,y_0}{e^s + Z} = y_0 + \lambda\,(p - y_0), \qquad \lambda = \frac{e^s}{e^s + Z}.$$
 #
 # $\lambda$ is a sigmoid of $s - \ln Z$, so $\partial\lambda/\partial s = \lambda(1-\lambda)$. With
-# $g = \partial L/\partial y$ and $\partial s/\partial p = q/\sqrt d$, the product rule gives
+# $g = \partial L/\partial y$, the product rule gives
 #
 # $$\frac{\partial L}{\partial p} = \lambda\,g + \lambda(1-\lambda)\,\big(g\cdot(p-y_0)\big)\,\frac{q}{\sqrt d}.$$
 
@@ -148,15 +148,14 @@ plots.structure("PromptTuning")
 plt.show()
 
 # %% [markdown]
-# *Figure: three trained vectors, coloured, stand before seven embedded tokens and pass through the frozen layers like
-# tokens. At the end their outputs are dropped.*
+# *Figure: three trained vectors, coloured, stand before seven embedded tokens and pass through the frozen layers. At
+# the end their outputs are dropped.*
 #
 # ## Write it
 #
-# Our Transformer begins a sequence with the module `begin(blocks)`, which returns an empty cache. Whatever (n, d)
-# tensors are in the cache's list `front`, the embedding puts before the tokens. Another method may have put some there
-# already. Your layer stands in the place of `begin`, which it keeps as `self.base`. (As a file: `python -m minipeft
-# start prompt_tuning`.)
+# Our Transformer begins a sequence with `begin(blocks)`, which returns an empty cache. Whatever (n, d) tensors are in
+# the cache's list `front`, the embedding puts before the tokens. Another method may have put some there already. Your
+# layer stands before `begin`, its `self.base`. (As a file: `python -m minipeft start prompt_tuning`.)
 
 
 # %%
@@ -312,15 +311,15 @@ plt.show()
 print("single letters right:", *(f"{name} {share:.2f}" for name, share in letters.items()))
 
 # %% [markdown]
-# *Figure: accuracy on unseen examples. For a known table, words and vectors solve everything. For a new one, no phrase
-# works, 16 vectors solve one example in twenty, and full fine-tuning solves all.*
+# *Figure: accuracy on unseen examples. For a known table, words and vectors solve everything. For a new one, only full
+# fine-tuning does; 16 vectors solve one example in twenty.*
 #
-# Guess 2: hardly. A prompt **selects** among skills that the base has. It gets two letters in three right, but an
-# answer needs all. A new table is **taught** by changing weights.
+# Guess 2: hardly. A prompt **selects** among skills of the base. It gets two letters in three right, but an answer
+# needs all. A new table is **taught** by changing weights.
 #
 # ## Eight examples
 #
-# To be able only to select is a strength, too. We give both the same eight examples, 100 steps.
+# Selecting is a strength, too. We give both methods the same eight examples, for 100 steps.
 
 # %%
 few = {}
@@ -413,11 +412,11 @@ print("broken, two prompts, joined:                ", *(f"{score:.2f}" for score
 #
 # | claim | here | ledger |
 # |---|---|---|
-# | large models: as good as full fine-tuning | one base cannot tell | [undecided](claims.md#scale) |
-# | one vector is too few, many bring little more | exercise 1 | [supported](claims.md#prompt_length) |
+# | large models: as full fine-tuning | cannot tell | [undecided](claims.md#scale) |
+# | one vector is too few, many add little | exercise 1 | [supported](claims.md#prompt_length) |
 # | words are a better start | exercise 2 | [undecided](claims.md#prompt_start) |
 # | robust to a change of domain | not run | [supported](claims.md#domain_shift) |
-# | no new skills (Petrov et al. 2024) | yes | [undecided](claims.md#selects_and_teaches) |
+# | no new skills (Petrov et al. 2024) | yes | [ten seeds](claims.md#selects_and_teaches) |
 
 # %% [markdown]
 # ## More exercises
