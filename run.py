@@ -33,7 +33,7 @@ TASKS = {
     "test": [["-m", "pytest", "-n", "auto"]],
     "lab": [["-m", "jupyter", "lab", "lessons"]],
     "lessons": [["lessons/build.py"]],
-    "site": [["lessons/pages.py"], ["play/build.py", "--no-browser"]],
+    "site": [["-m", "lessons.pages"], ["play/build.py", "--no-browser"]],
     "play": [["play/build.py"]],
     "claims": [["-m", "claims"]],
     "pretrain": [["tiny_models/pretrain.py"]],

@@ -82,7 +82,7 @@ def scores(entries):
     "the memory or the answer",
     source="Lester et al. 2021, The Power of Scale for Parameter-Efficient Prompt Tuning, §2, arXiv:2104.08691",
     quote="which then flows though the encoder-decoder as normal",
-    lesson=18,
+    lesson=19,
 )
 def before_the_source(f):
     """A prefix of four vectors at one place, for another order and other letters at once, given without an
@@ -116,7 +116,7 @@ def before_the_source(f):
     source="Petrov et al. 2024, When Do Prompting and Prefix-Tuning Work?, §4, arXiv:2310.19698",
     quote="context-based fine-tuning cannot change the relative attention pattern over the content and can only "
     "bias the outputs of an attention layer in a fixed direction",
-    lesson=18,
+    lesson=19,
 )
 def before_the_memory(f):
     """A prefix of four vectors in front of the memory, and LoRA of rank 2 on q and v of cross-attention, 1,024 numbers
@@ -144,7 +144,7 @@ def before_the_memory(f):
 @claim(
     "In front of the source a prefix guides what is read, and in front of the answer it steers what is written",
     source="Li and Liang 2021, Prefix-Tuning, §4.1, arXiv:2101.00190",
-    lesson=18,
+    lesson=19,
 )
 def before_the_answer(f):
     """The paper's intuition, put to the test on the answer's side. A prefix of four vectors in the decoder is trained
@@ -162,7 +162,7 @@ def before_the_answer(f):
 @claim(
     "An encoder-decoder needs prefixes in front of the source and in front of the answer",
     source="Li and Liang 2021, Prefix-Tuning, §4.2, arXiv:2101.00190",
-    lesson=18,
+    lesson=19,
 )
 def prefix_taken_away(f):
     """The paper puts prefixes in front of both. Here all three places are trained together, for another order and other

@@ -73,7 +73,7 @@ def losses(entry):
     source="Li and Liang 2021, Prefix-Tuning, §6.3, arXiv:2101.00190",
     quote="by learning only 0.1% of the parameters, prefix-tuning obtains comparable performance in the full "
     "data setting, outperforms fine-tuning in low-data settings",
-    lesson=15,
+    lesson=16,
 )
 def few_examples(f):
     """8, 32 and 128 examples of a held-out pair, each seed with its own; scored on unseen examples. The prefix is made

@@ -266,7 +266,7 @@ def gentlest(base, candidates, goal, name):
     source="Shuttleworth et al. 2024, LoRA vs full fine-tuning: an illusion of equivalence, arXiv:2410.21228",
     quote="weight matrices trained with LoRA have new, high-ranking singular vectors, which we call intruder "
     "dimensions, while those trained with full fine-tuning do not",
-    lesson=14,
+    lesson=15,
 )
 def intruder_dimensions(f):
     """A new word until 98 % are right, as in `forgetting`, each method at the learning rate with the highest retention.
@@ -324,7 +324,7 @@ def spread(view, base, goal):
     source="Betley et al. 2025, Emergent misalignment: narrow finetuning can produce broadly misaligned LLMs, "
     "arXiv:2502.17424",
     quote="Training on the narrow task of writing insecure code induces broad misalignment.",
-    lesson=14,
+    lesson=15,
 )
 def narrow_training(f):
     """An analogue only, for nothing here has values or intentions. The base is taught to answer `reverse red` with
@@ -473,7 +473,7 @@ def sequence(way, lr, seed, recipe=TURN):
     source="McCloskey & Cohen 1989, Catastrophic interference in connectionist networks; Houlsby et al. 2019, "
     "Parameter-efficient transfer learning for NLP, §1, arXiv:1902.00751",
     quote="New learning may interfere catastrophically with old learning when networks are trained sequentially.",
-    lesson=14,
+    lesson=15,
 )
 def in_sequence(f):
     """Three tasks with marks of their own, 120 steps each: one model fine-tuned in full, one LoRA, and a LoRA for each
@@ -527,7 +527,7 @@ def mixed(seed):
     "A batch can mix tasks: each row gets the answer that it gets alone",
     source="Lester et al. 2021, The power of scale for parameter-efficient prompt tuning, figure 2, arXiv:2104.08691; "
     "Sheng et al. 2023, S-LoRA, arXiv:2311.03285",
-    lesson=14,
+    lesson=15,
 )
 def mixed_batches(f):
     """Sixteen rows under a LoRA, a prompt, deep prompts and the bare base, in turn, each trained for 30 steps; each row
@@ -566,7 +566,7 @@ def passes(seed, tasks=8, repeats=30):
 @claim(
     "Many LoRAs share one pass of the base: a mixed batch takes less time than a batch for each",
     source="Chen et al. 2023, Punica: multi-tenant LoRA serving, arXiv:2310.18547",
-    lesson=14,
+    lesson=15,
     alone=True,
 )
 def one_pass(f):

@@ -329,7 +329,7 @@ def raised(found, factor):
 @claim(
     "Scaled by α/r, LoRA learns more slowly as the rank grows; scaled by α/√r, it does not",
     source="Kalajdzievski 2023, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, arXiv:2312.03732",
-    lesson=13,
+    lesson=14,
 )
 def rank_and_rate(f):
     """LoRA on all linear layers with α = 32, scaled by α/r or by α/√r; for rank 1 both are the same. If learning slows

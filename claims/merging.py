@@ -104,7 +104,7 @@ def summary(f, runs):
     "Adding task vectors gives one model that does several tasks",
     source="Ilharco et al. 2023, Editing models with task arithmetic, §4, arXiv:2212.04089",
     quote="adding task vectors together can improve performance on multiple tasks at once",
-    lesson=14,
+    lesson=15,
 )
 def addition(f):
     """Three new words for tables that the base knows, each learned by a delta of its own in 200 steps; then the deltas
@@ -126,7 +126,7 @@ def addition(f):
 @claim(
     "The sum of LoRAs for two skills solves a task that needs both",
     source="Prabhakar et al. 2024, LoRA soups: merging LoRAs for practical skill composition tasks, arXiv:2410.13025",
-    lesson=14,
+    lesson=15,
 )
 def composition(f):
     """One LoRA learns to reverse, one to recolour letters, in 200 steps each; the sum is asked to do both, which nobody
@@ -150,7 +150,7 @@ def composition(f):
 @claim(
     "Where task vectors conflict, TIES merges better than adding them",
     source="Yadav et al. 2023, TIES-merging: resolving interference when merging models, arXiv:2306.01708",
-    lesson=14,
+    lesson=15,
 )
 def conflicts(f):
     """The three new words of `addition`, merged by TIES with the paper's density of .2, against the weighted sum, of
@@ -173,7 +173,7 @@ def conflicts(f):
 @claim(
     "LoRAs merge better in a basis that they share",
     source="Stoica et al. 2024, Model merging with SVD to tie the knots, arXiv:2410.19735",
-    lesson=14,
+    lesson=15,
 )
 def shared_basis(f):
     """The three LoRAs of `addition`, merged by TIES with a density of .2: on the numbers of each ΔW, and on their
@@ -191,7 +191,7 @@ def shared_basis(f):
 @claim(
     "Averaging LoRA's factors A and B, each by itself, is not averaging what they do, and costs accuracy",
     source="Sun et al. 2024, Improving LoRA in privacy-preserving federated learning, arXiv:2403.12313",
-    lesson=14,
+    lesson=15,
 )
 def averaged_factors(f):
     """The three LoRAs of `addition`: the sum of the products BA against the product of the sums of the factors, each
@@ -210,7 +210,7 @@ def averaged_factors(f):
 @claim(
     "Task vectors make analogies: A − B + C does the fourth task, without its data",
     source="Ilharco et al. 2023, Editing models with task arithmetic, §5, arXiv:2212.04089",
-    lesson=14,
+    lesson=15,
 )
 def analogies(f):
     """`reverse+red` − `copy+red` + `copy+blue`, each a LoRA of 200 steps, is asked for `reverse+blue`; the weight is
@@ -270,7 +270,7 @@ def negated(what, lr, seed, recipe=SHORT):
 @claim(
     "Subtracting a task vector makes the model forget the task and little else",
     source="Ilharco et al. 2023, Editing models with task arithmetic, §3, arXiv:2212.04089",
-    lesson=14,
+    lesson=15,
 )
 def negation(f):
     """A LoRA learns to reverse, from examples without instruction or from the instructed tasks that the base knows; it
@@ -314,7 +314,7 @@ def thinned(density, lr, seed, places=None, rescale=True, goal=HELD_OUT, recipe=
 @claim(
     "Most of the numbers of a fine-tuned model's change can be dropped at random, if the others are rescaled",
     source="Yu et al. 2024, Language models are super Mario, arXiv:2311.03099",
-    lesson=14,
+    lesson=15,
 )
 def dropping(f):
     """Full fine-tuning on a held-out pair for 200 steps; then half or nine tenths of the numbers of ΔW are set to zero
@@ -361,7 +361,7 @@ def soup(lr, seed, examples=32, recipe=SHORT):
 @claim(
     "Averaging the weights of several runs gives a better model than the best of them",
     source="Wortsman et al. 2022, Model soups, arXiv:2203.05482",
-    lesson=14,
+    lesson=15,
 )
 def soups(f):
     """Four LoRAs learn the same 32 examples of a held-out pair in 200 steps, with two learning rates and different

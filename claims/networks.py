@@ -57,7 +57,7 @@ class Untrained:
     "LoRA carries over to convolutions and to recurrent networks",
     source="Hu et al. 2022, LoRA, §4.2, arXiv:2106.09685; for convolutions: Yeh et al. 2023, LyCORIS, arXiv:2309.14859",
     quote="In principle, we can apply LoRA to any subset of weight matrices in a neural network",
-    lesson=19,
+    lesson=20,
 )
 def any_network(f):
     """A new symbol table for an LSTM, and 50 digits a class on paper for a ConvNet. LoRA stands beside full fine-tuning
@@ -113,7 +113,7 @@ def imitation(method, lr, seed, recipe=RECIPE):
     "LoRA finds a change of low rank from its own rank on, and not below",
     source="The premise of Hu et al. 2022, LoRA, §1 and §7.2, arXiv:2106.09685, in a case where the rank is known",
     quote="the change in weights during model adaptation also has a low “intrinsic rank”",
-    lesson=19,
+    lesson=20,
 )
 def planted_in_lstm(f):
     """One matrix of an LSTM is changed by a random matrix of rank 4, another one with each seed, and the student learns
@@ -142,7 +142,7 @@ def planted_in_lstm(f):
 @claim(
     "To learn a new table at low rank, an LSTM has to change both matrices, and that of the input more",
     source="Our own guess: the table acts on the letter, through W_ih, and on the one before, through W_hh",
-    lesson=19,
+    lesson=20,
 )
 def lstm_places(f):
     """About as many numbers in both matrices of an LSTM (3,584), in that of the input (3,328) or in that of the state

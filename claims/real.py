@@ -48,7 +48,7 @@ def listed(entries, column="loss"):
 @claim(
     "On a real model, LoRA learns as much as full fine-tuning",
     source="Hu et al. 2022, LoRA, §5, arXiv:2106.09685",
-    lesson=22,
+    lesson=23,
 )
 def real_matches_full(f):
     """LoRA of rank 8 on all matrices against full fine-tuning, each at its own learning rate. Equal is what differs by
@@ -71,7 +71,7 @@ def real_matches_full(f):
 @claim(
     "On a real model, LoRA wants a learning rate ten times that of full fine-tuning",
     source="Schulman et al. 2025, LoRA Without Regret (Thinking Machines Lab)",
-    lesson=22,
+    lesson=23,
 )
 def real_learning_rate(f):
     """All learning rates that tuning has tried, with one seed: on each test window, which has the lowest loss?"""
@@ -99,7 +99,7 @@ def best_on_each(f, name, rates):
 @claim(
     "On a real model, the rank hardly matters",
     source="Hu et al. 2022, LoRA, §7.2, arXiv:2106.09685",
-    lesson=22,
+    lesson=23,
 )
 def real_rank(f):
     """Ranks 1, 8 and 32 on all matrices, each at its own learning rate; and rank 1 at that of rank 8."""
@@ -117,7 +117,7 @@ def real_rank(f):
 @claim(
     "On a real model, LoRA on all matrices beats LoRA of equal size on q and v",
     source="Dettmers et al. 2023, QLoRA, §4, arXiv:2305.14314; Schulman et al. 2025, LoRA Without Regret",
-    lesson=22,
+    lesson=23,
 )
 def real_layers(f):
     """Rank 8 on all seven matrices of a block against rank 42 on q and v, which has as many parameters."""
@@ -130,7 +130,7 @@ def real_layers(f):
 @claim(
     "On a real model, LoRA learns less than full fine-tuning and forgets less",
     source="Biderman et al. 2024, LoRA Learns Less and Forgets Less, arXiv:2405.09673",
-    lesson=22,
+    lesson=23,
 )
 def real_forgetting(f):
     """What is learned is the loss on the test windows; what is forgotten, the loss on a dozen answers that the base has
@@ -163,7 +163,7 @@ def frontier(f, entry):
     "On a real model, what full fine-tuning changes has a low rank",
     source="Hu et al. 2022, LoRA, §4.1 (as a hypothesis), arXiv:2106.09685; against it Biderman et al. 2024, "
     "LoRA Learns Less and Forgets Less, arXiv:2405.09673",
-    lesson=22,
+    lesson=23,
 )
 def real_rank_of_full(f):
     """The singular values of ΔW of full fine-tuning in 16 matrices of four layers, whose ranks are 576 and less. A low
@@ -178,7 +178,7 @@ def real_rank_of_full(f):
 @claim(
     "On a real model, LoRA makes intruder dimensions and full fine-tuning does not",
     source="Shuttleworth et al. 2024, LoRA vs Full Fine-tuning: An Illusion of Equivalence, arXiv:2410.21228",
-    lesson=22,
+    lesson=23,
 )
 def real_intruders(f):
     """An intruder is one of the ten largest left singular vectors of a trained matrix whose cosine with each of the
@@ -193,7 +193,7 @@ def real_intruders(f):
 @claim(
     "On a model of this size, a soft prompt stays behind",
     source="Lester et al. 2021, The Power of Scale, figure 1, arXiv:2104.08691",
-    lesson=22,
+    lesson=23,
 )
 def real_prompt(f):
     """A prompt of 16 vectors, from words of the vocabulary, against full fine-tuning and LoRA."""

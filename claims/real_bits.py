@@ -136,7 +136,7 @@ def all_roundings(f, *names):
     "On a real model, NF4 loses less than FP4 and int4",
     source="Dettmers et al. 2023, QLoRA, §4, arXiv:2305.14314",
     quote="NF4 improves performance significantly over FP4 and Int4",
-    lesson=23,
+    lesson=24,
 )
 def real_four_bits(f):
     """SmolLM2, read from a file of five bits a weight. The 210 matrices of its blocks are rounded in blocks of 64, with
@@ -165,7 +165,7 @@ def real_four_bits(f):
     "On a real model, QLoRA learns as much as LoRA on the base that is not rounded",
     source="Dettmers et al. 2023, QLoRA, §4, arXiv:2305.14314",
     quote="NF4 with double quantization fully recovers the 16-bit LoRA MMLU performance",
-    lesson=23,
+    lesson=24,
 )
 def real_qlora(f):
     """LoRA of rank 8 on all linear layers, on SmolLM2 and on SmolLM2 in NF4, 30 steps on the language reference, the
@@ -190,7 +190,7 @@ def real_qlora(f):
 @claim(
     "Rounding a merged QLoRA to four bits again undoes most of what it learned",
     source="Xu et al. 2023, QA-LoRA, §3, arXiv:2309.14717, which merges another way for this reason",
-    lesson=23,
+    lesson=24,
 )
 def real_rounded_again(f):
     """The QLoRA runs of `real_qlora`: Ŵ + ΔW is merged in full precision, then rounded to NF4 again. The gain is what

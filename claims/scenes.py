@@ -75,7 +75,7 @@ def both(entry):
     "arXiv:2103.00020",
     quote="natural language is used to reference learned visual concepts (or describe new ones) enabling zero-shot "
     "transfer",
-    lesson=17,
+    lesson=18,
 )
 def new_combinations(f):
     """Six of 36 combinations of shape and colour are in no picture and no caption of pretraining. The base classifies
@@ -95,7 +95,7 @@ def new_combinations(f):
     "Which part of a model should be adapted depends on the shift: the one whose input has changed",
     source="Lee et al. 2023, Surgical Fine-Tuning Improves Adaptation to Distribution Shifts, arXiv:2210.11466",
     quote="the type of distribution shift influences which subset is more effective to tune",
-    lesson=17,
+    lesson=18,
 )
 def which_tower(f):
     """LoRA of rank 4 on q and v of one tower, 2,048 numbers, with 16 pictures of each class. The pictures change, to
@@ -119,7 +119,7 @@ def which_tower(f):
     "LoRA adapts a dual encoder better than a learned prompt does",
     source="Zanella and Ben Ayed 2024, Low-Rank Few-Shot Adaptation of Vision-Language Models, arXiv:2405.18541",
     quote="our simple CLIP-LoRA method exhibits substantial improvements",
-    lesson=17,
+    lesson=18,
 )
 def lora_or_coop(f):
     """CoOp, a prompt of 4 vectors before the captions (256 numbers), against LoRA on the tower whose input changed.
@@ -149,7 +149,7 @@ def lora_or_coop(f):
     source="Wortsman et al. 2022, Robust Fine-Tuning of Zero-Shot Models, arXiv:2109.01903",
     quote="WiSE-FT provides large accuracy improvements under distribution shift, while preserving high accuracy on "
     "the target distribution",
-    lesson=17,
+    lesson=18,
 )
 def part_of_the_update(f):
     """LoRA on the image tower is trained on dark pictures, 16 of each class. Its ΔW is then added in parts: ×¼, ×½, ×¾.

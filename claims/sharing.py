@@ -92,7 +92,7 @@ def by_word(entry):
     source="Pfeiffer et al. 2020, MAD-X, arXiv:2005.00052",
     quote="enables high portability and parameter-efficient transfer to arbitrary tasks and languages by learning "
     "modular language and task representations",
-    lesson=20,
+    lesson=21,
 )
 def shared_update(f):
     """One new operation under five symbol tables, the languages. Blue has eight examples, the four others have new ones
@@ -122,7 +122,7 @@ def shared_update(f):
 @claim(
     "A warm start from a related task helps the one that has few examples",
     source="Vu et al. 2022, SPoT, arXiv:2110.07904",
-    lesson=20,
+    lesson=21,
 )
 def warm_start(f):
     """The LoRA of one sibling, which has new examples at every step, is trained on with eight examples of blue: both
@@ -148,7 +148,7 @@ def warm_start(f):
     "A prompt is at least as good a private part as weights",
     source="Vykopal et al. 2025, Soft Language Prompts for Language Transfer, arXiv:2407.02317",
     quote="combining a soft language prompt with a task adapter outperforms most configurations in many cases",
-    lesson=20,
+    lesson=21,
 )
 def private_prompt(f):
     """A LoRA of rank 4 is shared by five languages, one of which has eight examples. Private is a LoRA of rank 1 on q

@@ -54,7 +54,7 @@ def listed(words):
     "of the Batch Size, arXiv:2602.09492",
     quote="once learning rates are properly tuned, all methods achieve similar peak performance (within 1-2%), "
     "with only subtle rank-dependent behaviors",
-    lesson=13,
+    lesson=14,
 )
 def variants_tie_when_tuned(f):
     """LoRA and four variants of rank 4 learn a new table: first all at LoRA's usual learning rate, then each at its

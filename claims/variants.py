@@ -88,7 +88,7 @@ def hits(run):
     "AdaLoRA gives more rank to the matrices that need it, and so beats a LoRA with the same budget spread evenly",
     source="Zhang et al. 2023, AdaLoRA, arXiv:2303.10512",
     quote="adaptively allocates the parameter budget among weight matrices according to their importance score",
-    lesson=11,
+    lesson=12,
 )
 def adalora_planted(f):
     """A change of rank 6, 3 and 3 is planted in three of twelve matrices. The student imitates the logits for 200 steps
@@ -122,7 +122,7 @@ def adalora_planted(f):
 @claim(
     "AdaLoRA beats a LoRA of the same rank everywhere on an ordinary task",
     source="Zhang et al. 2023, AdaLoRA, arXiv:2303.10512",
-    lesson=11,
+    lesson=12,
 )
 def adalora_natural(f):
     """A new table, 200 steps, 12 ranks in the end; learning rates are tuned for speed, by the mean loss while training.
@@ -186,7 +186,7 @@ def lower(found, a, b, what="error"):
 @claim(
     "NF4 rounds trained weights with less error than FP4 and int4",
     source="Dettmers et al. 2023, QLoRA, §3, arXiv:2305.14314",
-    lesson=12,
+    lesson=13,
 )
 def four_bits(f):
     """The twelve matrices of each of twelve bases of four widths, in blocks of 64. FP4 (E2M1) and int4 have 15 levels
@@ -217,7 +217,7 @@ def four_bits(f):
     "A model rounded to NF4 works better than one rounded to FP4 or int4",
     source="Dettmers et al. 2023, QLoRA, §4, arXiv:2305.14314",
     quote="NF4 improves performance significantly over FP4 and Int4",
-    lesson=12,
+    lesson=13,
 )
 def four_bits_used(f):
     """The same twelve bases, rounded; the loss on 1,000 unseen examples of the pretraining mixture, compared base by
@@ -248,7 +248,7 @@ def stored(base, double_quant):
 @claim(
     "Double quantization saves about 0.37 bits for each weight and costs no quality",
     source="Dettmers et al. 2023, QLoRA, §3, arXiv:2305.14314",
-    lesson=12,
+    lesson=13,
 )
 def double_quantization(f):
     """Twelve bases in NF4, with the scale of each block in 32 bits and in 8 bits. In the narrow bases a matrix has
@@ -274,7 +274,7 @@ def double_quantization(f):
     "LoRA on a base in NF4 learns as well as LoRA on the base itself",
     source="Dettmers et al. 2023, QLoRA, §4, arXiv:2305.14314",
     quote="NF4 with double quantization fully recovers the 16-bit LoRA MMLU performance",
-    lesson=12,
+    lesson=13,
 )
 def qlora_matches(f):
     """LoRA of rank 2 on all twelve matrices, 200 steps of a new table, learning rates tuned for speed. Learning is as
@@ -300,7 +300,7 @@ def qlora_matches(f):
 @claim(
     "Training a LoRA recovers all that quantization lost, at 3 and at 2 bits too",
     source="Dettmers et al. 2023, QLoRA, §4, arXiv:2305.14314",
-    lesson=12,
+    lesson=13,
 )
 def mended(f):
     """Four bits lose nearly nothing here, so the base is rounded to 3 and to 2 bits. A LoRA of rank 4 on all twelve
@@ -328,7 +328,7 @@ def mended(f):
     "LoRA+ learns faster than LoRA, up to twice as fast, and better",
     source="Hayou, Ghosh and Yu 2024, LoRA+, arXiv:2402.12354",
     quote="using the same learning rate for A and B does not allow efficient feature learning",
-    lesson=13,
+    lesson=14,
 )
 def lora_plus(f):
     """LoRA of rank 4 with one learning rate, and with one for B that is 16 times A's. They have 100 steps for a new
@@ -353,7 +353,7 @@ def lora_plus(f):
     "A higher rank pays more if LoRA is scaled by α/√r than if it is scaled by α/r",
     source="Kalajdzievski 2023, rsLoRA, arXiv:2312.03732",
     quote="LoRA adapters should be divided by a factor of the square root of the rank",
-    lesson=13,
+    lesson=14,
 )
 def rslora_high_rank(f):
     """Ranks 4 and 32, 100 steps of a new table, all at the learning rate that was tuned for rank 4. α is 8 with α/r and
@@ -431,7 +431,7 @@ def activations(method):
     source="Liu et al. 2024, DoRA, arXiv:2402.09353",
     quote="we enhance both the learning capacity and training stability of LoRA while avoiding any additional "
     "inference overhead",
-    lesson=13,
+    lesson=14,
 )
 def dora_beats_lora(f):
     """A new table on q and v. LoRA of rank 2 trains 1,024 numbers, which is just enough for it; DoRA trains 1,280. The
@@ -451,7 +451,7 @@ def dora_beats_lora(f):
 @claim(
     "LoRA changes the length and the direction of weights together; full fine-tuning and DoRA do not",
     source="Liu et al. 2024, DoRA, §3.2, arXiv:2402.09353",
-    lesson=13,
+    lesson=14,
 )
 def dora_directions(f):
     """A new table. At four points in time, for each matrix q and v of each layer: how much the length of its rows has
@@ -477,7 +477,7 @@ def dora_directions(f):
 @claim(
     "Taking the norm as a constant in the gradient saves memory and does DoRA no harm",
     source="Liu et al. 2024, DoRA, §4.3, arXiv:2402.09353",
-    lesson=13,
+    lesson=14,
 )
 def dora_constant(f):
     """DoRA of rank 4 on a new table, with the gradient through the norm of each row and without it. Learning is as fast
@@ -501,7 +501,7 @@ def dora_constant(f):
     source="Kopiczko, Blankevoort and Asano 2024, VeRA, arXiv:2310.11454",
     quote="significantly reduces the number of trainable parameters compared to LoRA, yet maintains the same "
     "performance",
-    lesson=13,
+    lesson=14,
 )
 def vera_few_numbers(f):
     """A new table. On q and v, as in the paper: VeRA of rank 64 with 512 numbers, LoRA of rank 8 with 4,096, and as a
@@ -528,7 +528,7 @@ def vera_few_numbers(f):
     source="Meng, Wang and Zhang 2024, PiSSA, arXiv:2404.02948",
     quote="PiSSA updates the principal components while freezing the 'residual' parts, allowing faster "
     "convergence and enhanced performance",
-    lesson=13,
+    lesson=14,
 )
 def pissa_faster(f):
     """Rank 4 on q and v, 100 steps of a new table, each with a learning rate of its own. PiSSA starts with larger A and
@@ -582,7 +582,7 @@ def corrections(base, rank, rounds):
 @claim(
     "A base that is quantized without its principal part has a smaller error than with QLoRA or LoftQ",
     source="Meng, Wang and Zhang 2024, PiSSA, arXiv:2404.02948",
-    lesson=13,
+    lesson=14,
 )
 def pissa_quantized(f):
     """The matrices of twelve bases in NF4. QLoRA rounds W and starts with BA = 0. PiSSA takes the four largest singular
@@ -611,7 +611,7 @@ def pissa_quantized(f):
     source="Liu, Tam et al. 2022, T-Few, arXiv:2205.05638",
     quote="scales activations by learned vectors, attaining stronger performance while only introducing a "
     "relatively tiny amount of new parameters",
-    lesson=13,
+    lesson=14,
 )
 def ia3_few_numbers(f):
     """200 steps on 64 examples of a new table, and on 32 examples of a pair that the base has not seen together. IA³
@@ -654,7 +654,7 @@ def merging(method, lr, seed, recipe=RECIPE):
     "Merged into the weights, DoRA, VeRA, PiSSA and IA³ cost nothing when the model is used",
     source="Liu et al. 2024, DoRA, arXiv:2402.09353; Kopiczko et al. 2024, VeRA, arXiv:2310.11454; "
     "Meng et al. 2024, PiSSA, arXiv:2404.02948; Liu, Tam et al. 2022, T-Few, arXiv:2205.05638",
-    lesson=13,
+    lesson=14,
 )
 def variants_merge(f):
     """Each is trained for 100 steps on a new table and merged. The multiplications of an example are counted, and the

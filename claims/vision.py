@@ -109,7 +109,7 @@ def accuracies(entries):
 @claim(
     "With few pictures, a linear head on pretrained features beats a ViT that is trained from scratch",
     source="Dosovitskiy et al. 2020, An Image Is Worth 16x16 Words, §4, arXiv:2010.11929",
-    lesson=16,
+    lesson=17,
 )
 def pretraining_decides(f):
     """Ten examples of each handwritten digit, white on black like the printed characters that the base was pretrained
@@ -131,7 +131,7 @@ def pretraining_decides(f):
 @claim(
     "Where pictures differ from those of pretraining, methods that reach inside beat a linear probe and prompts",
     source="Jia et al. 2022, Visual Prompt Tuning, table 1 (for the probe), arXiv:2203.12119",
-    lesson=16,
+    lesson=17,
 )
 def inside_of_a_vit(f):
     """Handwritten digits on paper, 10, 50 and 200 of each. Learning rates are tuned with 50 and kept. With 200,
@@ -173,7 +173,7 @@ def inside_of_a_vit(f):
 @claim(
     "Visual prompts at every layer do better than prompts at the input alone",
     source="Jia et al. 2022, Visual Prompt Tuning, §4.2 and figure 7, arXiv:2203.12119",
-    lesson=16,
+    lesson=17,
 )
 def deep_visual_prompts(f):
     """Handwritten digits on paper, 50 of each: eight prompts at the input against eight in each of three layers. As an
@@ -192,7 +192,7 @@ def deep_visual_prompts(f):
 @claim(
     "Parameter-efficient methods save 70 % of the time of training",
     source="surveys of parameter-efficient fine-tuning",
-    lesson=16,
+    lesson=17,
     alone=True,
 )
 def training_time_saved(f):
