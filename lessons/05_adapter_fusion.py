@@ -71,8 +71,8 @@ for name in (*SOURCES, "left+violet"):
 # ## Phase 1: train the adapters, one by one
 #
 # Each source task gets a Pfeiffer adapter (lesson 4), trained alone on a frozen base in the usual way: 500 steps of 32
-# examples, with one seed. From each model we take only what was trained, its **adapter checkpoint**, and put it on a
-# shelf.
+# examples, with one seed. `adapt` attaches a method to a fresh base and trains it. From each model we take only what
+# was trained, its **adapter checkpoint**, and put it on a shelf.
 
 # %%
 shelf = {}

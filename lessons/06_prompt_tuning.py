@@ -108,7 +108,7 @@ for p in ([0, 0, 0, 0], [0, 0, 0, 3], [1, 0, 0, 3]):
 # %% [markdown]
 # ## The gradient, line by line
 #
-# Let $s = q\cdot p/\sqrt d$, and $Z = \sum_i e^{q\cdot x_i/\sqrt d}$ over the tokens, whose weighted sum is $Z y_0$.
+# Let $s = q\cdot p/\sqrt d$, and $Z = \sum_i e^{q\cdot x_i/\sqrt d}$ over the tokens, whose weighted sum is $Zy_0$.
 # Then
 #
 # $$y = \frac{e^s p + Z\,y_0}{e^s + Z} = y_0 + \lambda\,(p - y_0), \qquad \lambda = \frac{e^s}{e^s + Z}.$$
@@ -191,7 +191,7 @@ model = PromptTuning(length=2, init=tuple(encode("reverse blue").tolist())).atta
 print(summary(model), list(trainable(model)))
 
 tokens = encode(": cabbed =")[None]
-hard = base()(encode("reverse blue : cabbed =")[None])[:, 2:]
+hard = base()(encode("reverse blue : cabbed =")[None])[:, 2:]  # what follows the words
 same = torch.allclose(model(tokens), hard, atol=1e-4)
 print("a soft prompt of two embeddings does what the two words do:", same)
 
@@ -203,10 +203,10 @@ print(f"a prompt of zeros changes a logit by up to {moved:.1f}")
 # Adapters (lesson 4) can start at the base. A prompt cannot, because its mere presence takes attention.
 #
 # ## Train it
-#
-# Four vectors, 100 steps of 32 examples (the usual 500 are not needed). The best learning rate is 1, where full
-# fine-tuning takes 0.03. Adam moves each entry by about the learning rate in a step, so the vectors soon get long. That
-# does no harm: each block reads them through a LayerNorm, which takes out the length.
+# `adapt` attaches the method to a fresh base and trains it: four vectors, 100 steps of 32 examples (the usual 500 are
+# not needed). The best learning rate is 1, where full fine-tuning takes 0.03. Adam moves each entry by about the
+# learning rate in a step, so the vectors soon get long. That does no harm: each block reads them through a LayerNorm,
+# which takes out the length.
 
 # %%
 prompts, histories = [], {}
@@ -346,7 +346,7 @@ model = base()
 views = {}
 for name, goal in goals.items():
     prompt, _ = adapt(PromptTuning(length=4), goal, lr=1.0, seed=0, recipe=short)
-    views[name] = load(deltas.delta_of(prompt), model)
+    views[name] = load(deltas.delta_of(prompt), model)  # the trained prompt, on one common base
 several = MultiTask(views)
 
 names = ["two", "one", "three"]
@@ -441,7 +441,7 @@ print("                            on copy+blue:   ", *(f"{score:.2f}" for score
 #
 # Training works, yet afterwards the base itself no longer obeys `reverse next`. Why?
 #
-# 5. *Predict, then measure.* `costs.measure(model, batch)` weighs one training step. Compare a prompt and full
+# 5. *Predict, then measure.* `minipeft.costs.measure(model, batch)` weighs one training step. Compare a prompt and full
 #    fine-tuning, with 32 examples: gradients, optimizer, activations. Which does a prompt hardly save?
 
 # %% [markdown]
