@@ -203,10 +203,9 @@ print(f"a prompt of zeros changes a logit by up to {moved:.1f}")
 # Adapters (lesson 4) can start at the base. A prompt cannot, because its mere presence takes attention.
 #
 # ## Train it
-# `adapt` attaches the method to a fresh base and trains it: four vectors, 100 steps of 32 examples (the usual 500 are
-# not needed). The best learning rate is 1, where full fine-tuning takes 0.03. Adam moves each entry by about the
-# learning rate in a step, so the vectors soon get long. That does no harm: each block reads them through a LayerNorm,
-# which takes out the length.
+# `adapt` attaches four vectors to a fresh base and trains them for 100 steps of 32 examples (500 are not needed). The
+# best learning rate is 1; full fine-tuning takes 0.03. Adam moves each entry by about that much in a step, so the
+# vectors soon get long. That does no harm: each block reads them through a LayerNorm.
 
 # %%
 prompts, histories = [], {}
@@ -307,13 +306,13 @@ for name, (method, lr) in runs.items():
     scores = [evaluate(adapt(method, violet, lr, seed, long)[0], violet, UNSEEN) for seed in SEEDS]
     shown[f"reverse+violet: {name}"] = [score.accuracy for score in scores]
     letters[name] = np.mean([score.token_accuracy for score in scores])
-plots.bars(shown, colour=plots.HUES["PromptTuning"])
+plots.bars(shown)
 plt.show()
 print("tokens right (six letters and a full stop):", *(f"{name} {share:.2f}" for name, share in letters.items()))
 
 # %% [markdown]
 # *Figure: accuracy on unseen examples. For a known table, words and vectors solve everything. For a new one, only full
-# fine-tuning does; 16 vectors solve one example in twenty.*
+# fine-tuning does; 16 vectors solve about one in twenty.*
 #
 # Guess 2: hardly. A prompt **selects** among skills of the base. It gets two tokens in three right, but an answer needs
 # all. A new table is **taught** by changing weights.
