@@ -406,8 +406,8 @@ print("        on the 16 examples themselves:       ", *(f"{score:.2f}" for scor
 # 2. *Write* `added(seed)`: fuse only the two useful adapters, set $W_v = 2I$, and do not train. Is this as good as the
 #    trained fusion of three?
 # 3. *Design the experiment.* Which part does the work, the attention or $W_v$?
-# 4. *Find the mistake.* A colleague's fusion trains well and then generates nonsense. Which test without any training
-#    finds the reason?
+# 4. *Find the mistake.* A colleague's fusion learns most of its 16 examples and solves no unseen one. Which test
+#    without any training finds the reason?
 #
 # ```python
 # α = torch.einsum("...d,...nd->...n", q, k).softmax(1)  # (B, T, N)
@@ -433,12 +433,12 @@ print("        on the 16 examples themselves:       ", *(f"{score:.2f}" for scor
 #     p.requires_grad_("value" in name)
 # ```
 #
-# 4\. It runs over the tokens, so training can peek at later ones. This has to print 0:
+# 4\. The softmax runs over the tokens, so a later token changes an earlier one. With a right fusion this prints 0:
 #
 # ```python
 # other = batch.tokens.clone()
 # other[:, -1] = other[:, 1]
-# print((model(other)[:, 0] - model(batch.tokens)[:, 0]).abs().max())
+# print((fused[0](other)[:, 0] - fused[0](batch.tokens)[:, 0]).abs().max())
 # ```
 #
 # </details>
