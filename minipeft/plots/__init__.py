@@ -14,6 +14,7 @@ from minipeft.plots.activations import (
 )
 from minipeft.plots.attention import attention, attention_maps, attention_share, fusion_weights, virtual_share
 from minipeft.plots.encoder_decoder import accuracy_by_place, prefix_by_token, three_places, where_answers_read
+from minipeft.plots.heads import heads
 from minipeft.plots.language import quantized_block, rotations, shared_heads
 from minipeft.plots.ledger import bits_stored, effects, fixed_and_tuned
 from minipeft.plots.module_tree import module_tree
@@ -70,7 +71,7 @@ __all__ = [
     "attention_on_pictures", "attention_share", "bare", "bars", "bias_changes", "bits_stored", "block_error",
     "bottleneck", "captioned", "class_attention", "common_share", "curves", "decision_tree", "differences", "doors",
     "effects", "error_by_rank", "explained_variance", "fixed_and_tuned", "forgetting", "frontier", "fusion_weights",
-    "interpolation", "learned_and_forgotten", "learning_rates", "lora_convolution", "low_rank",
+    "heads", "interpolation", "learned_and_forgotten", "learning_rates", "lora_convolution", "low_rank",
     "magnitude_direction", "memory", "mixed_batch", "module_tree", "nearest_tokens", "nearest_words", "new",
     "one_door", "pareto", "patches", "pictures", "places_in_cells", "plt", "prefix_by_token", "prefix_map",
     "prefixes", "principal_plane", "principal_singular_values", "prompt_trajectory", "quantization_errors",
