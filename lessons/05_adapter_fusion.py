@@ -403,8 +403,8 @@ print("        on the 16 examples themselves:       ", *(f"{score:.2f}" for scor
 # ## More exercises
 #
 # 1. *Predict, then measure.* Take `reverse+plain` off the shelf; then `copy+violet` instead. What happens, and why?
-# 2. *Write* `added(seed)`: fuse only the two useful adapters, set $W_v = 2I$, and do not train. Is this as good as the
-#    trained fusion of three?
+# 2. *Write* `added(seed)`: fuse only the two useful adapters, set $W_v = 2I$, and do not train. Is this as good as
+#    training three?
 # 3. *Design the experiment.* Which part does the work, the attention or $W_v$?
 # 4. *Find the mistake.* A colleague's fusion learns most of its 16 examples and solves no unseen one. Which test
 #    without any training finds the reason?
