@@ -403,11 +403,10 @@ print("        on the 16 examples themselves:       ", *(f"{score:.2f}" for scor
 # ## More exercises
 #
 # 1. *Predict, then measure.* Take `reverse+plain` off the shelf; then `copy+violet` instead. What happens, and why?
-# 2. *Write* `added(seed)`: fuse only the two useful adapters, set $W_v = 2I$, and do not train. Is this as good as
-#    training three?
+# 2. *Write* `added(seed)`: fuse only the two useful adapters, set $W_v = 2I$, and do not train. How good is this?
 # 3. *Design the experiment.* Which part does the work, the attention or $W_v$?
 # 4. *Find the mistake.* A colleague's fusion learns most of its 16 examples and solves no unseen one. Which test
-#    without any training finds the reason?
+#    without training finds the reason?
 #
 # ```python
 # α = torch.einsum("...d,...nd->...n", q, k).softmax(1)  # (B, T, N)
@@ -418,7 +417,7 @@ print("        on the 16 examples themselves:       ", *(f"{score:.2f}" for scor
 #
 # 1\. Seeds 0 to 4: 0.98, 0.98, 0.97, 0.97, 0.95, since nobody useless takes a share; then 0.00 each.
 #
-# 2\. No: 0.74 to 0.76.
+# 2\. 0.74 to 0.76, less than the trained fusion of three (0.86).
 #
 # ```python
 # for fusion in fusions(model).values():
