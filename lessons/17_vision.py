@@ -134,15 +134,15 @@ plt.show()
 # %%
 class PatchEmbed(vision.PatchEmbed):
     def forward(self, images, cache=None):  # (B, C, side, side) → (B, n+1+N, d)
-        """[prompts; class token; projected patches]. All but the prompts get their positions. Empties cache.front;
-        self.norm comes last. If cache is None, it is Cache(1)."""
+        """Join the prompts, the class token and the projected patches, in this order. Add the positions to all but the
+        prompts. Set cache.front to []. Apply self.norm to everything, last. If cache is None, make one: Cache(1)."""
         raise NotImplementedError("your turn, 8 lines")
 
 
 class ViT(vision.ViT):
     def forward(self, images):  # → logits (B, classes)
-        """checked_pictures(images, self.config), in the type of self.embed.table; cache = self.new_cache(fixed=True);
-        self.embed, with the cache; self.blocks; then self.norm and self.head on the last 1+N vectors."""
+        """Check the pictures: checked_pictures(images, self.config), in the dtype of self.embed.table. Embed them with
+        a cache, self.new_cache(fixed=True). Apply the blocks. Apply self.norm, then self.head, to the last 1+N."""
         raise NotImplementedError("your turn, 6 lines")
 
 
@@ -202,7 +202,7 @@ for name, accuracy in clean_accuracy.items():
     print(f"{name:14} accuracy on unseen clean digits {accuracy:.2f}")
 
 # %% [markdown]
-# Pretraining makes the great difference; the method makes a small one. Guess 1: the new head alone is a little better
+# Pretraining makes a large difference; the choice of the method makes a small one. Guess 1: the new head alone is a little better
 # than training everything. The frozen features already tell clean digits apart. Full fine-tuning changes these features
 # to fit a hundred pictures.
 #
@@ -302,7 +302,7 @@ for name in METHODS:
 # so they cost what they save. Pfeiffer's adapters stand behind the weights of their block, so no gradient has to enter
 # the first block.
 #
-# Surveys say that PEFT saves 70 %. Only the probe comes near that.
+# Surveys promise 70 % less time. Only the probe comes near that.
 
 # %% [markdown]
 # ## Compute the features once
