@@ -202,9 +202,9 @@ for name, accuracy in clean_accuracy.items():
     print(f"{name:14} accuracy on unseen clean digits {accuracy:.2f}")
 
 # %% [markdown]
-# Pretraining makes a large difference; the choice of the method makes a small one. Guess 1: the new head alone is a little better
-# than training everything. The frozen features already tell clean digits apart. Full fine-tuning changes these features
-# to fit a hundred pictures.
+# Pretraining makes a large difference; the choice of the method makes a small one. Guess 1: the new head alone is a
+# little better than training everything. The frozen features already tell clean digits apart. Full fine-tuning changes
+# these features to fit a hundred pictures.
 #
 # ## On paper
 #
