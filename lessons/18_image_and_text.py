@@ -409,7 +409,7 @@ for what, module in {
 # | captions name new combinations | yes | [row](claims.md#new_combinations) |
 # | adapt the part whose input has changed | yes | [row](claims.md#which_tower) |
 # | LoRA beats CoOp | not on known words | [row](claims.md#lora_or_coop) |
-# | a part of the update loses less | yes | [row](claims.md#part_of_the_update) |
+# | a part of the update loses less | yes, with one seed; undecided with ten | [row](claims.md#part_of_the_update) |
 #
 # Here: one seed, 150 steps; ledger: ten seeds, 300 steps.
 
