@@ -3,7 +3,7 @@
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|
-# | 40 minutes to read and run · 80 with exercises | ●●○ | lessons 6 and 10 | a minute on a CPU |
+# | 40 minutes to read and run · 80 with exercises | ●●○ | lessons 6 and 10 | 25 s on a CPU |
 #
 # After this lesson you can store a task as a small file, serve four tasks in one batch, say when two tasks can be
 # added, and explain why a model forgets.
