@@ -12,10 +12,10 @@
 # ## What the papers did
 #
 # S-LoRA ([arXiv:2311.03285](https://arxiv.org/abs/2311.03285)) and Punica
-# ([2310.18547](https://arxiv.org/abs/2310.18547)) serve up to thousands of LoRAs on one Llama: a batch mixes tasks, and
-# the base works once for all. Ilharco et al. 2022 ([2212.04089](https://arxiv.org/abs/2212.04089)) add up what
-# fine-tuning has changed in CLIP and T5, and one model does several tasks. McCloskey and Cohen showed in 1989 what such
-# tools avoid: a network that learns a second task forgets the first.
+# ([2310.18547](https://arxiv.org/abs/2310.18547)) serve many LoRAs on one Llama, S-LoRA even thousands: a batch mixes
+# tasks, and the base works once for all. Ilharco et al. 2022 ([2212.04089](https://arxiv.org/abs/2212.04089)) add up
+# what fine-tuning has changed in CLIP and T5, and one model does several tasks. McCloskey and Cohen showed in 1989 what
+# such tools avoid: a network that learns a second task forgets the first.
 
 # %% [markdown]
 # ## First, guess
@@ -70,9 +70,10 @@ for name, goal in goals.items():
     print(f"{name:8} an example: {decode(row)}   the base's accuracy: {accuracy:.2f}")
 
 # %% [markdown]
-# We train a LoRA of rank 4 for each. The tasks that change the order go into the attention, the one that changes
-# letters goes into the MLP. There are 80 steps of 32 examples here instead of the usual 500, and five seeds.
-# `delta_of` takes what was trained off the model. We call that a **delta** (others say adapter checkpoint).
+# We train a LoRA of rank 4 for each. The tasks that change the order go into the attention, and the task that changes
+# letters goes into the MLP. Here training takes 80 steps of 32 examples instead of the usual 500, with a learning rate
+# of 0.01; exercise 2 shows why it is not higher. `delta_of` takes what was trained off the model. We call that a
+# **delta** (others say adapter checkpoint).
 
 # %%
 ATTENTION, MLP = ("q", "k", "v", "o"), ("up", "down")
@@ -162,8 +163,8 @@ h = own_A @ X[:, :, None]  # (rows, r, 1)
 print("together:", X @ W.T + (own_B @ h)[:, :, 0], sep="\n")
 
 # %% [markdown]
-# Two rows have the same numbers and different tasks: one gets 1 + 2 = 3 in front, the other 3 + 2 · 4 = 11 in the third
-# place. `X @ W.T` was computed once.
+# Two rows have the same numbers and different tasks: one gets 1 + 2 = 3 in the first place, the other 3 + 2 · 4 = 11 in
+# the third. `X @ W.T` was computed once.
 #
 # ## Write it
 #
@@ -201,8 +202,9 @@ check("sharing", RowsLinear, use=True)
 # %% [markdown]
 # ## The source, revealed
 #
-# There is one entry for each *name*; the index makes of it one for each *row*. No loop runs over the rows. Autograd
-# goes back through the index, so a mixed batch can be trained too: each row's gradient reaches its own pair.
+# `torch.stack` makes one entry for each *name*; the index turns that into one entry for each *row*. No loop runs over
+# the rows. Autograd goes back through the index, so a mixed batch can be trained too: each row's gradient reaches its
+# own pair.
 
 # %%
 print(OURS)
@@ -294,9 +296,9 @@ for name, way in ways.items():
 
 # %% [markdown]
 # Guess 2: one pass. The predictions are exact. The mixed batch multiplies *more* than four passes do, because of the
-# zeros, and still takes less time: at this size, starting an operation costs more than what it computes. It takes
-# longer than the bare base, because stacking the pairs takes time. On large models, kernels such as Punica's look the
-# pairs up without stacking them.
+# zeros, and still takes less time: at this size, starting an operation costs more than what it computes. The more tasks
+# there are, the more it saves: with eight LoRAs it takes [0.57](claims.md#one_pass) of the time. It takes longer than
+# the bare base, because the pairs are stacked first. Kernels such as Punica's read them where they are.
 
 # %% [markdown]
 # ## Adding tasks, on the same 4 × 4
@@ -315,9 +317,9 @@ for name, change in {"added": added, "stacked": stacked, "factors added": factor
     print(f"{name:14} rank {np.linalg.matrix_rank(change)}   (W + ΔW) x = {(W + change) @ x}")
 
 # %% [markdown]
-# The sum does both changes: 1 + 2 in front, 3 + 2 · 4 in the third place. Adding the *factors*, each by itself, is
-# something else: beside $B_0A_0 + B_1A_1$ the product contains $B_0A_1$ and $B_1A_0$, which nobody trained. So
-# 1 + 2 + 4 stands in front.
+# The sum does both changes: 1 + 2 in the first place, 3 + 2 · 4 in the third. Adding the *factors*, each by itself, is
+# something else: beside $B_0A_0 + B_1A_1$ the product contains $B_0A_1$ and $B_1A_0$, which nobody trained. So the
+# first place has 1 + 2 + 4.
 #
 # In one layer, the sum is exact. In a network, the second layer gets inputs that it did not see in training. So we
 # measure.
@@ -341,42 +343,44 @@ plt.show()
 
 # %% [markdown]
 # *Figure: accuracy of single deltas and of sums; a bar is the mean, a dot is a seed. Sums of an order and a table do
-# both, with a wide spread between seeds; the sum of two orders does neither.*
+# both, more or less well; the sum of two orders does neither.*
 #
-# Guess 3: `reverse + blue` reverses *and* replaces letters. Nobody trained that, and no single delta does it. But the
-# seeds differ widely, so never trust a sum that you have not tested.
+# Guess 3: `reverse + blue` reverses *and* replaces letters. Nobody trained that, and no single delta does it. Over five
+# seeds its accuracy goes from 0.59 to 0.95, and that of `left + blue` from 0.27 to 0.89. So test every sum.
 
 # %% [markdown]
 # When can adding work? The two deltas must **not ask for different answers to the same input**. A word can be reversed
-# and recoloured. But from the same letters, `reverse` wants one letter in the first place and `left` wants another. The
-# sum writes neither.
+# and have its letters replaced. But from the same letters, `reverse` wants one letter in the first place and `left`
+# wants another. The sum writes neither.
 #
-# Then you switch, or mix as above. Or instructions tell the tasks apart, as in the ledger's
+# In such a case you switch, or mix as above. Or instructions tell the tasks apart, as in the ledger's
 # [three new words](claims.md#addition).
 
 # %% [markdown]
 # ## More arithmetic
 #
-# What does the ledger say about the well-known operations?
+# The papers make more claims. What does the ledger say about them?
 #
-# | operation | what it does | ledger |
+# | operation | claim | ledger |
 # |---|---|---|
-# | sum | $\sum_i w_i\,\Delta W_i$ does all | [undecided](claims.md#addition) |
+# | sum | does all tasks | [undecided](claims.md#addition) |
 # | analogy | $A-B+C$ does a fourth task | [supported](claims.md#analogies) |
-# | negation | $W-\Delta W$ forgets this task only | [contradicted](claims.md#negation) |
+# | negation | $W-\Delta W$ forgets one task only | [contradicted](claims.md#negation) |
 # | TIES | beats the sum | [contradicted](claims.md#conflicts) |
 # | DARE | drops most numbers without loss | [contradicted](claims.md#dropping) |
 
 # %% [markdown]
-# TIES keeps each delta's largest numbers, lets the heavier sign win at each place, and averages those that agree. DARE
-# sets numbers to zero at random and enlarges the others: half may go here, nine tenths may not. Large models may have
-# more to spare.
+# The sum of three is better than each single delta on all three tasks, but not as good as each on its own. TIES keeps
+# each delta's largest numbers, lets the heavier sign win at each place, and averages those that agree. DARE sets
+# numbers to zero at random and enlarges the others: here half may go, nine tenths may not. Large models may have more
+# to spare.
 
 # %% [markdown]
 # ## One after the other
 #
 # Now **one** model learns `reverse`, then `left`, then `blue`, with full fine-tuning of 80 steps each. A word in front
-# of each example tells the tasks apart. As a control, another model learns all three at once, in 240 steps.
+# of each example tells the tasks apart. As a control, another model learns all three at once, in 240 steps. Our deltas
+# need no such word: whoever loads a file has chosen the task.
 
 # %%
 words = {"reverse": "please", "left": "then", "blue": "now"}
@@ -422,16 +426,16 @@ for seed, scores in zip(SEEDS, at_once, strict=False):
 # %% [markdown]
 # ## Break it
 #
-# Two mistakes in `rows` that raise no error.
+# Here are two mistakes that raise no error. `entries` is what `torch.stack` returns.
 #
 # ```python
-# return found[self.batch.index]                                              # right
-# return found[self.batch.index - 1]                                          # broken 1: off by one
-# return found[torch.arange(len(self.batch.index)) % len(found)]              # broken 2: names in turn
+# return entries[self.batch.index]                                    # right
+# return entries[self.batch.index - 1]                                # broken 1: off by one
+# return entries[torch.arange(len(self.batch.index)) % len(entries)]  # broken 2: the names in turn
 # ```
 #
-# We test each with two batches: one where every name occurs once, and one where each occurs twice in a row. Which test
-# finds which mistake?
+# We test each with two batches. In the first, every name occurs once; in the second, each occurs twice in a row. Which
+# test finds which mistake?
 
 # %%
 views = {name: deltas.load(found[name][0], model) for name in goals}
@@ -454,10 +458,10 @@ for name, way in ways.items():
     print(f"{name:25} own answer: {own_answers(way, once)} of 4 rows, {own_answers(way, twice)} of 8 rows")
 
 # %% [markdown]
-# Mistake 1 gives every row another task's answer; any test finds it. Mistake 2 passes the first test: with each name
-# once, names in turn *are* right. A test of a mixed batch must repeat names, and in another order than the views.
+# Mistake 1 gives every row another task's answer, and both tests find it. Mistake 2 passes the first test, because with
+# each name once, taking the names in turn *is* right. So a test of mixed batches must repeat names.
 #
-# A user would see fluent answers to somebody else's task.
+# Neither mistake crashes. A user would get a fluent answer to somebody else's task.
 
 # %% [markdown]
 # ## Seen here or not
@@ -466,7 +470,7 @@ for name, way in ways.items():
 # |---|---|---|
 # | a mixed batch answers as each row alone | yes | [row](claims.md#mixed_batches) |
 # | it takes less time | yes | [row](claims.md#one_pass) |
-# | a sum does both skills | often | [row](claims.md#composition) |
+# | a sum does both skills | for 0.59 to 0.95 | [row](claims.md#composition) |
 # | factors cannot be added | on a 4 × 4 | [row](claims.md#averaged_factors) |
 # | tasks in turn are forgotten | yes | [row](claims.md#in_sequence) |
 
@@ -547,20 +551,20 @@ quiz("15_several_tasks", answers="")
 # %% tags=["hide-input"]
 assert max(evaluate(model, goal, UNSEEN).accuracy for goal in (*goals.values(), both)) < 0.05
 assert deltas.fingerprint(model) == deltas.fingerprint(base())  # after all of this, bit for bit
-assert refused
-assert 1 < size / (4 * numbers) < 1.15
+assert ("another base" in refused, bool(gap < 1e-5)) == (True, True)
+assert 4 * numbers < size < 4.6 * numbers
 assert np.array_equal(X @ W.T + (own_B @ h)[:, :, 0], [[3, 2, 3, 4], [1, 2, 11, 4], [5, 0, 1, 1]])
-assert gap < 1e-5
-served, row = serve(0), encode(": minola =")
-answers = served.generate(torch.stack([row, row]), [None, "sort red"], new=6)
-assert answers[0].tolist() == row[1:7].tolist()  # the bare base copies
-assert torch.equal(answers[1], base().generate(encode("sort red : minola =")[None], new=6)[0])
+row, asked_row = encode(": minola ="), encode("sort red : minola =")
+answers = serve(0).generate(torch.stack([row, row]), [None, "sort red"], new=6)
+assert torch.equal(answers, torch.stack([row[1:7], base().generate(asked_row[None], new=6)[0]]))
 assert all(multiplications(way) == multiplications(bare) + more for way, more in extra.items())
 assert [own_answers(ways["right"], names) for names in (once, twice)] == [4, 8]
 assert max(*sums["reverse alone: reverse+blue"], *sums["blue alone: reverse+blue"]) < 0.02
 if not FAST:
     assert [own_answers(way, once) for way in ways.values()] == [4, 0, 4]
     assert times["bare"][1] < times["mixed"][1] < times["one by one"][1]
-    assert np.mean(sums["reverse + blue: reverse+blue"]) > 0.4 > 0.1 > np.max(sums["reverse + left: left"])
+    for text, ends in (("reverse + blue: reverse+blue", [0.59, 0.95]), ("left + blue: left+blue", [0.27, 0.89])):
+        assert np.allclose([min(sums[text]), max(sums[text])], ends, atol=0.02)
+    assert max(*sums["reverse + left: reverse"], *sums["reverse + left: left"]) < 0.1
     assert np.min([np.diag(rows) for rows in in_turn]) > 0.9 > 0.05 > np.max([np.tril(rows, -1) for rows in in_turn])
     assert min(np.min(at_once), np.min([rows[2] for rows in in_files])) > 0.9
