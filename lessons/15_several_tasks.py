@@ -342,8 +342,8 @@ plots.bars(sums, plots.new(7.5, 2.8), "accuracy on unseen examples")
 plt.show()
 
 # %% [markdown]
-# *Figure: accuracy of single deltas and of sums; a bar is the mean, a dot is a seed. Sums of an order and a table do
-# both, more or less well; the sum of two orders does neither.*
+# *Figure: accuracy of single deltas and of sums; a bar is the mean, a dot is a seed. The sum of an order and a table
+# solves some or most examples of the combined task; the sum of two orders solves neither.*
 #
 # Guess 3: `reverse + blue` reverses *and* replaces letters. Nobody trained that, and no single delta does it. Over five
 # seeds its accuracy goes from 0.59 to 0.95, and that of `left + blue` from 0.27 to 0.89. So test every sum.
@@ -470,7 +470,7 @@ for name, way in ways.items():
 # |---|---|---|
 # | a mixed batch answers as each row alone | yes | [row](claims.md#mixed_batches) |
 # | it takes less time | yes | [row](claims.md#one_pass) |
-# | a sum does both skills | for 0.59 to 0.95 | [row](claims.md#composition) |
+# | a sum does both skills | 0.59 to 0.95 | [row](claims.md#composition) |
 # | factors cannot be added | on a 4 × 4 | [row](claims.md#averaged_factors) |
 # | tasks in turn are forgotten | yes | [row](claims.md#in_sequence) |
 
@@ -481,7 +481,7 @@ for name, way in ways.items():
 #    passes? (`several.shares(name)`)
 # 2. *Predict, then measure.* Train `reverse` and `blue` with a learning rate of 0.03 instead of 0.01. How well does
 #    each do, and the sum? How large is $\Delta W$ (`arithmetic.changes`)?
-# 3. *Find the mistake.* `served = merge(deltas.load(folder / "blue", model))`, then
+# 3. *Find the mistake.* `served = minipeft.merge(deltas.load(folder / "blue", model))`, then
 #    `deltas.load(folder / "left", served)`. Why is it refused?
 
 # %% [markdown]
