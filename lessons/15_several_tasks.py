@@ -342,8 +342,8 @@ plots.bars(sums, plots.new(7.5, 2.8), "accuracy on unseen examples")
 plt.show()
 
 # %% [markdown]
-# *Figure: accuracy of single deltas and of sums; a bar is the mean, a dot is a seed. An order and a table add up to both,
-# in part; two orders add up to neither.*
+# *Figure: accuracy of single deltas and of sums; a bar is the mean, a dot is a seed. An order and a table add up to
+# both, in part; two orders add up to neither.*
 #
 # Guess 3: `reverse + blue` reverses *and* replaces letters. Nobody trained that, and no single delta does it. Over five
 # seeds its accuracy goes from 0.59 to 0.95, and that of `left + blue` from 0.27 to 0.89. So test every sum.
