@@ -3,7 +3,7 @@
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|
-# | 40 minutes to read and run · 80 with exercises | ●●○ | lessons 1, 8, 10 | 40 s on a CPU |
+# | 40 minutes to read and run · 80 with exercises | ●●○ | lessons 1, 8, 10 | 35 s on a CPU |
 #
 # After this lesson you can write cross-attention, say at which of three places a prefix belongs and why, and prove what
 # a prefix cannot do.
@@ -21,12 +21,12 @@
 # ## First, guess
 #
 # Our base reads a source, such as `reverse blue : cadgib`, and writes an answer. Without an instruction it copies the
-# word. We freeze it and train a prefix of four vectors at one of three places: in front of the source, of the memory,
-# or of the answer.
+# word. We freeze it and put a prefix in front of the source, the memory or the answer. At which of the three places can
+# the prefix learn
 #
-# 1. At which places can the prefix learn to write the word backwards?
-# 2. At which places can it learn to write another letter for each letter?
-# 3. At which places can it learn both at once?
+# 1. to write the word backwards?
+# 2. to write another letter for each letter?
+# 3. to do both at once?
 
 # %%
 import inspect
@@ -131,8 +131,12 @@ for q in (1, 0):
 # $$y = (1-\lambda)\,\mathrm{Attn}(q, K, V) + \lambda\,p_V$$
 #
 # A prefix adds a fixed vector, and the query decides how much of it. It never changes the proportions among c, a, d
-# and g. Only another $q$ or another $k$ does. A prefix of the *answer* can change the queries, because it acts one step
-# earlier. A prefix of the *source* can change the keys, because the memory is made from the encoder's vectors.
+# and g.
+
+# %% [markdown]
+# Only another $q$ or another $k$ changes the proportions. A prefix of the *answer* can change the queries, because it
+# acts one step earlier. A prefix of the *source* can change the keys, because the memory is made from the encoder's
+# vectors.
 #
 # Our prediction: the memory's prefix can learn letters, but hardly the order.
 
@@ -193,6 +197,7 @@ def accuracy(view, goal):
     return evaluate(view, goal, UNSEEN).accuracy
 
 
+# %%
 GOALS = {
     "order": Pairs(task("reverse+plain")),
     "letters": Pairs(task("copy+blue")),
@@ -216,9 +221,8 @@ plt.show()
 # *Figure: accuracy on 500 unseen examples, by place; one seed. The order is learned by encoder and decoder, the letters
 # at all three places. Only the encoder's prefix learns both at once.*
 #
-# Guess 1: encoder and decoder, not the memory. Guess 2: all three; with the memory it is nearly nine examples of ten.
-# Guess 3: the encoder alone. One seed is an anecdote: the ledger has ten, and there the decoder's prefix learns the
-# letters with eight.
+# Guess 1: encoder and decoder, not the memory. Guess 2: all three, though not perfectly. Guess 3: the encoder alone.
+# One seed is an anecdote: the ledger has ten, and there the decoder's prefix learns the letters with eight.
 
 # %% [markdown]
 # ## What was learned
@@ -238,6 +242,7 @@ plt.show()
 # *Figure: cross-attention of the first block after training. With the prefix of the decoder or of the encoder, the
 # answer reads from right to left. With the memory's prefix, P1 to P4, it still reads from left to right.*
 #
+# %% [markdown]
 # How far did attention move? `moved_attention` leaves out what the prefix gets, scales the rest to 1, and compares it
 # with the base's: 0 means unmoved. We give the memory two more chances: sixteen vectors instead of four, and LoRA on
 # cross-attention, which has 1,024 numbers as well and changes the queries themselves.
@@ -253,7 +258,7 @@ for name, view in trained.items():
     print(f"{name:19} attention moved in block 1 {first:.4f}, in block 2 {second:.4f}; accuracy {order[name]:.2f}")
 
 # %% [markdown]
-# In block 1, the memory's prefixes move nothing: the theorem holds to the last digit. But what they add in block 1
+# In block 1, the memory's prefixes move nothing: the theorem holds. But what they add in block 1
 # changes the queries of block 2. With four vectors that is too little to reverse a word. Sixteen vectors succeed here
 # and with five of ten seeds in the [ledger](claims.md#before_the_memory). LoRA has no such limit: it changes the
 # queries directly.
@@ -277,20 +282,21 @@ for when, score in {"put together": together, "trained on": later}.items():
     print(f"{when:13} correct letters {score.token_accuracy:.2f}, accuracy {score.accuracy:.2f}")
 
 # %% [markdown]
-# The two places *can* solve the task. From a random start, neither finds the solution: the right order alone improves
-# no wrong letter, and the right letters in the wrong order are wrong. So a failed training does not prove that a
-# method cannot express a solution. In the [ledger](claims.md#before_the_source), five of six seeds arrive this way.
+# The two places *can* solve the task together. Alone, neither finds its half on the way to the whole: the right order
+# improves no wrong letter, and right letters in the wrong order are wrong. So a failed training does not prove that a
+# method cannot express a solution. In the [ledger](claims.md#before_the_source), five of six seeds arrive this way, and
+# two of six if both prefixes start at random.
 
 # %% [markdown]
 # ## What it costs
 #
-# We predict the extra multiplications for a source of 7 tokens and an answer of 7.
+# We predict the extra multiplications for 7 tokens on each side.
 #
 # **A prefix**, at any place: each of 7 tokens meets 4 more keys and 4 more values of width 64, in 2 blocks. That is
 # $2\cdot7\cdot(4+4)\cdot64 = 7{,}168$.
 #
-# **A prompt** in front of the source: its 4 vectors pass through the encoder, which has $12\cdot64^2$ weights in each
-# of 2 blocks, and through `k` and `v` of 2 cross-attentions. All tokens attend to them as well.
+# **A prompt**: its 4 vectors pass through the encoder, with $12\cdot64^2$ weights in each of 2 blocks, and through `k`
+# and `v` of 2 cross-attentions. All tokens attend to them as well.
 
 # %%
 d, n = 64, 4
@@ -351,15 +357,19 @@ for name, origin in {"right": model, "broken": broken}.items():
 # %% [markdown]
 # ## More exercises
 #
-# 1. *Predict, then measure.* The instruction is given, but the answer shall stop after three letters:
-#    `Pairs(Mixture(), letters=3)`. Which places learn this in 200 steps?
-# 2. *Predict, then measure.* `Pairs(Told("reverse", "blue"))`, with `Told` from `minipeft.worlds.pairs`, gives the
-#    order and hides the table. Which places learn the letters now?
-# 3. *Design the experiment.* Train all three places together on `both`. Does each do a part of the work?
-#    `view.memory.begin = view.memory.begin.base` removes a prefix.
+# 1. *Predict, then measure.* `Pairs(Mixture(), letters=3)` gives the instruction, and wants an answer of three letters.
+#    Which places learn this in 200 steps?
+# 2. *Predict, then measure.* `Pairs(Told("reverse", "blue"))` (`Told` is in `minipeft.worlds.pairs`) gives the order
+#    and hides the table. Which places learn the letters?
+# 3. *Design the experiment.* Train three prefixes together on `both`. Does each do part of the work?
+
+# %% [markdown]
 # 4. *Find the mistake.* `attend(self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x)), mask)` stands in
 #    somebody's cross-attention. Which test of one line finds it?
-# 5. *Write it.* Petrov's formula for several prefix vectors.
+# 5. *Write it.* Petrov's formula for several prefix vectors at once: a function of `q, K, V, P_K, P_V` that calls
+#    `attend` twice. It should equal `attend` over all keys and values together.
+#
+# For exercise 3: `view.memory.begin = view.memory.begin.base` removes the memory's prefix.
 
 # %% [markdown]
 # <details><summary>Answers</summary>
@@ -368,10 +378,10 @@ for name, origin in {"right": model, "broken": broken}.items():
 #
 # 2: Encoder 1.00, 1.00; memory 0.99, 1.00; decoder 0.00, 0.99.
 #
-# 3: Take away one prefix, or two. Without the encoder's, seeds 0 to 2 have 0.00; with it alone, 1.00, 0.07, 1.00. It is
-# always needed, and mostly enough.
+# 3: Take away one prefix or two (200 steps). Without the encoder's, seeds 0 to 2 have 0.00; with it alone 1.00, 0.07,
+# 1.00. It is always needed and mostly enough.
 #
-# 4: Keys and values come from the answer, so two sources must give different answers. Here all give `lijbdp`.
+# 4: Two sources must give two answers. Here keys come from the answer; every source gives `lijbdp`.
 #
 # ```python
 # def behind(q, K, V, P_K, P_V):  # 5, with attend from minipeft.models.transformer
@@ -400,10 +410,10 @@ quiz("19_encoder_decoder", answers="")
 # %% [markdown]
 # ## In three lines
 #
-# - An encoder-decoder has three sequences, and a prefix can stand in front of each: source, memory and answer.
-# - A prefix adds a vector to what is read. Where an answer reads is decided by queries and keys, and only a change in
-#   front of them moves it.
-# - So begin in front of the source: that changes everything behind it, and is paid once.
+# - A prefix can stand in front of three sequences: source, memory and answer.
+# - It adds a vector to what is read. Queries and keys decide where an answer reads, and only a change before them moves
+#   that.
+# - So begin in front of the source: this changes everything behind it, and is paid once.
 #
 # The same in peft, the reference library:
 #

@@ -21,10 +21,9 @@
 #
 # 1. Which of these can be attached to a convolutional network: full fine-tuning, BitFit, LoRA, a prompt, a prefix, an
 #    adapter?
-# 2. An LSTM has one matrix for its input and one for its state. Which of them must LoRA change to learn a new table of
-#    letters: the input's, the state's or both?
-# 3. We change one matrix of the LSTM by a planted update of rank 4. Will LoRA need rank 4 to imitate it? And will full
-#    fine-tuning find an update of rank 4?
+# 2. An LSTM has one matrix for its input and one for its state. Which must LoRA change to learn a new table of letters?
+# 3. We change a matrix by a planted update of rank 4. Does LoRA need rank 4 to imitate it? Does full fine-tuning find
+#    an update of rank 4?
 
 # %%
 import inspect
@@ -96,15 +95,13 @@ for method in (Full(), BitFit(), LoRA(targets=kernels), PromptTuning(), PrefixTu
 # %% [markdown]
 # ## The idea on a 4 × 4, by hand
 #
-# A convolution multiplies each patch of k × k pixels by a kernel $W$ of shape (out, in, k, k). A patch holds
-# $\text{in}\cdot k^2$ numbers. So the kernel *is* a matrix of out rows and $\text{in}\cdot k^2$ columns, and LoRA can
-# add $BA$ to it.
-#
-# $A$ becomes a k × k convolution with $r$ channels. $B$ mixes these channels at each pixel. With $p$ for a patch,
+# A convolution multiplies each patch $p$ by a kernel $W$ (out, in, k, k). A patch holds
+# $\text{in}\cdot k^2$ numbers, so the kernel *is* a matrix of out rows and $\text{in}\cdot k^2$ columns. LoRA adds $BA$
+# to it: $A$ is a k × k convolution with $r$ channels, $B$ mixes them at each pixel.
 #
 # $$Wp + s\,B(Ap) = (W + s\,BA)\,p$$
 #
-# so LoRA can be merged here too. We check this with a picture of 4 × 4 pixels.
+# So it can be merged.
 
 # %%
 x = torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1]])[None, None]  # one picture, one channel
@@ -122,28 +119,25 @@ print("LoRA merged into the kernel:   ", F.conv2d(x, kernel).flatten().tolist())
 # %% [markdown]
 # The last two lines are equal. `A.flatten(1)` makes the matrix (r, in·k²) of the kernel, and `view_as` brings the
 # product back into the shape of a kernel.
-#
+
+# %% [markdown]
 # ## Write it
 #
-# `LoRAConv2d` wraps a frozen convolution. Its `A` is (r, in, k, k) and its `B` (out, r); `scale` is $s$, and `dropout`
-# acts on the input of A.
+# `LoRAConv2d` wraps a frozen convolution, `self.base`. Its `A` has to see the patches that the base sees.
+# `self.base._conv_forward(x, kernel, None)` convolves x with another kernel, without a bias, and with the base's
+# stride, padding and dilation. `self.dropout` acts on the input of A.
 #
-# `LoRAWeight` is for a weight that belongs to no module of its own, such as an LSTM's. It is handed the frozen weight,
-# of shape `self.shape`, and returns the weight to run with. Its `A` is (r, columns), its `B` (rows, r).
+# `LoRAWeight` is for a weight without a module of its own, such as an LSTM's. It is handed the frozen weight and
+# returns the weight to run with.
 
 
 # %%
 class LoRAConv2d(lora.LoRAConv2d):
-    def forward(self, x):  # (B, in, Y, X) → (B, out, Y', X')
-        """The frozen convolution's output, plus s·B (A ∗ dropout(x)).
-
-        A has to see the patches that the base sees: self.base._conv_forward(x, kernel, None) convolves x with another
-        kernel, without a bias, and with the base's stride, padding and dilation.
-        """
+    def forward(self, x):  # (B, in, Y, X) → (B, out, Y', X'), with self.A (r, in, k, k), self.B (out, r), self.scale
+        """The frozen convolution's output, plus s·B (A ∗ dropout(x))."""
         raise NotImplementedError("your turn, 2 lines")
 
-    def delta(self):
-        """ΔW in the shape of self.base.weight, (out, in, k, k)."""
+    def delta(self):  # ΔW in the shape of self.base.weight, (out, in, k, k)
         raise NotImplementedError("your turn, 1 line")
 
 
@@ -152,8 +146,7 @@ class LoRAWeight(lora.LoRAWeight):
         """W + ΔW; the frozen weight itself must not change."""
         raise NotImplementedError("your turn, 1 line")
 
-    def delta(self):
-        """ΔW in the shape self.shape."""
+    def delta(self):  # ΔW in the shape self.shape, from self.A (r, in), self.B (out, r) and self.scale
         raise NotImplementedError("your turn, 1 line")
 
 
@@ -222,7 +215,7 @@ for name, value in known.items():
 print(f"violet, BitFit      {new_by_bias:.2f}")
 
 # %% [markdown]
-# Each of the three reaches 1.00 on `blue`. A known table has only to be *selected*. The name did that by pushing the
+# Each of the three reaches 1.00 on `blue`. A known table has only to be *selected*. The name does this by pushing the
 # gates, and a constant push can do it too, which is all that a bias can add. So this task cannot tell the methods
 # apart.
 #
@@ -261,23 +254,20 @@ plt.show()
 teacher = planted(lstm, rank=4, seed=0)
 
 
-def imitation(method, lr=3e-2):
-    torch.manual_seed(0)
+def imitation(method, lr=3e-2, seed=0):
+    torch.manual_seed(seed)
     student = method.attach(lstm)
-    return student, imitate(student, teacher, lr, steps=RECIPE.steps)
+    return student, imitate(student, teacher, lr, seed, RECIPE.steps)
 
 
 errors = {}
 for rank in (1, 2, 3, 4, 5):
-    student, error = imitation(lora_on(rank, HH))
-    errors[rank] = [error]
-    if rank == 4:
-        by_lora = student
+    errors[rank] = [imitation(lora_on(rank, HH), seed=seed)[1] for seed in SEEDS]
 plots.error_by_rank(errors, true_rank=4)
 plt.show()
 
 # %% [markdown]
-# *Figure: the error that LoRA leaves, by rank; one seed. Up to rank 3 it falls slowly. At rank 4 it falls by a factor
+# *Figure: the error that LoRA leaves, by rank; two seeds. Up to rank 3 it falls slowly. At rank 4 it falls by a factor
 # of several hundred, and rank 5 brings little more.*
 #
 # The cliff stands at the planted rank, as in the head of a Transformer in lesson 10. In the
@@ -288,13 +278,14 @@ plt.show()
 # Now we free all of `W_hh` and compare the singular values of the three updates.
 
 # %%
+by_lora, lora_error = imitation(lora_on(4, HH))
 by_full, full_error = imitation(Full(targets=(HH,)), lr=1e-2)
 found = {"planted": teacher.get_parameter(HH) - lstm.get_parameter(HH)}
 found["LoRA, rank 4"] = updates(by_lora)[HH][1]
 found["full fine-tuning"] = updates(by_full)[HH][1]
 plots.spectrum(found, first=10)
 plt.show()
-print(f"error of full fine-tuning {full_error:.4f}, of LoRA {errors[4][0]:.4f}")
+print(f"error of full fine-tuning {full_error:.4f}, of LoRA {lora_error:.4f}")
 
 # %% [markdown]
 # *Figure: singular values of the update, divided by the largest. The planted update and LoRA's end after four. Full
@@ -329,7 +320,7 @@ plt.show()
 
 # %% [markdown]
 # *Figure: wrong answers to 2,000 unseen digits; one seed. Full fine-tuning and LoRA make fewer errors than the head
-# alone, but training from scratch makes as few as they.*
+# alone, and training from scratch makes about as few.*
 #
 # LoRA works on a convolution as it does elsewhere. The control adds a warning: with 50 digits of each kind, this
 # pretraining is hardly worth anything. Over ten seeds in the [ledger](claims.md#any_network), LoRA reaches an accuracy
@@ -418,25 +409,29 @@ print(f"changed in place: the base on its pretraining task {before:.2f}, after 2
 #
 # 1. *Predict, then measure.* `score(lora_on(r, IH, HH), "violet")` for r = 1, 2, 4, 8: from which rank is the table
 #    learned?
-# 2. *Predict, then measure.* Plant in the other matrix: `teacher = planted(lstm, rank=4, seed=0, place=IH)`. Can LoRA
-#    on `W_hh` imitate it, at rank 4 and 16?
+# 2. *Predict, then measure.* Plant in the other matrix: `planted(lstm, rank=4, seed=0, place=IH)`. Can LoRA of rank 4
+#    or 16 on `W_hh` imitate it?
 # 3. *Find the mistake.* A `forward` has `h = F.conv2d(self.dropout(x), self.A, padding=1)`. On our ConvNet it is right.
-#    For which convolutions is it wrong, and for which without an error?
+#    For which convolutions is it wrong without an error?
+
+# %% [markdown]
 # 4. *Design the experiment.* Is pretraining worth more with ten digits of each kind?
-# 5. *Write it.* Teach the LSTM `violet` without training, by exchanging rows of its embedding.
+# 5. *Write it.* Teach the LSTM `violet` without training, by exchanging rows of its embedding: each letter shall be
+#    read as the letter whose image under `blue` is the one that `violet` asks for. `TABLES["blue"]` and the numbers
+#    `BOS`, `FIRST_LETTER` and `ID["blue"]` are in `minipeft.tasks`. Can training find this?
 
 # %% [markdown]
 # <details><summary>Answers</summary>
 #
-# 1: From rank 4: 0.00, 0.34, 0.99, 1.00 with seed 0, and 0.02, 0.29, 0.98, 1.00 with seed 1.
+# 1: From rank 4: 0.00, 0.34, 0.99, 1.00 (seed 0).
 #
-# 2: No. Rank 4 leaves 0.48, and rank 16 still 0.43. LoRA of rank 4 on `W_ih` leaves 0.02 (seed 0).
+# 2: No. Rank 4 leaves 0.48 and rank 16 still 0.43 (seed 0).
 #
-# 3: For another stride or padding; mostly the shapes differ, which is an error. Padding 2 with dilation 2, or
-# `padding_mode="circular"`, are wrong without one.
+# 3: Those with padding 2 and dilation 2, or `padding_mode="circular"`. With stride 2 the shapes differ, which is an
+# error.
 #
-# 4: Train full, LoRA and from scratch on the same ten digits of each, over seeds. The means of seeds 0 to 2 are 0.88,
-# 0.86 and 0.83. Pretraining seems to help more, but with seed 0 all three have 0.86.
+# 4: Train full, LoRA and from scratch on the same digits, 300 steps. The means of seeds 0 to 2 are 0.88, 0.86, 0.83;
+# with seed 0 alone all have 0.86. Take ten.
 #
 # ```python
 # from minipeft.tasks import BOS, FIRST_LETTER, ID, TABLES  # 5
@@ -463,11 +458,10 @@ quiz("20_any_network", answers="")
 # %% [markdown]
 # ## In three lines
 #
-# - LoRA needs a weight and its name, nothing else. Prompts need a sequence that is attended to, adapters a residual
-#   stream.
-# - A kernel is a matrix (out, in·k²): A becomes a convolution with r channels, B mixes them at each pixel.
-# - Select a known skill with a constant; write a new one in the matrices that read it. And compare with training from
-#   scratch before you fine-tune.
+# - LoRA needs a weight with a name. Prompts need attention, and adapters a residual stream.
+# - A kernel is a matrix (out, in·k²): A is a convolution with r channels, and B mixes them at each pixel.
+# - A constant can select a known skill; a new one has to be written into matrices. Compare with training from scratch
+#   before you fine-tune.
 #
 # The same in peft, the reference library:
 #
@@ -489,7 +483,8 @@ if not FAST:
     assert min(known.values()) > 0.95 > 0.05 > new_by_bias
     assert min(new["both, rank 4"]) > 0.9 > 0.6 > max(new["W_hh, rank 8"])
     assert min(new["both, rank 4"]) > max(new["W_ih, rank 8"]) > min(new["W_ih, rank 8"]) > max(new["W_hh, rank 8"])
-    assert errors[4][0] < 0.01 * errors[3][0]
+    assert max(errors[4]) < 0.01 * min(errors[3])
+    assert max(errors[4]) < 5 * min(errors[5])
     assert full_error > 10 * errors[4][0]
     assert max(wrong["LoRA, rank 8"], wrong["full fine-tuning"]) < wrong["head alone"]
     assert abs(wrong["from scratch"] - wrong["LoRA, rank 8"]) < 3
