@@ -184,7 +184,7 @@ print(*OURS, sep="\n")
 # has four keys and four values in each of two blocks, which makes 1,024 numbers.
 #
 # Training is standard, 500 steps of 32, but for two departures. The encoder's prefix gets 200 steps, because it needs
-# no more. The learning rate is 0.3, and 0.1 for the memory.
+# no more. The learning rate is 0.3, and 0.1 for the memory. (The ledger tunes it for each place.)
 
 
 # %%
@@ -241,7 +241,7 @@ plt.show()
 # %% [markdown]
 # *Figure: cross-attention of the first block after training. With the prefix of the decoder or of the encoder, the
 # answer reads from right to left. With the memory's prefix, P1 to P4, it still reads from left to right.*
-#
+
 # %% [markdown]
 # How far did attention move? `moved_attention` leaves out what the prefix gets, scales the rest to 1, and compares it
 # with the base's: 0 means unmoved. We give the memory two more chances: sixteen vectors instead of four, and LoRA on
@@ -258,10 +258,10 @@ for name, view in trained.items():
     print(f"{name:19} attention moved in block 1 {first:.4f}, in block 2 {second:.4f}; accuracy {order[name]:.2f}")
 
 # %% [markdown]
-# In block 1, the memory's prefixes move nothing: the theorem holds. But what they add in block 1
-# changes the queries of block 2. With four vectors that is too little to reverse a word. Sixteen vectors succeed here
-# and with five of ten seeds in the [ledger](claims.md#before_the_memory). LoRA has no such limit: it changes the
-# queries directly.
+# In block 1, the memory's prefixes move nothing: the theorem holds. But it speaks of one layer. What a prefix adds in
+# block 1 changes the queries of block 2. Four vectors are too few to reverse a word in this way. Sixteen succeed here,
+# and with five of ten seeds in the [ledger](claims.md#before_the_memory). LoRA has no such limit, because it changes
+# the queries directly.
 
 # %% [markdown]
 # ## What can be done, and what is found
@@ -282,10 +282,10 @@ for when, score in {"put together": together, "trained on": later}.items():
     print(f"{when:13} correct letters {score.token_accuracy:.2f}, accuracy {score.accuracy:.2f}")
 
 # %% [markdown]
-# The two places *can* solve the task together. Alone, neither finds its half on the way to the whole: the right order
-# improves no wrong letter, and right letters in the wrong order are wrong. So a failed training does not prove that a
-# method cannot express a solution. In the [ledger](claims.md#before_the_source), five of six seeds arrive this way, and
-# two of six if both prefixes start at random.
+# The two places *can* solve the task together. Training from a random start gains little from one half of the solution:
+# the right order improves no wrong letter, and the right letters in the wrong order are wrong. So a failed training
+# does not prove that a method cannot express a solution. In the [ledger](claims.md#before_the_source), five of six
+# seeds arrive this way, and two of six if both prefixes start at random.
 
 # %% [markdown]
 # ## What it costs
