@@ -102,7 +102,7 @@ def prices(methods, goal, examples=8, repeats=60):
             "trained": sum(p.numel() for p in trainable(model).values()),
             "checkpoint": costs.delta_bytes(model),
             "training memory": costs.measure(model, several).total,
-            "time": times[name][1] / times[""][1],
+            "time": times[name][0] / times[""][0],
             "merges": merges(model),
             "shares": MultiTask({name: model}).shares(name),
         }
