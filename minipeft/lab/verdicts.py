@@ -94,20 +94,20 @@ def prices(methods, goal, examples=8, repeats=60):
     time: of a forward pass of one example, not merged, as a multiple of the base's. merges: into plain weights. shares:
     can a batch of examples with other tasks be answered in one pass?
     """
-    models = {str(method): method.attach(base()).eval() for method in methods}
     one, several = (goal.batch(n, torch.Generator().manual_seed(0)) for n in (1, examples))
-    times = costs.latency({"": base()} | models, one, repeats)
-    return {
-        name: {
+    table = {}
+    for method in methods:
+        model = method.attach(base()).eval()
+        times = costs.latency({"base": base(), "method": model}, one, repeats)  # they take turns
+        table[str(method)] = {
             "trained": sum(p.numel() for p in trainable(model).values()),
             "checkpoint": costs.delta_bytes(model),
             "training memory": costs.measure(model, several).total,
-            "time": times[name][0] / times[""][0],
+            "time": times["method"][0] / times["base"][0],
             "merges": merges(model),
-            "shares": MultiTask({name: model}).shares(name),
+            "shares": MultiTask({"it": model}).shares("it"),
         }
-        for name, model in models.items()
-    }
+    return table
 
 
 def merges(model):
