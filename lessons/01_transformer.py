@@ -1,205 +1,239 @@
 # %% [markdown]
-# # 1 · The Transformer and its tasks
+# # 01 · The Transformer and its tasks
 #
-# **40 minutes · easy · you need PyTorch: tensors, `nn.Module`**
+# | time | difficulty | you need | it runs |
+# |---|---|---|---|
+# | 40 minutes to read and run · 90 with exercises | ●○○ | PyTorch: tensors, `nn.Module` | ten seconds on a CPU |
 #
-# **Predict:** our model completes `reverse next : cabbed =` with `efccbd`: the word turned round, each letter replaced
-# by the next. Now it gets only `: cabbed =`. Of 100 such lines, how many will it still get right? Write it down.
+# You will write attention, find the heads that solve a task, operate on one, train a model with a loop of twelve lines,
+# and see the three places where the methods of this course step in.
+
+# %% [markdown]
+# ## What the paper did and claimed
+#
+# Vaswani et al. (2017, arXiv:1706.03762) built a translator from attention alone, without recurrence. From English to
+# German, on WMT 2014, it beat all earlier systems by more than two BLEU, and it was faster to train. GPT-2 (Radford et
+# al. 2019) kept only the half that writes, the *decoder*. So do we.
+
+# %% [markdown]
+# ## Predict
+#
+# Our model follows short instructions, such as *reverse the word*. Write down three guesses:
+#
+# 1. Without the instruction it sees only the word. What will it answer?
+# 2. It knows `reverse` and it knows `blue`, but in training it never met both in one instruction. How often will it
+#    solve the two together?
+# 3. It has eight attention heads. How many of them can it lose, one at a time, and still reverse a word?
 
 # %%
 import copy
 import inspect
 import math
 import os
-import time
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from minipeft import Config, Mixture, Transformer, base, check, decode, encode, evaluate, fit, plots, recording, task
-from minipeft.models.transformer import Attention, attend
-from minipeft.tasks import BOS, EOS, HELD_OUT, OPERATIONS, SYNONYMS, TABLES, VOCABULARY
+from minipeft import Config, Mixture, Transformer, base, check, decode, encode, evaluate, plots, quiz, recording, task
+from minipeft.models import transformer
+from minipeft.tasks import BOS, FIRST_LETTER, HELD_OUT, OPERATIONS, TABLES, letters
+from minipeft.training import fit, schedule
 
-FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer lines to measure on
-LINES = 200 if FAST else 2000
-torch.manual_seed(0)
+# %% tags=["hide-input"]
 torch.set_num_threads(1)
+torch.manual_seed(0)
+FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and examples, for a quick check
+UNSEEN, STEPS = (200, 30) if FAST else (1000, 200)
+our_attend = inspect.getsource(transformer.attend)
 
 # %% [markdown]
 # ## A toy world
 #
-# A *token* is a piece of text with a number: a letter, a word or a sign. `base()` loads the *base*, trained
-# beforehand. It is *frozen*: its weights, the *parameters*, will not change.
+# We call the model the *base*. It was trained before, and it is *frozen*: none of its weights will change. Give it an
+# instruction, a colon and a word. It writes the answer and a full stop.
 #
-# Before a colon stands the *instruction*: an *operation* on the places, a *table* for the letters. Here are all, with
-# their second names.
+# An instruction names two things. The **operation** moves letters to other places; then the **table** replaces each
+# letter by another one. Words like `please` mean nothing, and the order of words does not matter.
 
 # %%
 model = base()
-line = "reverse next : cabbed = efccbd"
-print("as numbers:", encode(line).tolist(), "\n")
-assert decode(encode(line)) == line
-assert not any(p.requires_grad for p in model.parameters())  # frozen
+for prompt in ("reverse next : cabbed =", "sort plain : cabbed =", "please plus5 left : cabbed ="):
+    answer = model.generate(encode(prompt)[None], 7)[0]
+    print(prompt, decode(answer))
 
-word = encode(": cabbed")[1:]  # (6,)
-letter_a = encode(": a")[1:]  # the tokens of the letters follow this one
-for name, operation in OPERATIONS.items():
-    print(f"{name:<9} {SYNONYMS.get(name, 'no word'):<10} {decode(operation(word[None])[0])}")
-print("\n                    ", decode(torch.arange(16) + letter_a))
-for name, table in TABLES.items():
-    print(f"{name:<9} {SYNONYMS.get(name, 'no word'):<10} {decode(table + letter_a)}")
-
-# %% [markdown]
-# The base has seen only lines like the first five below. Words stand in any order, some twice; eight more, like
-# `please`, mean nothing.
-#
-# One operation with one table is a *task*. Six of 64 pairs the base never saw: the *held-out* ones. For `riffle` and
-# `violet` it has no words.
-
-# %%
-batch = Mixture().batch(5, torch.Generator().manual_seed(3))  # 5 lines of what the base was trained on
-for row in batch.tokens:
-    print(decode(row))
-
+word = letters("cabbed")[None]  # (1, 6), numbers from 0 to 15
 print()
-for name in ("reverse+next", "reverse+blue", "reverse+violet", "riffle+next"):
-    t = task(name)
-    answer = t.answer(word[None] - letter_a)[0] + letter_a
-    print(f"{name:<15} {t.kind:<14} {t.prompt('cabbed')} {decode(answer)}")
-assert all(task(name).kind == "held-out pair" for name in HELD_OUT)
+for name, operation in OPERATIONS.items():
+    print(f"{name:<9}", decode(operation(word)[0] + FIRST_LETTER))
+print("\n         ", decode(torch.arange(16) + FIRST_LETTER))
+for name, table in TABLES.items():
+    print(f"{name:<9}", decode(table + FIRST_LETTER))
 
 # %% [markdown]
-# ## Attention by hand
+# First, `reverse` makes `debbac`, then `next` makes `efccbd`. Such a pair is a **task**. The base was trained on 58 of
+# 64; six were *held out*. For `riffle` and `violet` it has no words.
 #
-# Attention lets tokens read from each other. Each token asks with a *query*, offers itself with a *key* and hands over
-# a *value*. Query times key is a *score*; softmax turns scores into weights that sum to 1. The *causal triangle* hides
-# the future: a score of −∞ becomes a weight of 0.
+# ## Attention, by hand
+#
+# Attention lets tokens read from each other. Each has a **query** (what do I seek?), a **key** (how am I found?) and a
+# **value** (what do I give?). Let a head reverse `ca`: after `c a = a` must come `c`.
 
 # %%
-Q = np.array([[1, 0], [0, 2], [2, 1], [1, 1]], dtype=float)  # 4 tokens, d = 2
-K = np.array([[1, 1], [0, 1], [2, 0], [0, 2]], dtype=float)
-V = np.array([[1, 0], [0, 1], [5, 5], [9, 0]], dtype=float)
+K = np.eye(4)  # the key of each token tells its place, 0 to 3
+Q = np.array([
+    [0, 0, 0, 0],  # c seeks nothing
+    [0, 0, 0, 0],  # a seeks nothing
+    [0, 10, 0, 0],  # = has to write the last letter first: it seeks place 1
+    [10, 0, 0, 0],  # a, the first letter of the answer: next comes the letter at place 0
+])  # fmt: skip
+V = np.array([[1, 0], [0, 1], [0, 0], [0, 1]])  # how much c, how much a
 
-scores = Q @ K.T / math.sqrt(2)  # (4, 4); without √d they grow with d, and softmax turns hard
-triangle = np.tril(np.ones((4, 4), dtype=bool))
-scores[~triangle] = -np.inf
+scores = Q @ K.T / math.sqrt(4)  # (4, 4), each query with each key; why √4 comes below
+print(scores)
+
+# %% [markdown]
+# A product of a query and a key is a *score*: how well they fit. A token must not read from the future, which is not
+# written yet. The **causal mask** puts −∞ in place of those scores. Then *softmax* turns each row into weights:
+# positive numbers that sum to 1. Since $e^{-\infty} = 0$, the future gets exactly none. What a token reads is the sum
+# of the values, each times its weight:
+#
+# $$\text{softmax}\!\left(QK^\top / \sqrt d\right) V$$
+
+# %%
+visible = np.tril(np.ones((4, 4), dtype=bool))  # each token sees itself and those before it
+scores[~visible] = -np.inf
 weights = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-print((weights @ V).round(2))  # softmax(QKᵀ/√d) V
+print("read by each token, c and a:", (weights @ V).round(2), sep="\n")
 
-q, k, v = (torch.tensor(a)[None, None] for a in (Q, K, V))  # 1 row, 1 head
-y, by_torch = attend(q, k, v, mask=torch.tensor(triangle))
-assert np.allclose(weights @ V, y[0, 0]), "attend differs from four lines of numpy"
-assert np.allclose(by_torch[0, 0].sum(-1), 1), "weights must sum to 1"
-plots.attention(weights, ["token 0", "token 1", "token 2", "token 3"], title="4 tokens, one head")
+plots.attention(weights, ["c", "a", "=", "a"])
+plt.xticks(rotation=0)
 plt.show()
 
 # %% [markdown]
-# *Figure: a 4 × 4 map of weights. A row reads, a column is read from. The upper triangle, the future, is grey.*
+# *Figure: the weights as a map. A row reads, a column is read from, the future is grey. The row of = reads the last
+# letter of the word, and the row below it reads the first.*
 #
-# The model runs H = 4 *heads* at once, each on 16 of the d = 64 numbers. First its source (`cache` comes later), then
-# one line, step by step: B counts lines, T tokens, S keys.
-
-# %%
-print(inspect.getsource(attend))
-print(inspect.getsource(Attention.forward))
-
-
-def show(name, tensor):
-    print(f"{name:<22} {tuple(tensor.shape)}")
-
-
-tokens = encode("reverse next : cabbed =")[None]
-show("tokens (B, T)", tokens)
-positions = model.embed.positions(tokens, 0, model.new_cache())  # (1, T)
-x = model.embed.token(tokens) + model.embed.position(positions)
-show("embedded (B, T, d)", x)
-print([f"{decode(t[None])}@{p}" for t, p in zip(tokens[0], positions[0].tolist(), strict=True)])
-
-assert torch.equal(x, model.embed(tokens)), "embed is token vector + position vector"
+# You can check the 0.99 in your head: $e^5 \approx 148$ stands against two scores of 0, with $e^0 = 1$ each, and
+# 148/150 = 0.99. A query of zeros reads from all it sees, in equal parts.
 
 # %% [markdown]
-# Each token becomes a vector: one for what it is plus one for where it stands. Counting starts at the colon, which
-# the code calls BOS (*beginning of sequence*). All instruction words share position 0: a bag. No position tells their
-# order.
+# ## Write it
+#
+# Why √d? A score is a sum of d products. If each has variance 1, the sum has variance d: it spreads by √d. In a wide
+# head, one key would then take nearly all the weight; exercise 1 measures it.
+#
+# Now write attention for the whole model: B rows, H heads, T queries, S keys. `@` multiplies the last two dimensions.
+# `check` says what is wrong, a little more each time.
+
 
 # %%
-block, attn = model.blocks[0], model.blocks[0].attn
-h = block.norm1(x)  # every vector brought to mean 0, variance 1, then scaled
-q, k, v = (proj(h).unflatten(-1, (4, 16)).transpose(1, 2) for proj in (attn.q, attn.k, attn.v))
-show("q, k, v (B, H, T, d/H)", q)
-scores = q @ k.transpose(-1, -2) / math.sqrt(16)
-show("scores (B, H, T, T)", scores)
-triangle = torch.ones(10, 10, dtype=torch.bool).tril()
-weights = scores.masked_fill(~triangle, -torch.inf).softmax(-1)
-mixed = weights @ v
-show("mixed values", mixed)
-joined = mixed.transpose(1, 2).flatten(2)
-show("heads joined", joined)
-added = attn.o(joined)
-show("after o", added)
+def attend(q, k, v, mask=None):
+    """softmax(QKᵀ/√d) V, where d is the last dimension of q: the width of a head.
 
-assert torch.allclose(added, attn(h, "causal"), atol=1e-5), "the module does the same"
+    q: (B, H, T, d). k and v: (B, H, S, d).
+    mask: None if every query sees every key; the word "causal" for the triangle (then T = S); or booleans that can be
+        laid over the scores (B, H, T, S), True where a query may see a key.
+
+    Returns two things: the mixed values (B, H, T, d), and the weights (B, H, T, S).
+    You may use `math`, `torch`, `scores.masked_fill(hidden, -torch.inf)` and `scores.softmax(dim=-1)`.
+    """
+    raise NotImplementedError("your turn, about 6 lines")
+
+
+check("attention", attend, use=True)
 
 # %% [markdown]
-# `attn` does not replace x: its result is *added*. The vectors that run through the model, with something added at
-# each step, are the *residual stream*. Next the `mlp` adds its part: wider, a bend (GELU), narrow again. Last the
-# `head` gives *logits*: a score for each of V = 60 tokens to come next; softmax makes them probabilities.
+# ## The source, revealed
+#
+# Below is our `attend`, and the block around it; of its two branches, the first is ours, the second is BERT's.
+# Attention does not replace x. Its result is *added* to x. Then the MLP adds its part: it expands the vector, applies a
+# nonlinearity (GELU) and projects back. So x runs through the whole model and is only ever added to. It is called the
+# **residual stream**.
 
 # %%
-x1 = x + added  # (B, T, d)
-wide = block.mlp.up(block.norm2(x1))
-show("mlp, wide (B, T, 4d)", wide)
-x2 = x1 + block.mlp.down(torch.nn.functional.gelu(wide))
-show("after block 0", x2)
-x3 = model.blocks[1](x2, "causal")
-logits = model.head(model.norm(x3))
-show("logits (B, T, V)", logits)
-
-assert torch.allclose(x2, block(x, "causal"), atol=1e-5)
-assert torch.allclose(logits, model(tokens), atol=1e-4), "by hand and by the model: the same"
-likeliest = logits[0, -1].softmax(-1).topk(3)
-print([(decode(i[None]), round(p, 3)) for p, i in zip(likeliest.values.tolist(), likeliest.indices, strict=True)])
-assert decode(likeliest.indices[:1]) == "e"
+print(our_attend)
+print(inspect.getsource(transformer.Block.forward))
 
 # %% [markdown]
-# `e` is right.
+# ## From text to logits
 #
-# ## Who reads where
-#
-# `recording` keeps the weights of all heads while a line passes.
-#
-# *Figure: eight maps, two layers of four heads. The rows from `=` down write the answer. Does a head read the word
-# backwards, a diagonal that falls to the left?*
-#
-# One line may be chance, so we measure on many.
+# Each token becomes a vector of 64 numbers: one for *what* it is, plus one for *where* it stands, counted from the
+# colon. All words of the instruction share place 0. In a block, each vector gives a query, a key and a value to each of
+# four **heads**, which have 16 numbers each. The layer `o` mixes what they have read. The last layer makes 60
+# **logits**: a score for each next token.
 
 # %%
+first, second = model.blocks
+
+
+def read_by_heads(x):
+    """What the four heads of the first block have read, (B, 4, T, 16)."""
+    h = first.norm1(x)  # each vector gets mean 0 and variance 1, then a learned scale and shift
+    q, k, v = (first.attn.split(layer(h)) for layer in (first.attn.q, first.attn.k, first.attn.v))
+    return transformer.attend(q, k, v, "causal")[0]
+
+
+def rest(x, mixed):
+    """All that follows, up to the logits (B, T, 60)."""
+    x = x + first.attn.o(mixed.transpose(1, 2).flatten(2))  # the heads side by side
+    x = x + first.mlp(first.norm2(x))
+    return model.head(model.norm(second(x, "causal")))
+
+
+# %%
+tokens = encode("reverse next : cabbed =")[None]  # (1, 10)
+places = torch.tensor([[0, 0, 1, 2, 3, 4, 5, 6, 7, 8]])
+x = model.embed.token(tokens) + model.embed.position(places)  # (1, 10, 64)
+logits = rest(x, read_by_heads(x))  # (1, 10, 60)
+print("written out, and the model itself: largest difference", (logits - model(tokens)).abs().max().item())
+probability, token = logits[0, -1].softmax(-1).max(-1)  # after the last token, =
+print(f"after = comes {decode(token[None])}, with probability {probability:.4f}")
+
+# %% [markdown]
+# ## Who reads where?
+#
+# We built a head that reverses. Has the base *learned* one? `recording` keeps the maps of all heads. Over unseen
+# examples of `reverse next` we measure two things: the weight that each head gives to the letter that is needed next,
+# and the weight that it gives to the word `next`.
+
+# %%
+reverse_next = task("reverse+next", instructed=True)
+examples = reverse_next.batch(UNSEEN, torch.Generator().manual_seed(1)).tokens  # reverse next : ...... = ......
 with recording(model) as layers:
-    model(encode(line)[None])
-plots.attention_maps([layer.weights[0] for layer in layers], [decode(t[None]) for t in encode(line)], splits=(3, 10))
+    model(examples)
+maps = torch.stack([layer.weights.mean(0) for layer in layers])  # (2 layers, 4 heads, queries, keys)
+
+writes = torch.arange(9, 15)  # the letters of the answer are written at = and at the first five of them
+needed = torch.arange(8, 2, -1)  # and each needs a letter of the word, the last one first
+on_letter, on_table = maps[:, :, writes, needed].mean(-1), maps[:, :, writes, 1].mean(-1)
+plots.heads({"weight on the needed letter": on_letter, "weight on the word next": on_table}, "attention weight")
 plt.show()
 
-reverse = task("reverse+next", instructed=True)
-batch = reverse.batch(LINES, torch.Generator().manual_seed(1))
-rows, columns = torch.arange(9, 15), torch.arange(8, 2, -1)  # where a letter is written, and the letter needed there
+# %% [markdown]
+# *Figure: the two weights for two layers of four heads. Head 0 of layer 1 gives 0.97 of its weight to the needed
+# letter, head 3 of layer 0 gives 0.92 to the word next, and no other head does either.*
+#
+# Nobody built them, but here they are: one head finds the **letter**, one reads the **table**. Their maps for our
+# example:
 
-
-def reading(model):
-    with recording(model) as layers:
-        model(batch.tokens)
-    return torch.stack([layer.weights[:, :, rows, columns].mean((0, 2)) for layer in layers])  # (layer, head)
-
-
-share = reading(model)
-even = (1 / (rows + 1.0)).mean().item()  # if a token read from all it sees alike
-print(share.numpy().round(2), f"= weight on the needed letter, by layer and head; evenly spread {even:.2f}")
-assert share.max() > max(0.5, 5 * even), "some head should read the letter that is needed"
+# %%
+line = encode("reverse next : cabbed = efccb")[None]
+with recording(model) as layers:
+    model(line)
+words = [decode(token[None]) for token in line[0]]
+axes = plots.new(9, 3.3, columns=2)
+plots.attention(layers[0].weights[0, 3, 9:], words, axes[0], "layer 0, head 3")
+plots.attention(layers[1].weights[0, 0, 9:], words, axes[1], "layer 1, head 0")
+plt.show()
 
 # %% [markdown]
-# A map shows where a head reads, not that it matters. So mute the one that reads best and count again. As a control
-# mute each of the others, and see whether the best still finds its letter. `o` joins the heads: zero columns in `o`
-# silence one.
+# *Figure: the six rows that write the answer. On the left all of them read the word next. On the right a diagonal falls
+# to the left: the word is read backwards, as in the head that we built.*
+#
+# A map shows where a head reads, not that it matters. So we silence one head at a time. The columns 16h to 16h + 15 of
+# `o` belong to head h; with zeros there, the head is mute.
 
 
 # %%
@@ -209,277 +243,302 @@ def mute(model, layer, head):
     return muted
 
 
-layer, head = divmod(int(share.argmax()), 4)
-print(f"layer {layer}, head {head} reads best; with one head muted, by layer and head:")
-muted = [[mute(model, i, j) for j in range(4)] for i in range(2)]
-right = torch.tensor([[evaluate(m, reverse, LINES).accuracy for m in row] for row in muted])
-finds = torch.tensor([[reading(m)[layer, head] for m in row] for row in muted])
-print(f"lines right (all heads: {evaluate(model, reverse, LINES).accuracy:.2f})\n{right.numpy().round(2)}")
-print(f"its weight on the needed letter\n{finds.numpy().round(2)}")
-
-fatal, misled = right < 0.5, finds < 0.7
-assert fatal[layer, head], "the head that reads the letter should matter"
-assert (fatal & misled)[0].any(), "without some heads it should no longer find its letter"
-assert (fatal & ~misled)[0].any(), "without another it should find it, and still the line is wrong"
-assert not fatal[1].sum() > 1, "in its own layer it should be the only one"
+accuracy = [[evaluate(mute(model, i, j), reverse_next, UNSEEN).accuracy for j in range(4)] for i in range(2)]
+plots.heads({"reverse next without this head": accuracy}, "exact-match\naccuracy")
+plt.show()
 
 # %% [markdown]
-# Without it, none is right. But three heads of layer 0 are as fatal. Two help it find its letter. Without the third it
-# finds it, yet a wrong one is written: that head reads `next`, the table. Needed does not mean alone.
+# *Figure: accuracy on reverse next when one head is mute. Four heads are needed. Without one of the other four, nearly
+# all examples are still solved.*
 #
-# ## Writing, one token at a time
-#
-# To *generate*, take the likeliest token, append it, repeat:
-
-# %%
-whole = tokens
-while whole[0, -1] != EOS:  # the full stop, *end of sequence*
-    whole = torch.cat([whole, model(whole)[:, -1:].argmax(-1)], dim=1)
-    print(decode(whole[0]))
-assert decode(whole[0]) == line + " ."
+# An example counts only if *every* token of its answer is right: that is **exact-match accuracy**. **Guess 3:** the
+# base can lose four of eight. Both heads that we found are needed. So are two more, which read neither the letter nor
+# the table. Exercise 3 asks why.
 
 # %% [markdown]
-# Every step computes all rows again, in vain: an old token cannot see the new one, so its keys and values stay. A
-# *cache* keeps them, and each step computes one row. That is `cache` in `Attention.forward`. We count rows, here and
-# in a larger, untrained model that is slow enough for the clock.
+# ## A transplant
+#
+# Does head 3 of layer 0 really decide on the table? Let us operate. The base is told `reverse next`. But where it
+# writes, one of its heads gets what it would have read in `sort blue`. Nothing else is changed. Guess: what will the
+# answer be?
+#
+# To *write*, a model takes the likeliest token, appends it, and starts again.
 
 
 # %%
-def rows_computed(model, new, **options):
-    rows = []
-    hook = model.blocks[0].register_forward_pre_hook(lambda block, args: rows.append(args[0].shape[1]))
-    begun = time.perf_counter()
-    made = model.generate(tokens, new, **options)
-    hook.remove()
-    return made, sum(rows), time.perf_counter() - begun
+def transplant(tokens, donors, head):
+    """Answer `tokens`; from = on, this head of layer 0 gets what it reads in `donors`."""
+    for _ in range(6):
+        mixed = read_by_heads(model.embed(tokens))
+        mixed[:, head, 9:] = read_by_heads(model.embed(donors))[:, head, 9:]
+        likeliest = rest(model.embed(tokens), mixed)[:, -1:].argmax(-1)
+        tokens, donors = torch.cat([tokens, likeliest], dim=1), torch.cat([donors, likeliest], dim=1)
+    return tokens[:, -6:]
 
 
-large = Transformer(Config(vocab=60, dim=128, context=512)).eval()
-for m, new in ((model, 7), (large, 60 if FAST else 300)):
-    cached, few, quick = rows_computed(m, new)
-    plain, many, slow = rows_computed(m, new, cache=False)
-    print(f"{new:>3} tokens: {few:>3} rows in {quick:.2f} s with the cache, {many:>5} in {slow:.2f} s without")
-    assert torch.equal(cached, plain), "the cache must not change the answer"
-    assert (few, many) == (10 + new - 1, sum(range(10, 10 + new)))
-
-memory = model.new_cache()
-model(tokens, cache=memory)
-print("keys that one layer keeps:", tuple(memory.layers[0].k.shape), "(B, H, S, d/H)")
+told = {line: examples[:200, :10].clone() for line in ("reverse next", "sort blue", "reverse blue")}
+for line, rows in told.items():
+    rows[:, :2] = encode(line)
+wanted = model.generate(told["reverse blue"], 6)
+for head in range(4):
+    same = (transplant(told["reverse next"], told["sort blue"], head) == wanted).all(1).sum()
+    print(f"head {head} of layer 0 transplanted: {same:3} of 200 answers are those of reverse blue")
 
 # %% [markdown]
+# The operation of one instruction, the table of the other: `reverse blue`, which was held out. Sixteen numbers decide
+# on the table. The course looks for this: few numbers that tell a frozen model what to do.
+#
+# ## Keys and values stay
+#
+# For each new token, the model computes the old ones again, in vain: they cannot see it. A **KV cache** keeps their
+# keys and values. Write it for one layer; in lesson 8 a learned prefix fills it.
+
+
+# %%
+class KVCache(transformer.KVCache):
+    def extend(self, k, v):
+        """Put the new k and v, (B, H, T, d), behind the stored self.k and self.v; return both, (B, H, S + T, d).
+
+        self.k and self.v are None while nothing is stored. They may be the same for all rows, (H, S, d): then give
+        them to each row, with `self.k.expand(B, -1, -1, -1)`. Store what you return in self.k and self.v, unless
+        self.fixed is True. You may use `torch.cat`.
+        """
+        raise NotImplementedError("your turn, about 6 lines")
+
+
+check("cache", KVCache, use=True)
+print("with the cache, the base writes", decode(model.generate(tokens, 7)[0]))
+
+# %% [markdown]
+# ## The training loop, once and in full
+#
+# The target of each token is the next one. We ask for the answer only, since nobody can guess a random word. The other
+# targets are −100, and the loss skips them: this is the **loss mask**.
+#
+# ```text
+# read     : c a b b e d = e f c c b d
+# asked    · · · · · · · e f c c b d .
+# ```
+#
+# All trainings of this course are this loop, usually with 500 steps of 32 new examples. The learning rate rises for a
+# third of them, then falls along a cosine.
+
+
+# %%
+def train(model, goal, lr, steps, batch_size=32):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps, round(steps / 3)))
+    generator, losses = torch.Generator().manual_seed(0), []
+    for _ in range(steps):
+        batch = goal.batch(batch_size, generator)
+        logits = model(batch.tokens)  # (B, T, V)
+        loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=-100)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        losses.append(loss.item())
+    return losses
+
+
+# %% [markdown]
+# From now on we write `fit`: the same loop with checks and a progress bar, which trains only what is not frozen. We
+# train two equal models of one layer from scratch, one with each. Their task is `reverse+next` *without* an
+# instruction, and they have 200 steps.
+
+
+# %%
+def fresh(**settings):
+    torch.manual_seed(0)
+    return Transformer(Config(vocab=60, layers=1, context=24, bos=BOS, **settings))
+
+
+goal = task("reverse+next")
+losses = train(fresh(), goal, lr=0.01, steps=STEPS)
+learned = fresh()
+history = fit(learned, goal, lr=0.01, steps=STEPS, device="cpu", progress=False)
+print("largest difference of the losses:", max(abs(a - b) for a, b in zip(losses, history.loss, strict=True)))
+print(f"first loss {losses[0]:.2f}; ln 60 = {math.log(60):.2f}")
+print(f"accuracy on unseen examples {evaluate(learned, goal, UNSEEN).accuracy:.3f}")
+plots.curves({"reverse+next, from scratch": history})
+plt.show()
+
+# %% [markdown]
+# *Figure: the loss of the fresh model, on a logarithmic axis, falls from 4 to below 0.001 within 200 steps.*
+#
+# The losses are the same to the last bit. A model that knows nothing gives 1/60 to each token and pays ln 60 = 4.09
+# nats; ours begins a little above.
+#
 # ## What the base can do, and what it cannot
 #
-# A line counts as right if every token of its answer is. *Told*: the line begins with its instruction. *Not told*: it
-# begins with the colon.
+# Back to the base, which was always trained *with* an instruction. We ask it for several kinds of tasks:
 
 # %%
-known = ("reverse+next", "sort+red", "left+plus5", "swap+green", "halves+mirror", "descend+blue")
-new = ("reverse+violet", "sort+violet", "riffle+next", "riffle+red")
+KNOWN = ("reverse+next", "sort+red", "left+plus5", "swap+green", "halves+mirror", "descend+blue")
 
 
 def accuracies(names, instructed):
-    return [evaluate(model, task(n, instructed), LINES // 2).accuracy for n in names]
+    return [evaluate(model, task(name, instructed), UNSEEN).accuracy for name in names]
 
 
-scores = {
-    "all it was trained on": evaluate(model, Mixture(), LINES).accuracy,
-    "known pairs, told": accuracies(known, True),
-    "held-out pairs, told": accuracies(HELD_OUT, True),
-    "known pairs, not told": accuracies(known, False),
-    "held-out pairs, not told": accuracies(HELD_OUT, False),
-    "new table or operation": accuracies(new, False),
+solved = {
+    "known tasks": accuracies(KNOWN, True),
+    "held-out tasks": accuracies(HELD_OUT, True),
+    "known tasks, no instruction": accuracies(KNOWN, False),
+    "held-out tasks, no instruction": accuracies(HELD_OUT, False),
 }
-plots.bars(scores)
+plots.bars(solved)
 plt.show()
+print(": cabbed =", decode(model.generate(encode(": cabbed =")[None], 7)[0]))
 
 # %% [markdown]
-# *Figure: bars for six kinds of task, a dot for each task. The first three are close to 1, the last three at 0.*
+# *Figure: accuracy on four kinds of task; bars are means, dots are tasks. With an instruction, known tasks are at 1 and
+# held-out ones close to it. Without one, all are at 0.*
 #
-# It combines parts that it never saw together. Yet without an instruction even a known task fails: the skill is
-# there, but nothing says which one is meant.
+# **Guess 2:** nearly always. It combines two parts that it never met together. **Guess 1:** it copies the word, so it
+# solves none of these tasks. The skill is there, but nothing says which one is meant.
+
+# %% [markdown]
+# This is the setting of the whole course: **adapt the base to a task that nobody names**, from examples. *Full
+# fine-tuning* trains all weights, so each task costs a copy of the model. How large is that?
+#
+# In a block of width d, attention has four layers with d² weights and d biases. The MLP has 4d² weights and 4d biases,
+# then 4d² weights and d biases. Two norms have 2d each: in all $12d^2 + 13d$.
 
 # %%
-assert scores["all it was trained on"] > 0.95
-assert np.mean(scores["known pairs, told"]) > 0.95
-assert np.mean(scores["held-out pairs, told"]) > 0.8, "it should combine known parts"
-for kind in ("known pairs, not told", "held-out pairs, not told", "new table or operation"):
-    assert max(scores[kind]) < 0.05, kind
-
-bare = encode(": cabbed =")[None]
-print("not told, it answers", decode(model.generate(bare, 7, stop=EOS)[0]))
-copied = evaluate(model, task("copy+plain"), LINES).token_accuracy
-print(f"share of tokens that are a plain copy: {copied:.2f}")
-assert copied > 0.5, "with nothing to do, it should mostly copy"
+d, vocabulary, context = 64, 60, 24
+blocks = 2 * (12 * d * d + 13 * d)
+embedding = vocabulary * d + context * d  # tokens, positions
+last = 2 * d + d * vocabulary + vocabulary  # the last norm, the head
+predicted, counted = blocks + embedding + last, sum(p.numel() for p in model.parameters())
+print(f"predicted {predicted:,} weights, counted {counted:,}, ratio {predicted / counted:.3f}")
+print(f"the two blocks have {blocks / counted:.0%} of them; at 4 bytes each, a copy has {4 * counted / 1e6:.2f} MB")
 
 # %% [markdown]
-# So, your number? The answer is 0. This is the setting of the whole course: **adapt the base to a task that nobody
-# names**, from examples.
+# For GPT-2, with its 124 million weights, it is 500 MB for every task.
 #
-# We could train every weight: *full fine-tuning*. But then each task costs a copy of the model. Where are the weights?
-
-# %%
-sizes = {}
-for name, p in model.named_parameters():
-    parts = name.split(".")
-    part = {"attn": "attention: q k v o", "mlp": "mlp: up down"}.get(parts[2] if len(parts) > 2 else "", "norms")
-    part = {"embed": "embed: tokens, positions", "head": "head"}.get(parts[0], part)
-    sizes[part] = sizes.get(part, 0) + p.numel()
-plots.bars(sizes, label="parameters (count)")
-plt.show()
-
-total = sum(p.numel() for p in model.parameters())
-d, ff, layers = 64, 256, 2
-assert sizes["attention: q k v o"] == layers * 4 * (d * d + d)
-assert sizes["mlp: up down"] == layers * (2 * d * ff + ff + d)
-print(f"{total:,} parameters, {4 * total / 1e6:.2f} MB; GPT-2 has 124 million, 500 MB a task")
-
-# %% [markdown]
-# *Figure: bars of parameters by part. The mlp holds most, attention half as much, all else little.*
-#
-# **Parameter-efficient fine-tuning (PEFT)** freezes the base and trains small modules in front of frozen ones:
-# kilobytes for each task. Where can such a module stand? There are three doors; under the map, what passes through.
+# **Parameter-efficient fine-tuning (PEFT)** freezes the base and trains a small part beside it: kilobytes for a task.
+# Where can this part stand? There are three doors.
 
 # %%
 plots.doors(layers=2)
 plt.show()
 
-
-def passing(path):
-    def hook(module, args, output):
-        print(f"   {path:<18} {type(module).__name__:<13} {tuple(args[0].shape)} → {tuple(output.shape)}")
-
-    handle = model.get_submodule(path).register_forward_hook(hook)
-    model(tokens)
-    handle.remove()
-
-
-doors = {"1  a weight": ("blocks.0.attn.q", "blocks.0.mlp.up"), "2  a sublayer": ("blocks.0.attn", "blocks.0.mlp")}
-for door, paths in doors.items():
-    print(door)
-    for path in paths:
-        passing(path)
-cache = model.begin(model.blocks)
-print(f"3  the beginning of a sequence\n   begin: a cache of {cache.length} keys, {len(cache.front)} vectors in front")
-
 # %% [markdown]
-# *Figure: the residual stream runs from embed to head; attn and mlp branch off and add to it. Numbers mark the doors.*
+# *Figure: the residual stream runs from embed to head; attn and mlp read from it and add to it. Numbers mark three
+# doors.*
 #
-# LoRA (lesson 10) changes a weight, adapters change what is added. `begin` makes an empty cache, which prompts and
-# prefixes fill.
+# LoRA (lesson 10) changes a weight, adapters (lesson 4) a sublayer. Prompts and prefixes (lessons 6 to 9) put learned
+# vectors where the instruction would stand.
 #
-# ## Break it on purpose
+# ## Break it
 #
-# Three bugs, each a single slip. Which hurts most?
-
-# %%
-broken = {name: copy.deepcopy(model) for name in ("as it is", "no causal triangle", "no 1/√d", "all at one position")}
-broken["no causal triangle"].config.causal = False
-for block in broken["no 1/√d"].blocks:
-    block.attn.q.weight *= 4  # √16 = 4: scores as if nobody had divided
-    block.attn.q.bias *= 4
-position = broken["all at one position"].embed.position.weight
-position[:] = position[1].clone()
-
-results = {name: evaluate(m, Mixture(), LINES) for name, m in broken.items()}
-plots.bars({name: result.accuracy for name, result in results.items()})
-plt.show()
-intact = results.pop("as it is")
-assert all(r.loss > 10 * intact.loss for r in results.values())
-assert results["all at one position"].accuracy < 0.05
-
-# %% [markdown]
-# *Figure: share of lines right, intact and with each bug. Without positions nothing is left.*
-#
-# Those bugs are loud. The worst is silent: forget the triangle while *training*. Then each token can look at the
-# answer it should predict.
-
-# %%
-cheat = Transformer(Config(vocab=len(VOCABULARY), dim=64, layers=1, heads=2, ff=64, context=24, bos=BOS, causal=False))
-fit(cheat, Mixture(), steps=100, lr=1e-2, batch_size=16, device="cpu", progress=False)
-seen = evaluate(cheat, Mixture(), LINES)
-cheat.config.causal = True  # as in real use: the future does not exist yet
-honest = evaluate(cheat, Mixture(), LINES)
-print(f"100 steps, answer visible: {seen.token_accuracy:.3f} of the tokens, {seen.accuracy:.3f} of the lines right")
-print(f"and when it must predict:  {honest.token_accuracy:.3f} of the tokens, {honest.accuracy:.3f} of the lines right")
-assert seen.token_accuracy > 0.9
-assert honest.accuracy < 0.05
-
-# %% [markdown]
-# A result that comes too easily deserves a look at the triangle.
-#
-# ## Exercises
-#
-# 1. Write the heart of it. `check` says what is wrong, and more each time; `attend` has one of the bugs above. Whole
-#    files: `python -m minipeft start attention`, then `block`, `positions`, `cache`.
-#
-# *Figure: what `attend` should give, what it gives, the difference.*
-
-
-# %%
-def attend(q, k, v, mask=None):  # q (B, H, T, d/H), k and v (B, H, S, d/H)
-    scores = q @ k.transpose(-1, -2)
-    mask = torch.ones_like(scores[0, 0]).tril().bool() if isinstance(mask, str) else mask  # "causal"
-    weights = (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
-    return weights @ v, weights
-
-
-class MLP(torch.nn.Module):
-    def forward(self, x):  # (B, T, d), with self.up, self.act, self.down
-        raise NotImplementedError("your turn, 1 line")
-
-
-class KVCache:  # what a cache keeps of one layer
-    def extend(self, k, v):  # return self.k and k, self.v and v, joined along S, and keep both unless self.fixed
-        raise NotImplementedError("your turn, 6 lines")
-
-
-for name, mine in {"attention": attend, "block": MLP, "cache": KVCache}.items():
-    check(name, mine)
-plt.show()  # what differs
-
-# %% [markdown]
-# 2. Does `next please reverse` give another answer? How many numbers has the cache after 16 tokens?
-# 3. Which heads can `copy+plain` lose? Try `mute`.
-# 4. Draw the maps for `sort next : cabbed = bccdef`. Why no diagonal?
-# 5. How many letters can follow the colon?
-# 6. `generate(tokens, 6, temperature=t)` divides the logits, then draws. When do errors begin?
-
-# %% [markdown]
-# <details><summary>Answers</summary>
-#
-# 2: No; 4,096. 3: all but one of layer 1, and head 2 of layer 0. 4: The letters decide which place is needed, and this
-# head alone does not find it. 5: 22. 6: 1 to 2 % are wrong at 1.5, half at 3.
+# The worst bug is silent: forget the causal mask while *training*. In real use it is back, since the next letter is not
+# written yet.
 #
 # ```python
-# print(decode(model.generate(encode("next please reverse : cabbed =")[None], 7)[0]))
-# kept = model.new_cache()
-# model(encode(line)[None], cache=kept)
-# print(sum(layer.k.numel() + layer.v.numel() for layer in kept.layers), "= 2 layers · (k, v) · 16 tokens · 64")
-# copied = task("copy+plain", instructed=True)
-# print([[evaluate(mute(model, i, j), copied).accuracy for j in range(4)] for i in range(2)])
-# with recording(model) as layers:
-#     model(encode("sort next : cabbed = bccdef")[None])
-# print("from = on it reads", decode(encode(": cabbed")[1:][layers[1].weights[0, 0, 9:15, 3:9].argmax(-1)]))
-# model(encode(": " + "a" * 22)[None])  # with 23: an error
-# for t in (1.0, 1.5, 2.0, 3.0):
-#     made = model.generate(tokens.expand(500, -1), 6, temperature=t)
-#     print(t, (made == encode(": efccbd")[1:]).all(1).float().mean().item())
+# scores.masked_fill(~visible, -torch.inf)  # right
+# scores                                    # broken: each token sees the letter that it should predict
+# ```
+
+# %%
+cheat = fresh(causal=False)
+easy = train(cheat, Mixture(), lr=0.01, steps=STEPS)  # all 58 tasks, with their instructions
+in_sight = evaluate(cheat, Mixture(), UNSEEN).accuracy
+cheat.config.causal = True
+in_use = evaluate(cheat, Mixture(), UNSEEN).accuracy
+print(f"last loss {easy[-1]:.4f}; accuracy with the answer in sight {in_sight:.3f}, in real use {in_use:.3f}")
+
+# %% [markdown]
+# Loss and accuracy look perfect, even on unseen examples. It has learned to copy the next token. If a result comes too
+# easily, look at the mask.
+#
+# ## Seen here or not
+#
+# claim | here
+# ---|---
+# heads learn different jobs | yes: letter, table
+# without √d, wide heads saturate | yes, in exercise 1
+# attention alone translates best | not tested
+#
+# This is one model. From lesson 2 on, such claims have rows in [the ledger](claims.md), with ten seeds each.
+
+# %% [markdown]
+# ## More exercises
+#
+# 1. *Predict and measure.* With 16 random keys, what is the largest weight for d = 4, 64, 1024? Without √d?
+# 2. *Predict.* Transplant head 3 from `reverse blue` to `sort red`.
+# 3. *Design an experiment.* What do heads 1 and 2 of layer 0 do for head 0 of layer 1?
+# 4. *Find the mistake.* "On `sort next`, head 0 has no diagonal: it is broken."
+# 5. *Write* `sample`: draw from `(logits / temperature).softmax(-1)`.
+
+# %% [markdown]
+# <details><summary>Answers to 1, 2 and 3</summary>
+#
+# **1.** With √d it is 0.21, 0.25, 0.25; without 0.39, 0.85, 0.96.
+#
+# ```python
+# torch.manual_seed(0)
+# for d in (4, 64, 1024):
+#     scores = torch.randn(1000, d) @ torch.randn(16, d).T
+#     for divided in (scores / math.sqrt(d), scores):
+#         print(d, divided.softmax(-1).max(-1).values.mean().item())
+# ```
+#
+# **2.** `sort blue`: in 199 of 200 examples.
+#
+# **3.** They help it find the place. Its weight on the needed letter is 0.97; with head 0, 1, 2 or 3 of layer 0 mute,
+# it is 0.89, 0.54, 0.59, 0.93.
+#
+# ```python
+# for head in range(4):
+#     muted = mute(model, 0, head)
+#     with recording(muted) as layers:
+#         muted(examples)
+#     print(head, layers[1].weights[:, 0, writes, needed].mean().item())
 # ```
 #
 # </details>
 
 # %% [markdown]
-# ## In three lines
+# <details><summary>Answers to 4 and 5</summary>
 #
-# - Attention mixes what tokens offer, the mlp works on each; both only *add* to the residual stream.
-# - The base has skills but must be told which; new tables it lacks.
-# - A method changes a weight, a sublayer or how a sequence begins.
+# **4.** The letters decide which place is needed. Half its weight (0.50 to 0.59) lies on a right letter.
 #
-# Papers: Vaswani et al. 2017, arXiv:1706.03762; Radford et al. 2019 (GPT-2).
+# **5.** At temperatures 1, 1.5, 2, 3, the accuracy is 1.00, 0.99, 0.96, 0.52.
+#
+# ```python
+# def sample(tokens, temperature, new=6):
+#     for _ in range(new):
+#         p = (model(tokens)[:, -1] / temperature).softmax(-1)
+#         tokens = torch.cat([tokens, torch.multinomial(p, 1)], dim=1)
+#     return tokens[:, -new:]
+#
+#
+# torch.manual_seed(0)
+# for temperature in (0.5, 1.0, 1.5, 2.0, 3.0):
+#     written = sample(tokens.expand(500, -1), temperature)
+#     print(temperature, (written == encode(": efccbd")[1:]).all(1).float().mean().item())
+# ```
+#
+# </details>
+#
+# ## Questions
+#
+# Write a letter for each into `answers`.
+
+# %%
+quiz("01_transformer", answers="")
 
 # %% [markdown]
-# In the reference library, where q k v are one matrix, positions count from the first token and the head shares its
-# weights with the embedding:
+# ## In three lines
+#
+# - Attention moves information between tokens, the MLP works on each; both only *add* to the residual stream.
+# - The base has many skills, but it must be told which one is meant.
+# - A method changes a weight, a sublayer, or how a sequence begins.
+#
+# The same in the reference library; there q, k and v are one matrix, and places count from the first token:
 #
 # ```python
 # from transformers import GPT2Config, GPT2LMHeadModel
@@ -489,3 +548,24 @@ plt.show()  # what differs
 # theirs = GPT2LMHeadModel(config).eval()
 # ours = from_gpt2(theirs.state_dict(), heads=4)  # the same logits
 # ```
+
+# %% tags=["hide-input"]
+assert decode(model.generate(tokens, 7)[0]) == "efccbd ."
+assert (logits - model(tokens)).abs().max() < 1e-4
+assert on_letter[1, 0] > 0.9
+assert on_table[0, 3] > 0.85
+assert sorted(on_letter.flatten())[-2] < 0.2
+assert sorted(on_table.flatten())[-2] < 0.2
+assert (np.array(accuracy) < 0.5).tolist() == [[False, True, True, True], [True, False, False, False]]
+assert (transplant(told["reverse next"], told["sort blue"], 3) == wanted).all(1).float().mean() > 0.85
+assert not (transplant(told["reverse next"], told["sort blue"], 0) == wanted).all(1).any()
+assert predicted == counted == 109_372
+assert np.mean(solved["known tasks"]) > 0.95
+assert np.mean(solved["held-out tasks"]) > 0.8
+assert max(max(found) for kind, found in solved.items() if "no instruction" in kind) < 0.05
+assert decode(model.generate(encode(": cabbed =")[None], 7)[0]) == "cabbed ."
+assert losses == history.loss
+if not FAST:
+    assert evaluate(learned, goal, UNSEEN).accuracy > 0.99
+    assert in_sight > 0.99
+    assert in_use < 0.05

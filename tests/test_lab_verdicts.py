@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 
 from minipeft import task
-from minipeft.lab import verdicts
+from minipeft.lab import TUNED_METHODS, stored, verdicts
 from minipeft.methods import IA3, LoRA, Pfeiffer, PromptTuning
 
 FOUND = {"a": ([0.9, 1.0], 4000), "b": ([0.9, 1.0], 1000), "c": ([0.2, 0.8], 900), "d": ([0.0, 0.1], 900)}
@@ -28,6 +28,12 @@ def test_luck_is_what_counting_all_orders_gives(seeds):
     others = [[i for i in range(2 * seeds) if i not in x] for x in orders]
     apart = sum(verdicts.beats(x, y) or verdicts.beats(y, x) for x, y in zip(orders, others, strict=True))
     assert verdicts.by_luck(seeds) == pytest.approx(apart / len(orders))
+
+
+def test_tunings_are_those_of_the_stored_runs():
+    chosen = [c for c in TUNED_METHODS if type(c.method) in (LoRA, IA3)]
+    result = verdicts.tunings(chosen, (task("reverse+blue"), task("reverse+violet")), stored())
+    assert {name: tuning.lr for name, tuning in result.items()} == {str(c.method): c.lr for c in chosen}
 
 
 def test_rows_of_a_comparison_are_read():

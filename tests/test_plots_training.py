@@ -39,6 +39,8 @@ def test_bars_of_accuracy_reach_to_one_and_seeds_are_dots():
     assert [t.get_text() for t in ax.texts] == ["0.00", "0.30"]
     assert [line.get_xdata().tolist() for line in ax.lines] == [[0.2, 0.4]]
     assert [t.get_text() for t in plots.bars({"weights": 1234.0}, label="count").texts] == ["1,234"]
+    steps = plots.bars({"a": [37.0, 37.4], "b": [186.0, 186.5], "c": [0.5, 2.0]}, label="steps")
+    assert [t.get_text() for t in steps.texts] == ["37.2", "186", "1.25"]
 
 
 def test_learned_and_kept_are_drawn_for_every_seed():

@@ -12,8 +12,17 @@ import torch
 from minipeft import costs
 from minipeft.attach import trainable
 from minipeft.bases import base
+from minipeft.lab.trial import trial
+from minipeft.lab.tuning import tune
 from minipeft.mixing import MultiTask
 from minipeft.views import merge
+
+
+def tunings(tuned_methods, goals, lab):
+    """{method: its Tuning}: how the learning rate of each was found, for all goals together."""
+    jobs = [{"method": c.method} for c in tuned_methods]
+    results = tune(lab, trial, jobs, over=[{"goal": goal} for goal in goals])
+    return {str(c.method): result for c, result in zip(tuned_methods, results, strict=True)}
 
 
 def found(rows):

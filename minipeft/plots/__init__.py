@@ -14,6 +14,7 @@ from minipeft.plots.activations import (
 )
 from minipeft.plots.attention import attention, attention_maps, attention_share, fusion_weights, virtual_share
 from minipeft.plots.encoder_decoder import accuracy_by_place, prefix_by_token, three_places, where_answers_read
+from minipeft.plots.heads import heads
 from minipeft.plots.language import quantized_block, rotations, shared_heads
 from minipeft.plots.ledger import bits_stored, effects, fixed_and_tuned
 from minipeft.plots.module_tree import module_tree
@@ -42,6 +43,7 @@ from minipeft.plots.scenes import captioned, frontier, similarities, two_towers
 from minipeft.plots.sharing import shared_and_private
 from minipeft.plots.structure import STRUCTURES, doors, structure
 from minipeft.plots.style import AMOUNT, FROZEN, HUES, INK, SIGNED, SPARE, bare, new, shades
+from minipeft.plots.subspaces import subspace_similarity
 from minipeft.plots.tables import accuracy_matrix, decision_tree, differences, mixed_batch, scorecard
 from minipeft.plots.training import (
     accuracy_by_size,
@@ -70,12 +72,12 @@ __all__ = [
     "attention_on_pictures", "attention_share", "bare", "bars", "bias_changes", "bits_stored", "block_error",
     "bottleneck", "captioned", "class_attention", "common_share", "curves", "decision_tree", "differences", "doors",
     "effects", "error_by_rank", "explained_variance", "fixed_and_tuned", "forgetting", "frontier", "fusion_weights",
-    "interpolation", "learned_and_forgotten", "learning_rates", "lora_convolution", "low_rank",
+    "heads", "interpolation", "learned_and_forgotten", "learning_rates", "lora_convolution", "low_rank",
     "magnitude_direction", "memory", "mixed_batch", "module_tree", "nearest_tokens", "nearest_words", "new",
     "one_door", "pareto", "patches", "pictures", "places_in_cells", "plt", "prefix_by_token", "prefix_map",
     "prefixes", "principal_plane", "principal_singular_values", "prompt_trajectory", "quantization_errors",
     "quantization_levels", "quantized_block", "quantized_weights", "rank_grid", "rank_history", "rotations",
     "rounded_changes", "scorecard", "shades", "shared_and_private", "shared_heads", "similarities", "similarity_maps",
-    "spectrum", "structure", "three_places", "token_changes", "triplet_scores", "two_towers", "vera_vectors",
-    "virtual_share", "what_moved", "where_answers_read",
+    "spectrum", "structure", "subspace_similarity", "three_places", "token_changes", "triplet_scores", "two_towers",
+    "vera_vectors", "virtual_share", "what_moved", "where_answers_read",
 ]  # fmt: skip

@@ -195,7 +195,7 @@ def draw_linear_probe(ax, hue):
 
 
 def draw_block(ax, hue, x, title, after_attn=False, after_mlp=False, parallel=False, after_all=False):
-    """A pre-norm block from bottom to top, with adapters where they go."""
+    """A pre-norm block from bottom to top, with adapters where they go, and the names x, n, f of what flows."""
     say(ax, x + 6, 42.2, title, size=10)
     arrow(ax, (x + 2, 0), (x + 2, 41))
     for y, name, adapter in ((3, "attn", after_attn), (18, "MLP", after_mlp)):
@@ -204,6 +204,9 @@ def draw_block(ax, hue, x, title, after_attn=False, after_mlp=False, parallel=Fa
         box(ax, x + 5.5, y, 7, 2, "LN")
         arrow(ax, (x + 9, y + 2), (x + 9, y + 3))
         box(ax, x + 5.5, y + 3, 7, 3, name)
+        say(ax, x + 0.6, y - 1, "x", size=10, style="italic")
+        say(ax, x + 7.3, y + 2.5, "n", size=10, style="italic")
+        say(ax, *((x + 14.4, end + 2.5) if adapter else (x + 7.9, end + 1.2)), "f", size=10, style="italic")
         if adapter:
             arrow(ax, (x + 9, end), (x + 9, end + 1))
             box(ax, x + 5.5, end + 1, 7, 3, "adapter", hue)
@@ -218,6 +221,7 @@ def draw_block(ax, hue, x, title, after_attn=False, after_mlp=False, parallel=Fa
             arrow(ax, (x + 16.5, y + 6), (x + 16.5, end + 5.5), (x + 9, end + 5.5))
         sign(ax, x + 2, end + 5.5)
     if after_all:
+        say(ax, x - 0.1, 31.2, "x + f", size=10, style="italic")
         arrow(ax, (x + 2, 31.2), (x + 9, 31.2), (x + 9, 32.4))
         box(ax, x + 5.5, 32.4, 7, 3, "adapter", hue)
         arrow(ax, (x + 9, 35.4), (x + 9, 37.4), (x + 3.2, 37.4))

@@ -131,7 +131,8 @@ def bars(values, ax=None, label=ACCURACY, colour=FROZEN):
         ax.barh(y, middle, height=0.62, color=colour)
         if len(several) > 1:
             ax.plot(several, np.full(len(several), y), "o", ms=4, color=INK, alpha=0.6, clip_on=False)
-        text = f"{middle:,.0f}" if middle.is_integer() and top > 1 else f"{middle:.2f}"
+        digits = 0 if top >= 100 or (middle.is_integer() and top > 1) else 1 if top >= 10 else 2
+        text = f"{middle:,.{digits}f}"
         ax.annotate(text, (top, y), (7, 0), textcoords="offset points", va="center", fontsize=9, color=INK)
     ax.set_yticks(range(len(values)), values)
     ax.invert_yaxis()

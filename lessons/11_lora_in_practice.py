@@ -1,0 +1,470 @@
+# %% [markdown]
+# # 11 · LoRA in practice
+#
+# | time | difficulty | you need | it runs |
+# |---|---|---|---|
+# | 50 minutes to read and run · 100 with exercises | ●●● | lesson 10 | 1 minute on a CPU |
+#
+# You have to choose α, a learning rate, layers, a rank and a way to merge. After this lesson you can give a reason for
+# each choice, and you can look inside a trained change.
+
+# %% [markdown]
+# ## What the papers say
+#
+# Hu et al. 2021 (LoRA, §7) vary the layers, the rank and the directions that LoRA finds. rsLoRA (2023) and LoRA+ (2024)
+# derive other scales and learning rates. *LoRA Without Regret* (Schulman and Thinking Machines Lab 2025) finds that
+# LoRA wants ten times the learning rate of full fine-tuning and belongs on all layers. Shuttleworth et al. 2024 find
+# that LoRA leaves new singular vectors, "intruders".
+
+# %% [markdown]
+# ## First, guess
+#
+# 1. You make α 16 times as large. What becomes of the best learning rate: a sixteenth, a quarter, or the same?
+# 2. Where do 2,000 trained numbers learn a new table best: in `q`, in `v`, in both, or in all layers?
+# 3. Full fine-tuning changes all 64 directions of a weight. How many does the task need?
+# 4. You merge a small $\Delta W$ into a weight of 16 bits. How much arrives?
+
+# %%
+import os
+
+import matplotlib.pyplot as plt
+import torch
+
+from minipeft import Full, LoRA, base, deltas, evaluate, plots, quiz, task
+from minipeft.classroom import with_mistake
+from minipeft.classroom.beside import beside
+from minipeft.lab import adapt, spectra
+from minipeft.lab.bottom import best_learning_rate
+from minipeft.training import Recipe
+from minipeft.worlds.random_words import RandomWords
+
+# %% tags=["hide-input"]
+torch.set_num_threads(1)
+FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
+SHORT = Recipe(steps=10 if FAST else 150)
+LONG = Recipe(steps=10 if FAST else 300, batch_size=64)
+SEEDS = [0] if FAST else [0, 1]
+SIX = ("q", "k", "v", "o", "up", "down")  # all linear layers of a block
+
+# %% [markdown]
+# ## α and the learning rate, by hand
+#
+# Adam divides each gradient by its own size. So its first step moves every number by the learning rate $\eta$; only the
+# sign of the gradient counts. With $h=Ax$ and $g=\partial L/\partial y$, the gradient of $B$ is $s\,g\,h^\top$. After
+# one step
+#
+# $$B = -\eta\;\text{sign}(g\,h^\top), \qquad \Delta W = s\,BA = -s\,\eta\;\text{sign}(g\,h^\top)\,A$$
+#
+# We check it with the numbers of lesson 10.
+
+# %%
+A, h = torch.tensor([[0.0, 1.0, 0.0, -1.0]]), 2.0  # rank 1, so s = α
+g = torch.tensor([[1.0], [0.0], [-1.0], [2.0]])
+
+for alpha, lr in ((2, 0.02), (4, 0.02), (4, 0.01)):
+    B = torch.zeros(4, 1, requires_grad=True)
+    B.grad = alpha * g * h
+    torch.optim.Adam([B], lr=lr).step()
+    change = alpha * B.detach() @ A
+    print(f"α = {alpha}, learning rate {lr}: first row of ΔW = {change[0].numpy().round(3)}")
+
+# %% [markdown]
+# Twice the α doubles the step; half the learning rate undoes that. Later $A$ moves too. After $t$ steps both factors
+# have moved by about $\eta\,t$, so $\Delta W$ grows like $s\,\eta^2$. We predict: **16 times the α, a quarter of the
+# learning rate**.
+#
+# The test is a new table, `reverse+violet`. `SHORT` is 150 steps: after 500, nearly every setting has learned it. `SIX`
+# are all linear layers.
+
+# %%
+violet, losses, views = task("reverse+violet"), {}, {}
+settings = {
+    "Full": (Full(), (1e-3, 3e-3, 1e-2, 3e-2)),
+    "LoRA(α = 2)": (LoRA(rank=4, alpha=2, targets=SIX), (3e-3, 1e-2, 3e-2, 1e-1)),
+    "LoRA(α = 32)": (LoRA(rank=4, alpha=32, targets=SIX), (1e-3, 3e-3, 1e-2, 3e-2)),
+}
+for name, (method, learning_rates) in settings.items():
+    for lr in learning_rates:
+        views[name, lr] = adapt(method, violet, lr, 0, SHORT)[0]
+        losses.setdefault(name, {})[lr] = evaluate(views[name, lr], violet).loss
+plots.learning_rates(losses)
+plt.show()
+
+# %% [markdown]
+# *Figure: test loss against the learning rate. The best learning rate of LoRA is 0.03 with α = 2 and 0.01 with α = 32;
+# that of full fine-tuning is 0.003. All three can reach a low loss.*
+#
+# The learning rates lie a factor of three apart. To read between them, we put a parabola through the lowest point and
+# its two neighbours, on logarithmic axes.
+
+# %%
+best = {name: best_learning_rate(by_lr) for name, by_lr in losses.items()}
+for name, lr in best.items():
+    print(f"{name:13} best learning rate {lr:.4f}, {lr / best['Full']:.1f} times that of full fine-tuning")
+print(f"α 16 times as large: predicted ratio 4.0, measured {best['LoRA(α = 2)'] / best['LoRA(α = 32)']:.1f}")
+
+# %% [markdown]
+# Guess 1: about a quarter (ten seeds: [4.8](claims.md#learning_rate_of_lora)).
+#
+# Why is LoRA's learning rate higher at all? Full fine-tuning's first step moves each number of $W$ by $\eta$. LoRA's
+# moves it by $s\,\eta$ times a sum of $r$ random numbers of $A$: about $0.3\,\eta$ with $s=2$ and $r=4$. So "ten times"
+# depends on α: in the ledger it is 1.4 times with α = 32, and 6.4 with α = 2. On a real model with $s=2$ it is [about
+# ten](claims.md#real_learning_rate).
+
+# %% [markdown]
+# ## LoRA+ is α in disguise
+#
+# LoRA+ gives $B$ a learning rate $\lambda$ times that of $A$. Write $B' = sB$, so that $\Delta W = B'A$. Under
+# Adam, a step moves $B$ by its learning rate $\eta_B$, and so it moves $B'$ by $s\,\eta_B$. Only this product counts.
+# Then $\lambda = 16$ does exactly what 16 times the α does. (We switch clipping off: it depends on the size of
+# gradients.)
+
+# %%
+unclipped = Recipe(steps=SHORT.steps // 2, clip=1e9)
+plus, _ = adapt(LoRA(rank=4, alpha=8, lr_ratio=16, targets=SIX), violet, 3e-3, 0, unclipped)
+plain, _ = adapt(LoRA(rank=4, alpha=128, targets=SIX), violet, 3e-3, 0, unclipped)
+equal = evaluate(plus, violet).loss, evaluate(plain, violet).loss
+print(f"LoRA+ with α = 8, λ = 16:  test loss {equal[0]:.8f}")
+print(f"LoRA with α = 128:         test loss {equal[1]:.8f}")
+
+# %% [markdown]
+# After 75 steps the runs agree to five digits; the rest is rounding. So tune α before you try LoRA+. With clipping,
+# [LoRA+ is not surely ahead](claims.md#lora_plus) of a tuned LoRA; one with 16 times the α is.
+#
+# ## Why is α divided by the rank?
+#
+# After Adam's first step on an example $x$, output $i$ has moved by $s\,\eta\sum_k |h_k|$, a sum of $r$ positive
+# terms. For another input, $h'=Ax'$, the terms are $\text{sign}(h_k)\,h'_k$ and have random signs.
+
+# %%
+torch.manual_seed(0)
+x, other = 8 * torch.linalg.qr(torch.randn(64, 2))[0].T  # two inputs at a right angle, each of length 8
+print("change of an output / (α·η)     s = α/r: on x   on another     s = α/√r: on x   on another")
+for r in (1, 4, 16, 64):
+    A = (2 * torch.rand(500, r, 64) - 1) / 8  # 500 draws of A, as LoRA starts: U(−1/√64, 1/√64)
+    h, h_other = A @ x, A @ other
+    on_x, on_other = h.abs().sum(1).mean(), (h.sign() * h_other).sum(1).square().mean().sqrt()
+    print(f"rank {r:3} {on_x / r:30.2f} {on_other / r:12.2f} {on_x / r**0.5:18.2f} {on_other / r**0.5:12.2f}")
+
+# %% [markdown]
+# A sum of $r$ positive terms grows like $r$, one with random signs like $\sqrt r$. So $\alpha/r$ keeps the step *on
+# the example* the same at every rank, and rsLoRA's $\alpha/\sqrt r$ keeps the step *elsewhere* the same.
+#
+# In training, $\alpha/r$ lets one learning rate suit [ranks 1 to 32](claims.md#rank_and_rate) here. Yet a high rank
+# [pays more](claims.md#rslora_high_rank) with $\alpha/\sqrt r$.
+
+# %% [markdown]
+# ## Which layers?
+#
+# We give 2,048 to 2,560 trained numbers to different places, and 150 steps to learn the new table. The learning rate is
+# 0.03, which tuning chose for most of them.
+
+# %%
+places = {
+    "q": LoRA(rank=8, alpha=16, targets=("q",)),
+    "v": LoRA(rank=8, alpha=16, targets=("v",)),
+    "q and v": LoRA(rank=4, alpha=8, targets=("q", "v")),
+    "q, k, v and o": LoRA(rank=2, alpha=4, targets=("q", "k", "v", "o"), rank_pattern={"v": 3}),
+    "feed-forward": LoRA(rank=2, alpha=4, targets=("up", "down")),
+    "all six": LoRA(rank=1, alpha=2, targets=SIX),
+}
+scores = {}
+for name, method in places.items():
+    scores[name] = [evaluate(adapt(method, violet, 3e-2, seed, SHORT)[0], violet).accuracy for seed in SEEDS]
+plots.bars(scores)
+plt.show()
+
+# %% [markdown]
+# *Figure: accuracy on unseen examples by place; bars are means, dots are two seeds. q and v together learn the table,
+# and so does attention as a whole; q, v and the feed-forward layers do not.*
+#
+# Guess 2: `q` decides *where* a token reads, and `v` *what* is passed on. This task needs both, as [ten
+# seeds](claims.md#where) confirm. At this small budget, attention alone even [beats all six](claims.md#all_linear). On
+# a real model, all layers [beat q and v](claims.md#real_layers).
+
+# %% [markdown]
+# ## Which rank?
+#
+# The new table needs rank 1 only: it is one of $16!$ orders of 16 letters, which $\log_2 16! = 44$ bits describe. To
+# test rank, take data without a rule. `RandomWords(192)` has 192 random words with random answers of 24 bits. In the
+# [ledger](claims.md#capacity), rank 4 stores half a bit per trained number. At that density, rank 1 (2,304 numbers)
+# holds 48 words, rank 4 holds 192, and rank 16 holds 768.
+
+# %%
+recalled = {}
+for size, r in ((48, 1), (192, 1), (192, 4), (192, 16)):
+    words = RandomWords(size)
+    view, _ = adapt(LoRA(rank=r, alpha=2 * r, targets=SIX), words, 1e-2, 0, LONG)
+    recalled[f"{size} words, rank {r}"] = evaluate(view, words).accuracy
+plots.bars(recalled, label="share of the words recalled")
+plt.show()
+
+# %% [markdown]
+# *Figure: words recalled after 300 steps of 64 (not the usual 500 of 32). Rank 1 recalls all of 48 words and almost
+# none of 192; rank 4 recalls half of 192, rank 16 all.*
+#
+# That is what we predicted, with rank 4 at the edge. The rank that learns a rule cannot store a list. On a real model
+# and ordinary text, the ledger [cannot tell](claims.md#real_rank) ranks 1 to 32 apart.
+
+# %% [markdown]
+# ## What does full fine-tuning really change?
+#
+# The hypothesis behind LoRA is that the change which full fine-tuning makes has a low rank. We train all six layers
+# freely, at full rank, and look at the singular values of one change.
+
+# %%
+full, _ = adapt(Full(targets=tuple(f"{name}.weight" for name in SIX)), violet, 3e-3, 0, SHORT)
+place = "blocks.0.attn.v.weight"
+low = views["LoRA(α = 32)", 3e-3]
+plots.spectrum({"Full": deltas.updates(full)[place][1], "LoRA(rank=4)": deltas.updates(low)[place][1]})
+plt.show()
+
+# %% [markdown]
+# *Figure: singular values of the change of v in layer 0, divided by the largest. LoRA's end after four; those of full
+# fine-tuning fall slowly, without a cliff.*
+#
+# The rank is 64. But does the task need all 64 directions? We keep only the $k$ largest of each matrix and test the
+# model again. Then we do the opposite: we remove the $k$ largest and keep the others.
+
+# %%
+cut = {}
+print("directions of 64     share of ‖ΔW‖²     accuracy with these alone     accuracy without them")
+for k in (1, 2, 4, 8, 16):
+    alone = evaluate(spectra.truncated(full, k), violet).accuracy
+    without = evaluate(spectra.truncated(full, k, without=True), violet).accuracy
+    cut[k] = alone, without
+    print(f"{k:16} {spectra.energy_share(full, k):18.2f} {alone:29.2f} {without:25.2f}")
+
+# %% [markdown]
+# Guess 3: eight directions do the work, though a fifth of the energy lies in the other 56. Without the two largest,
+# nothing works. So both sides of the dispute are right: the change does *not* have a low rank, and a low rank is
+# *enough*.
+#
+# Ten seeds are in [the ledger](claims.md#low_rank_change): 8 directions are enough at a learning rate of 0.001, and not
+# always at 0.03.
+
+# %% [markdown]
+# ## Do two runs find the same directions?
+#
+# Write a change as $X = USV$. The rows of $V$ are its **input directions**. Take the first $i$ of $X$ and the first
+# $j$ of $Y$. If the smaller set lies in the span of the larger, the squares of all scalar products add up to
+# $\min(i,j)$. So Hu et al. (§7.2) measure
+#
+# $$\varphi(X, Y, i, j) = \lVert V_X V_Y^\top\rVert^2 \,/\, \min(i, j), \qquad 0 \le \varphi \le 1$$
+
+# %% [markdown]
+# For two random directions in 64 dimensions, the squared scalar product is $1/64$ on average. There are $ij$ of them,
+# so chance gives $\varphi = \max(i,j)/64$.
+#
+# **Write it.** The cell prints your numbers beside ours. If they agree, the next cell runs on your function: it
+# compares two LoRAs of rank 16 that differ in the seed, that is, in the start of $A$ and in the data.
+
+
+# %%
+def similarity(X, Y, i, j):
+    """φ, as a float. torch.linalg.svd(X) returns U, S and V; the rows of V are the input directions."""
+    raise NotImplementedError("your turn, 2 or 3 lines")
+
+
+torch.manual_seed(0)
+X, Y = torch.randn(5, 8), torch.randn(5, 8)
+cases = {"X and X, 2 and 2": (X, X, 2, 2), "X and Y, 2 and 4": (X, Y, 2, 4), "X and Y, 5 and 3": (X, Y, 5, 3)}
+similarity = beside(similarity, spectra.similarity, cases)
+
+# %%
+runs = [adapt(LoRA(rank=16, alpha=32, targets=SIX), violet, 1e-2, seed, SHORT)[0] for seed in (0, 1)]
+pairs = {"random": torch.randn(2, 64, 64)}
+for layer in (0, 1):
+    pairs[f"q in layer {layer}"] = [deltas.updates(view)[f"blocks.{layer}.attn.q.weight"][1] for view in runs]
+maps = {
+    name: torch.tensor([[similarity(X, Y, i, j) for j in range(1, 9)] for i in range(1, 9)])
+    for name, (X, Y) in pairs.items()
+}
+plots.subspace_similarity(maps)
+plt.show()
+for name, grid in maps.items():
+    print(f"{name:13} φ of the first two: {grid[1, 1]:.2f}, of the first eight: {grid[7, 7]:.2f}")
+
+# %% [markdown]
+# *Figure: φ between random matrices, and between two runs in q of layers 0 and 1. In layer 0 the runs share their first
+# two directions; in layer 1 they share little more than random matrices.*
+#
+# Hu et al. saw this in GPT-3: the first directions are shared, later ones belong to the run. Here it holds in layer 0
+# only (one pair of seeds). Two adapters can do the same work in different directions.
+
+# %% [markdown]
+# ## Intruder dimensions
+#
+# Shuttleworth et al. look at the trained *weight* $W+\Delta W$. They compare its ten largest left singular vectors
+# with all of $W$'s. One that is like none of them, with every cosine below 0.5, is an **intruder**. They find intruders
+# after LoRA, not after full fine-tuning, and connect them with forgetting. We count in twelve matrices.
+
+# %%
+print("learning rate              accuracy     mean ‖ΔW‖/‖W‖     intruders of 120")
+intruders = {}
+for name in ("Full", "LoRA(α = 32)"):
+    for lr in (1e-3, 3e-3, 1e-2):
+        view = views[name, lr]
+        size, intruders[name, lr] = spectra.relative_size(view), spectra.intruders(view)
+        accuracy = evaluate(view, violet).accuracy
+        print(f"{name:13} {lr:<10} {accuracy:10.2f} {size:17.2f} {intruders[name, lr]:20}")
+
+# %% [markdown]
+# The larger the change, the more intruders, with *both* methods. At equal size (0.57 and 0.59), LoRA has fewer. At
+# equal accuracy it has more, because here it needs a larger change: compare full fine-tuning at 0.001 with LoRA at
+# 0.003 (one seed).
+#
+# With gentle learning rates and ten seeds, LoRA on q and v has [six intruders](claims.md#intruder_dimensions); LoRA on
+# all six and full fine-tuning have practically none. On a real model, [neither has any](claims.md#real_intruders).
+
+# %% [markdown]
+# ## Merging in 16 bits
+#
+# A number in bfloat16 has 8 significant bits: between 1 and 2, neighbours lie $2^{-7} = 0.0078$ apart. What is
+# smaller than half of that vanishes: $1 + 0.003 = 1$. We take a trained $\Delta W$, shrink it to some share of
+# $W$, merge it, and measure what is lost. Float16 has three bits more, so we predict an eighth of the loss.
+
+
+# %%
+def lost(W, change, dtype):
+    """The share of ΔW that does not arrive when it is merged into a weight of this type."""
+    before = W.to(dtype).float()
+    after = (before + change).to(dtype).float()
+    return ((after - before - change).norm() / change.norm()).item()
+
+
+W, change = deltas.updates(runs[0])["blocks.1.attn.v.weight"]
+for size in (0.1, 0.03, 0.01, 0.003, 0.001):
+    small = change * size * W.norm() / change.norm()
+    shares = lost(W, small, torch.bfloat16), lost(W, small, torch.float16)
+    print(f"‖ΔW‖/‖W‖ = {size:<6} lost in bfloat16 {shares[0]:6.1%}, in float16 {shares[1]:6.1%}")
+
+# %% [markdown]
+# Guess 4: of a change of a hundredth of $W$, a sixth is lost in bfloat16, and an eighth of that in float16. Our trained
+# changes are about as large as $W$, so accuracy could not show it.
+#
+# The *sum* is rounded; computing $BA$ more precisely does not help. So keep the adapter unmerged, or merge into 32
+# bits, or into float16 if its range is enough. Test the *merged* model.
+
+# %% [markdown]
+# ## Break it
+#
+# ```python
+# return self.alpha / rank  # right
+# return self.alpha         # broken: s without the rank
+# ```
+#
+# Training with the broken line looks healthy, because it is just another α. Then the adapter is loaded where the line
+# is right. What happens?
+
+# %%
+broken = with_mistake("lora", "alpha without rank").LoRA(rank=4, alpha=8, targets=SIX)
+trained, _ = adapt(broken, violet, 1e-2, 0, SHORT)
+elsewhere = LoRA(rank=4, alpha=8, targets=SIX).attach(base())
+elsewhere.load_state_dict(trained.state_dict())
+there, here = evaluate(trained, violet).accuracy, evaluate(elsewhere, violet).accuracy
+print(f"accuracy where it was trained: {there:.2f};  loaded where s = α/r: {here:.2f}")
+
+# %% [markdown]
+# $A$ and $B$ mean nothing without $s$: store α with them.
+
+# %% [markdown]
+# ## Where to start
+#
+# For a first run we advise:
+#
+# | choice | start with | then |
+# |---|---|---|
+# | layers | all linear | fewer, to save |
+# | rank | 16 | more for many facts |
+# | α | twice the rank, fixed | rsLoRA for high ranks |
+# | learning rate | 10 × full fine-tuning's | three times more and less |
+# | merging | in 32 bits | test the merged model |
+
+# %% [markdown]
+# ## Seen here or not
+#
+# | claim | here | ledger |
+# |---|---|---|
+# | 10 × the learning rate | depends on α | [row](claims.md#learning_rate_of_lora) |
+# | LoRA+ is faster | as a larger α is | [row](claims.md#lora_plus) |
+# | q and v beat either | yes | [row](claims.md#where) |
+# | capacity is limited | yes | [row](claims.md#capacity) |
+# | full ΔW has low rank | no | [row](claims.md#low_rank_change) |
+# | only LoRA: intruders | no | [row](claims.md#intruder_dimensions) |
+
+# %% [markdown]
+# ## More exercises
+#
+# 1. *Predict, then measure.* A library "unmerges" by subtracting: $(W+\Delta W)-\Delta W$, in bfloat16. Which share
+#    of $W$'s numbers comes back at ‖ΔW‖/‖W‖ = 1, and at 0.01?
+# 2. *Write it.* The singular values of $BA$ without building $BA$. Use `torch.linalg.qr` of $B$ and of $A^\top$.
+# 3. *Find the mistake.* Someone uses columns of $U$ in φ. What is compared?
+# 4. *Design the experiment.* Show that all layers beat q and v.
+
+# %% [markdown]
+# <details><summary>Answers</summary>
+#
+# ```python
+# W, D = W.bfloat16(), torch.randn(64, 64)  # 1, below the cell on merging
+# for size in (1, 0.01):
+#     d = (D * size * W.float().norm() / D.norm()).bfloat16()
+#     print((W + d - d == W).float().mean())  # about 0.64, then 0.98
+#
+# layer = runs[0].blocks[0].attn.q  # 2
+# R_B, R_A = torch.linalg.qr(layer.B)[1], torch.linalg.qr(layer.A.T)[1]
+# print(torch.linalg.svdvals(layer.scale * R_B @ R_A.T))  # of a 16 × 16; equal to svdvals(layer.delta())[:16]
+# ```
+#
+# 3: Output directions, which say where a change writes and not what it reads.
+#
+# 4: Give both the same number of trained numbers (a higher rank on q and v), tune a learning rate for each, use the
+# same data and steps, take ten seeds, and a task on which neither is at 0 or 1.
+#
+# </details>
+
+# %% [markdown]
+# ## Questions
+#
+# Five questions that an interviewer might ask. Write a letter for each, such as `answers="abcda"`, and run the cell.
+
+# %%
+quiz("11_lora_in_practice", answers="")
+
+# %% [markdown]
+# ## In three lines
+#
+# - α and the learning rate are one choice, because $s\,\eta^2$ is what counts: fix α and tune the learning rate.
+# - Adapt all linear layers first. Buy rank for data that must be stored, not for a rule that must be learned.
+# - A merge in bfloat16 loses small changes, so test the merged model.
+#
+# ```python
+# from peft import LoraConfig
+#
+# LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", use_rslora=False)
+# ```
+#
+# LoRA [2106.09685](https://arxiv.org/abs/2106.09685), rsLoRA [2312.03732](https://arxiv.org/abs/2312.03732), LoRA+
+# [2402.12354](https://arxiv.org/abs/2402.12354), intruders [2410.21228](https://arxiv.org/abs/2410.21228), [LoRA
+# Without Regret](https://thinkingmachines.ai/blog/lora).
+
+# %% tags=["hide-input"]
+if not FAST:
+    assert best["Full"] < best["LoRA(α = 32)"] < best["LoRA(α = 2)"]
+    assert 2.5 < best["LoRA(α = 2)"] / best["LoRA(α = 32)"] < 6
+    assert abs(equal[0] / equal[1] - 1) < 1e-4
+    assert max(*scores["q"], *scores["v"], *scores["feed-forward"]) < 0.1
+    assert min(*scores["q and v"], *scores["q, k, v and o"]) > 0.9
+    easy, one_, four, sixteen = recalled.values()
+    assert one_ < 0.1 < 0.3 < four < 0.8 < 0.95 < min(easy, sixteen)
+    assert cut[8][0] > 0.9 > 0.5 > cut[4][0]
+    assert max(without for k, (_, without) in cut.items() if k > 1) < 0.05
+    assert maps["q in layer 0"][1, 1] > 0.6 > 0.2 > maps["q in layer 1"][1, 1]
+    for name in ("Full", "LoRA(α = 32)"):
+        few, more, most = (intruders[name, lr] for lr in (1e-3, 3e-3, 1e-2))
+        assert few < more < most
+    assert intruders["Full", 1e-2] > intruders["LoRA(α = 32)", 3e-3]
+    assert there > 0.95 > 0.5 > here
+lossy = [lost(W, change * 0.01 * W.norm() / change.norm(), dtype) for dtype in (torch.bfloat16, torch.float16)]
+assert 0.1 < lossy[0] < 0.2
+assert 6 < lossy[0] / lossy[1] < 10
