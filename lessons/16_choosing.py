@@ -139,7 +139,8 @@ for n in (1, 2, 4, 10):
 
 # %%
 FIELD = [c for c in TUNED_METHODS if not c.sources]  # all but AdapterFusion, which needs adapters of other tasks
-tunings = verdicts.tunings(FIELD, (blue, violet), stored())  # reads the stored runs and trains nothing
+ledger = stored()  # hands out the runs of the ledger and trains nothing
+tunings = verdicts.tunings(FIELD, (blue, violet), ledger)
 losses = {}
 for name in ("LoRA(rank=4)", "Pfeiffer(size=16)", "BitFit", str(IA3())):
     losses[name] = {lr: np.exp(score) for lr, score in tunings[name].scores.items()}  # scores are mean log losses
@@ -160,7 +161,7 @@ for lr in (0.01, 0.03, 0.1, 0.3, 1.0):
 # Each method has 500 steps of 32 examples. `compare` reads the stored runs. First violet, which has to be taught.
 
 # %%
-rows = {goal: compare(goal, FIELD, seeds=10, lab=stored()) for goal in (blue, violet)}
+rows = {goal: compare(goal, FIELD, seeds=10, lab=ledger) for goal in (blue, violet)}
 plots.bars(verdicts.by_size(rows[violet]), plots.new(8, 6.2), f"exact-match accuracy on {violet}, mean and ten seeds")
 plt.show()
 
@@ -230,7 +231,7 @@ TUNED_FOR_FEW = [(Full(), 3e-3), (LoRA(rank=4), 1e-1), (Pfeiffer(size=16), 3e-2)
 few = {}
 for method, lr in [*TUNED_FOR_FEW, (PromptTuning(length=4), 30.0)]:
     settings = {"method": method, "goal": blue, "lr": lr, "examples": 8}
-    eight = stored()(trial, [settings | {"seed": seed} for seed in range(5)])
+    eight = ledger(trial, [settings | {"seed": seed} for seed in range(5)])
     seen, unseen = [run["training_accuracy"] for run in eight], [run["accuracy"] for run in eight]
     few[str(method)] = seen, unseen
     print(
@@ -304,7 +305,7 @@ print("accuracy on violet (one seed)    0.01    0.1")
 shared = {}
 for method in (IA3(), BitFit(), QLoRA(rank=2, alpha=4), ParallelAdapter(size=16), LoRA(rank=4)):
     settings = {"method": method, "goal": violet, "seed": 100}
-    low, high = stored()(trial, [settings | {"lr": 1e-2}, settings | {"lr": 1e-1}])
+    low, high = ledger(trial, [settings | {"lr": 1e-2}, settings | {"lr": 1e-1}])
     shared[str(method)] = low["accuracy"], high["accuracy"]
     print(f"{method!s:30} {low['accuracy']:6.2f} {high['accuracy']:6.2f}")
 
