@@ -5,8 +5,8 @@
 # |---|---|---|---|
 # | 40 minutes to read and run · 90 with exercises | ●●○ | lessons 6, 10, 15 | a minute on a CPU |
 #
-# After this lesson you can train one update that several tasks share and a small private part for each of them. You can
-# also take such a model apart and say which part has learned what.
+# After this lesson you can train one update that several tasks share, with a small private part for each, and say which
+# part has learned what.
 
 # %% [markdown]
 # ## What the papers did
@@ -81,7 +81,8 @@ plt.show()
 # %% [markdown]
 # *Figure: three rows of a batch meet one weight. All of them use the frozen W and the shared B and A. Each row also
 # uses the private B and A of its own language.*
-#
+
+# %% [markdown]
 # ## Who trains what, by hand
 #
 # Let $g_i = \partial L/\partial y_i$, and let every scale be 1. $B$ appears in the outputs of all rows, so its gradient
@@ -361,12 +362,12 @@ print("each language by itself:        ", *(f"{score:.2f}" for score in alone))
 #
 # | claim | here | ledger |
 # |---|---|---|
-# | a shared update helps the task with few examples | yes | [supported](claims.md#shared_update) |
-# | a prompt is at least as good a private part | yes | [undecided](claims.md#private_prompt) |
-# | a warm start helps as well | exercise 5 | [supported](claims.md#warm_start) |
+# | a shared update helps | yes | [supported](claims.md#shared_update) |
+# | prompts are no worse | yes | [undecided](claims.md#private_prompt) |
+# | a warm start helps | exercise 5 | [supported](claims.md#warm_start) |
 #
-# The third is undecided because, for a new operation, both private parts are nearly perfect and no test could tell
-# them apart. Our languages differ in a table only; real ones differ in far more.
+# The second is undecided because, for a new operation, both private parts are nearly perfect. Our languages differ in
+# a table only; real ones differ in far more.
 
 # %% [markdown]
 # ## More exercises
@@ -377,6 +378,8 @@ print("each language by itself:        ", *(f"{score:.2f}" for score in alone))
 #    has changed?
 # 3. *Find the mistake.* Someone adds the sixth language with `attach(shared, together=True)`. At seed 0, its accuracy
 #    rises from 0.87 to 0.97. What should they measure before they are happy?
+
+# %% [markdown]
 # 4. *Design the experiment.* Perhaps any four tasks would help blue. Which control tells?
 # 5. *Write it.* A warm start: a LoRA learns `riffle+red`, then goes on with blue's eight examples (learning rate
 #    0.001).
@@ -386,13 +389,12 @@ print("each language by itself:        ", *(f"{score:.2f}" for score in alone))
 #
 # 1: From two: $2\cdot 9{,}216 = 18{,}432$ against $9{,}216 + 2\cdot 512 = 10{,}240$.
 #
-# 2: With the word `blue`, the shared update now solves 0.94, 0.92, 0.99 (seeds 0 to 2): the work is divided cleanly.
-# The whole model solves 0.97, 0.92, 0.99, slightly less than at the tuned 0.03.
+# 2: With the word `blue`, the shared update now solves 0.94, 0.92, 0.99 (seeds 0 to 2), a clean division; the whole
+# model solves 0.97, 0.92, 0.99.
 #
-# 3: The first five languages. The shared update has moved, and their mean accuracy fell from 1.00 to 0.01.
+# 3: The first five languages: their mean accuracy fell from 1.00 to 0.01.
 #
-# 4: Helpers that have as many examples but lack `riffle`: `languages.learn(base_model, languages.HELPERS_WITHOUT,
-# PRIVATE["prompt"], 8, 3e-2, seed)`. Blue solves 0.00, 0.07, 0.01.
+# 4: Four helpers without `riffle`, `languages.HELPERS_WITHOUT` in place of `NEW_OPERATION`: 0.00, 0.07, 0.01.
 #
 # ```python
 # view, _ = adapt(SHARED, task("riffle+red"), 1e-2, seed, RECIPE)  # 5
