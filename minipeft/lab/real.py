@@ -5,8 +5,10 @@ of each configuration is chosen by the validation windows, with a seed of its ow
 more until the best one lies between two worse ones. Then there are three runs with other seeds.
 """
 
-from statistics import mean
+import math
+from statistics import mean, stdev
 
+import numpy as np
 import torch
 
 from minipeft.attach import trainable
@@ -113,3 +115,31 @@ def best_runs(lab, name, seeds=SEEDS, look=None):
     method, lr = CONFIGURATIONS[name][0], tuned(lab, name).lr
     look = {"look": look} if look else {}
     return lr, lab(on_reference, [{"method": method, "lr": lr, "seed": seed} | look for seed in seeds])
+
+
+def at_their_best(lab, names):
+    """{name: its three runs at its own learning rate}; those of Full and of LoRA, r 8 tell their `spectrum` too."""
+    looks = dict.fromkeys(("Full", "LoRA, r 8"), spectrum)
+    return {name: best_runs(lab, name, look=looks.get(name))[1] for name in names}
+
+
+def valley(lab, name):
+    """{learning rate: validation loss} for all learning rates that were tried, with the tuning seed."""
+    return {lr: math.exp(logarithm) for lr, logarithm in tuned(lab, name).scores.items()}
+
+
+def frontier(lab, name):
+    """[(learning rate, test loss, loss on the base's own words)] for all that were tried, with the tuning seed."""
+    found = tried(lab, CONFIGURATIONS[name][0], list(valley(lab, name)))
+    return [(lr, run["loss"], run["own"]) for lr, run in found.items()]
+
+
+def over_seeds(runs, what="windows"):
+    """The loss on each test window, or on each text that the base has `said`: an array of means over the runs."""
+    return np.mean([run[what] for run in runs], axis=0)
+
+
+def paired(first, second):
+    """The mean of second − first, text by text, in units of its standard error: the t of a paired comparison."""
+    differences = [b - a for a, b in zip(first, second, strict=True)]
+    return mean(differences) * math.sqrt(len(differences)) / stdev(differences)
