@@ -48,6 +48,10 @@ def layers_of(model):
 
 
 def summary(model):
-    """One line: `trainable: 512 of 110,908 (0.46 %)`, in parameters, of those that the base has."""
-    base, new = (sum(p.numel() for p in ps) for ps in (detach(model).parameters(), trainable(model).values()))
+    """One line: `trainable: 512 of 110,908 (0.46 %)`, in parameters, of those that the base has.
+
+    Of several views together, a MultiTask, the base counts once.
+    """
+    one = next(iter(getattr(model, "views", {}).values()), model)
+    base, new = (sum(p.numel() for p in ps) for ps in (detach(one).parameters(), trainable(model).values()))
     return f"trainable: {new:,} of {base:,} ({100 * new / base:.2f} %)"

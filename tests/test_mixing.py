@@ -29,7 +29,7 @@ from minipeft.mixing import MultiTask
 from minipeft.models.vision import VisionConfig, ViT
 from minipeft.tasks import EOS, FIRST_LETTER, Together, encode, task
 from minipeft.training import evaluate, fit
-from minipeft.views import move
+from minipeft.views import move, summary
 from minipeft.worlds.pictures import Digits
 from tests.models import BOS, T, bits, close, make, rows, same_bits, stirred
 
@@ -469,3 +469,11 @@ def test_a_base_that_was_moved_is_followed():
     for view in several.views.values():
         move(view, torch.float64)
     close(several(tokens, ["a", "b", None]), before.double(), 1e-4)
+
+
+def test_the_base_counts_once_however_many_views_stand_on_it():
+    model = make()
+    several = MultiTask({name: LoRA(rank=1).attach(model) for name in "abc"})
+    size = sum(p.numel() for p in model.parameters())
+    new = sum(p.numel() for p in trainable(several).values())
+    assert summary(several) == f"trainable: {new:,} of {size:,} ({100 * new / size:.2f} %)"
