@@ -438,8 +438,8 @@ print(f"\ntwo processes:\n{heard}")
 # ## What it costs: memory
 #
 # **Checkpointing** keeps only the input of each block and computes its inside again in the backward pass. For 30 blocks
-# of width 576 and 288 tokens that is $30·288·576·4$ bytes, 20 MB; the logits, 57 MB, stay. **bfloat16** should halve
-# the 540 MB of weights, and the activations.
+# of width 576 and 264 tokens that is $30·264·576·4$ bytes, 18 MB; the logits, 52 MB, stay. So we predict 70 MB.
+# **bfloat16** should halve the 540 MB of weights, and the activations.
 
 
 # %%
@@ -466,8 +466,8 @@ plt.show()
 # *Figure: memory of a training step of LoRA on SmolLM2 in four settings. Checkpointing saves activations; bfloat16
 # saves weights and some activations.*
 #
-# Guess 3: bfloat16 halves the weights, but not all activations: norms and the softmax stay in 32 bits. With
-# checkpointing, one block's activations come on top in the backward pass.
+# Guess 3: bfloat16 halves the weights, but not all activations: norms and the softmax stay in 32 bits. Checkpointing
+# keeps 71 MB of 333; in the backward pass, one block's activations come on top.
 #
 # ## A and B stay in 32 bits
 #
