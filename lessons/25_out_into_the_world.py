@@ -467,11 +467,11 @@ plt.show()
 # saves weights and some activations.*
 #
 # Guess 3: bfloat16 halves the weights, but not all activations: norms and the softmax stay in 32 bits. Checkpointing
-# keeps 71 MB of 333; in the backward pass, one block's activations come on top.
+# keeps 71 MB of 333; in the backward pass, one block comes on top.
 #
 # ## A and B stay in 32 bits
 #
-# `prepared` left A and B in 32 bits. Why? We train 20 steps on the toy base (one seed).
+# Why? We train 20 steps on the toy base (one seed).
 
 # %%
 a = torch.tensor(0.1, dtype=torch.bfloat16)
