@@ -339,7 +339,7 @@ plt.show()
 
 # %% [markdown]
 # *Figure: where weights lie in their cells. Only a weight in the narrow bands at the borders can change its code: some
-# of W do, none of Ŵ + ΔW. The peak of W is each block's absmax, a level itself.*
+# of W lie there, none of Ŵ + ΔW. The peak of W is each block's absmax, a level itself.*
 #
 # So keep the adapter beside the codes, or merge in full precision; for four bits, round W + ΔW.
 #
