@@ -2,9 +2,9 @@
 
     python -m benchmarks.memory                (Linux; needs requirements-real.txt; about two minutes)
 
-Each method trains SmolLM2 in a process of its own, two steps of four windows of 64 tokens. Measured is by how much the
-resident memory rises during these steps, and the weights, which are there before. The allocator is told to hand back
-what is freed, since otherwise the order of allocations counts as well. Predicted is the sum of
+Each method trains SmolLM2 in a process of its own, two steps of four windows of 64 tokens. It measures by how much
+the resident memory rises during these steps, and adds the weights, which are there before. The allocator is told to
+hand back what is freed, since otherwise the order of allocations counts as well. The prediction is the sum of
 
     weights       of the base, and of the method
     gradients     of what is trained

@@ -4,7 +4,7 @@
 
 LoRA of rank 4 on q and v, and a prompt of four vectors, learn from 16 new examples a step: in a worker of headless
 Chromium and in PyTorch on one thread. The two take turns. Time is that of the CPU; for the browser, that of all its
-processes. Printed are the median and the quartiles over rounds.
+processes. It prints the median and the quartiles over rounds.
 """
 
 import argparse

@@ -91,7 +91,7 @@ class Subspace(Method):
     "LoRA learns as much as full fine-tuning until the data exceed its capacity, and less beyond it",
     source="Schulman and Thinking Machines Lab 2025, LoRA Without Regret, thinkingmachines.ai/blog/lora",
     quote="For datasets that exceed LoRA capacity, LoRA underperforms FullFT.",
-    lesson=10,
+    lesson=11,
 )
 def capacity(f):
     """Random words with random answers have no rule; they can only be memorised, and each answer has 24 bits. What is
@@ -153,7 +153,7 @@ def least_dimension(accuracies, whole):
     source="Aghajanyan et al. 2021, Intrinsic Dimensionality Explains the Effectiveness of Language Model Fine-Tuning, "
     "arXiv:2012.13255",
     quote="larger models tend to have lower intrinsic dimension after a fixed number of pre-training updates",
-    lesson=10,
+    lesson=11,
 )
 def intrinsic_dimension(f):
     """All weights move within a random subspace, θ = θ₀ + P z, and only z is trained, as in Li et al. 2018,

@@ -87,7 +87,8 @@ def scores(entries):
 def before_the_source(f):
     """A prefix of four vectors at one place, for another order and other letters at once, given without an
     instruction. The paper's prompt stands in front of T5's source. Each place that fails is tuned; those that succeed
-    have the learning rate 0.3. The control is a new duty, to stop after three letters when everything else is told."""
+    have the learning rate 0.3. The control is a new duty, to stop after three letters while the instruction names all
+    the rest."""
     runs = f.race({"encoder": {"method": prefix("encoder"), "lr": RATE}}, goal=BOTH, **PAIRS)
     runs |= f.race({place: prefix(place) for place in ("memory", "decoder")}, goal=BOTH, **PAIRS)
     every = all_places(f)

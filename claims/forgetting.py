@@ -477,7 +477,7 @@ def sequence(way, lr, seed, recipe=TURN):
 )
 def in_sequence(f):
     """Three tasks with marks of their own, 120 steps each: one model fine-tuned in full, one LoRA, and a LoRA for each
-    task; as a control, one model fine-tuned on all three at once. Compared is the accuracy on the first two tasks
+    task; as a control, one model fine-tuned on all three at once. We compare the accuracy on the first two tasks
     after the third."""
     ways = {"one model": "full", "one LoRA": "lora", "a LoRA for each": "deltas", "all at once": "together"}
     runs = f.race({name: {"way": way} for name, way in ways.items()}, experiment=sequence)

@@ -62,7 +62,7 @@ class OtherStart(LoRA):
     "At an equal budget, adapting q and v together beats adapting one matrix",
     source="Hu et al. 2022, LoRA, §7.1 and table 5, arXiv:2106.09685",
     quote="Adapting both Wq and Wv gives the best performance overall.",
-    lesson=10,
+    lesson=11,
 )
 def where(f):
     """2,048 numbers in different places, on a table that the base has never seen: rank 8 in one matrix, 4 in two."""
@@ -88,7 +88,7 @@ def where(f):
     "With as many numbers, LoRA on all linear layers beats attention alone and the feed-forward layers alone",
     source="Schulman and Thinking Machines Lab 2025, LoRA Without Regret, thinkingmachines.ai/blog/lora; Dettmers et "
     "al. 2023, QLoRA, §4, arXiv:2305.14314, which does not hold the numbers equal",
-    lesson=10,
+    lesson=11,
 )
 def all_linear(f):
     """About 2,304 numbers on all six kinds of matrices, on the four of attention, or on the two of the feed-forward
@@ -166,7 +166,7 @@ def accuracy_with(base, moves, parts, some, goal):
 @claim(
     "The change that full fine-tuning makes to a weight has a low rank",
     source="Hu et al. 2022, LoRA, §4.1, arXiv:2106.09685",
-    lesson=10,
+    lesson=11,
 )
 def low_rank_change(f):
     """Full fine-tuning of all twelve matrices. Then each change ΔW is cut to its k largest singular values. Low rank
@@ -293,7 +293,7 @@ def times(a, b):
     "LoRA's best learning rate is ten times that of full fine-tuning, whatever the rank",
     source="Schulman and Thinking Machines Lab 2025, LoRA Without Regret, https://thinkingmachines.ai/blog/lora",
     quote="the optimal LR for LoRA is consistently 10x the one used for FullFT in the same application",
-    lesson=10,
+    lesson=11,
 )
 def learning_rate_of_lora(f):
     """Full fine-tuning of all weights, and LoRA on all linear layers with α = 32 as in the article. Six learning rates

@@ -57,7 +57,7 @@ def with_weights(weights):
 
 @dataclass(frozen=True)
 class Training:
-    """Windows from all over the topics for training, so many. Who only rounds has not trained on them."""
+    """Windows from all over the topics for training, so many. A model that was only rounded has not trained on them."""
 
     windows: int = 60
 

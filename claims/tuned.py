@@ -99,7 +99,7 @@ def variants_tie_when_tuned(f):
     "Larger batches cost LoRA more nats than full fine-tuning",
     source="Schulman and Thinking Machines Lab 2025, LoRA Without Regret, thinkingmachines.ai/blog/lora",
     quote="In some scenarios, LoRA is less tolerant of large batch sizes than full fine-tuning",
-    lesson=10,
+    lesson=11,
 )
 def large_batches(f):
     """Full fine-tuning and LoRA of rank 4 on all matrices learn a new table from 16,000 examples: in batches of 8, 32

@@ -535,10 +535,16 @@ def pissa_faster(f):
     B than LoRA, so a LoRA with a larger α stands beside it."""
     methods = {"LoRA": LoRA(rank=4), "PiSSA": PiSSA(rank=4), "LoRA, α = 128": LoRA(rank=4, alpha=128)}
     lora, principal, strong = f.race(methods, goal=NEW, recipe=HUNDRED).values()
-    same = f.race({"PiSSA at LoRA's rate": PiSSA(rank=4)}, goal=NEW, recipe=HUNDRED, lr=lora.lr)
+    same = f.race({"PiSSA at LoRA's learning rate": PiSSA(rank=4)}, goal=NEW, recipe=HUNDRED, lr=lora.lr)
     f.ahead("PiSSA has a lower mean loss while training", principal, lora, "area")
     f.ahead("PiSSA has a lower loss after 100 steps", principal, lora, "loss")
-    f.ahead("at LoRA's learning rate, PiSSA has a lower loss", same["PiSSA at LoRA's rate"], lora, "loss", aside=True)
+    f.ahead(
+        "at LoRA's learning rate, PiSSA has a lower loss",
+        same["PiSSA at LoRA's learning rate"],
+        lora,
+        "loss",
+        aside=True,
+    )
     f.ahead("PiSSA has a lower loss than LoRA with α = 128", principal, strong, "loss", aside=True)
     f.result = (
         f"After 100 steps PiSSA solves {solved(principal)} of the unseen examples and LoRA "

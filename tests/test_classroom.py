@@ -683,7 +683,7 @@ def test_one_body_is_asked_about_alone(tmp_path):
     assert [line for line in lines if line.startswith("LoRAEmbedding.delta: ")], "a line for each body that is wrong"
     alone = desk.check_file(path, only="LoRALinear.delta")
     assert alone.passed
-    assert alone.text() == "lora: right, as far as it was asked for: LoRALinear.delta."
+    assert alone.text() == "lora: right (LoRALinear.delta)."
     report = desk.check_file(path, only="LoRAEmbedding.delta")
     assert list(report.stubs) == ["LoRAEmbedding.delta"]
     assert report.finding.stub == "LoRAEmbedding.delta"
@@ -1001,3 +1001,29 @@ def test_a_function_of_a_notebook_takes_the_place_of_the_projects_everywhere(cap
     assert transformer.attend(*torch.ones(3, 1, 1, 2, 4), mask="causal")[1][0, 0, 0].tolist() == [1, 0]
     using.give_back("attention")
     assert transformer.attend is ours
+
+
+@pytest.mark.parametrize(
+    ("name", "ids", "lines"),
+    [
+        (
+            "lora",
+            ("no scale", "dropout left out"),
+            {"self.scale * self.B)": "self.B)", "self.dropout(x), self.A": "x, self.A"},
+        ),
+        (
+            "attention",
+            ("divided by the width", "mask inverted"),
+            {"math.sqrt(q.shape[-1])": "q.shape[-1]", "(~mask,": "(mask,"},
+        ),
+    ],
+)
+def test_two_mistakes_at_once_in_one_body_are_both_named(name, ids, lines, tmp_path):
+    text, exercise = get_exercise(name).reference(), get_exercise(name)
+    for old, new in lines.items():
+        text = text.replace(old, new, 1)
+    path = tmp_path / f"{name}.py"
+    path.write_text(text)
+    report, known = diagnose(name, path), {m.id: m for m in exercise.mistakes}
+    assert report.finding.mistake.id == " + ".join(ids)
+    assert all(known[i].what in report.text() and known[i].hint in report.text() for i in ids)

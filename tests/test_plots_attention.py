@@ -121,9 +121,9 @@ def test_fusion_weights_are_means_over_what_is_no_padding():
         assert np.allclose(image.sum(0), 1, atol=1e-5)
         for t in range(T):
             assert np.allclose(image[:, t], α[mask[:, t], t].mean(0), atol=1e-6)
-        sums = [text.get_text() for text in ax.texts if "±" in text.get_text() and "mean" not in text.get_text()]
-        assert sums == [f"{α[mask][:, n].mean():.2f} ± {α[mask][:, n].std(correction=0):.2f}" for n in range(2)]
         assert [text.get_text() for text in ax.get_yticklabels()] == ["one", "two"]
         assert ax.get_ylabel()
     assert [text.get_text() for text in axes[-1].get_xticklabels()] == list("abcdefg")
+    assert [text.get_text() for text in axes[-1].get_xticklabels()] == list("abcdefg")
     assert axes[-1].get_xlabel()
+    assert "α" in axes[0].figure.axes[-1].get_ylabel(), "a colour bar"

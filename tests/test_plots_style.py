@@ -7,7 +7,7 @@ import pytest
 from minipeft import plots
 from minipeft.methods import METHODS
 from minipeft.plots import style
-from minipeft.plots.style import FAMILIES, HUES, dash, mark, readable, shades
+from minipeft.plots.style import FAMILIES, HUES, contrast, dash, mark, readable, shades
 from tests.figures import flaws
 
 pytestmark = pytest.mark.usefixtures("figures")
@@ -60,13 +60,16 @@ def test_text_can_be_read_on_every_colour():
     assert [readable(colour) for colour in ("#ffffff", "#56b4e9", "#002b4d", "#000000")] == [
         plots.INK, plots.INK, "white", "white",
     ]  # fmt: skip
+    for amount in np.linspace(0, 1, 50):
+        colour = plots.AMOUNT(amount)[:3]
+        assert contrast(readable(colour), colour) >= 4.5, amount
 
 
 def test_a_heatmap_leaves_out_what_is_masked_and_counts_from_where_it_is_told():
     ax = plots.new(3, 3)
     style.heatmap(ax, np.ma.masked_greater([[0.0, 1.0], [0.5, 9.0]], 2), plots.AMOUNT, 0, 1, "{:.1f}", first=1)
     assert [(t.get_text(), t.get_position()) for t in ax.texts] == [("0.0", (1, 1)), ("1.0", (2, 1)), ("0.5", (1, 2))]
-    assert [t.get_color() for t in ax.texts] == [plots.INK, "white", "white"]
+    assert [t.get_color() for t in ax.texts] == [plots.INK, "white", "black"]
     assert ax.images[0].get_extent() == [0.5, 2.5, 2.5, 0.5]
     ax.set(xticks=[1, 2], yticks=[1, 2])
 

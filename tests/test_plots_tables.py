@@ -36,6 +36,11 @@ def test_the_sheet_has_a_row_for_each_method_and_a_cell_for_each_number():
     assert colours[0] == colours[3] == colours[4]
 
 
+def test_a_long_name_of_a_column_is_broken():
+    ax = plots.scorecard({"Full": {"training memory, kB": 1, "of\nmine, and long": 2}})
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["training\nmemory, kB", "of\nmine, and long"]
+
+
 def test_every_answer_leads_to_a_box_and_methods_have_their_hue():
     tree = (
         "Does it know?",

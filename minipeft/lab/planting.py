@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minipeft.attach import trainable
 from minipeft.bases import base
 from minipeft.tasks import Mixture
 from minipeft.training import RECIPE, TEST, schedule
@@ -52,9 +51,9 @@ def plant(places, seed):
 
 
 @torch.no_grad()
-def distance(student, teacher, size=500):
-    """Mean squared difference of the logits on unseen examples."""
-    tokens = Mixture().batch(size, torch.Generator().manual_seed(TEST)).tokens
+def distance(student, teacher, seed=TEST):
+    """Mean squared difference of the logits on 500 unseen examples, which the seed draws."""
+    tokens = Mixture().batch(500, torch.Generator().manual_seed(seed)).tokens
     return F.mse_loss(student(tokens), teacher(tokens)).item()
 
 
@@ -64,26 +63,31 @@ def teacher_and_gap(places, seed):
     return teacher, distance(base(), teacher)
 
 
-def imitate(method, places, lr, seed, recipe=RECIPE):
-    """Train a student to imitate the teacher of `places`; the seed draws teacher, start and data.
-
-    Returns the student, and the error that it leaves on unseen examples, as a share of the bare base's.
-    """
+def trained(method, places, lr, seed, recipe=RECIPE):
+    """Train a student to imitate the teacher of `places`; the seed draws teacher, start and data. Returns both."""
     teacher, gap = teacher_and_gap(tuple(places.items()), seed)
     torch.manual_seed(seed)
     student = method.attach(base())
-    parameters = list(trainable(student).values())
-    optimizer = torch.optim.AdamW(parameters, lr, recipe.betas, weight_decay=recipe.weight_decay)
-    generator, warmup = torch.Generator().manual_seed(seed), round(recipe.warmup * recipe.steps)
+    groups = method.groups(student, lr)
+    optimizer = torch.optim.AdamW(groups, betas=recipe.betas, weight_decay=recipe.weight_decay)
+    warmup = round(recipe.warmup * recipe.steps)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, recipe.steps, warmup))
+    generator = torch.Generator().manual_seed(seed)
     for step in range(recipe.steps):
-        optimizer.param_groups[0]["lr"] = lr * schedule(step, recipe.steps, warmup)
         tokens = Mixture().batch(recipe.batch_size, generator).tokens
         with torch.no_grad():
             wanted = teacher(tokens)
         loss = F.mse_loss(student(tokens), wanted) / gap
         optimizer.zero_grad()
         (loss + method.regularizer(student)).backward()
-        nn.utils.clip_grad_norm_(parameters, recipe.clip)
+        nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], recipe.clip)
         optimizer.step()
         method.after_step(student, step, recipe.steps)
-    return student, distance(student, teacher) / gap
+        scheduler.step()
+    return student, teacher
+
+
+def imitate(method, places, lr, seed, recipe=RECIPE):
+    """The student that `trained` gives, and the error that it leaves, as a share of the bare base's."""
+    student, teacher = trained(method, places, lr, seed, recipe)
+    return student, distance(student, teacher) / distance(base(), teacher)

@@ -130,8 +130,6 @@ def fusion_weights(weights, names, mask=None, words=None, axes=None):
         names: of the N adapters, the tasks they were trained on.
         mask: (B, T), False at padding, which is left out.
         words: names of the T positions; their numbers if None.
-
-    At the right, mean and standard deviation over all tokens.
     """
     (B, T, N), layers = next(iter(weights.values())).shape, len(weights)
     if axes is None:
@@ -142,16 +140,13 @@ def fusion_weights(weights, names, mask=None, words=None, axes=None):
     for (path, α), ax in zip(weights.items(), axes, strict=True):
         α = α.detach().float().cpu().numpy()
         mean = np.einsum("btn,bt->nt", α, real / real.sum(0).clip(1))  # (N, T)
-        tokens = α[real > 0]  # (tokens, N)
-        heatmap(ax, np.ma.masked_where(empty, mean), AMOUNT, 0, 1, "{:.2f}", aspect="auto")
+        image = heatmap(ax, np.ma.masked_where(empty, mean), AMOUNT, 0, 1, "{:.2f}", aspect="auto")
         ax.set_facecolor(PALE)
-        for n, (average, spread) in enumerate(zip(tokens.mean(0), tokens.std(0), strict=True)):
-            say(ax, T - 0.3, n, f"{average:.2f} ± {spread:.2f}", align="left")
         ax.set_yticks(range(N), names)
         ax.set_xticks(range(T), range(T) if words is None else words)
         ax.set_title(path.replace("blocks.", "block "), fontsize=9, loc="left")
         ax.set_ylabel("adapter of")
         ax.spines[:].set_visible(False)
-    say(axes[0], T - 0.3, -0.62, "mean ± s. d.\nover tokens", align="left", va="bottom")
-    axes[-1].set_xlabel("token at which the adapters are mixed (cells: mean of α)")
+    axes[-1].set_xlabel("token at which the adapters are mixed")
+    axes[0].figure.colorbar(image, ax=list(axes), pad=0.01).set_label("attention α, mean over examples")
     return axes

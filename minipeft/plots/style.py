@@ -81,9 +81,22 @@ def darker(colour):
     return tuple(0.6 * np.array(to_rgb(colour)))
 
 
+def luminance(colour):
+    """Relative luminance, 0 to 1, as the guidelines for accessible pages (WCAG 2.1) define it."""
+    channels = np.array(to_rgb(colour))
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return linear @ (0.2126, 0.7152, 0.0722)
+
+
+def contrast(one, other):
+    """Contrast ratio of two colours, 1 to 21; text wants 4.5."""
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
 def readable(colour):
-    """In which colour text can be read on this one."""
-    return "white" if np.dot(to_rgb(colour), (0.30, 0.59, 0.11)) < 0.5 else INK
+    """In which colour text can be read on this one: dark grey where that is enough, else black or white."""
+    return INK if contrast(INK, colour) >= 4.5 else max("black", "white", key=lambda text: contrast(text, colour))
 
 
 def short(name):

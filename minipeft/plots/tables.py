@@ -28,12 +28,13 @@ BETTER = LinearSegmentedColormap.from_list("better", ["#ffffff", "#7cc7ae"])
 def scorecard(table, more=(), ax=None):
     """One row for each method, one column for each thing measured; in each column the better is the greener.
 
-    table: {method: {column: number, True, False or None}}; a line break in a column's name is kept, None was not
-    measured and is grey. more: the columns of shares from 0 to 1, where more is better; elsewhere less is. Numbers that
-    spread over more than a factor of ten are shaded by their logarithm.
+    table: {method: {column: number, True, False or None}}; a long name of a column is broken, unless it has a line
+    break of its own; None was not measured and is grey. more: the columns of shares from 0 to 1, where more is better;
+    elsewhere less is. Numbers that spread over more than a factor of ten are shaded by their logarithm.
     """
     columns = list(next(iter(table.values())))
-    ax = grid(ax or new(min(1.9 + 0.75 * len(columns), 9), 0.7 + 0.25 * len(table)), list(table), columns)
+    names = [name if "\n" in name else textwrap.fill(name, 11) for name in columns]
+    ax = grid(ax or new(min(1.9 + 0.75 * len(columns), 9), 0.7 + 0.25 * len(table)), list(table), names)
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     for x, column in enumerate(columns):

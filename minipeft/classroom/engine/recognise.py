@@ -1,6 +1,7 @@
 """Which mistake explains what was observed: the reference with each known mistake in it, looked at in the same way."""
 
 import ast
+import itertools
 from functools import cache
 
 from minipeft.classroom.engine import diffs, source
@@ -12,6 +13,7 @@ from minipeft.classroom.engine.report import Finding
 
 PLAIN = "plain rule"
 SHARE = 0.5  # of what differs, a mistake has to explain at least so much
+PAIRS = 150  # of mistakes that are tried together, at most
 
 
 @cache
@@ -93,7 +95,8 @@ def recognise(exercise, got, seed=None, stubs=(), whole=None):
     """(the mistake that these observations look like, the names of those that it explains), or (None, []).
 
     First one in these bodies that explains half of what differs; then one anywhere that explains all of it; then one
-    anywhere that explains everything that differs in the whole solution: bodies may be wrong only together.
+    anywhere that explains everything that differs in the whole solution: bodies may be wrong only together. Last two
+    that were made at once in these bodies.
     """
     if exercise.chosen(seed):  # whoever follows the paper in everything is told so, whatever else it looks like
         wrong = differing(expected(exercise, seed), got)
@@ -104,7 +107,7 @@ def recognise(exercise, got, seed=None, stubs=(), whole=None):
     for some, seen, share in ((inside, got, SHARE), (known, got, 1.0 if stubs else SHARE), (known, whole or got, 1.0)):
         if (found := best(exercise, some, seen, seed, share))[0]:
             return found
-    return None, []
+    return both(exercise, got, seed, stubs)
 
 
 def best(exercise, some, got, seed, share):
@@ -120,6 +123,34 @@ def best(exercise, some, got, seed, share):
     most = max(map(len, found.values()), default=0)
     first, *others = [(m, names) for m, names in found.items() if len(names) == most] or [(None, [])]
     return (None, []) if others else first
+
+
+def both(exercise, got, seed, stubs):
+    """Two known mistakes that, made at once in these bodies, show all that differs; as one. (None, []) if no such pair,
+    or more than one, is found. By itself, neither of them may show what is not there."""
+    right = expected(exercise, seed)
+    wrong, able, found = differing(right, got), {}, {}
+    for mistake, form in forms(exercise, seed):
+        hunks = tuple(hunk for hunk in mistake.diffs[form] if hunk.scope in stubs)
+        if hunks and len(shows := differing(right, with_hunks(exercise, hunks, seed))) > 0 and {*shows} <= {*wrong}:
+            able.setdefault(hunks, mistake)
+    for one, other in itertools.islice(itertools.combinations(able, 2), PAIRS):
+        a, b = able[one], able[other]
+        seen = with_hunks(exercise, (*one, *other), seed) if a is not b else None
+        if seen and not differing(seen, got):
+            what, hint = f"two things at once: {a.what}; and {b.what}", f"{a.hint} {b.hint}"
+            found[a.id, b.id] = Mistake(f"{a.id} + {b.id}", ((*one, *other),), what, a.question, hint)
+    return (next(iter(found.values())), wrong) if len(found) == 1 else (None, [])
+
+
+@cache
+def with_hunks(exercise, hunks, seed):
+    """What is observed of the reference with these edits; None where they exclude each other."""
+    try:
+        text = exercise.with_edits(hunks, seed)
+    except ValueError:
+        return None
+    return text and observe(exercise, source.load(ast.parse(text), "edited", text))
 
 
 def explained(exercise, mistake, form, got, wrong, seed=None):

@@ -69,7 +69,7 @@ class Report:
         if self.passed and whole:
             return "\n".join([f"{x.name}: right. All {len(x.observations)} observations agree.", *self.notes])
         if self.passed:
-            return "\n".join([f"{x.name}: right, as far as it was asked for: {', '.join(self.stubs)}.", *self.notes])
+            return "\n".join([f"{x.name}: right ({', '.join(self.stubs)}).", *self.notes])
         empty = [name for name, state in self.stubs.items() if state == "not written yet"]
         if len(empty) == len(self.stubs):
             return "\n".join([f"{x.name}: not written yet ({', '.join(empty)})", *self.notes])

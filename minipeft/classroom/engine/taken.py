@@ -1,6 +1,6 @@
 """Which of a student's own statements go into the reference, and what is said of those that do not.
 
-Taken are imports of what is in ALLOWED, or of modules that the reference imports from; functions and classes; and
+It takes imports of what is in ALLOWED, or of modules that the reference imports from; functions and classes; and
 assignments that only build a value which these use: from literals, names that are there, attributes, operators, lambdas
 and calls of what is in BUILDERS. An `if` or `try` around such statements stays around them. Nothing else runs, so a
 notebook may train, plot and open files as it likes. Names that the reference has keep the reference's meaning.

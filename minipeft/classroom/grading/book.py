@@ -137,9 +137,10 @@ class Book:
         found = Counter((mistake, observation) for r in self.graded(exercise) for _, observation, mistake in r.findings)
         by = Counter()
         for (mistake, observation), count in found.items():
-            if m := known.get(mistake):
+            made = [known[name] for name in (mistake or "").split(" + ") if name in known]  # two may be made at once
+            for m in made:
                 by[m.what, m.hint] += count
-            else:
+            if not made:
                 by[says.get(observation, observation), ""] += count
         return [(count, what, hint) for (what, hint), count in by.most_common()]
 
