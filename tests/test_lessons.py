@@ -1,5 +1,6 @@
 """The lessons: each notebook is its source, executed, within its budgets; each source runs as a script."""
 
+import ast
 import importlib.util
 import json
 import re
@@ -10,6 +11,9 @@ import matplotlib.pyplot as plt
 import nbformat
 import pytest
 
+from minipeft.classroom import questions, using
+from minipeft.classroom.engine import reading
+from minipeft.classroom.engine.exercise import get_exercise
 from minipeft.published import smollm2
 
 FOLDER = Path(__file__).parents[1] / "lessons"
@@ -123,3 +127,78 @@ def test_the_lesson_runs_as_a_script(source, monkeypatch, tmp_path):
         assert not plt.get_fignums(), "a figure is drawn but not shown"
     finally:
         plt.close("all")
+
+
+def visible(source):
+    return [cell.source for cell in code(build.notebook(source)) if build.HIDDEN not in cell.metadata.get("tags", ())]
+
+
+@each_lesson
+def test_what_a_reader_sees_holds_no_assert_no_fast_dial_and_no_parsing(source):
+    for cell in visible(source):
+        found = re.findall(r"^\s*assert\b|\bFAST\b|\bjson\b|register_forward", cell, flags=re.MULTILINE)
+        assert not found, f"{found} in a visible cell: put it into a hidden one, or into the package\n{cell}"
+
+
+@each_lesson
+def test_the_lesson_ends_with_its_five_questions(source):
+    assert any(f'quiz("{source.stem}", answers="")' in cell for cell in visible(source))
+    assert len(questions.questions_of(source.stem)) == 5
+
+
+def checked_in(cell):
+    """The exercises that a cell checks."""
+    calls = [n for n in ast.walk(ast.parse(cell)) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "check"]
+    return [call.args[0].value for call in calls]
+
+
+def of_checks(cell):
+    """What a cell defines and checks, without what it does besides."""
+    tree = ast.parse(cell)
+    tree.body = [n for n in tree.body if not isinstance(n, ast.Expr) or "check(" in ast.unparse(n)]
+    return tree
+
+
+def solved(cell, exercises):
+    """The same with the project's own bodies in place of those that a reader is to write or to mend."""
+    tree = of_checks(cell)
+    for exercise in exercises:
+        ours = reading.functions(exercise.tree())
+        for name, (_, node) in reading.functions(tree).items():
+            if name in exercise.stubs and isinstance(node, ast.FunctionDef):
+                node.args, node.body = ours[name][1].args, ours[name][1].body
+    return tree
+
+
+CHECKS = [
+    pytest.param(source, cell, id=f"{source.stem}-{'-'.join(checked_in(cell))}")
+    for source in build.sources()
+    for cell in visible(source)
+    if checked_in(cell)
+]
+
+
+@pytest.mark.parametrize(("source", "cell"), CHECKS)
+def test_what_a_lesson_asks_for_is_blank_or_wrong_and_can_end_in_right(source, cell, capsys):
+    exercises = [get_exercise(name) for name in checked_in(cell)]
+    lesson = ast.parse("\n".join(visible(source)))
+    imports = ast.Module([n for n in lesson.body if isinstance(n, ast.Import | ast.ImportFrom)], [])
+    for tree, wanted in ((of_checks(cell), 0), (solved(cell, exercises), len(exercises))):
+        names = {"__name__": "__main__"}
+        exec(compile(imports, source.name, "exec"), names)
+        exec(ast.unparse(tree), names)
+        said = capsys.readouterr().out
+        right = [x.name for x in exercises if re.search(rf"^{x.name}: right\b(?! so far)", said, flags=re.MULTILINE)]
+        assert len(right) == wanted, said
+    using.give_back()
+
+
+@each_lesson
+def test_folded_answers_open_and_close_in_one_cell(source):
+    for cell in built(source).cells:
+        assert cell.source.count("<details") == cell.source.count("</details>"), cell.source
+
+
+def test_the_interview_has_eighty_questions_and_more():
+    assert {source.stem for source in build.sources()} == {*questions.lessons()}
+    assert sum(len(questions.questions_of(lesson)) for lesson in questions.lessons()) >= 80
