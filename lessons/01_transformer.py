@@ -23,7 +23,7 @@
 # 1. Without the instruction it sees only the word. What will it answer?
 # 2. It knows `reverse` and it knows `blue`, but in training it never met both in one instruction. How often will it
 #    solve the two together?
-# 3. It has eight attention heads. How many of them can it lose, one at a time, and still reverse a word?
+# 3. It has eight attention heads. How many of them are such that the model can do without *that one alone*?
 
 # %%
 import copy
@@ -159,8 +159,8 @@ print(inspect.getsource(transformer.Block.forward))
 # %% [markdown]
 # ## From text to logits
 #
-# Each token becomes a vector of 64 numbers: one for *what* it is, plus one for *where* it stands, counted from the
-# colon. All words of the instruction share place 0. In a block, each vector gives a query, a key and a value to each of
+# Each token becomes a vector of 64 numbers: one for *what* it is, plus one for *where* it stands. The colon has
+# place 1; the words before it share place 0. In a block, each vector gives a query, a key and a value to each of
 # four **heads**, which have 16 numbers each. The layer `o` mixes what they have read. The last layer makes 60
 # **logits**: a score for each next token.
 
@@ -213,7 +213,7 @@ plt.show()
 
 # %% [markdown]
 # *Figure: the two weights for two layers of four heads. Head 0 of layer 1 gives 0.97 of its weight to the needed
-# letter, head 3 of layer 0 gives 0.92 to the word next, and no other head does either.*
+# letter, head 3 of layer 0 gives 0.92 to the word next. No other head gives more than 0.15 to either.*
 #
 # Nobody built them, but here they are: one head finds the **letter**, one reads the **table**. Their maps for our
 # example:
@@ -237,23 +237,26 @@ plt.show()
 
 
 # %%
-def mute(model, layer, head):
+def mute(model, *heads):
     muted = copy.deepcopy(model)
-    muted.blocks[layer].attn.o.weight[:, 16 * head : 16 * head + 16] = 0
+    for layer, head in heads:
+        muted.blocks[layer].attn.o.weight[:, 16 * head : 16 * head + 16] = 0
     return muted
 
 
-accuracy = [[evaluate(mute(model, i, j), reverse_next, UNSEEN).accuracy for j in range(4)] for i in range(2)]
+accuracy = [[evaluate(mute(model, (i, j)), reverse_next, UNSEEN).accuracy for j in range(4)] for i in range(2)]
 plots.heads({"reverse next without this head": accuracy}, "exact-match\naccuracy")
 plt.show()
+four_less = mute(model, (0, 0), (1, 1), (1, 2), (1, 3))
+print(f"without these four heads together: {evaluate(four_less, reverse_next, UNSEEN).accuracy:.2f}")
 
 # %% [markdown]
 # *Figure: accuracy on reverse next when one head is mute. Four heads are needed. Without one of the other four, nearly
 # all examples are still solved.*
 #
-# An example counts only if *every* token of its answer is right: that is **exact-match accuracy**. **Guess 3:** the
-# base can lose four of eight. Both heads that we found are needed. So are two more, which read neither the letter nor
-# the table. Exercise 3 asks why.
+# An example counts only if *every* token of its answer is right: that is **exact-match accuracy**. **Guess 3:** four,
+# each alone; without all four together it is 0.88. Both heads that we found are needed. So are two more, which read
+# neither the letter nor the table. Exercise 3 asks why.
 
 # %% [markdown]
 # ## A transplant
@@ -285,13 +288,13 @@ for head in range(4):
     print(f"head {head} of layer 0 transplanted: {same:3} of 200 answers are those of reverse blue")
 
 # %% [markdown]
-# The operation of one instruction, the table of the other: `reverse blue`, which was held out. Sixteen numbers decide
-# on the table. The course looks for this: few numbers that tell a frozen model what to do.
+# The answers mix both instructions: they solve `reverse blue`, which was held out. Sixteen numbers decide on the
+# table. The course looks for this: few numbers that tell a frozen model what to do.
 #
 # ## Keys and values stay
 #
-# For each new token, the model computes the old ones again, in vain: they cannot see it. A **KV cache** keeps their
-# keys and values. Write it for one layer; in lesson 8 a learned prefix fills it.
+# For each new token the model computes all old ones again, for nothing: an old token cannot see a new one, so its
+# keys and values stay as they were. A **KV cache** keeps them. Write it for one layer.
 
 
 # %%
@@ -299,9 +302,10 @@ class KVCache(transformer.KVCache):
     def extend(self, k, v):
         """Put the new k and v, (B, H, T, d), behind the stored self.k and self.v; return both, (B, H, S + T, d).
 
-        self.k and self.v are None while nothing is stored. They may be the same for all rows, (H, S, d): then give
-        them to each row, with `self.k.expand(B, -1, -1, -1)`. Store what you return in self.k and self.v, unless
-        self.fixed is True. You may use `torch.cat`.
+        self.k and self.v are None while nothing is stored. Store what you return in them, and use `torch.cat`.
+
+        A learned prefix (lesson 8) may stand in self.k and self.v. It is the same for all rows, (H, S, d): give it to
+        each row, with `self.k.expand(B, -1, -1, -1)`. And it must not grow: if self.fixed is True, store nothing.
         """
         raise NotImplementedError("your turn, about 6 lines")
 
@@ -316,8 +320,8 @@ print("with the cache, the base writes", decode(model.generate(tokens, 7)[0]))
 # targets are −100, and the loss skips them: this is the **loss mask**.
 #
 # ```text
-# read     : c a b b e d = e f c c b d
-# asked    · · · · · · · e f c c b d .
+# tokens  | : c a b b e d = e f c c b d
+# targets | · · · · · · · e f c c b d .
 # ```
 #
 # All trainings of this course are this loop, usually with 500 steps of 32 new examples. The learning rate rises for a
@@ -344,8 +348,8 @@ def train(model, goal, lr, steps, batch_size=32):
 
 # %% [markdown]
 # From now on we write `fit`: the same loop with checks and a progress bar, which trains only what is not frozen. We
-# train two equal models of one layer from scratch, one with each. Their task is `reverse+next` *without* an
-# instruction, and they have 200 steps.
+# train two equal models of one layer from scratch, one with `train`, one with `fit`. Their task is `reverse+next`
+# *without* an instruction, and they have 200 steps.
 
 
 # %%
@@ -390,13 +394,16 @@ solved = {
 }
 plots.bars(solved)
 plt.show()
+for name, accuracy_of_task in zip(HELD_OUT, solved["held-out tasks"], strict=True):
+    print(f"held out: {name:15} {accuracy_of_task:.2f}")
 print(": cabbed =", decode(model.generate(encode(": cabbed =")[None], 7)[0]))
 
 # %% [markdown]
 # *Figure: accuracy on four kinds of task; bars are means, dots are tasks. With an instruction, known tasks are at 1 and
 # held-out ones close to it. Without one, all are at 0.*
 #
-# **Guess 2:** nearly always. It combines two parts that it never met together. **Guess 1:** it copies the word, so it
+# **Guess 2:** 1.00 for this pair; over the six held-out pairs, 0.79 to 1.00. The base combines parts that it never
+# met together. **Guess 1:** it copies the word, so it
 # solves none of these tasks. The skill is there, but nothing says which one is meant.
 
 # %% [markdown]
@@ -419,7 +426,8 @@ print(f"the two blocks have {blocks / counted:.0%} of them; at 4 bytes each, a c
 # For GPT-2, with its 124 million weights, it is 500 MB for every task.
 #
 # **Parameter-efficient fine-tuning (PEFT)** freezes the base and trains a small part beside it: kilobytes for a task.
-# Where can this part stand? There are three doors.
+# Where can this part stand? There are three doors. At the third, `begin` makes the cache that a sequence starts with;
+# here it is empty.
 
 # %%
 plots.doors(layers=2)
@@ -467,33 +475,41 @@ print(f"last loss {easy[-1]:.4f}; accuracy with the answer in sight {in_sight:.3
 # %% [markdown]
 # ## More exercises
 #
-# 1. *Predict and measure.* With 16 random keys, what is the largest weight for d = 4, 64, 1024? Without √d?
+# 1. *Predict, measure.* With 16 random keys, what is the largest weight for d = 4, 64, 1024? Without √d?
 # 2. *Predict.* Transplant head 3 from `reverse blue` to `sort red`.
 # 3. *Design an experiment.* What do heads 1 and 2 of layer 0 do for head 0 of layer 1?
-# 4. *Find the mistake.* "On `sort next`, head 0 has no diagonal: it is broken."
+# 4. *Find the mistake.* "On `sort next`, head 0 of layer 1 has no diagonal: it is broken."
 # 5. *Write* `sample`: draw from `(logits / temperature).softmax(-1)`.
 
 # %% [markdown]
 # <details><summary>Answers to 1, 2 and 3</summary>
 #
-# **1.** With √d it is 0.21, 0.25, 0.25; without 0.39, 0.85, 0.96.
+# **1.** With √d it is 0.23, 0.24, 0.25; without 0.42, 0.84, 0.96.
 #
 # ```python
 # torch.manual_seed(0)
 # for d in (4, 64, 1024):
-#     scores = torch.randn(1000, d) @ torch.randn(16, d).T
+#     q, k = torch.randn(1000, 1, d), torch.randn(1000, 16, d)  # 1,000 times a query and 16 keys
+#     scores = q @ k.transpose(1, 2)
 #     for divided in (scores / math.sqrt(d), scores):
 #         print(d, divided.softmax(-1).max(-1).values.mean().item())
 # ```
 #
 # **2.** `sort blue`: in 199 of 200 examples.
 #
+# ```python
+# rows, donors = told["sort blue"].clone(), told["reverse blue"]
+# rows[:, :2] = encode("sort red")
+# answers = transplant(rows, donors, 3)
+# print((answers == model.generate(told["sort blue"], 6)).all(1).sum())
+# ```
+#
 # **3.** They help it find the place. Its weight on the needed letter is 0.97; with head 0, 1, 2 or 3 of layer 0 mute,
 # it is 0.89, 0.54, 0.59, 0.93.
 #
 # ```python
 # for head in range(4):
-#     muted = mute(model, 0, head)
+#     muted = mute(model, (0, head))
 #     with recording(muted) as layers:
 #         muted(examples)
 #     print(head, layers[1].weights[:, 0, writes, needed].mean().item())
@@ -504,9 +520,19 @@ print(f"last loss {easy[-1]:.4f}; accuracy with the answer in sight {in_sight:.3
 # %% [markdown]
 # <details><summary>Answers to 4 and 5</summary>
 #
-# **4.** The letters decide which place is needed. Half its weight (0.50 to 0.59) lies on a right letter.
+# **4.** To sort, each example needs other places, so a mean map has no diagonal. For the six letters of the answer,
+# 0.50 to 0.59 of the head's weight lies on a right letter. By chance it would be about 0.2.
 #
-# **5.** At temperatures 1, 1.5, 2, 3, the accuracy is 1.00, 0.99, 0.96, 0.52.
+# ```python
+# rows = task("sort+next", instructed=True).batch(UNSEEN, torch.Generator().manual_seed(1)).tokens
+# with recording(model) as layers:
+#     model(rows)
+# words, weights = rows[:, 3:9], layers[1].weights[:, 0, 9:15, 3:9]  # (B, 6), (B, 6 letters to write, 6 to read)
+# right = words.sort(1).values[:, :, None] == words[:, None]  # (B, 6, 6)
+# print((weights * right).sum(-1).mean(0), right.float().mean((0, 2)))
+# ```
+#
+# **5.** At temperatures 0.5, 1, 1.5, 2, 3, the accuracy is 1.00, 1.00, 0.99, 0.96, 0.52.
 #
 # ```python
 # def sample(tokens, temperature, new=6):
@@ -554,14 +580,15 @@ assert decode(model.generate(tokens, 7)[0]) == "efccbd ."
 assert (logits - model(tokens)).abs().max() < 1e-4
 assert on_letter[1, 0] > 0.9
 assert on_table[0, 3] > 0.85
-assert sorted(on_letter.flatten())[-2] < 0.2
-assert sorted(on_table.flatten())[-2] < 0.2
 assert (np.array(accuracy) < 0.5).tolist() == [[False, True, True, True], [True, False, False, False]]
+assert 0.8 < evaluate(four_less, reverse_next, UNSEEN).accuracy < 0.95
+assert sorted([*on_letter.flatten(), *on_table.flatten()])[-3] < 0.15
 assert (transplant(told["reverse next"], told["sort blue"], 3) == wanted).all(1).float().mean() > 0.85
 assert not (transplant(told["reverse next"], told["sort blue"], 0) == wanted).all(1).any()
 assert predicted == counted == 109_372
 assert np.mean(solved["known tasks"]) > 0.95
-assert np.mean(solved["held-out tasks"]) > 0.8
+assert min(solved["held-out tasks"]) > 0.7
+assert solved["held-out tasks"][HELD_OUT.index("reverse+blue")] > 0.99
 assert max(max(found) for kind, found in solved.items() if "no instruction" in kind) < 0.05
 assert decode(model.generate(encode(": cabbed =")[None], 7)[0]) == "cabbed ."
 assert losses == history.loss

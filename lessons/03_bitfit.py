@@ -12,9 +12,10 @@
 # ## What the paper did and claimed
 #
 # Ben Zaken, Ravfogel and Goldberg (2021, [arXiv:2106.10199](https://arxiv.org/abs/2106.10199)) fine-tuned BERT models
-# on the GLUE tasks, but trained only the biases and a new task head: about one parameter in a thousand. With small
-# and medium training sets this was competitive with training everything. They take it as support for a hypothesis:
-# fine-tuning mainly *exposes* knowledge from pretraining, rather than *adding* new knowledge.
+# on the GLUE tasks, but trained only the biases and a new head: about one parameter in a thousand. With little or
+# medium data this was competitive with full fine-tuning, sometimes better. The biases of the queries and of the MLP's
+# first layer, half of all, did nearly as well. Their hypothesis is that fine-tuning mainly *exposes* old knowledge,
+# rather than *adding* new.
 
 # %% [markdown]
 # ## Predict
@@ -69,7 +70,7 @@ for name, goal in (("blue, instructed", instructed), ("blue", blue), ("violet", 
     print(f"{name:17} {goal.prompt('cabbed'):24} the base solves {accuracy:.3f} of unseen examples")
 
 # %% [markdown]
-# With the instruction, the base solves nearly all examples of `blue`. Without it, it solves none, and none of
+# With the instruction, the base solves all unseen examples of `blue`. Without it, the base solves none, and none of
 # `violet`.
 #
 # ## A bias by hand
@@ -171,7 +172,7 @@ for kind, module in modules.items():
 
 # %% [markdown]
 # - LayerNorm computes $\gamma \odot \hat x + \beta$. Its `weight` γ multiplies, its `bias` β is added.
-# - A recurrent layer or cell has several biases, all called `bias_…`.
+# - Recurrent layers (`nn.RNNBase`) and single cells (`nn.RNNCellBase`) have several biases, all called `bias_…`.
 # - `MultiheadAttention` holds the biases of q, k and v in `in_proj_bias`. Its `bias_k` and `bias_v` are one more key
 #   and value, not biases.
 # - T5 has a *module* called `relative_attention_bias`. Its parameter is a `weight`.
@@ -186,10 +187,9 @@ for kind, module in modules.items():
 
 # %%
 def is_bias(module, name):
-    """Is the parameter of this name, without a path, a bias of this module? True or False.
+    """Is the parameter of this name a bias of this module? True or False.
 
-    nn.RNNBase and nn.RNNCellBase, all recurrent layers and cells: every name that begins with "bias_".
-    nn.MultiheadAttention: "in_proj_bias". Every other module: "bias".
+    module: any nn.Module. name: what the module itself calls the parameter, without a path, such as "weight".
     """
     raise NotImplementedError("your turn, about 5 lines")
 
@@ -238,16 +238,17 @@ print(summary(view))
 # %%
 selected, histories = [], {}
 for seed in SEEDS:
-    model, history = adapt(BitFit(), blue, learning_rate_of(BitFit()), seed, recipe)
+    model, history = adapt(BitFit(), blue, learning_rate_of(BitFit()), seed, recipe)  # the tuned one, 0.1
     selected.append(model)
     histories[f"BitFit(), seed {seed}"] = history
 plots.curves(histories, "accuracy")
 plt.show()
 
 scores = [evaluate(model, blue).accuracy for model in selected]
+print("accuracy on blue, trained here, seeds 0 to 2:  ", *(f"{score:.2f}" for score in scores))
+# the same training with ten seeds: `stored()` reads the results from a file, so nothing is trained here
 (row,) = compare(blue, [tuned_method(BitFit())], seeds=10, lab=stored())
-print("unseen examples of blue that are solved, by seed:", *(f"{score:.2f}" for score in scores))
-print("ten seeds of the README:                         ", *(f"{score:.2f}" for score in row["accuracy"]))
+print("accuracy on blue, from the README, seeds 0 to 9:", *(f"{score:.2f}" for score in row["accuracy"]))
 
 # %% [markdown]
 # *Figure: exact-match accuracy while training, a line for each of three seeds. All stay at zero for a hundred steps,
@@ -258,11 +259,13 @@ print("ten seeds of the README:                         ", *(f"{score:.2f}" for 
 #
 # ## What moved?
 #
-# We compare the change of each bias vector with its length in the base, $\lVert\Delta b\rVert / \lVert b\rVert$. And
-# we look at the first gradients.
+# We measure how far each bias vector moved, $\lVert\Delta b\rVert$, and compare this with its length in the base,
+# $\lVert b\rVert$. And we look at the first gradients.
 
 # %%
-plots.bias_changes(selected[0])
+axes = plots.new(9, 3.7, columns=2)
+plots.bias_changes(selected[0], axes[0], relative=False)
+plots.bias_changes(selected[0], axes[1])
 plt.show()
 
 batch = blue.batch(64, torch.Generator().manual_seed(0))
@@ -272,12 +275,12 @@ for name in "qkvo":
     print(f"gradient of the bias of {name} before training: {gradient.norm():.0e}")
 
 # %% [markdown]
-# *Figure: relative change of each kind of bias (seed 0), in block 0, block 1 and outside. The idle biases of the
-# keys, hatched, moved farthest.*
+# *Figure: how far each kind of bias moved (seed 0). Left, by length: q, up and head moved far. Right, relative to the
+# base: the idle keys moved farthest.*
 #
-# The keys' gradient is rounding noise, at least ten million times smaller than the others. But Adam divides a
-# gradient by its own recent size, so noise becomes full steps. Having *moved* is not being *needed*. To see what is
-# needed, we put the biases of one kind back to the base's values.
+# In the base, the keys' biases are almost zero, perhaps because they were idle there too: hence the large ratio. In
+# length they moved at least nine times less than q. Their gradient is rounding noise, which Adam scales up. What
+# *moved* need not be *needed*: we put each kind back.
 
 # %%
 kinds = ["attn.q", "attn.k", "attn.v", "attn.o", "mlp.up", "mlp.down", "norm1", "norm2", "norm", "head"]
@@ -288,12 +291,14 @@ plots.bars(ablated, colour=plots.HUES["BitFit"])
 plt.show()
 
 # %% [markdown]
-# *Figure: accuracy after the biases of one kind were put back; bars are means, dots are three seeds. Without the new
-# biases of `up`, `down` or `o`, nothing is left. Those of the keys, the last norm and the head are not missed.*
+# *Figure: accuracy after the biases of one kind were put back; bars are means, dots are three seeds. Without o, up or
+# down nothing is left; without v or norm2, a tenth; without q, half. The others are not missed.*
+#
+# The head moved far but is not missed. Exercise 3 asks whether v is needed.
 #
 # ## Train it to add a table
 #
-# Now `violet`. We compare with LoRA (lesson 10), which trains 2,048 numbers, but changes *weights*, those of q and v.
+# Now `violet`. For comparison, LoRA (lesson 10) trains 2,048 numbers, but in *weights*, those of q and v.
 
 # %%
 methods = {"BitFit()": BitFit(), "LoRA()": LoRA(rank=4)}
@@ -317,7 +322,8 @@ plt.show()
 #
 # ## What the biases add
 #
-# We look at the queries of the first layer for one prompt. What has training added to them, token by token?
+# We look at the queries of the first layer for one prompt. What has training added to them, token by token? Above each
+# map stands a share: how much of the squared change is the same for all tokens.
 
 # %%
 prompt = encode(": cabbed = gh")[None]
@@ -325,14 +331,14 @@ changes = {name: output_change(models[0], "blocks.0.attn.q", prompt) for name, m
 plots.token_changes(changes, list(":cabbed=gh"))
 plt.show()
 later = output_change(learned["BitFit()"][0], "blocks.1.attn.q", prompt)
-print(f"queries of the second layer, BitFit: {plots.common_share(later):.0%} shared by all tokens")
+print(f"second layer, BitFit: {plots.common_share(later):.0%} of the squared change is the same for all tokens")
 
 # %% [markdown]
-# *Figure: change of the queries in the first layer, a row for each token, a column for each of 64 entries. BitFit
-# adds the same to all tokens; LoRA does not.*
+# *Figure: change of the queries in the first layer, a row for each token, a column for each entry. BitFit adds the same
+# to all tokens; LoRA does not. LoRA's scale reaches eight times as far.*
 #
-# In the first layer BitFit can do no more than our $\Delta b$. In the second, the change is no longer quite the same
-# for all tokens. Between them lie a softmax and 256 units with GELU, a smooth ReLU; each of these is a switch.
+# In the first layer BitFit can do no more than our $\Delta b$. In the second, 5 % of the change differs from token to
+# token. Between them lie a softmax and 256 units with GELU, a smooth ReLU; each unit is a switch.
 
 # %% [markdown]
 # ## How many switches does a table need?
@@ -415,14 +421,14 @@ for name, method in {"right": BitFit(), "broken": broken.BitFit()}.items():
     print(f"detached, the base solves {left[name]:.2f} of blue with an instruction")
 
 # %% [markdown]
-# The broken version learns as well as the right one, and nothing warns you until you ask for the old model.
+# The broken version learns as well, and nothing warns you until you ask for the old model.
 #
 # ## Seen here or not
 #
 # | claim | here | more |
 # |---|---|---|
 # | biases alone adapt a model | yes, eight seeds of ten | [README](../README.md) |
-# | with few data, as good as full fine-tuning | undecided | [ledger](claims.md#few_biases) |
+# | better than full fine-tuning with little data, worse with more | undecided | [ledger](claims.md#few_biases) |
 # | fine-tuning exposes rather than adds | biases also add a table, slowly | this lesson |
 
 # %% [markdown]
@@ -453,14 +459,24 @@ for name, method in {"right": BitFit(), "broken": broken.BitFit()}.items():
 # 2: Attention weights sum to 1, so a change $\Delta$ of all values adds $W_o\Delta$ to every output.
 #
 # ```python
-# for block in moved.blocks:
+# torch.manual_seed(0)
+# shifted, delta = base(), torch.randn(64)
+# for block in shifted.blocks:
 #     block.attn.v.bias += delta
-#     block.attn.o.bias -= block.attn.o.weight @ delta  # logits change by 1e-5
+#     block.attn.o.bias -= block.attn.o.weight @ delta
+# print((shifted(tokens) - base_model(tokens)).abs().max())  # about 2e-5; without the last line of the loop, 14
 # ```
 #
-# 3: With `up`, `down` and `o`, three seeds reach 1.00, with `q` and `up`, the paper's half, 0.43, 0.43 and 0.46.
+# 3: With o, up and down, three seeds reach 1.00, without v. With q and up, the paper's half, they reach 0.43, 0.43,
+# 0.46.
 #
-# 4: Only `relative_attention_bias.weight`, in the encoder and in the decoder.
+# ```python
+# for targets in (("attn.o", "mlp.up", "mlp.down"), ("attn.q", "mlp.up")):
+#     for seed in range(3):
+#         print(targets, evaluate(adapt(BitFit(targets=targets), blue, 0.1, seed)[0], blue).accuracy)
+# ```
+#
+# 4: Only `relative_attention_bias.weight`, in encoder and decoder.
 #
 # 5: Tune each on 8 examples. Both accuracies are near 0, so compare losses.
 #
@@ -494,8 +510,7 @@ quiz("03_bitfit", answers="")
 
 # %% tags=["hide-input"]
 fresh = BitFit().attach(base_model)
-assert evaluate(base_model, instructed).accuracy > 0.95 > 0.02 > evaluate(base_model, blue).accuracy
-assert evaluate(base_model, violet).accuracy < 0.02
+assert [round(evaluate(base_model, goal).accuracy, 3) for goal in (instructed, blue, violet)] == [1, 0, 0]
 assert most == 1 < 2 < len({tuple(column) for column in (delta_W @ X).T})  # ΔW adds something else to each input
 assert change < 1e-3 > view.blocks[0].attn.k.bias.grad.norm()
 assert sum(p.numel() for p in trainable(fresh).values()) == 1532 == 2 * (7 * 64 + 256) + 64 + 60
@@ -504,12 +519,13 @@ assert [type(m) for m in fresh.modules()] == [type(m) for m in base_model.module
 assert torch.equal(merge(fresh)(batch.tokens), base_model(batch.tokens))  # it begins as the base, to the last bit
 assert deltas.fingerprint(base_model) == deltas.fingerprint(base())  # which no training has touched
 assert sum(score < 0.5 for score in row["accuracy"]) == 2
-assert abs(np.subtract(ablated["attn.k"], ablated["nothing put back"])).max() < 0.05
+moves = {name: change.norm() for name, (_, change) in deltas.updates(selected[0]).items()}
+assert FAST or all(moves[f"blocks.{i}.attn.q.bias"] > 9 * moves[f"blocks.{i}.attn.k.bias"] for i in (0, 1))
+assert FAST or 7 < changes["LoRA()"].abs().max() / changes["BitFit()"].abs().max() < 9.5
 shared = [plots.common_share(found) for found in (changes["LoRA()"], later, changes["BitFit()"])]
 assert shared[0] < shared[1] < 0.99 < shared[2]
 assert costs.measure(fresh, batch).activations < 0.67 * costs.measure(Full().attach(base_model), batch).activations
 assert left["right"] > 0.95 > 0.6 > left["broken"]
 assert FAST or min(scores + [evaluate(m, violet).accuracy for models in learned.values() for m in models]) > 0.98
-assert FAST or max(max(ablated[kind]) for kind in ("attn.o", "mlp.up", "mlp.down")) < 0.05
-assert FAST or min(min(ablated[kind]) for kind in ("norm", "head")) > 0.95
+assert FAST or [round(2 * np.mean(ablated[kind])) for kind in kinds] == [1, 2, 0, 0, 0, 0, 2, 0, 2, 2]
 assert FAST or np.mean(by_units["8 units"]) < 0.3 < 0.95 < np.mean(by_units["64 units"])

@@ -96,10 +96,17 @@ def test_biases_have_the_colour_and_the_number_of_their_relative_change():
         assert tile.get_x() == int(name.split(".")[1])
     frozen = set(shown) - {name.removesuffix(".bias") for name in updates}
     assert {to_hex(shown[name].get_facecolor()) for name in frozen} == {PALE}
-    hatched = [patch.get_y() for patch in ax.patches if patch.get_hatch()]
-    ticks = [text.get_text() for text in ax.get_yticklabels()]
-    assert {ticks[int(y)] for y in hatched} == {"attn.k (idle)"}
-    assert len(hatched) == LAYERS
+    assert [text.get_text() for text in ax.get_yticklabels()].count("attn.k (idle)") == 1
+    assert "grey: frozen" in ax.figure.axes[-1].get_ylabel()
+
+
+def test_biases_may_have_the_number_of_their_absolute_change_and_nothing_is_grey_where_all_moved():
+    model = stirred(BitFit(), make())
+    ax = labelled(plots.bias_changes(model, relative=False))
+    values = {float(change.norm()) for name, (_, change) in deltas.updates(model).items() if name.endswith(".bias")}
+    digits = 1 if max(values) >= 10 else 2
+    assert {text.get_text() for text in ax.texts} == {f"{value:.{digits}f}" for value in values}
+    assert ax.figure.axes[-1].get_ylabel() == "‖Δb‖"
 
 
 def test_the_bias_that_moved_more_is_darker():

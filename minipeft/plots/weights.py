@@ -154,31 +154,31 @@ def what_moved(model, updates, ax=None):
     return ax
 
 
-def bias_changes(model, ax=None):
-    """How far each bias vector moved, ‖Δb‖/‖b‖: a row for each kind, a column for each block; grey where none did.
+def bias_changes(model, ax=None, relative=True):
+    """How far each bias vector moved: a row for each kind, a column for each block; grey where none did.
 
-    The bias of the keys is hatched: it adds the same to all scores of a query, so its moving changes nothing.
+    relative: ‖Δb‖/‖b‖, else ‖Δb‖. The bias of the keys is marked as idle: it adds the same to all scores of a query,
+    so its moving changes nothing.
     """
     names = [name for name, _ in detach(model).named_parameters() if name.endswith(".bias")]
-    changes = relative_changes({name: pair for name, pair in deltas.updates(model).items() if name.endswith(".bias")})
+    updates = {name: pair for name, pair in deltas.updates(model).items() if name.endswith(".bias")}
+    changes = relative_changes(updates) if relative else {name: float(Δ.norm()) for name, (_, Δ) in updates.items()}
     colours, spots = change_colours(changes), {}  # spots: {name: (row, column)}
     for name in names:
         _, number, rest = name.split(".", 2) if name.startswith("blocks.") else ("", "", name)
         spots[name] = rest.removesuffix(".bias"), f"block {number}" if number else "outside"
     rows, columns = (list(dict.fromkeys(spot[i] for spot in spots.values())) for i in (0, 1))
     ax = grid(ax or new(2.9 + 0.75 * len(columns), 0.9 + 0.28 * len(rows)), rows, columns)
+    decimals = 1 if max(changes.values(), default=0) >= 10 else 2
     for name, (row, column) in spots.items():
-        change, x, y = changes.get(name), columns.index(column), rows.index(row)
-        face, look = to_rgb(colours.to_rgba(change)) if change else to_rgb(PALE), {}
-        if row.endswith("attn.k"):
-            ax.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor="white", hatch="///", lw=0, zorder=3))
-            look["bbox"] = {"facecolor": face, "edgecolor": "none", "pad": 1}
-        text = (f"{change:.2f}" if change < 9.95 else f"{change:.0f}") if change else ""
-        box(ax, x, y, 1, 1, text, face, "white", gid=name.removesuffix(".bias"), **look)
+        change = changes.get(name)
+        face, text = (to_rgb(colours.to_rgba(change)), f"{change:.{decimals}f}") if change else (to_rgb(PALE), "")
+        box(ax, columns.index(column), rows.index(row), 1, 1, text, face, "white", gid=name.removesuffix(".bias"))
     ax.set_yticks(ax.get_yticks(), [row + " (idle)" * row.endswith("attn.k") for row in rows])
     ax.set_xlabel("where in the model")
     ax.set_ylabel("bias of")
-    change_scale(ax, colours, "‖Δb‖ / ‖b‖  (grey: frozen)", pad=0.03, fraction=0.06)
+    label = ("‖Δb‖ / ‖b‖" if relative else "‖Δb‖") + "  (grey: frozen)" * any(not changes.get(name) for name in names)
+    change_scale(ax, colours, label, pad=0.03, fraction=0.06)
     return ax
 
 
