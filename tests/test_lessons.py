@@ -202,3 +202,10 @@ def test_folded_answers_open_and_close_in_one_cell(source):
 def test_the_interview_has_eighty_questions_and_more():
     assert {source.stem for source in build.sources()} == {*questions.lessons()}
     assert sum(len(questions.questions_of(lesson)) for lesson in questions.lessons()) >= 80
+
+
+@each_lesson
+def test_the_quiz_in_the_notebook_is_what_is_asked_now(source, capsys):
+    quiz = next(cell for cell in code(built(source)) if cell.source.startswith("quiz("))
+    questions.quiz(source.stem)
+    assert quiz.outputs[0].text == capsys.readouterr().out, f"build it again: python run.py lessons {source.stem}"

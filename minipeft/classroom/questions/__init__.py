@@ -46,7 +46,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Question:
-    """wrong: pairs (answer, misconception). code: a few lines of Python; prints: what they print."""
+    """wrong: pairs (answer, misconception). code: a few lines of Python; prints: what they print. place: of the right
+    answer among the choices, counted from 0."""
 
     ask: str
     right: str
@@ -54,11 +55,13 @@ class Question:
     wrong: tuple[tuple[str, str], ...]
     code: str
     prints: str
+    place: int = 0
 
     @property
     def choices(self):
         """All answers, in an order that does not tell which is right and is the same every time."""
-        mixed = sorted([self.right, *(answer for answer, _ in self.wrong)], key=lambda text: mark(self.ask + text))
+        mixed = sorted((answer for answer, _ in self.wrong), key=lambda text: mark(self.ask + text))
+        mixed.insert(self.place, self.right)
         comments = dict(self.wrong) | {self.right: self.why}
         return [
             Choice(letter, text, text == self.right, comments[text])
@@ -92,9 +95,16 @@ def questions_of(lesson):
             **{key: q[key].strip() for key in ("ask", "right", "why")},
             **{key: q[key].strip() + "\n" for key in ("code", "prints")},
             wrong=tuple((w["answer"].strip(), w["misconception"].strip()) for w in q["wrong"]),
+            place=place,
         )
-        for q in data
+        for q, place in zip(data, places(lesson, len(data)), strict=True)
     ]
+
+
+def places(lesson, count):
+    """Where the right answers of a lesson stand: every place once among the first four, in an order of its own."""
+    order = sorted(range(4), key=lambda place: mark(f"{lesson} {place}"))
+    return [order[i % 4] if i < 4 else int(mark(lesson), 16) % 4 for i in range(count)]
 
 
 def quiz(lesson, answers=""):
