@@ -116,8 +116,8 @@ for d in (4, 64, 768, 12288):  # this example, our base, GPT-2, GPT-3
 #
 # $$\frac{\partial L}{\partial A} = s\,B^\top g\,x^\top$$
 #
-# Each gradient contains the *other* matrix. We compute both, in numbers that you can check in your head ($s = 1$). (For
-# a whole batch: `python -m minipeft start lora_gradients`.)
+# Each gradient contains the *other* matrix. We compute both, in numbers that you can check in your head ($s=1$). (For a
+# batch: `python -m minipeft start lora_gradients`.)
 
 # %%
 g = np.array([1.0, 0.0, -1.0, 2.0])  # the gradient that arrives from above
@@ -264,11 +264,10 @@ for name in ("q", "v"):
 
 # %% [markdown]
 # No: in `q` it changes least, and undoing that costs 0.03 at most. In `v` it changes most, and undoing that costs
-# nearly all. No word names the table now; head 3 looks most of all at the `:`, with 0.59 of its attention before
-# training and 0.46 to 0.73 after (three seeds). So *where* it looks stays much the same, and *what it hands over*
-# changes. We guess that it hands over `blue`.
+# nearly all. No word names the table now; head 3 looks most at the `:`, with 0.59 of its attention before training and
+# 0.46 to 0.73 after, by seed. So *where* it looks hardly changes; *what it hands over* does. We guess: `blue`.
 #
-# (A ΔW five times as large as W is unusual: the model is small, the learning rate high.)
+# (A ΔW five times W is unusual; the learning rate is high.)
 
 # %% [markdown]
 # ## Which rank is enough? Plant one
