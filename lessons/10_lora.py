@@ -25,6 +25,7 @@
 #    rank 4 to rank 8?
 
 # %%
+import copy
 import inspect
 import os
 
@@ -33,21 +34,22 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from minipeft import Full, LoRA, base, check, costs, decode, deltas, detach, encode, evaluate, fit, merge, plots, quiz
-
-from minipeft import summary, task, trainable  # isort: skip
+from minipeft import Full, LoRA, base, check, costs, decode, deltas, encode, evaluate, merge, plots, quiz, summary, task
+from minipeft.attach import detach, trainable
 from minipeft.classroom import with_mistake
 from minipeft.lab import adapt
 from minipeft.lab.planted_head import PlantedHead
 from minipeft.methods import lora
-from minipeft.training import Recipe
+from minipeft.models.transformer import recording
+from minipeft.training import Recipe, fit
 
 # %% tags=["hide-input"]
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
 SEEDS = [0] if FAST else [0, 1, 2]
 RECIPE = Recipe(steps=150) if FAST else Recipe()  # 500 steps of 32 examples
-OURS = inspect.getsource(lora.LoRALinear.forward) + "\n" + inspect.getsource(lora.LoRALinear.delta)
+BODIES = lora.LoRALinear.__init__, lora.LoRALinear.forward, lora.LoRALinear.delta
+OURS = "\n".join(inspect.getsource(body) for body in BODIES)
 
 # %% [markdown]
 # ## The base and the task
@@ -100,9 +102,9 @@ for d in (4, 64, 768, 12288):  # this example, our base, GPT-2, GPT-3
 #
 # ## The gradients, by hand
 #
-# The layer computes $h = Ax$ and $y = Wx + s\,Bh$. The factor $s = \alpha/r$ is a constant; you choose
-# $\alpha$. Let $g = \partial L/\partial y$ be the gradient that arrives from above. Two steps of the chain rule are
-# enough.
+# The layer computes $h=Ax$ and $y=Wx+s\,Bh$. You choose $\alpha$ in $s=\alpha/r$; dividing by $r$ lets one learning
+# rate serve several small ranks (lesson 11). Let $g=\partial L/\partial y$ be the gradient from above. Two steps of the
+# chain rule are enough.
 
 # %% [markdown]
 # **For $B$.** Output $i$ contains $s\,B_{ik}h_k$, and no other output contains $B_{ik}$. So
@@ -114,7 +116,8 @@ for d in (4, 64, 768, 12288):  # this example, our base, GPT-2, GPT-3
 #
 # $$\frac{\partial L}{\partial A} = s\,B^\top g\,x^\top$$
 #
-# Each gradient contains the *other* matrix. We compute both, in numbers that you can check in your head ($s = 1$).
+# Each gradient contains the *other* matrix. We compute both, in numbers that you can check in your head ($s=1$). (For a
+# batch: `python -m minipeft start lora_gradients`.)
 
 # %%
 g = np.array([1.0, 0.0, -1.0, 2.0])  # the gradient that arrives from above
@@ -129,18 +132,16 @@ for name, b in (("B as above", B), ("B = 0", 0 * B)):
     print(f"{'autograd':12} ∂L/∂B = {B_.grad.numpy().ravel()}    ∂L/∂A = {A_.grad.numpy().ravel()}")
 
 # %% [markdown]
-# Our gradients and autograd's are equal. Guess 2: LoRA starts with a random $A$ and $B = 0$. The product is zero, so
-# the adapted model starts as the base. But $\partial L/\partial B$ contains $A$, which is not zero. The first step
-# moves $B$; from the second step on, $A$ moves too. If *both* were zero, both gradients would be zero for ever.
+# Our gradients and autograd's are equal. Guess 2: $A$ starts random and $B$ at zero, so the model starts as the base.
+# But $\partial L/\partial B$ contains $A$: the first step moves $B$, and from the second step on $A$ moves too. If
+# *both* were zero, both gradients would be zero for ever.
 #
-# (To write them for a whole batch, in numpy: `python -m minipeft start lora_gradients`.)
-
-# %% [markdown]
 # ## Write it
 #
-# A LoRA layer **wraps** a frozen `nn.Linear`. It has these attributes:
+# A LoRA layer **wraps** a frozen `nn.Linear`:
 #
 # ```python
+# # LoRALinear(linear, rank, scale) makes a layer with these attributes:
 # self.base     # the frozen nn.Linear; calling it computes x Wᵀ + b for rows x
 # self.A        # (r, in), random
 # self.B        # (out, r), zero
@@ -148,7 +149,7 @@ for name, b in (("B as above", B), ("B = 0", 0 * B)):
 # self.dropout  # acts on the input of A and nowhere else; by default it does nothing
 # ```
 #
-# Write the two bodies and run the cell. If they are right, the rest of the lesson runs on them.
+# Write the two bodies. If they are right, the rest of the lesson runs on them.
 
 
 # %%
@@ -167,8 +168,8 @@ check("lora", LoRALinear, use=True)
 # %% [markdown]
 # ## The source, revealed
 #
-# The product with `A` comes first: it shrinks a token from `in` numbers to `r`. The matrix $BA$ is never built in
-# `forward`; only `delta` builds it.
+# `__init__` makes the two factors. In `forward`, the product with `A` comes first: it shrinks a token from `in` numbers
+# to `r`. The matrix $BA$ is never built there; only `delta` builds it.
 
 # %%
 plots.structure("LoRA")
@@ -181,8 +182,8 @@ print(OURS)
 # ## Attach it
 #
 # `attach` returns a **view**: the same frozen weights, with a wrapper around each module that `targets` names. The
-# targets are `q` and `v`, as in the paper, and $s=\alpha/r=8/4=2$. Before training we check three promises: the outputs
-# are those of the base, only `A` and `B` are trained, and at first only `B` has a gradient.
+# targets are `q` and `v`, as in the paper, and $s=\alpha/r=8/4=2$. (These are the defaults.) Before training we check
+# three promises: the outputs are those of the base, only `A` and `B` are trained, and at first only `B` has a gradient.
 
 # %%
 torch.manual_seed(0)  # draws A
@@ -207,7 +208,7 @@ for name, p in trainable(model).items():
 # data.
 
 # %%
-runs = {f"LoRA(rank=4), seed {seed}": adapt(LoRA(rank=4), goal, 3e-2, seed, RECIPE) for seed in SEEDS}
+runs = {f"seed {seed}": adapt(LoRA(rank=4), goal, 3e-2, seed, RECIPE) for seed in SEEDS}
 histories = {name: history for name, (_, history) in runs.items()}
 left, right = plots.new(8.5, 2.8, columns=2)
 plots.curves(histories, "loss", left)
@@ -218,40 +219,64 @@ print("accuracy on unseen examples:", *(f"{score:.3f}" for score in scores))
 
 # %% [markdown]
 # *Figure: loss and accuracy while training, a line for each seed. All three go from no example to nearly all between
-# steps 50 and 110.*
+# steps 50 and 110. Then they jitter, two of them down to 0.85 near step 170, and settle.*
+#
+# The learning rate is highest at step 167. As it falls, the jitter ends.
 #
 # ## What moved
 #
 # We look at seed 0: first at every tensor of the model, then inside one of them.
 
 # %%
-model = runs["LoRA(rank=4), seed 0"][0]
+model = runs["seed 0"][0]
 plots.what_moved(model, deltas.updates(model))
 plt.show()
 layer = model.blocks[0].attn.q
 plots.low_rank(layer.A, layer.B, layer.scale)
 plt.show()
-change = layer.delta().detach()
-print(f"‖ΔW‖ / ‖W‖ = {change.norm() / layer.base.weight.norm():.1f}")
-energy = [change[16 * h : 16 * (h + 1)].square().sum() / change.square().sum() for h in range(4)]
-print("share of ‖ΔW‖² in the 16 rows of each head:", *(f"{share:.2f}" for share in energy))
 
 # %% [markdown]
 # *Figure: the whole model, a bar for each tensor. Only q and v in both blocks have changed.*
 #
-# *Figure: B, A and their product, the change of q in block 0. 512 numbers make 4,096; the last 16 rows are nearly
-# white.*
+# *Figure: B, A and their product, the change of q in block 0. The last 16 of its rows are nearly white.*
 #
-# The rows of `q` belong to four heads, 16 rows each; head 3 hardly changes. The change is five times as large as the
-# weight. That is unusual: our model is small and the learning rate high.
+# Those 16 rows are head 3, which read the word for the table in lesson 1. Does LoRA leave *this* head alone? We look at
+# `v` too, and undo head 3's changes: zeros in its rows of $B$.
+
+
+# %%
+def undone(view, name, head):
+    """A copy of the model without LoRA's change of this head in q or v of block 0."""
+    view = copy.deepcopy(view)
+    getattr(view.blocks[0].attn, name).B.data[16 * head : 16 * (head + 1)] = 0
+    return view
+
+
+energy, without = {}, {}
+for name in ("q", "v"):
+    layer = getattr(model.blocks[0].attn, name)
+    change = layer.delta().detach()
+    energy[name] = [(rows.square().sum() / change.square().sum()).item() for rows in change.split(16)]
+    without[name] = [evaluate(undone(view, name, 3), goal).accuracy for view, _ in runs.values()]
+    print(f"{name}: ‖ΔW‖ / ‖W‖ = {change.norm() / layer.base.weight.norm():.1f}", end="")
+    print("   share of ‖ΔW‖² in each head:", *(f"{share:.2f}" for share in energy[name]))
+    print("   accuracy without head 3's share, by seed:", *(f"{score:.2f}" for score in without[name]))
+
+# %% [markdown]
+# No: in `q` it changes least, and undoing that costs 0.03 at most. In `v` it changes most, and undoing that costs
+# nearly all. No word names the table now; head 3 looks most at the `:`, with 0.59 of its attention before training and
+# 0.46 to 0.73 after, by seed. So *where* it looks hardly changes; *what it hands over* does. We guess: `blue`.
+#
+# (A ΔW five times W is unusual; the learning rate is high.)
 
 # %% [markdown]
 # ## Which rank is enough? Plant one
 #
-# Take a task whose rank we know: two tokens change places in what the model writes. In the head, rows 0 and 1 of $W$
-# are exchanged. Row 0 gains $w_1-w_0$ and row 1 loses it, so
+# Take a task whose rank we know: two tokens change places in what the model writes. In the output layer, `model.head`,
+# rows 0 and 1 of $W$ are exchanged. Row 0 gains $w_1-w_0$ and row 1 loses it. If $e_i$ is a column with a 1 at place
+# $i$,
 #
-# $$\Delta W = (e_0 - e_1)(w_1 - w_0)^\top$$
+# $$\Delta W = (e_0-e_1)(w_1-w_0)^\top$$
 #
 # This is one column times one row: rank 1. Two such exchanges have rank 2. On a 4 × 4:
 
@@ -271,9 +296,10 @@ for r in (1, 2):
 # training can remove that.
 
 # %% [markdown]
-# Now the real head: four pairs of letters change places. `PlantedHead` computes the planted $\Delta W$. Its `imitate`
-# trains a LoRA on the head for 200 steps, until it writes the same logits as the planted head, and returns the error
-# that is left, as a share of the base's error.
+# Now the real output layer: four pairs of letters change places. `PlantedHead` computes the planted $\Delta W$. Its
+# `imitate` trains a LoRA on `head` for 200 steps, to write the same logits as the planted one, and returns the error
+# that is left, as a share of the base's. This error is measured in logits. So `bound` takes the singular values of
+# $\Delta W$ *applied to the states that arrive*, which are not those of $\Delta W$ alone.
 
 # %%
 planted = PlantedHead("ab", "cd", "ef", "gh")
@@ -286,13 +312,15 @@ for r in (1, 2, 3, 4, 5, 8):
         bound[r] = planted.bound(r)
 plots.error_by_rank(errors, true_rank=planted.rank, bound=bound)
 plt.show()
+squares = torch.linalg.svdvals(planted.change) ** 2
+print(f"rank 3 leaves {bound[3]:.2f} of the error, and {squares[3:].sum() / squares.sum():.2f} of the energy of ΔW")
 
 # %% [markdown]
 # *Figure: the error that LoRA leaves, by rank. Up to rank 3 it lies on the least possible error; at rank 4 it falls to
-# a four-hundredth, and from there more rank brings next to nothing.*
+# a four-hundredth of that at rank 3, and then stays low.*
 #
-# Guess 3: below the true rank, the error is what Eckart and Young allow. At the true rank it vanishes. Above it there
-# is nothing left to gain.
+# Guess 3: below the true rank, the error is the least that Eckart and Young allow. At the true rank, 0.0004 of the
+# base's error is left; above it there is next to nothing to gain.
 #
 # And in a task where nobody planted anything?
 
@@ -326,11 +354,12 @@ print("detached, the base is the same to the last bit:", same)
 # ## What it costs: time
 #
 # Merged, LoRA *is* a model of the base's shape, so we predict a ratio of 1. Unmerged, each token passes two thin
-# matrices more. With LoRA of rank 4 on all six matrices of a block, that is 9,216 multiplications beside the base's
-# 102,144 with weights: a ratio of 1.09. We measure a forward pass of one example.
+# matrices more. Rank 4 on all six matrices of both blocks makes $2\cdot4\cdot(4\cdot128+2\cdot320)=9{,}216$
+# multiplications, beside the base's $2\cdot12\cdot64^2+64\cdot60=102{,}144$ with weights: a ratio of 1.09. We measure a
+# forward pass of one example.
 
 # %%
-everywhere = LoRA(targets=("q", "k", "v", "o", "up", "down")).attach(base())
+everywhere = LoRA(rank=4, targets=("q", "k", "v", "o", "up", "down")).attach(base())
 models = {"base": base(), "merged": merge(everywhere), "unmerged": everywhere}
 one = goal.batch(1, torch.Generator().manual_seed(0))
 times = costs.latency(models, one, repeats=200)
@@ -362,17 +391,15 @@ plots.memory(measured, shares=False)
 plt.show()
 
 # %% [markdown]
-# *Figure: memory of one training step with eight examples. LoRA has almost no gradients and no Adam state; its
-# activations shrink by a third only.*
+# *Figure: memory of a training step with eight examples. LoRA has almost no gradients and no Adam state; its
+# activations shrink by a third. In all it needs 42 %.*
 #
-# The predictions are exact, and a task is stored in 8 kB instead of 437. Activations shrink little, because the
-# gradient must still pass through every layer down to the first `q`. The larger the model and the smaller the batch,
-# the more LoRA saves.
-
-# %% [markdown]
+# The predictions are exact; a task is stored in 8 kB, not 437. Activations shrink little: the gradient must still pass
+# every layer. With one example LoRA needs 30 %, with 64 it needs 59 %.
+#
 # ## Break it
 #
-# Three mistakes that raise no error. What will each one show?
+# Three mistakes raise no error. What will each one show?
 #
 # ```python
 # nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))                     # right: A random,
@@ -413,41 +440,45 @@ print(f"merged without s: accuracy {apart:.2f} unmerged, {together:.2f} merged")
 # %% [markdown]
 # ## Seen here or not
 #
-# | claim | here | ledger: ten seeds |
+# | claim | here | ledger |
 # |---|---|---|
-# | LoRA equals full fine-tuning | not tested | [row](claims.md#lora_and_full): with few examples, q and v are behind |
-# | more rank helps up to the task's | yes | [row](claims.md#elbow) |
-# | merged, no latency | yes | [row](claims.md#inference) |
-# | a third of the memory | with small batches | [row](claims.md#training_memory) |
+# | LoRA equals full fine-tuning | not tested | [contradicted](claims.md#lora_and_full) |
+# | rank helps up to the task's | yes | [supported](claims.md#elbow) |
+# | merged, no latency | yes | [supported](claims.md#inference) |
+# | a third of the memory | 42 % | [holds](claims.md#training_memory) at one example |
+#
+# From 60 examples, LoRA on `q`, `v` solves 82 %, on all matrices 98 %, full fine-tuning 99 %.
 
 # %% [markdown]
 # ## More exercises
 #
-# 1. *Predict, then measure.* What does `LoRA(rank=8, targets=("k", "up"))` train? Check with `summary`.
-# 2. *Predict, then measure.* `PlantedHead("abc")` makes b of a, c of b and a of c. Which rank is needed? `imitate`
-#    tells.
-# 3. *Find the mistake.* A `forward` begins with `h = F.linear(self.base(x), self.A)`. Training works. Which test fails?
+# 1. *Predict, then measure.* What does `LoRA(rank=8, targets=("k", "up"))` train? Check: `summary`.
+# 2. *Predict, then measure.* `PlantedHead("abc")` makes b of a, c of b, a of c. Which rank is needed? Check: `imitate`.
+# 3. *Find the mistake.* A `forward` begins with `h = F.linear(self.base(x), self.A)`. Which test fails?
 # 4. *Design the experiment.* Is $B$ more important than $A$?
-# 5. *Write it.* The loop that attaches LoRA, in plain PyTorch.
+# 5. *Write* a loop that puts a `lora.LoRALinear` in the place of each `q` and `v` of `base()`.
 
 # %% [markdown]
 # <details><summary>Answers</summary>
 #
-# 1: $8\cdot(64+64)\cdot 2 + 8\cdot(64+256)\cdot 2 = 7{,}168$ numbers.
+# 1: $2\cdot8\cdot(64+64)+2\cdot8\cdot(64+256)=7{,}168$ numbers.
 #
-# 2: Rank 2: the three changes add up to zero. At ranks 1, 2, 3, `imitate` leaves 0.51, 0.0004, 0.0004 (seed 0, α = 2r).
+# 2: Rank 2: the three changes add up to zero. Ranks 1, 2, 3 leave 0.51, 0.0004, 0.0004 (seed 0, α = 2r).
 #
-# 3: Merging. What is trained is $BAW$; `delta` gives $BA$. On our task: accuracy 1.00, merged 0.00 (seed 0).
+# 3: Merging. Training learns $BAW$; `delta` gives $BA$ (the shapes fit only because in = out). Accuracy 1.00, merged
+# 0.00 (seed 0).
 #
-# 4: Train one, fix the other at random; match numbers, learning rates, seeds. The [ledger](claims.md#b_matters_more)
-# finds $A$ ahead, against Zhu et al. 2024.
+# 4: Train one beside the other at random; match numbers, learning rates. The [ledger](claims.md#b_matters_more) finds
+# $A$ ahead.
+#
+# 5: 2,048 numbers are trained; the outputs are the base's.
 #
 # ```python
-# model = copy.deepcopy(base()).requires_grad_(False)  # 5
+# model = base()  # frozen already
 # for block in model.blocks:
 #     for name in ("q", "v"):
 #         setattr(block.attn, name, lora.LoRALinear(getattr(block.attn, name), rank=4, scale=2.0))
-# print(sum(p.numel() for p in model.parameters() if p.requires_grad))  # 2048, and the outputs are the base's
+# print(sum(p.numel() for p in model.parameters() if p.requires_grad))
 # ```
 #
 # </details>
@@ -486,21 +517,21 @@ quiz("10_lora", answers="")
 # %% tags=["hide-input"]
 assert evaluate(base(), task("reverse+blue", instructed=True)).accuracy > 0.5 > 0.1 > evaluate(base(), goal).accuracy
 assert torch.equal(logits, base()(batch.tokens))
-fresh = LoRA(rank=4, alpha=8, targets=("q", "v")).attach(base())
-assert list(trainable(fresh)) == [f"blocks.{i}.attn.{p}.{m}" for i in (0, 1) for p in "qv" for m in "AB"]
-assert set(deltas.updates(model)) == {f"blocks.{i}.attn.{p}.weight" for i in (0, 1) for p in "qv"}
+names = [f"blocks.{i}.attn.{p}.{m}" for i in (0, 1) for p in "qv" for m in "AB"]
+assert list(trainable(LoRA(rank=4, alpha=8, targets=("q", "v")).attach(base()))) == names
+assert set(deltas.updates(model)) == {name.replace(".A", ".weight").replace(".B", ".weight") for name in names}
 assert torch.linalg.matrix_rank(layer.delta(), rtol=1e-5) == 4
 assert all(error < 1.1 * bound[r] for r in bound for error in errors[r])
-assert all(a / b > 30 and b / c < 10 for a, b, c in zip(errors[3], errors[4], errors[8], strict=True))
+assert all(300 < a / b < 600 and b / c < 10 for a, b, c in zip(errors[3], errors[4], errors[8], strict=True))
 assert [type(m) for m in merged.modules()] == [type(m) for m in base().modules()]
-assert not any(p.any() for p in trainable(zero).values())
-assert after < before - 0.3
+assert moved == 0 < 0.3 < before - after
+assert found.gradients == 4 * 2048 == found.optimizer / 2
+assert 0.5 < found.activations / measured["Full"].activations < 0.8
 if not FAST:
-    assert min(scores) > 0.98
-    assert energy[3] < 0.1
-    assert apart == evaluate(model, goal).accuracy
-    assert together < apart - 0.1
+    assert min(scores) > 0.98 > 0.35 > max(without["v"])
+    assert min(without["q"]) > 0.95 > energy["v"][3] == max(energy["v"]) > 0.4 > 0.1 > energy["q"][3]
+    with torch.no_grad(), recording(zero) as was, recording(model) as now:  # zero is still the base
+        assert len(zero(batch.tokens)) == len(model(batch.tokens))
+    assert all(layers[0].weights[:, 3, 7:13, 0].mean() > 0.5 for layers in (was, now))
+    assert together + 0.1 < apart == evaluate(model, goal).accuracy
     assert 0.85 < times["merged"][1] / times["base"][1] < 1.15 < times["unmerged"][1] / times["base"][1]
-full_cost, lora_cost = measured.values()
-assert lora_cost.gradients == 4 * 2048 == lora_cost.optimizer / 2
-assert 0.5 < lora_cost.activations / full_cost.activations < 0.8
