@@ -3,18 +3,18 @@
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|
-# | 45 minutes to read and run · 90 with exercises | ●●○ | lesson 1 | half a minute on a CPU |
+# | 45 minutes to read and run · 90 with exercises | ●●○ | lessons 1, 6, 7 | half a minute on a CPU |
 #
-# You will delete an instruction and keep what the model remembers of it. Then you will train such a memory, find out
+# You will delete an instruction and keep what the model remembers of it. Then you train such a memory, find out
 # which parts matter, and count what it costs.
 
 # %% [markdown]
 # ## What the paper did and claimed
 #
 # Li and Liang (2021, [arXiv:2101.00190](https://arxiv.org/abs/2101.00190)) kept GPT-2 and BART frozen and trained keys
-# and values that stand in front of every layer. GPT-2 described tables in words, BART wrote summaries. With 0.1 % of
-# the parameters, the prefix came near full fine-tuning on all of the data. It did better with few examples and on
-# topics that training had not seen.
+# and values in every layer, in front of those of the text. GPT-2 described tables in words, BART wrote summaries. With
+# 0.1 % of the parameters, the prefix came near full fine-tuning on all of the data. It did better with few examples and
+# on topics that training had not seen.
 
 # %% [markdown]
 # ## Predict
@@ -97,15 +97,15 @@ print(f"largest difference of a logit: {(from_memory - from_words).abs().max():.
 # %% [markdown]
 # ## By hand: what a prefix does to attention
 #
-# A query $q$ gives key $k_j$ the weight $a_j=e^{q\cdot k_j/\sqrt d}$, divided by the sum of all. Let $S_P$ be the sum
-# over the prefix and $S_T$ that over the tokens. We split it:
+# In a head of width $d_h$, a query $q$ gives key $k_j$ the weight $a_j=e^{q\cdot k_j/\sqrt{d_h}}$, divided by the sum
+# of all. Let $S_P$ be the sum over the prefix and $S_T$ that over the tokens. We split it:
 #
 # $$y=\frac{\sum_Pa_jv_j+\sum_Ta_jv_j}{S_P+S_T}=\lambda\,y_P+(1-\lambda)\,y_T,\qquad\lambda=\frac{S_P}{S_P+S_T}$$
 #
 # Here $y_P$ is what $q$ reads from the prefix alone, $y_T$ from the tokens alone.
 
 # %%
-q = np.array([2, 0, 0, 0])  # d = 4, so q · k / √d is the first entry of k
+q = np.array([2, 0, 0, 0])  # d_h = 4, so q · k / √d_h is the first entry of k
 K, V = np.zeros((4, 4)), np.eye(4)  # four tokens; e⁰ = 1, so each has the weight 1
 
 
@@ -146,29 +146,32 @@ plt.show()
 # *Figure: accuracy on the pretraining mixture behind prefixes of n zeros in each layer. The base tolerates a few;
 # sixteen cost it almost half of the examples.*
 #
-# Guess 3: no. A prefix cannot start as the base, as LoRA does with $B = 0$. From the first step on it takes attention
-# away.
+# Guess 3: no. A prefix cannot start as the base, as an adapter does with $U = 0$ (lesson 4). From the first step on it
+# takes attention away.
 
 # %% [markdown]
 # ## Why a prefix has no queries
 #
-# A query makes a row of attention's output, at its own place. The next layer reads a row by making a key and a value of
-# it. But there, the prefix has learned keys and values, which no row makes. So nobody would read the prefix's row.
+# Suppose the prefix had a query in layer 1. It would make one more row. Layer 2 could use that row only by making a key
+# and a value of it, but at that place it has learned ones of its own. So the row is thrown away.
 #
-# Let us ask autograd: two virtual tokens with queries stand before four tokens, and the loss depends on the rows of the
-# tokens.
+# Let us ask autograd, with two layers: in each, two virtual tokens with queries stand before four tokens. The loss
+# depends on the tokens.
 
 # %%
 torch.manual_seed(0)
-P_Q, P_K, P_V = (torch.randn(1, 2, 4, requires_grad=True) for _ in range(3))
-Q, K, V = (torch.cat([P, torch.randn(1, 4, 4)], dim=1) for P in (P_Q, P_K, P_V))
-y = F.scaled_dot_product_attention(Q, K, V, is_causal=True)  # (1, 6, 4)
-y[:, 2:].square().sum().backward()
+P_Q, P_K, P_V = (torch.randn(2, 1, 2, 4, requires_grad=True) for _ in range(3))  # for 2 layers, 2 virtual tokens
+x = torch.randn(1, 4, 4)  # four tokens; here each is its own query, key and value
+for layer in (0, 1):
+    Q, K, V = (torch.cat([P[layer], x], dim=1) for P in (P_Q, P_K, P_V))
+    rows = F.scaled_dot_product_attention(Q, K, V, is_causal=True)  # (1, 6, 4)
+    x = rows[:, 2:]  # at the first two places, the next layer has learned keys and values
+x.square().sum().backward()
 for name, P in (("queries", P_Q), ("keys", P_K), ("values", P_V)):
     print(f"gradient of the prefix's {name:7} {P.grad.norm():.3f}")
 
 # %% [markdown]
-# Guess 2: no. Queries of the prefix would get no gradient, because nothing reads what they make.
+# Guess 2: no. Queries of the prefix would get no gradient in any layer, because nothing reads the rows that they make.
 
 # %%
 plots.structure("PrefixTuning")
@@ -187,11 +190,12 @@ plt.show()
 # %%
 class Prefix(prefix_tuning.Prefix):
     def forward(self, blocks):
-        """The cache that self.base(blocks) makes, with this layer's keys and values in each of its layers.
+        """Take the cache that the wrapped `begin` makes, self.base(blocks), append to each of its layers the learned
+        keys and values of that layer, and return it.
 
         self.keys_values(): P_K and P_V, both (L, n, d), a slice for each layer. blocks: the L blocks of the model;
         block.attn.split cuts (n, d) into heads (H, n, d/H). cache.layers: for each block a store of keys and values;
-        its method extend(k, v) appends some, (H, n, d/H).
+        its extend(k, v) appends (H, n, d/H), and copes with the missing batch dimension (lesson 1).
         """
         raise NotImplementedError("your turn, 4 lines")
 
@@ -299,8 +303,8 @@ print("accuracy on unseen examples, by seed:", *(f"{score:.2f}" for score in by_
 # four at 1.
 #
 # Does the network help because it starts with smaller numbers? We can separate the two: fold the *untrained* network,
-# and train what it made directly. The paper also starts from real words, so we try four words of the task, and four
-# that mean nothing to it.
+# and train what it made directly. The paper also starts from real words. We try `reverse blue`, repeated to fill four
+# places, and four that mean nothing to the task.
 
 
 # %%
@@ -320,13 +324,14 @@ plots.bars(by_start, colour=plots.HUES["PrefixTuning"])
 plt.show()
 
 # %% [markdown]
-# *Figure: accuracy after 80 steps, mean and single seeds. Direct training succeeds with seven seeds of ten, also from
-# the network's start; from words of the task always, from other words never.*
+# *Figure: accuracy after 80 steps; ten seeds in the first three rows, three in the last two. Direct training succeeds
+# with seven seeds, also from the network's start; from the task's words always, from others never.*
 #
-# If the network helps, it is not by its start. But ten seeds against seven can be chance (p = 0.21, Fisher's exact
-# test). Behind words of the task, little is left to train.
+# The network's start does not help. Ten against seven can be chance (p = 0.21, Fisher's test), but from eight examples
+# the network solves 1.00, direct training 0.70 ([ledger](claims.md#prefix_network)). Behind the task's words, little is
+# left to train.
 #
-# Afterwards the network is **folded** away, as in lesson 7.
+# Afterwards the network is **folded** away.
 
 # %%
 L, n, d, w = 2, 4, 64, 64
@@ -343,7 +348,7 @@ with torch.no_grad():
 #
 # Each of $T$ tokens meets $n$ more keys, with $d$ multiplications each, and $n$ more values, with $d$ again. So a
 # prefix adds $2nTd$ multiplications in each layer. It adds no rows: `q`, `k`, `v`, `o` and the MLP have nothing more
-# to do. A prompt, however, adds $n$ rows everywhere. We predict, then count.
+# to do. A soft prompt, however, adds $n$ rows everywhere. We predict, then count.
 
 
 # %%
@@ -394,8 +399,8 @@ print("trained with the mistake, by seed:", *(f"{score:.2f}" for score in traine
 
 # %% [markdown]
 # Six of ten seeds learn the task with the mistake, seven without. Training from random numbers hardly notices it:
-# shuffled random numbers are random numbers. It shows where other code has made the keys, at a start from words or in a
-# file. So compare with the words once, as we did above.
+# shuffled random numbers are random numbers. The mistake shows only when the keys come from other code: from the base's
+# own words, or from a file. So compare with the words once, as we did above.
 
 # %% [markdown]
 # ## Seen here or not
@@ -467,7 +472,7 @@ quiz("08_prefix_tuning", answers="")
 # ## In three lines
 #
 # - A prefix is a key/value cache that was learned: $2Lnd$ numbers, and no rows added.
-# - Trained directly it can be slow; a network that makes it, or the words of the task, help.
+# - Trained directly it can be slow. A start from the task's words helps; with few examples, so does a network.
 # - It never starts as the base, and cannot be merged.
 #
 # The same in `peft`:

@@ -206,20 +206,25 @@ def draw_block(ax, hue, x, title, after_attn=False, after_mlp=False, parallel=Fa
         box(ax, x + 5.5, y + 3, 7, 3, name)
         say(ax, x + 0.6, y - 1, "x", size=10, style="italic")
         say(ax, x + 7.3, y + 2.5, "n", size=10, style="italic")
-        say(ax, *((x + 14.4, end + 2.5) if adapter else (x + 7.9, end + 1.2)), "f", size=10, style="italic")
+        say(ax, *((x + 14.6, end + 2.5) if adapter else (x + 7.9, end + 1.2)), "f", size=10, style="italic")
+        top = end + (6.2 if adapter else 5.5)
         if adapter:
             arrow(ax, (x + 9, end), (x + 9, end + 1))
             box(ax, x + 5.5, end + 1, 7, 3, "adapter", hue)
-            arrow(ax, (x + 9, end + 4), (x + 9, end + 5.5), (x + 3.2, end + 5.5))
-            skip = (x + 9, end + 0.4), (x + 13.6, end + 0.4), (x + 13.6, end + 5.5), (x + 9, end + 5.5)
-            arrow(ax, *skip)
-        else:
-            arrow(ax, (x + 9, end), (x + 9, end + 5.5), (x + 3.2, end + 5.5))
-        if parallel and name == "MLP":
+            arrow(ax, (x + 9, end + 4), (x + 9, top - 1.2))
+            arrow(ax, (x + 9, end + 0.4), (x + 13.8, end + 0.4), (x + 13.8, top), (x + 10.2, top))
+        elif parallel and name == "MLP":
+            arrow(ax, (x + 9, end), (x + 9, top - 1.2))
             arrow(ax, (x + 9, y + 2.5), (x + 16.5, y + 2.5), (x + 16.5, y + 3))
             box(ax, x + 13.2, y + 3, 6.6, 3, "adapter", hue)
-            arrow(ax, (x + 16.5, y + 6), (x + 16.5, end + 5.5), (x + 9, end + 5.5))
-        sign(ax, x + 2, end + 5.5)
+            arrow(ax, (x + 16.5, end), (x + 16.5, top), (x + 10.2, top))
+            say(ax, x + 18.2, end + 2.2, "× s", size=10)
+        else:
+            arrow(ax, (x + 9, end), (x + 9, top), (x + 3.2, top))
+        if adapter or (parallel and name == "MLP"):  # the adapter's answer joins f before the block adds both
+            sign(ax, x + 9, top)
+            arrow(ax, (x + 7.8, top), (x + 3.2, top))
+        sign(ax, x + 2, top)
     if after_all:
         say(ax, x - 0.1, 31.2, "x + f", size=10, style="italic")
         arrow(ax, (x + 2, 31.2), (x + 9, 31.2), (x + 9, 32.4))
