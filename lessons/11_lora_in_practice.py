@@ -147,7 +147,7 @@ print(f"LoRA+ with α = 8, λ = 16:  test loss {equal[0]:.8f}")
 print(f"LoRA with α = 128:         test loss {equal[1]:.8f}")
 
 # %% [markdown]
-# After 75 steps the runs agree to five digits. So LoRA+ is another way to a larger α.
+# The runs agree to five digits. So LoRA+ is another way to a larger α.
 #
 # Is a larger α better, once the learning rate is tuned? A little. In the first figure, α = 32 reaches a quarter of
 # α = 2's loss. With [ten seeds](claims.md#lora_plus) and 100 steps, α = 8 solves 71 %, LoRA+ with clipping 77 %, and
@@ -248,8 +248,8 @@ plt.show()
 # ## Part 3: what does full fine-tuning really change?
 #
 # Hu et al. suppose that the change which full fine-tuning makes has a low rank, so that LoRA can replace it. Biderman
-# et al. (2024, arXiv:2405.09673) measured such changes and found ranks 10 to 100 times as high as LoRA's. Who is right? We
-# train all six layers freely and look at the singular values of one change.
+# et al. (2024, arXiv:2405.09673) measured such changes and found ranks 10 to 100 times as high as LoRA's. Who is
+# right? We train all six layers freely and look at the singular values of one change.
 
 # %%
 full, _ = adapt(Full(targets=tuple(f"{name}.weight" for name in SIX)), violet, 3e-3, 0, SHORT)
