@@ -104,7 +104,7 @@ plots.block_error(matrices["blocks.0.mlp.up.weight"])
 plt.show()
 
 # %% [markdown]
-# *Figure: the error of a matrix rounded to NF4 (levels of the next section), in standard deviations σ of its weights.
+# *Figure: the error of a matrix rounded to NF4 (16 levels, explained below), in standard deviations σ of its weights.
 # Left: an outlier spoils its own block of 64 only; the grey foot is that block without the outlier. Right: smaller
 # blocks have smaller errors, but they store more bits (counted below).*
 #
