@@ -199,9 +199,8 @@ for name, levels in LEVELS.items():
 # %% [markdown]
 # Guess 2: NF4 has the smallest error, ‖Ŵ − W‖ / ‖W‖. Part of its lead is cheap, though. FP4 and int4 are symmetric
 # around their zero, so they have one level less. A 16th even level closes nearly half of the gap between int4 and NF4,
-# but then no level is zero (exercise 4 meets this again).
-# The ledger finds NF4 ahead on [twelve of twelve bases](claims.md#four_bits). All this is about normally distributed
-# weights; exercise 2 tries others.
+# but then no level is zero (exercise 4 meets this again). The ledger finds NF4 ahead on [twelve of twelve
+# bases](claims.md#four_bits). All this is about normally distributed weights; exercise 2 tries others.
 
 # %% [markdown]
 # ## Count the bits
@@ -221,8 +220,8 @@ for double in (False, True):
     print(f" (ratio {measured / predicted:.3f}), error {error:.2%}")
 
 # %% [markdown]
-# This saves a third of a bit at the same error. Measured is slightly more: each matrix also stores its
-# mean, and a small one has only 64 absmax to share a scale.
+# This saves a third of a bit at the same error. We measure slightly more, as each matrix also stores its mean, and in a
+# small one only 64 absmax share a scale.
 #
 # For 65 billion weights, 4.127 bits make 33.5 GB; 16 bits make 130. The rest of the 48 GB must hold the LoRA, its
 # gradients, Adam's moments and the activations. If they do not fit, the paper's *paged optimizer* (left out here) moves
