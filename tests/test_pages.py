@@ -193,7 +193,7 @@ def test_a_quiz_becomes_choices_that_say_what_is_right_and_why(of_cells, asked, 
     for choice in asked.choices:
         assert choice.comment in page
     assert "What running it shows" in page
-    assert 'href="interview.html#10_lora"' in read(tmp_path / "site" / "10_lora.html")
+    assert asked.right in read(tmp_path / "site" / "10_lora.html"), "and in the lesson, where its quiz stands"
 
 
 def test_headings_of_the_same_name_get_different_anchors(of_cells):

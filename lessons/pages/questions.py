@@ -16,6 +16,7 @@ def of(stem):
         {
             "ask": inline(question.ask),
             "choices": [(c.letter, inline(c.answer), c.is_right, markdown(c.comment)) for c in question.choices],
+            "source": question.code.rstrip(),
             "code": coloured(question.code),
             "prints": question.prints.rstrip(),
         }
