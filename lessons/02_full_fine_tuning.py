@@ -433,11 +433,11 @@ except NotImplementedError as todo:
 # %% [markdown]
 # ## More exercises
 #
-# 1. *Predict, then measure.* How many bytes do weights, gradients and Adam take if only MLPs are trained, by
+# 1. *Predict, then measure.* How many bytes do weights, gradients and Adam take if only the MLPs are trained, by
 #    `full.Full(targets=("mlp",))`? Check with `costs.measure`.
-# 2. *Predict, then measure.* Which rows of the table vanish if only q, v are trained?
-# 3. *Design an experiment.* **Rehearsal** mixes old examples into training. What does it save in 100 steps at
-#    learning rate 0.003?
+# 2. *Predict, then measure.* Which rows of the table vanish if only q and v are trained?
+# 3. *Design an experiment.* **Rehearsal** mixes old examples into training. What does it save (100 steps, learning
+#    rate 0.003)?
 # 4. *Find the mistake.* "At 0.0001 a fifth is retained, so at 0.00001 nearly all will be."
 
 # %% [markdown]

@@ -257,9 +257,9 @@ plt.show()
 # *Figure: accuracy on unseen examples of left+violet, learned from 16. Bars are means, dots are five seeds. The fusion
 # leads on every seed; the fresh adapter solves nothing.*
 #
-# Guess 2: the learned mixture wins. A fresh adapter has to learn a shift and a table; after 500 steps it knows the 16
-# by heart, and still at most one of 300 unseen examples. The warm start has to learn the table. The fusion has only to
-# learn whom to ask.
+# Guess 2: the learned mixture wins. A fresh adapter has to learn a shift and a table; after 500 steps (three seeds) it
+# knows the 16 by heart, and still at most one of 300 unseen examples. The warm start has only the table to learn, the
+# fusion only whom to ask.
 
 # %% [markdown]
 # ## What moved, what was learned
@@ -292,11 +292,11 @@ plt.show()
 
 # %% [markdown]
 # *Figure: attention α to each adapter (row) at each token (column), one seed. Block 0 prefers left+plain at x2, x3, x5
-# and x6, letters that are read, and nobody from = to y5. Block 1 listens to copy+violet, except at y6, after which only
-# the full stop comes.*
+# and x6, letters that are read, and nobody from = to y5. Block 1 listens to copy+violet, except at y6, before the full
+# stop.*
 #
-# Another attention follows block 0. What is mixed in at a letter changes its key, and so *where* the answer
-# reads. Nothing follows block 1: only *which* letter is written can change.
+# Another attention follows block 0. A mixture at a letter changes its key, and so *where* the answer reads, as a shift
+# must. No attention follows block 1: there, only *which* letter is written can change.
 
 # %% [markdown]
 # ## Listened to, and needed
@@ -332,8 +332,9 @@ plt.show()
 # Without left+plain in block 0 or copy+violet in block 1, nothing is solved. Without reverse+plain, hardly anything is
 # lost.*
 #
-# Guess 3: no, the third adapter is heard, but hardly needed. In block 0, copy+violet gets little more attention, 0.29
-# against 0.25, and is worth a third of the accuracy: 0.57 is left of 0.86. Only an intervention tells who matters.
+# Guess 3: no, the third adapter is heard, but hardly needed. In block 0, copy+violet gets little more attention
+# (0.29) than reverse+plain (0.25), but is worth a third of the accuracy: 0.57 is left of 0.86. Only an intervention
+# tells who matters.
 
 # %% [markdown]
 # ## What it costs
