@@ -296,7 +296,7 @@ plt.show()
 # stop.*
 #
 # Another attention follows block 0. A mixture at a letter changes its key, and so *where* the answer reads, as a shift
-# must. No attention follows block 1: there, only *which* letter is written can change.
+# must. No attention follows block 1: only *which* letter is written can change.
 
 # %% [markdown]
 # ## Listened to, and needed
