@@ -358,7 +358,7 @@ plt.show()
 # %% [markdown]
 # When can adding work? **Both wishes must be possible at once.** `reverse` chooses *which* letter is read, and `blue`
 # chooses *how* it is written: one answer can satisfy both. `reverse` and `left` both choose which letter is read, and
-# for the same place they want different ones. Their sum reads neither.
+# for the same place they want different ones. Their sum solves neither task.
 #
 # In such a case you switch, or mix as above. Or instructions tell the tasks apart, as in the ledger's
 # [three new words](claims.md#addition).
@@ -370,8 +370,8 @@ plt.show()
 # each place, and averages the numbers that have this sign. **DARE** sets numbers to zero at random and enlarges the
 # others.
 #
-# Here the sum of three LoRAs has an accuracy of 0.86, the mean over their three tasks. The best single delta has 0.33
-# there. Each delta has 1.00 on its own task.
+# How good is a plain sum? In the ledger, three LoRAs learn three other tasks, each with 1.00. The mean accuracy over
+# these three tasks is 0.86 for their sum, and 0.33 for the best single one.
 
 # %% [markdown]
 # What does the ledger say?
@@ -384,7 +384,7 @@ plt.show()
 # | TIES | beats the sum | [contradicted](claims.md#conflicts) |
 # | DARE | drops most numbers without loss | [contradicted](claims.md#dropping) |
 #
-# With DARE, half of the numbers may go; nine tenths may not.
+# With DARE after full fine-tuning, half may go, nine tenths may not.
 
 # %% [markdown]
 # ## One after the other
