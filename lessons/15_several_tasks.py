@@ -366,7 +366,7 @@ plt.show()
 # %% [markdown]
 # ## More arithmetic
 #
-# Two papers merge with more care than a sum. **TIES** keeps each delta's largest numbers, lets the heavier sign win at
+# Two papers merge with more care. **TIES** keeps each delta's largest numbers, lets the heavier sign win at
 # each place, and averages the numbers that have this sign. **DARE** sets numbers to zero at random and enlarges the
 # others.
 #

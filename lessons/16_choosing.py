@@ -436,8 +436,8 @@ plt.show()
 # LoRA for many. If not, LoRA shares a batch or, merged, adds no delay; IA³ makes the smallest files; full fine-tuning
 # takes the fewest steps.*
 #
-# What merges holds at any size; accuracies and times hold here. That adapters share no batch is a limit of minipeft:
-# they can be looked up as A and B are.
+# What merges holds at any size; accuracies and times hold here. That adapters and biases share no batch is a limit of
+# minipeft: they can be looked up as A and B are.
 
 # %% [markdown]
 # ## Seen here or not
@@ -497,7 +497,7 @@ plt.show()
 #
 # 2\. Six learning rates, one seed: 30. Three new seeds: 15. Luck decides one of ten pairs.
 #
-# 3\. No: it is open, for IA³'s best is now above LoRA's worst.
+# 3\. It is open: IA³'s best is above LoRA's worst.
 #
 # ```text
 # IA³, 0.3:  0.06  0.06  0.07  0.69       LoRA:  0.98  0.99  0.81  0.99
