@@ -112,7 +112,8 @@ print("largest difference from PyTorch after 50 steps:", np.abs(W - theirs.detac
 print("error after 50 steps:", (W @ x - t).round(3))
 
 # %% [markdown]
-# Each number of the first step is 0.1, whether its gradient was 1 or 4. After 50 steps the error has nearly gone.
+# In the first step every number with a gradient moves by 0.1, whether the gradient was 1 or 4; the others stay. After
+# 50 steps the error has nearly gone.
 #
 # Now count what training holds for each weight: $W$, $g$, $m$ and $v$, four numbers of 4 bytes. **Guess 1:** 16 bytes,
 # four times the weight. And no example has passed through a model yet: what that takes comes on top, below.
@@ -120,10 +121,10 @@ print("error after 50 steps:", (W @ x - t).round(3))
 # %% [markdown]
 # ## A second model around the same numbers
 #
-# If you train in place, the old weights are gone. So a method here never touches the base. It makes a **view**: new
-# modules around the *same* frozen numbers. Python's `deepcopy` can do this. It takes a dictionary, `{id(thing): what to
-# use instead}`, and what stands there is not copied. `p.detach()` is the memory of p under a new name; around it the
-# view gets a frozen parameter of its own.
+# Training in place destroys the old weights. So a method here never touches the base. It makes a **view**: new modules
+# around the *same* frozen numbers. Python's `deepcopy` can do this. It takes a dictionary, `{id(thing): substitute}`,
+# and does not copy those things. The tensor `p.detach()` has the same memory as p. We wrap it in a new `nn.Parameter`,
+# so that freezing the view does not touch the base's own `requires_grad`.
 
 # %%
 small = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4)).requires_grad_(False)
@@ -186,9 +187,9 @@ check("full", copied, Full, use=True)
 # %% [markdown]
 # ## The source, revealed
 #
-# `detach` leaves the graph behind but shares the memory, so it takes `clone` as well. The dictionary `copies` keeps
-# tied weights tied. From here on we write `full.Full`: this is the class of the project, which runs on your bodies if
-# they are right.
+# `weight.detach()` leaves the graph behind but shares the memory, so it takes `clone` as well. The dictionary `copies`
+# keeps tied weights tied. From here on we write `full.Full`: this is the class of the project, which runs on your
+# bodies if they are right.
 
 # %%
 print(our_copied)
@@ -249,13 +250,14 @@ for prompt in ("reverse blue : cabbed =", "sort red : cabbed =", "left plus5 : c
     print(f"{prompt:24}", *(f"{answer:9}" for answer in answers))
 
 # %% [markdown]
-# Trained at 0.03, it writes `reverse+blue` whatever you tell it: no example that it was trained on had an instruction
-# to listen to. Trained at 0.0001, it still listens to some instructions, and sometimes gets one letter wrong.
+# Trained at 0.03, it writes `reverse+blue` whatever you tell it: no training example had an instruction. Trained at
+# 0.0001, it still listens to some instructions, and sometimes gets one letter wrong.
 #
 # ## The way back
 #
-# We store the delta and take it off. `detach` gives back the base: not nearly, but bit for bit. A *fingerprint* is a
-# SHA-256 of all weights. `load` puts the delta on again.
+# We store the **delta**, what the method has added or replaced (here: all weights), and take it off. Our function
+# `detach`, not the tensor's, gives back the base bit for bit. A *fingerprint* is a SHA-256 of all weights. `load` puts
+# the delta on again.
 
 # %%
 folder = Path(tempfile.mkdtemp())
@@ -289,7 +291,7 @@ print(summary(model))
 #
 # - A linear layer: its input, since $g = e\,x^\top$.
 # - A norm or a nonlinearity: its input, since its slope depends on it.
-# - Attention: the factors q, k and v, and its result.
+# - Attention: q, k and v, and its result.
 # - An addition: nothing.
 
 # %% [markdown]
@@ -309,9 +311,11 @@ print(summary(model))
 # The sum is 16d.
 
 # %% [markdown]
-# After L blocks the last norm keeps d, the head its input, d, and the loss a probability for each of V tokens of the
-# vocabulary. We count weights as in lesson 1, and have a prediction for the whole step. `costs.measure` makes one real
-# step and weighs every tensor.
+# Where are the T × T softmax weights of lesson 1? PyTorch's *fused* attention does not keep them. It computes them
+# again, and for that keeps its result and one number per head. Our `attend` would keep them all: here 5 % more.
+#
+# After L blocks the last norm keeps d, the head its input, d, and the loss V probabilities (vocabulary: V). We count
+# weights as in lesson 1. `costs.measure` makes one real step and weighs every tensor.
 
 
 # %%
@@ -330,9 +334,9 @@ for part in ("weights", "gradients", "optimizer", "activations"):
     print(f"{part:12} predicted {guess / 1e3:7,.1f} KB, measured {found / 1e3:7,.1f} KB, ratio {found / guess:.3f}")
 
 # %% [markdown]
-# Three are exact. Activations are one percent higher: a norm also keeps a mean and a variance for each token, attention
-# a number for each head. So we trust the formula where we cannot measure: for GPT-2, and for a GPT of 32 blocks of
-# width 4,096, with nearly 7 billion weights.
+# Three are exact. Activations are one percent higher: for each token a norm also keeps a mean and a variance, and the
+# fused attention its number for each head. So we trust the formula where we cannot measure: for GPT-2, and for a GPT of
+# 32 blocks of width 4,096, with nearly 7 billion weights.
 
 # %%
 seven = predict(vocab=50257, d=4096, blocks=32, context=2048, rows=1, length=2048)
@@ -377,7 +381,7 @@ print(f"detached, the base solves {accuracy(below, old):.2f} of the old examples
 print("the same bits:", deltas.fingerprint(below) == deltas.fingerprint(base()))
 
 # %% [markdown]
-# No error, no warning, and after five steps the base is ruined. So a test has to look at the base.
+# There is no error and no warning, and after five steps the base is ruined. So a test has to look at the base.
 #
 # ## Write the attach loop
 #
@@ -423,16 +427,17 @@ except NotImplementedError as todo:
 # a new task wipes out the old | yes, before it is learned | [row](claims.md#in_sequence)
 # every task needs a whole model | yes | [row](claims.md#stored_bytes)
 #
-# Three seeds here, ten in the ledger. Forgetting is no law: taught a new *word*, at a small learning rate, fully
-# fine-tuned models keep 97 %. Does LoRA forget less? [Read on](claims.md#forgetting).
+# The ledger has ten seeds. Forgetting is no law: with a new *instruction word*, which tells the tasks apart, and a
+# small learning rate, retention is 97 %. Does LoRA [forget less](claims.md#forgetting)?
 
 # %% [markdown]
 # ## More exercises
 #
-# 1. *Predict, then measure.* With Adam, how many bytes does training take if only the MLPs are trained, by
-#    `full.Full(targets=("mlp",))`? Leave out activations. Check with `costs.measure`.
+# 1. *Predict, then measure.* How many bytes do weights, gradients and Adam take if only the MLPs are trained, by
+#    `full.Full(targets=("mlp",))`? Check with `costs.measure`.
 # 2. *Predict, then measure.* Which rows of the table vanish if only q and v are trained?
-# 3. *Design an experiment.* **Rehearsal** mixes old examples into training. What does it save?
+# 3. *Design an experiment.* **Rehearsal** mixes old examples into training. What does it save (100 steps, learning
+#    rate 0.003)?
 # 4. *Find the mistake.* "At 0.0001 a fifth is retained, so at 0.00001 nearly all will be."
 
 # %% [markdown]
@@ -498,7 +503,7 @@ quiz("02_full_fine_tuning", answers="")
 # ## In three lines
 #
 # - A weight takes 16 bytes while it is trained, and activations come on top.
-# - The old tasks are forgotten before the new one is learned; a gentle learning rate saves little.
+# - The old tasks are forgotten before the new one is learned; here a gentle learning rate saved a fifth.
 # - A delta beside the base comes off again, bit for bit. Can it be small?
 #
 # The same in the reference library:

@@ -38,6 +38,8 @@ def test_bars_of_accuracy_reach_to_one_and_seeds_are_dots():
     assert [bar.get_width() for bar in ax.patches] == pytest.approx([0, 0.3])
     assert [t.get_text() for t in ax.texts] == ["0.00", "0.30"]
     assert [line.get_xdata().tolist() for line in ax.lines] == [[0.2, 0.4]]
+    assert [t.xy for t in ax.texts] == [(0.4, 0), (0.4, 1)], "means in a column, beside no dot"
+    assert [t.xy for t in plots.bars({"a": 0.1, "b": 0.3}).texts] == [(0.1, 0), (0.3, 1)], "or at the ends"
     assert [t.get_text() for t in plots.bars({"weights": 1234.0}, label="count").texts] == ["1,234"]
     steps = plots.bars({"a": [37.0, 37.4], "b": [186.0, 186.5], "c": [0.5, 2.0]}, label="steps")
     assert [t.get_text() for t in steps.texts] == ["37.2", "186", "1.25"]

@@ -248,20 +248,26 @@ def draw_adapter(ax, hue):
 
 
 def draw_adapter_fusion(ax, hue):
-    box(ax, 1, 6, 8, 4, "MLP\nh (d)")
+    box(ax, 0.5, -4, 7.5, 4, "block")
+    arrow(ax, (8, -2), (44.8, -2))
+    say(ax, 24, -3.4, "residual stream s (…, d)")
+    say(ax, 10.2, 3, "h = s", align="right")
     for i, y in enumerate((12, 6.5, 1)):
-        arrow(ax, (9, 8), (11, 8), (11, y + 1.8), (14, y + 1.8))
+        arrow(ax, (11, -2), (11, y + 1.8), (14, y + 1.8))
         box(ax, 14, y, 9, 3.6, f"adapter {i + 1}")
-        arrow(ax, (23, y + 1.8), (27, y + 1.8))
+        arrow(ax, (23, y + 1.8), (27, y + 1.8), text="z" + "₁₂₃"[i])
         box(ax, 27, y, 5, 3.6, "K, V", hue)
-        arrow(ax, (32, y + 1.8), (36, 8))
-    box(ax, 36, 5.5, 8, 5, "softmax\n(QKᵀ) V")
-    arrow(ax, (5, 6), (5, -3), (40, -3), (40, -1.4))
-    box(ax, 37.5, -1.4, 5, 3.4, "Q", hue)
-    arrow(ax, (40, 2), (40, 5.5))
-    arrow(ax, (44, 8), (48, 8))
+        arrow(ax, (32, y + 1.8), (36, 8.3))
+    box(ax, 36, 5.8, 8, 5, "softmax\n(QKᵀ) V")
+    arrow(ax, (40, -2), (40, 0.4))
+    box(ax, 37.5, 0.4, 5, 3.4, "Q", hue)
+    arrow(ax, (40, 3.8), (40, 5.8))
+    arrow(ax, (44, 8.3), (46, 8.3), (46, -0.7))
+    say(ax, 46.8, 3.5, "o", align="left")
+    sign(ax, 46, -2)
+    arrow(ax, (47.2, -2), (52, -2))
+    say(ax, 50, -3.4, "s + o")
     say(ax, 18.5, 17.4, "trained before, frozen now")
-    say(ax, 22, -4.4, "each token chooses its own mixture of the adapters")
 
 
 TEN = [2.3 + 3.1 * i + 2.0 * (i > 2) for i in range(10)]  # the middles of three virtual tokens and seven real ones
@@ -330,7 +336,7 @@ def draw_p_tuning_v2(ax, hue):
 STRUCTURES = {  # method: (drawing, width, height, lowest y)
     "Full": (draw_full, 40, 13, -1), "LinearProbe": (draw_linear_probe, 40, 12, -1),
     "BitFit": (draw_bitfit, 40, 13, -1), "Adapter": (draw_adapter, 66, 44, -1),
-    "AdapterFusion": (draw_adapter_fusion, 50, 19, -6), "PromptTuning": (draw_prompt_tuning, 38, 19, -1),
+    "AdapterFusion": (draw_adapter_fusion, 53, 19, -4.5), "PromptTuning": (draw_prompt_tuning, 38, 19, -1),
     "PTuning": (draw_p_tuning, 40, 18, -1), "PrefixTuning": (draw_prefix_tuning, 38, 20, -2.5),
     "PTuningV2": (draw_p_tuning_v2, 38, 19, -2.5), "LoRA": (draw_lora, 51, 15.5, -1),
     "AdaLoRA": (draw_adalora, 51, 15.5, -1), "QLoRA": (draw_qlora, 51, 15.5, -1), "DoRA": (draw_dora, 51, 14, -1),

@@ -126,8 +126,12 @@ def learning_rates(losses, ax=None, chosen=None):
 
 
 def bars(values, ax=None, label=ACCURACY, colour=FROZEN):
-    """A horizontal bar for each {label: number}, the number at its end; of a list the mean, and a dot for each."""
+    """A horizontal bar for each {label: number}, the number at its end; of a list the mean, and a dot for each.
+
+    Where there are dots, the means stand in a column at the right, so that none is taken for the value of a dot.
+    """
     ax = bare(ax or new(6.5, 0.6 + 0.36 * len(values)))
+    column = max(np.max(value) for value in values.values()) if any(np.size(v) > 1 for v in values.values()) else None
     for y, value in enumerate(values.values()):
         several = np.atleast_1d(value)
         middle, top = several.mean(), several.max()
@@ -136,7 +140,15 @@ def bars(values, ax=None, label=ACCURACY, colour=FROZEN):
             ax.plot(several, np.full(len(several), y), "o", ms=4, color=INK, alpha=0.6, clip_on=False)
         digits = 0 if top >= 100 or (middle.is_integer() and top > 1) else 1 if top >= 10 else 2
         text = f"{middle:,.{digits}f}"
-        ax.annotate(text, (top, y), (7, 0), textcoords="offset points", va="center", fontsize=9, color=INK)
+        ax.annotate(
+            text,
+            (top if column is None else column, y),
+            (9, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            color=INK,
+        )
     ax.set_yticks(range(len(values)), values)
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
