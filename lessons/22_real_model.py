@@ -477,7 +477,7 @@ for mistake in ("neighbours in pairs", "heads shared in turns", "base of the mod
 # 4: Train a control on the *base's own answers* to the 24 questions. Ask both for a hundred capitals, over several
 # seeds.
 #
-# 5: `python -m minipeft chat --delta deltas/style.safetensors`. Ask it what is not in your file, and a few capitals.
+# 5: `python -m minipeft chat --delta deltas/style.safetensors`. Ask it what is not in your file.
 #
 # </details>
 
