@@ -163,6 +163,11 @@ def test_all_maps_share_one_scale_and_are_named():
     assert "coupling" in {ax.get_ylabel() for ax in axes[0].figure.axes}
 
 
+def test_rows_and_columns_may_have_two_names():
+    (ax,) = plots.similarity_maps({"LSTM": torch.eye(2)}, name=("asked to move", "moves along"))
+    assert (ax.get_ylabel(), ax.get_xlabel()) == ("asked to move", "moves along")
+
+
 def test_large_maps_show_no_numbers():
     (ax,) = plots.similarity_maps({"many": torch.eye(12)})
     assert numbers(ax) == []

@@ -57,8 +57,9 @@ def similarity_maps(found, name="virtual token", label="cosine similarity"):
     """How similar vectors are to each other, a square map for each {title: (n, n)}. A list of Axes.
 
     All maps have one scale, from −1 to 1; small ones show their numbers. name: of what stands in rows and columns,
-    counted from 1. label: what the numbers are.
+    counted from 1, or a pair of names if they differ. label: what the numbers are.
     """
+    row, column = (name, name) if isinstance(name, str) else name
     n = max(len(values) for values in found.values())
     side = min(1.2 + 0.4 * n, 3.2)
     axes = np.atleast_1d(new(min(side * len(found) + 1, 9), side + 0.4, columns=len(found), sharey=True))
@@ -66,10 +67,10 @@ def similarity_maps(found, name="virtual token", label="cosine similarity"):
         values = torch.as_tensor(values).detach().cpu().numpy()
         image = heatmap(ax, values, SIGNED, -1, 1, "{:.2f}" if len(values) <= 6 else "", first=1)
         ax.set_title(title, fontsize=9)
-        ax.set_xlabel(name)
+        ax.set_xlabel(column)
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_locator(MaxNLocator(min(n, 8), integer=True))
-    axes[0].set_ylabel(name)
+    axes[0].set_ylabel(row)
     axes[0].figure.colorbar(image, ax=list(axes), pad=0.01).set_label(label)
     return list(axes)
 

@@ -306,7 +306,7 @@ def draw_p_tuning(ax, hue):
     arrow(ax, (5.4, 6.8), (5.4, 10.8), (13.6, 10.8))
     box(ax, 13, 14, 25, 2.6, "layers")
     arrows_up(ax, template, 12, 2)
-    say(ax, 25.5, 7.6, "the template: h₁ h₂ a h₃, a a real word")
+    say(ax, 25.5, 7.6, "the template: h₁ h₂ a h₃ (a: a real word)")
     say(ax, 20, 1.2, "after training only h is stored", align="left")
 
 
