@@ -66,6 +66,10 @@ def test_rates_are_drawn_in_order_and_the_best_is_ringed():
     assert list(lines[0].get_ydata()) == [3.0, 0.5, 2.0]
     rings = [(line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines if len(line.get_xdata()) == 1]
     assert rings == [(0.01, 0.5), (0.1, 0.2)]
+    chosen = plots.learning_rates(losses, chosen={"LoRA(rank=4)": 0.1, "IA3": 0.1})
+    rings = [(line.get_xdata()[0], line.get_ydata()[0]) for line in chosen.lines if len(line.get_xdata()) == 1]
+    assert rings == [(0.1, 2.0), (0.1, 0.2)]
+    assert "chosen" in chosen.get_xlabel()
     assert ax.get_xscale() == ax.get_yscale() == "log"
     assert "rate" in ax.get_xlabel()
     assert "nats" in ax.get_ylabel()

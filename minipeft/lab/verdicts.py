@@ -49,7 +49,7 @@ def beats(x, y):
 def front(methods):
     """The methods that are worth their numbers.
 
-    One is not if another has at least its mean and at most its numbers, and is better in one of the two.
+    One is not if another is no worse in both (mean accuracy, trained numbers) and better in one.
     """
     worth = []
     for name, (x, n) in methods.items():

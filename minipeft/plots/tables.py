@@ -71,13 +71,13 @@ def decision_tree(tree, ax=None):
     tree: (question, {answer: tree}), or at the end (method, reason): the box then has the method's hue.
     """
     ax = ax or new(9, 0.2 + 0.62 * leaves(tree))
-    wide, gap = 0.68, 0.32  # of a box, and of the room for the answers behind it; together one step to the right
+    wide = 0.64  # of a box; the rest of a step to the right, which is 1, is for the answers
 
     def draw(node, level, top):
         """Draw the node with its first leaf at `top`; returns its own height."""
         text, below = node
         if isinstance(below, str):
-            box(ax, level, top - 0.36, wide, 0.72, text, hue(text), FROZEN, weight="bold")
+            box(ax, level, top - 0.36, wide, 0.72, text, hue(text.replace("³", "3")), FROZEN, weight="bold")
             say(ax, level + wide + 0.04, top, textwrap.fill(below, 30), align="left")
             return top
         ends, y = [], top
@@ -87,9 +87,10 @@ def decision_tree(tree, ax=None):
         middle = (ends[0] + ends[-1]) / 2
         box(ax, level, middle - 0.36, wide, 0.72, textwrap.fill(text, 20), PALE, FROZEN)
         for answer, end in zip(below, ends, strict=True):
-            ax.plot([level + wide, level + 1], [middle, end], color=SPARE[1], lw=1.4, zorder=1)
-            background = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-            say(ax, level + wide + gap / 2, middle + 0.6 * (end - middle), answer, bbox=background)
+            corner = level + wide + 0.05  # up or down to the height of the child, then right, below the answer
+            path = [level + wide, corner, corner, level + 1], [middle, middle, end, end]
+            ax.plot(*path, color=SPARE[1], lw=1.4, zorder=1)
+            say(ax, (corner + level + 1) / 2, end - 0.04, answer, va="bottom")
         return middle
 
     draw(tree, 0, 0)

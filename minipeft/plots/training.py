@@ -105,19 +105,22 @@ def learned_and_forgotten(curves, base=None, ax=None):
     return ax
 
 
-def learning_rates(losses, ax=None):
-    """Loss against learning rate, a line for each {label: {learning rate: loss}}; the least of each is ringed."""
+def learning_rates(losses, ax=None, chosen=None):
+    """Loss against learning rate, a line for each {label: {learning rate: loss}}.
+
+    A ring marks the learning rate of each in `chosen`, {label: learning rate}, or the one with the least loss.
+    """
     ax = bare(ax or new(7.5, 3.4))
     for (label, by_rate), colour in zip(losses.items(), shades(losses), strict=True):
         tried = sorted(by_rate)
         ax.plot(tried, [by_rate[rate] for rate in tried], color=colour, ls=dash(label), **mark(label), label=label)
-        best = min(tried, key=by_rate.get)
+        best = chosen[label] if chosen else min(tried, key=by_rate.get)
         ax.plot(best, by_rate[best], "o", ms=14, mfc="none", mec=INK, mew=1.2, zorder=4)
     ax.set_xscale("log")
     every = sorted({rate for by_rate in losses.values() for rate in by_rate})
     ax.set_xticks(every, [f"{rate:g}" for rate in every])
     loss_axis(ax)
-    ax.set_xlabel("learning rate (ring: the best)")
+    ax.set_xlabel(f"learning rate (ring: {'chosen' if chosen else 'the best'})")
     legend(ax, outside=True)
     return ax
 
