@@ -23,7 +23,7 @@
 #
 # 1. We ask ten *other* questions. How many are answered like a pirate if an instruction says so? With LoRA? With a
 #    soft prompt?
-# 2. The model has 538 MB. How large is the file of what LoRA learned?
+# 2. The model takes 538 MB in 32 bits, and its own file 98 MB. How large is the file of what LoRA learned?
 # 3. The base knows seven of eight capitals. How many does the pirate know?
 
 # %%
@@ -108,8 +108,9 @@ print("PyTorch:  ", nn.RMSNorm(4)(x).detach())
 # ## Positions are rotations, by hand
 #
 # **RoPE** takes the $c$ numbers of a head in pairs, $(x_i, x_{i+c/2})$. At position $p$ it turns pair $i$ of every
-# query and key by the angle $p\,\theta^{-2i/c}$, where $\theta$ is the **base**. A dot product does not change if both
-# vectors are turned by the same angle. So a score depends only on how far apart two tokens are.
+# query and key by the angle $p\,\theta^{-2i/c}$, where $\theta$ is the **rotary base**. A dot product stays the
+# same if both vectors are turned alike. So turn both back by the key's position: what is left is the query, turned by
+# the distance. The score depends on nothing else.
 
 # %%
 q, k = torch.tensor([[1.0, 2.0], [0.0, 1.0]]), torch.tensor([[0.5, 1.0], [1.0, -1.0]])  # two pairs each
@@ -178,7 +179,7 @@ class RotaryAttention(llama.RotaryAttention):
     def forward(self, x, mask=None, cache=None):  # (B, T, d) → (B, T, d)
         """Make q, k, v; let the cache extend k and v; rotate q and k; repeat k and v for their query heads; attend.
 
-        If self.recording, keep the weights as self.weights. Join the heads to (B, T, d); self.o comes last.
+        If self.recording, keep the detached weights as self.weights. Join the heads to (B, T, d); self.o comes last.
         """
         raise NotImplementedError("your turn, about 12 lines")
 
@@ -194,7 +195,8 @@ check("llama", rotate, RotaryAttention, GatedMLP, use=True)
 # ## The source, revealed
 #
 # The cache holds keys as $W_k$ makes them, and all of them are turned whenever they are read. Most other code stores
-# turned keys. Here a prefix (lesson 8) may put learned keys in front, and these have no positions yet. The two lines
+# turned keys. Here a prefix (lesson 8) may put learned keys in front, and these have no positions yet.
+# `F.scaled_dot_product_attention` is our `attend` in one fused kernel, which does not return the weights. The two lines
 # with `alpha=0` change no number; they only make sure that a NaN stays visible.
 
 # %%
@@ -223,10 +225,10 @@ plots.quantized_block(block)
 plt.show()
 
 # %% [markdown]
-# *Figure: the first 32 weights of a query projection. They lie on 16 levels; d is the distance of two levels, m the
-# lowest level.*
+# *Figure: the first 32 weights of a query projection. They lie on 16 levels, d apart; m is the lowest.*
 #
-# A weight takes four bits for its code and one for its share of $d$ and $m$.
+# A weight takes four bits for its code and one for its share of $d$ and $m$. `F32` holds the norms,
+# `Q8_0` the embedding table.
 #
 # ## Text becomes tokens
 #
@@ -292,13 +294,14 @@ for name, texts in found.items():
     print("   ", texts[1], "\n")
 
 # %% [markdown]
-# With the instruction the answers change, but none is a pirate's (guess 1, first part). This small model cannot play a
-# part because one sentence says so.
+# With the instruction the answers change, but none is a pirate's (guess 1, first part). One sentence is not enough
+# to make this small model play a part (we tried one wording).
 #
 # ## Train it
 #
-# We train 36 steps of four examples, with one seed. The soft prompt has 16 vectors and starts from the words of the
-# instruction. The learning rates are hardly tuned: at half of its own, LoRA makes eight of ten answers a pirate's.
+# We train 36 steps of four examples, with one seed. The soft prompt's 16 vectors start from the instruction's ten
+# tokens and its first six again. The learning rates are hardly tuned: with half its learning rate, LoRA makes eight of
+# ten answers a pirate's.
 
 # %%
 start = tuple(tokenizer.encode(ORDER))
@@ -374,13 +377,13 @@ with TemporaryDirectory() as folder:
         print(f"{name:13} {place.stat().st_size:9,} bytes; loaded again, the same logits: {same}")
 
 # %% [markdown]
-# Guess 2: LoRA's file has 1.85 MB beside the model's 538, which is 0.3 %.
+# Guess 2: LoRA's file has 1.85 MB beside 538 MB in 32 bits, 0.3 % (beside the file of 98 MB, 1.9 %).
 #
 # ## What it costs: memory
 #
 # What is trained also has a gradient and two moments of Adam: 16 bytes for each trained number, four for each frozen
-# one. That predicts $4·134.5 + 16·0.46 = 545$ MB for LoRA and $16·134.5 = 2{,}152$ MB for full fine-tuning. The
-# activations come on top; we measure them.
+# one. We predict $4·134.5 + 16·0.46 = 545$ MB for LoRA and $16·134.5 = 2{,}152$ MB for full fine-tuning. Activations
+# come on top; we measure them.
 
 # %%
 view = views["LoRA"]
@@ -392,7 +395,7 @@ print(f"Full predicted {costs.predict(Full().attach(model)).total / 1e6:.1f} MB"
 
 # %% [markdown]
 # The prediction for LoRA is exact. Full fine-tuning needs four times as much for weights, gradients and moments. The
-# activations of four rows are more than half a model again, and LoRA does not avoid them.
+# activations of four rows take 333 MB, more than half as much as the model, and LoRA does not avoid them.
 #
 # ## Break it
 #
@@ -406,7 +409,7 @@ print(f"Full predicted {costs.predict(Full().attach(model)).total / 1e6:.1f} MB"
 # t.repeat(1, self.heads // self.kv_heads, 1, 1)               # broken 2: heads shared in turns
 #
 # rotate(q, positions[..., -T:], self.rope_base)               # right
-# rotate(q, positions[..., -T:], 10_000.0)                     # broken 3: base of the model ignored
+# rotate(q, positions[..., -T:], 10_000.0)                     # broken 3: rotary base of the model ignored
 # ```
 
 
@@ -430,7 +433,7 @@ for mistake in ("neighbours in pairs", "heads shared in turns", "base of the mod
 
 # %% [markdown]
 # With neighbours in pairs, the sentences lose their sense; with heads shared in turns, even the words are lost. With
-# another base $\theta$, a short answer looks fine, and only the loss tells.
+# another rotary base $\theta$, a short answer looks fine, and only the loss tells.
 #
 # When you write such a model, compare its *logits* with those of a reference. Broken line 1 is right in llama.cpp:
 # there the rows of $q$ and $k$ stand in another order, and our loader moves them (lesson 25).
@@ -441,7 +444,7 @@ for mistake in ("neighbours in pairs", "heads shared in turns", "base of the mod
 # | claim | here | ledger |
 # |---|---|---|
 # | few examples teach a style | yes: 10 and 9 of 10 | – |
-# | an instruction is enough | no: 0 of 10 | – |
+# | an instruction is enough | no: 0 of 10 (one wording) | – |
 # | LoRA forgets little | 6 capitals, before 7 | [undecided](claims.md#real_forgetting) |
 # | a soft prompt stays behind | hardly: 9 of 10 | [undecided](claims.md#real_prompt) |
 #
@@ -451,10 +454,11 @@ for mistake in ("neighbours in pairs", "heads shared in turns", "base of the mod
 # ## More exercises
 #
 # 1. *Predict, then measure.* How many numbers has LoRA of rank 8 with `targets="all-linear"`? `summary` tells.
-# 2. *Predict, then measure.* Give the LoRA pirate the instruction as well (`system=ORDER`). Does it help?
-# 3. *Find the mistake.* Rows are padded on the left, and positions count the padding. Which scores change?
+# 2. *Predict, then measure.* Give LoRA the instruction as well (`system=ORDER`). Does it help?
+# 3. *Is it a mistake?* Positions count the padding on the left. Which scores change?
 # 4. *Design the experiment.* Does style cost knowledge, or does any training?
-# 5. *Write it.* Your own style: `python -m minipeft teach mine.toml`, then `chat`.
+# 5. *Write it.* Copy `minipeft/worlds/pirate.toml` to `mine.toml`, and change the style. Run
+#    `python -m minipeft teach mine.toml`, then `chat`.
 
 # %% [markdown]
 # <details><summary>Answers</summary>
@@ -467,12 +471,13 @@ for mistake in ("neighbours in pairs", "heads shared in turns", "base of the mod
 # pirates(ask(views["LoRA"], system=ORDER))
 # ```
 #
-# 3: None. All tokens of a row are shifted alike, and a score knows only distances (`turned` shows it).
+# 3: None, so it is no mistake. All tokens of a row are shifted alike, and a score knows only distances
+# (`turned` shows it).
 #
 # 4: Train a control on the *base's own answers* to the 24 questions. Ask both for a hundred capitals, over several
 # seeds.
 #
-# 5: Begin from `minipeft/worlds/pirate.toml`.
+# 5: `python -m minipeft chat --delta deltas/style.safetensors`. Ask it what is not in your file.
 #
 # </details>
 

@@ -22,7 +22,7 @@
 # Our model has a perplexity of 33 on Python's language reference; lower is better. Write down your guesses:
 #
 # 1. What is its perplexity with four bits a weight? With three?
-# 2. A weight shrinks from 32 bits to four, an eighth. By how much does the memory of a training step shrink?
+# 2. A weight shrinks from 32 bits to four, to an eighth. By how much does the memory of a training step shrink?
 # 3. We train, merge and round again. In what share of the weights does training change the code that is stored?
 
 # %%
@@ -107,7 +107,8 @@ print("back:  ", levels[codes] * absmax, "  error:", (levels[codes] * absmax - b
 
 # %% [markdown]
 # Only the codes and one absmax are stored. The weight with the largest magnitude comes back exactly; the others move to
-# their level, by up to half the distance of two levels.
+# their level, by up to half the distance of two levels. The absmaxes are rounded too, to 8 bits (double quantization,
+# lesson 13), so that a block of 64 costs 0.127 bits a weight, not 0.5.
 #
 # ## Write it
 #
@@ -120,7 +121,7 @@ def encode(values, levels, size):
 
     values: a tensor of any shape, n numbers. levels: ascending, between −1 and 1.
     Fill up with zeros to whole blocks, so that there are as many codes as blocks · size.
-    Codes are one dimension of torch.uint8; absmax has shape (blocks,). A block of zeros gets the code of 0.
+    Codes are one dimension of torch.uint8; absmax has shape (blocks,). A block of zeros gets the code whose level is 0.
     """
     raise NotImplementedError("your turn, about 5 lines")
 
@@ -139,18 +140,18 @@ print(OURS)
 # %% [markdown]
 # ## Do NF4's levels fit real weights?
 #
-# NF4 puts its 16 levels where normally distributed values are dense. FP4 (E2M1, a tiny float) and int4 (even steps) use
-# only 15 of their 16 codes, because two of them would mean zero. We divide each block of a real matrix by its absmax
-# and look where the values lie.
+# NF4 puts its 16 levels where normally distributed values are dense. FP4 (E2M1, a tiny float) and int4 (even steps)
+# have only 15 levels: FP4 has two zeros; int4 leaves out −8 to be symmetric. We divide each block of a real matrix by
+# its absmax and look where the values lie.
 
 # %%
 plots.quantization_levels(("nf4", "fp4", "int4"), values=W)
 plt.show()
 
 # %% [markdown]
-# *Figure: the weights of a matrix in block 10, and below them the cells of each code. The weights follow the normal
-# density, so NF4 uses its cells most evenly and has the smallest error. int4 spends levels on large weights, which are
-# rare.*
+# *Figure: the weights of a matrix in block 10, and below them the cells of each code. The bars at ±1 are each block's
+# absmax. The weights follow the normal density, so NF4 uses its cells most evenly and has the smallest error. int4
+# spends levels on large weights, which are rare.*
 #
 # ## The whole model in four bits, and in three
 #
@@ -175,7 +176,8 @@ for code in CODES:
 # Guess 1: NF4 raises the perplexity from 33 to 43, and the model still works. The smaller the error of W, the lower the
 # perplexity: NF4 is best, int4 worst. With three bits the error doubles, and the perplexity explodes.
 #
-# In the [ledger](claims.md#real_four_bits), NF4 beats int4 on 74 of 96 windows, but FP4 on 49: a coin does as well.
+# In the [ledger](claims.md#real_four_bits), NF4 beats int4 on 74 of 96 windows, but FP4 on only 49, as often as a coin
+# would.
 #
 # ## What an outlier costs
 #
@@ -191,8 +193,9 @@ print(f"the other 63 weights of its block: error {(back - worst)[rest].norm() / 
 print(f"{(back[rest] == 0).float().mean():.0%} of them become zero")
 
 # %% [markdown]
-# The outlier is the absmax of its block. Steps become so wide there that most neighbours are nearest to zero. But no
-# other block suffers. That is why blocks are small. What do small blocks cost?
+# The outlier is the absmax of its block (kept in 32 bits here: `double_quant=False`). Steps become so wide there that
+# most neighbours are nearest to zero. But no other block suffers. That is why blocks are small. What do small blocks
+# cost?
 
 # %%
 print(f"{'block size':>10}{'bits':>7}{'NF4':>8}{'int4':>8}   (error of the matrix)")
@@ -201,8 +204,8 @@ for size in (16, 64, 256, 1024):
     print(f"{size:10}{qlora.predicted_bits(size):7.3f}" + "".join(f"{error:8.1%}" for error in errors))
 
 # %% [markdown]
-# A block of 64 costs 0.127 bits a weight. Larger blocks save a tenth of a bit and spread the damage; int4 suffers more
-# than NF4.
+# A block of 64 costs 0.127 bits a weight, with its rounded absmax. Larger blocks save a tenth of a bit and spread the
+# damage; int4 suffers more than NF4.
 #
 # ## What it costs: memory
 #
@@ -327,8 +330,8 @@ print(f"{'Ŵ + ΔW':8}{beyond:29.4%}{moved_again:10.4%}{arrived_again:17.0%}")
 
 # %% [markdown]
 # Both predictions hold (one seed; the [ledger](claims.md#real_rounded_again) has three). On W, two codes in a hundred
-# change, and ΔW arrives in full. On Ŵ, one in twenty thousand changes (guess 3). The 2 % that arrive are in the scales:
-# each block's absmax is stored by itself, and moves with its weight.
+# change, and ΔW arrives in full. On Ŵ, one in twenty thousand changes (guess 3). The 2 % that arrive are probably in
+# the scales: one weight in 64 is its block's absmax, which is stored by itself and moves with ΔW.
 
 # %%
 name = "blocks.10.mlp.up.weight"
@@ -369,7 +372,7 @@ print(f"perplexity {broken_perplexity:,.0f}")
 #
 # | claim | here | ledger |
 # |---|---|---|
-# | NF4 loses less than FP4 and int4 | yes | [undecided](claims.md#real_four_bits) |
+# | NF4 loses less than FP4 and int4 | yes, but FP4 hardly | [undecided](claims.md#real_four_bits) |
 # | QLoRA is as good as LoRA | not compared | [undecided](claims.md#real_qlora) |
 # | rounding the merged weights undoes it | yes | [supported](claims.md#real_rounded_again) |
 #
@@ -378,11 +381,11 @@ print(f"perplexity {broken_perplexity:,.0f}")
 # %% [markdown]
 # ## More exercises
 #
-# 1. *Predict, then measure.* How many megabytes are all matrices in NF4? In the file, at 5 bits?
-# 2. *Predict, then measure.* Train with a learning rate of 0.01. What share of the gain survives?
-# 3. *Find the mistake.* An `encode` takes `blocks.amax(1)`. Which weights are wrong?
-# 4. *Write it.* Round Ŵ + ΔW up or down at random, right on average. Does ΔW arrive?
-# 5. *Design the experiment.* Does the file's own grid favour a code?
+# 1. *Predict, then measure.* How many megabytes are all matrices in NF4? In the file (5 bits)?
+# 2. *Predict, then measure.* Train with learning rate 0.01. What share of the gain survives?
+# 3. *Find the mistake.* `encode` takes `blocks.amax(1)`. Which weights are wrong?
+# 4. *Write it.* Round Ŵ + ΔW at random, right on average. Does ΔW arrive?
+# 5. *Design the experiment.* W lies on the file's Q4_1 levels. Does that favour one of our codes?
 
 # %% [markdown]
 # <details><summary>Answers</summary>
@@ -391,7 +394,7 @@ print(f"perplexity {broken_perplexity:,.0f}")
 #
 # 3: Those below −max, in blocks whose largest magnitude is negative: they are cut off there.
 #
-# 4: Yes: perplexity 26.8 (seed 0). But W rounded so has 65.8 instead of 43.1: more noise.
+# 4: Yes: perplexity 26.8. But W rounded so has 65.8 instead of 43.1: more noise.
 #
 # ```python
 # def at_random(W, levels, size=64):
@@ -417,7 +420,7 @@ quiz("24_four_bits", answers="")
 # %% [markdown]
 # ## In three lines
 #
-# - Four bits cost this model some perplexity, int4 most of it; three bits ruin it.
+# - Four bits raise the perplexity (NF4 least, int4 most); three ruin the model.
 # - QLoRA trains beside the rounded weights; each weight changes by a few hundredths of a step.
 # - Ŵ lies on the levels, so rounding Ŵ + ΔW gives Ŵ again. Merge in full precision.
 
