@@ -70,7 +70,8 @@ plt.show()
 
 # %% [markdown]
 # *Figure: the encoder-decoder and its three places. A coloured box is what a prefix puts there in every block: 1 in
-# front of the source, 2 in front of the memory, 3 in front of the answer.*
+# front of the source, 2 in front of the memory, 3 in front of the answer. The word is `cadgib`;
+# the answer is that of `reverse blue`.*
 #
 # The base has learned to follow instructions of two words. The first word is the order, the second a table of letters.
 
@@ -104,9 +105,9 @@ plt.show()
 # %% [markdown]
 # ## The idea on a 4 × 2, by hand
 #
-# A memory holds four tokens with one key $k_j$ and two values $v_j$ each. A query $q$ gives token $j$ the attention
-# $e^{qk_j}/Z$ with $Z=\sum_j e^{qk_j}$. Now a prefix adds one key and one value, and $e^{qp}$ joins the sum. Let
-# $\lambda = e^{qp}/(Z+e^{qp})$ be the prefix's share. Then token $j$ gets
+# Each of four tokens has a key $k_j$, one number, and a value $v_j$, two numbers. A query $q$ gives token $j$ the
+# attention $e^{qk_j}/Z$ with $Z=\sum_j e^{qk_j}$. A prefix adds one more such pair, $p$ and $p_V$, so $e^{qp}$ joins
+# the sum. Let $\lambda = e^{qp}/(Z+e^{qp})$ be its share. Then token $j$ gets
 #
 # $$\frac{e^{qk_j}}{Z+e^{qp}} = \frac{Z}{Z+e^{qp}}\cdot\frac{e^{qk_j}}{Z} = (1-\lambda)\,\frac{e^{qk_j}}{Z}$$
 #
@@ -130,13 +131,13 @@ for q in (1, 0):
 #
 # $$y = (1-\lambda)\,\mathrm{Attn}(q, K, V) + \lambda\,p_V$$
 #
-# A prefix adds a fixed vector, and the query decides how much of it. It never changes the proportions among c, a, d
-# and g.
+# A prefix of one vector adds a fixed vector, $p_V$, and the query decides how much of it. With several vectors, the
+# query also decides how they are mixed. But a prefix never changes the proportions among c, a, d and g.
 
 # %% [markdown]
-# Only another $q$ or another $k$ changes the proportions. A prefix of the *answer* can change the queries, because it
-# acts one step earlier. A prefix of the *source* can change the keys, because the memory is made from the encoder's
-# vectors.
+# Only another $q$ or another $k$ changes the proportions. A prefix of the *answer* can change the queries, because the
+# answer's own attention, which comes before cross-attention in the block, reads it. A prefix of the *source* can change
+# the keys, because the memory is made from the encoder's vectors.
 #
 # Our prediction: the memory's prefix can learn letters, but hardly the order.
 
@@ -221,13 +222,14 @@ plt.show()
 # *Figure: accuracy on 500 unseen examples, by place; one seed. The order is learned by encoder and decoder, the letters
 # at all three places. Only the encoder's prefix learns both at once.*
 #
-# Guess 1: encoder and decoder, not the memory. Guess 2: all three, though not perfectly. Guess 3: the encoder alone.
-# One seed is an anecdote: the ledger has ten, and there the decoder's prefix learns the letters with eight.
+# Guess 1: encoder and decoder, not the memory. Guess 2: the encoder perfectly, the other two mostly. Guess 3: the
+# encoder alone. One seed is an anecdote: the ledger has ten, and there the decoder's prefix learns the letters with
+# eight.
 
 # %% [markdown]
 # ## What was learned
 #
-# The word `blue` adds something to what is read, and a prefix that adds a fixed vector can do the same. The order needs
+# The word `blue` adds something to what is read, and a prefix can do the same with its values. The order needs
 # other queries or other keys. Did the prefixes find them? We draw the same maps as before, without an instruction.
 
 # %%
@@ -244,7 +246,9 @@ plt.show()
 
 # %% [markdown]
 # How far did attention move? `moved_attention` leaves out what the prefix gets, scales the rest to 1, and compares it
-# with the base's: 0 means unmoved. We give the memory two more chances: sixteen vectors instead of four, and LoRA on
+# with the base's: 0 means unmoved.
+#
+# We give the memory one more chance: sixteen vectors, at a learning rate of 0.3. And we compare LoRA on
 # cross-attention, which has 1,024 numbers as well and changes the queries themselves.
 
 # %%
@@ -259,9 +263,11 @@ for name, view in trained.items():
 
 # %% [markdown]
 # In block 1, the memory's prefixes move nothing: the theorem holds. But it speaks of one layer. What a prefix adds in
-# block 1 changes the queries of block 2. Four vectors are too few to reverse a word in this way. Sixteen succeed here,
-# and with five of ten seeds in the [ledger](claims.md#before_the_memory). LoRA has no such limit, because it changes
-# the queries directly.
+# block 1 changes the queries of block 2.
+#
+# Four vectors seldom suffice for this. Here they fail at 0.3 too (0.00, and 0.05 with seed 1); in the
+# [ledger](claims.md#before_the_memory), one of ten seeds succeeds. Sixteen succeed here, and with five of ten seeds
+# there. LoRA has no such limit, because it changes the queries directly.
 
 # %% [markdown]
 # ## What can be done, and what is found
@@ -372,14 +378,20 @@ for name, origin in {"right": model, "broken": broken}.items():
 # For exercise 3: `view.memory.begin = view.memory.begin.base` removes the memory's prefix.
 
 # %% [markdown]
-# <details><summary>Answers</summary>
+# <details><summary>Answers 1 to 3</summary>
 #
-# 1: All places, with seeds 0 and 1: encoder 0.95, 0.96; memory and decoder 1.00. Nothing must be read elsewhere.
+# 1: All places (seeds 0, 1): encoder 0.95, 0.96; memory and decoder 1.00. The answer only stops earlier; every letter
+# is read where it was read before.
 #
-# 2: Encoder 1.00, 1.00; memory 0.99, 1.00; decoder 0.00, 0.99.
+# 2: With the values of `SETTINGS`: encoder 1.00, 1.00; memory 0.99, 1.00; decoder 0.00, 0.99.
 #
 # 3: Take away one prefix or two (200 steps). Without the encoder's, seeds 0 to 2 have 0.00; with it alone 1.00, 0.07,
 # 1.00. It is always needed and mostly enough.
+#
+# </details>
+
+# %% [markdown]
+# <details><summary>Answers 4 and 5</summary>
 #
 # 4: Two sources must give two answers. Here keys come from the answer; every source gives `lijbdp`.
 #

@@ -12,7 +12,7 @@ PLACES = {"encoder": SPARE[4], "memory": SPARE[3], "decoder": SPARE[1]}  # a col
 def three_places(ax=None):
     """An encoder-decoder as a map: coloured boxes are what a method may put in front of its three sequences."""
     ax = ax or new(9, 4.1)
-    words = ":", "c", "a", "b", "…"
+    words = ":", "c", "a", "d", "…"
     row(ax, 0.9, 0, 1, words)
     say(ax, 3.9, -0.55, "the source")
     arrow(ax, (4.0, 0.75), (4.0, 1.5))
@@ -30,11 +30,11 @@ def three_places(ax=None):
         arrow(ax, (17.6, y), (17.6, y + 0.4))
     say(ax, 19.9, 2.3, "decoder,\n2 blocks", align="left")
     arrow(ax, (14.85, 4.95), (15.2, 4.95), (15.2, 3.42), (15.9, 3.42))
-    row(ax, 14.5, 0, 3, ("=", "e", "f", "c", "…"))
+    row(ax, 14.5, 0, 3, ("=", "j", "n", "d", "…"))
     say(ax, 17.5, -0.55, "the answer so far")
     arrow(ax, (17.6, 0.75), (17.6, 1.75))
     arrow(ax, (17.6, 5.1), (17.6, 6.4))
-    row(ax, 14.5, 6.4, None, ("e", "f", "c", "c", "…"))
+    row(ax, 14.5, 6.4, None, ("j", "n", "d", "g", "…"))
     say(ax, 20.95, 6.75, "next", align="left")
     ax.set(xlim=(-0.2, 22.6), ylim=(-0.95, 7.2))
     ax.axis("off")
