@@ -462,8 +462,8 @@ print(f"accuracy where it was trained: {there:.2f};  loaded where s = α/r: {her
 #         print(clip, sum(found) / 6)
 # ```
 #
-# 1: Where the sum passes a power of two, its neighbours lie farther apart, and $W$ loses its last bits. At 0.01 few sums
-# pass one; most lost numbers are ties, rounded to the even neighbour. 3: Size decides. At equal size, LoRA has
+# 1: Where the sum passes a power of two, its neighbours lie farther apart, and $W$ loses its last bits. At 0.01 few
+# sums pass one; most lost numbers are ties, rounded to the even neighbour. 3: Size decides. At equal size, LoRA has
 # fewer. 4: Equal trained numbers, tuned learning rates, ten seeds, neither at 0 or 1. 5: Clipping makes the difference.
 #
 # </details>
