@@ -244,8 +244,8 @@ plt.show()
 # *Figure: words recalled after 300 steps of 64 (not the usual 500 of 32). Rank 1 recalls all of 48 words and almost
 # none of 192; rank 4 recalls half of 192, rank 16 all.*
 #
-# As predicted, with one exception: rank 1 has room for 48 words, yet of 192 it recalls one. It stores 1,100 bits both
-# times, but spreads them over all words: hardly one is complete. The rank that learns a rule cannot store a list.
+# As predicted, but for this: rank 1 has room for 48 words, yet of 192 it recalls one. It stores about 1,100 bits
+# both times, but spreads them over all words: hardly one is complete. The rank that learns a rule cannot store a list.
 
 # %% [markdown]
 # ## Part 3: what does full fine-tuning really change?
