@@ -23,7 +23,8 @@
 # 1. Without the instruction it sees only the word. What will it answer?
 # 2. It knows `reverse` and it knows `blue`, but in training it never met both in one instruction. How often will it
 #    solve the two together?
-# 3. It has eight attention heads. How many of them are such that the model can do without *that one alone*?
+# 3. It has eight attention heads. We switch off one at a time. For how many of the eight will `reverse next` still
+#    work?
 
 # %%
 import copy
@@ -72,13 +73,13 @@ for name, table in TABLES.items():
     print(f"{name:<9}", decode(table + FIRST_LETTER))
 
 # %% [markdown]
-# First, `reverse` makes `debbac`, then `next` makes `efccbd`. Such a pair is a **task**. The base was trained on 58 of
-# 64; six were *held out*. For `riffle` and `violet` it has no words.
+# `reverse` makes `debbac`, then `next` makes `efccbd`. Such a pair is a **task**. Eight operations and eight
+# tables make 64: the base learned 58, six were *held out*. The ninth ones, `riffle` and `violet`, it never met.
 #
 # ## Attention, by hand
 #
 # Attention lets tokens read from each other. Each has a **query** (what do I seek?), a **key** (how am I found?) and a
-# **value** (what do I give?). Let a head reverse `ca`: after `c a = a` must come `c`.
+# **value** (what do I give?). Let a head reverse `ca`: after `ca = a` comes `c`.
 
 # %%
 K = np.eye(4)  # the key of each token tells its place, 0 to 3
@@ -147,10 +148,12 @@ check("attention", attend, use=True)
 # %% [markdown]
 # ## The source, revealed
 #
-# Below is our `attend`, and the block around it; of its two branches, the first is ours, the second is BERT's.
+# Below is our `attend` (its d/H is our d), and the block around it. Only the block's first branch concerns us
+# (`pre_norm`); the second is BERT's, which applies the norm after the sum.
+#
 # Attention does not replace x. Its result is *added* to x. Then the MLP adds its part: it expands the vector, applies a
-# nonlinearity (GELU) and projects back. So x runs through the whole model and is only ever added to. It is called the
-# **residual stream**.
+# nonlinearity (GELU) and projects back. So x runs through the whole model and is only added to: the **residual
+# stream**.
 
 # %%
 print(our_attend)
@@ -254,9 +257,10 @@ print(f"without these four heads together: {evaluate(four_less, reverse_next, UN
 # *Figure: accuracy on reverse next when one head is mute. Four heads are needed. Without one of the other four, nearly
 # all examples are still solved.*
 #
-# An example counts only if *every* token of its answer is right: that is **exact-match accuracy**. **Guess 3:** four,
-# each alone; without all four together it is 0.88. Both heads that we found are needed. So are two more, which read
-# neither the letter nor the table. Exercise 3 asks why.
+# An example counts only if *every* token of its answer is right: that is **exact-match accuracy**.
+#
+# **Guess 3:** for four of the eight; without all four together it is 0.88. Both heads that we found are needed. So are
+# two more, which read neither the letter nor the table. Exercise 3 asks why.
 
 # %% [markdown]
 # ## A transplant
@@ -288,8 +292,8 @@ for head in range(4):
     print(f"head {head} of layer 0 transplanted: {same:3} of 200 answers are those of reverse blue")
 
 # %% [markdown]
-# The answers mix both instructions: they solve `reverse blue`, which was held out. Sixteen numbers decide on the
-# table. The course looks for this: few numbers that tell a frozen model what to do.
+# The answers mix both instructions: they solve the held-out `reverse blue`. Sixteen numbers a token decide
+# on the table. The course looks for this: few numbers that tell a frozen model what to do.
 #
 # ## Keys and values stay
 #
@@ -300,12 +304,12 @@ for head in range(4):
 # %%
 class KVCache(transformer.KVCache):
     def extend(self, k, v):
-        """Put the new k and v, (B, H, T, d), behind the stored self.k and self.v; return both, (B, H, S + T, d).
+        """k and v are new, (B, H, T, d). Return them with the stored ones in front, (B, H, S + T, d).
 
-        self.k and self.v are None while nothing is stored. Store what you return in them, and use `torch.cat`.
-
-        A learned prefix (lesson 8) may stand in self.k and self.v. It is the same for all rows, (H, S, d): give it to
-        each row, with `self.k.expand(B, -1, -1, -1)`. And it must not grow: if self.fixed is True, store nothing.
+        1. Put the stored self.k and self.v in front of the new ones: `torch.cat`. They are None if nothing is stored.
+        2. Store the result in self.k and self.v, unless self.fixed is True.
+        3. What is stored may lack the first dimension (a learned prefix, lesson 8): `self.k.expand(B, -1, -1, -1)` is
+           right in both cases.
         """
         raise NotImplementedError("your turn, about 6 lines")
 
@@ -314,6 +318,20 @@ check("cache", KVCache, use=True)
 print("with the cache, the base writes", decode(model.generate(tokens, 7)[0]))
 
 # %% [markdown]
+# <details><summary>Our lines</summary>
+#
+# ```python
+# B = len(k)
+# if self.k is not None:
+#     k = torch.cat([self.k.expand(B, -1, -1, -1), k], dim=2)
+#     v = torch.cat([self.v.expand(B, -1, -1, -1), v], dim=2)
+# if not self.fixed:
+#     self.k, self.v = k, v
+# return k, v
+# ```
+#
+# </details>
+#
 # ## The training loop, once and in full
 #
 # The target of each token is the next one. We ask for the answer only, since nobody can guess a random word. The other
@@ -426,8 +444,8 @@ print(f"the two blocks have {blocks / counted:.0%} of them; at 4 bytes each, a c
 # For GPT-2, with its 124 million weights, it is 500 MB for every task.
 #
 # **Parameter-efficient fine-tuning (PEFT)** freezes the base and trains a small part beside it: kilobytes for a task.
-# Where can this part stand? There are three doors. At the third, `begin` makes the cache that a sequence starts with;
-# here it is empty.
+# Where can this part stand? There are three doors. At the third, `begin` may put vectors in front of the tokens, or
+# keys and values into the cache. In the base it puts nothing.
 
 # %%
 plots.doors(layers=2)
@@ -442,8 +460,8 @@ plt.show()
 #
 # ## Break it
 #
-# The worst bug is silent: forget the causal mask while *training*. In real use it is back, since the next letter is not
-# written yet.
+# The worst bug is silent: forget the causal mask while *training*. When the model writes, the future is hidden again:
+# it is not written yet.
 #
 # ```python
 # scores.masked_fill(~visible, -torch.inf)  # right
