@@ -65,13 +65,12 @@ for name in NEW_OPERATION:
     print(f"{name:14} {words[0]} {answers[0]}    the base solves {score:.2f} of unseen examples")
 
 # %% [markdown]
-# No instruction stands in front of the word, so nothing tells the base which table is meant.
+# No instruction tells the base which table is meant.
 #
 # ## One update for all, one for each
 #
-# All five languages need `riffle`. It can be learned once, from the examples of all. The table differs, so each
-# language needs a private part as well. Let row $i$ of a batch belong to language $t$. With private LoRAs, its output
-# is
+# All five languages need `riffle`: it can be learned once, from all examples. The table differs, so each language
+# needs a private part. Let row $i$ of a batch belong to language $t$. With private LoRAs, its output is
 #
 # $$y_i = W x_i + b + s\,BA\,x_i + s_t\,B_tA_t\,x_i$$
 #
@@ -309,14 +308,14 @@ for text, count, stored in (
 # ## Which private part?
 #
 # Now the *table* is new: all five tasks share `violet`, under five operations that the base knows. The task
-# `swap+violet` has eight examples. A table takes longer to learn, so these runs have 300 steps.
+# `swap+violet` has eight examples. A table takes longer to learn, so these runs have 300 steps; two seeds must do.
 
 # %%
 swap, tables = task("swap+violet"), {}
 for private, method in PRIVATE.items():
     whole, worded = f"shared, private {private}", f"word swap instead of the {private}"
     tables |= {whole: [], worded: []}
-    for seed in SEEDS:
+    for seed in SEEDS[:2]:
         shared, several = languages.learn(base_model, NEW_TABLE, method, 8, 3e-2, seed, LONGER)
         tables[whole].append(evaluate(several.views["swap+violet"], swap, UNSEEN).accuracy)
         tables[worded].append(evaluate(shared, Worded(swap, "swap"), UNSEEN).accuracy)
@@ -324,7 +323,7 @@ plots.bars(tables, plots.new(7.5, 2.2))
 plt.show()
 
 # %% [markdown]
-# *Figure: accuracy on unseen examples of swap+violet, three seeds. With private prompts it is solved, by the prompt or
+# *Figure: accuracy on unseen examples of swap+violet, two seeds. With private prompts it is solved, by the prompt or
 # by the word swap. With private LoRAs it depends on the seed, and the word swap never helps.*
 #
 # Guess 3: where an operation is new, both private parts solve the task, so that test cannot tell them apart. Where a
