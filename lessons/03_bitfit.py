@@ -119,9 +119,9 @@ print("units 0 to 3 off: abcd becomes", read(np.array([[off, off, off, off, 0, 0
 #
 # ## Can they write a third table?
 #
-# Take a→d, b→c, c→a, d→b. For the input a, the weights can write b or c. The letter d can only come from what is the
-# same for all inputs: the bias of `down`, or units that are always on. But that favours *one* letter, and each input
-# wants another. We expect one letter of four.
+# Take a→d, b→c, c→a, d→b. For input a, the weights can write b or c; d can only come from what is the same for all
+# inputs: the bias of `down`. (An always-on unit adds no more than this bias could.) That favours *one* letter, and
+# each input wants another. We expect one of four.
 
 # %%
 third = "dcab"
@@ -240,7 +240,7 @@ selected, histories = [], {}
 for seed in SEEDS:
     model, history = adapt(BitFit(), blue, learning_rate_of(BitFit()), seed, recipe)  # the tuned one, 0.1
     selected.append(model)
-    histories[f"BitFit(), seed {seed}"] = history
+    histories[f"seed {seed}"] = history
 plots.curves(histories, "accuracy")
 plt.show()
 
@@ -292,13 +292,14 @@ plt.show()
 
 # %% [markdown]
 # *Figure: accuracy after the biases of one kind were put back; bars are means, dots are three seeds. Without o, up or
-# down nothing is left; without v or norm2, a tenth; without q, half. The others are not missed.*
+# down nothing is left; without v or norm2 a tenth is left, without q about half (0.56). The others are not
+# missed, not even the head.*
 #
-# The head moved far but is not missed. Exercise 3 asks whether v is needed.
+# Exercise 3 asks whether v is needed.
 #
 # ## Train it to add a table
 #
-# Now `violet`. For comparison, LoRA (lesson 10) trains 2,048 numbers, but in *weights*, those of q and v.
+# Now `violet`. For comparison, LoRA (lesson 10) trains 2,048 numbers in the *weights* of q and v.
 
 # %%
 methods = {"BitFit()": BitFit(), "LoRA()": LoRA(rank=4)}
@@ -343,8 +344,9 @@ print(f"second layer, BitFit: {plots.common_share(later):.0%} of the squared cha
 # %% [markdown]
 # ## How many switches does a table need?
 #
-# Our MLP had eight units; the base has 512. So we take *random* frozen weights and $n$ units, and ask for all 24
-# tables that permute four letters. Only biases are trained.
+# Our MLP had eight units; the base has $2 \times 256$, and attention too. Violet has 16 letters; we stay with four. We
+# take *random* frozen weights and $n$ units, and ask for all 24 tables that permute four letters. Only biases are
+# trained.
 
 # %%
 tables = torch.tensor(list(itertools.permutations(range(4))))  # (24, 4)
@@ -372,9 +374,9 @@ plt.show()
 # *Figure: the share of tables that biases alone write into a random MLP; dots are ten networks. With 8 units it is
 # one in six, with 64 nearly all.*
 #
-# If there are many units, the right selection of them *is* a new table. Williams et al.
-# ([arXiv:2407.00957](https://arxiv.org/abs/2407.00957)) prove it in general: with random weights and learned biases,
-# a network can approximate any continuous function. So "biases can learn it" does not show that it was there before.
+# Of many units, the right selection *is* a new table. (Williams et al.,
+# [arXiv:2407.00957](https://arxiv.org/abs/2407.00957), prove it for continuous functions.) This shows that it
+# is possible, not that the base does it this way. Still, "biases can learn it" does not show that it was there before.
 
 # %% [markdown]
 # ## What it costs

@@ -149,11 +149,11 @@ print("by autograd", s.grad.numpy().round(3))
 
 # %% [markdown]
 # The gradients are −4/9, −4/9 and 8/9. A step subtracts them, so the first two scores rise and the third falls. Nobody
-# had to say which adapters are useful.
+# had to name the useful adapters.
 #
 # If the values $v_t$ are zero or noise, so is the gradient of the scores. This is one reason why $W_v$ starts as the
-# identity; "Break it" shows a weightier one. To keep it near, `fit` adds $\lambda\lVert I - W_v\rVert^2$ to the loss
-# for every block, with $\lambda = 0.01$.
+# identity; "Break it" shows a weightier reason. To keep $W_v$ near the identity, `fit` adds
+# $\lambda\lVert I - W_v\rVert^2$ to the loss for every block ($\lambda = 0.01$).
 
 # %% [markdown]
 # ## Where it stands
@@ -278,7 +278,7 @@ for path, fusion in fusions(fused[0]).items():
 # The base and the adapters are the same as before, bit for bit. The paper calls this *non-destructive*. Only the
 # attention has learned. $W_v$ is still close to the identity, so it does not make anything twice as loud. How does the
 # fusion get around sharing? Look at whom it listens to, token by token: `x1` to `x6` are the letters of the word, `y1`
-# to `y6` those of the answer.
+# to `y6` those of the answer; a full stop follows.
 
 # %%
 batch = goal.batch(300, torch.Generator().manual_seed(1))
@@ -291,18 +291,21 @@ plots.fusion_weights(weights, SOURCES, words=words)
 plt.show()
 
 # %% [markdown]
-# *Figure: attention α to each adapter (row) at each token (column), one seed. Block 0 prefers left+plain at x2, x3, x5
-# and x6, letters that are read, and nobody from = to y5. Block 1 listens to copy+violet, except at y6, before the full
-# stop.*
+# *Figure: attention α to each adapter (row) at each token (column), seed 0. Block 0 prefers left+plain at four of
+# six letters (x2, x3, x5, x6); from = to y5 it gives each about a third. Block 1 listens to copy+violet, except at
+# y6.*
 #
-# Another attention follows block 0. A mixture at a letter changes its key, and so *where* the answer reads, as a shift
-# must. No attention follows block 1: only *which* letter is written can change.
+# What block 0 adds at a letter changes this letter's key in block 1's attention, and so *where* the answer reads. A
+# shift needs just this. (Why not at x1 and x4? We do not know.)
 
 # %% [markdown]
+# No attention follows block 1: it can only change *which* letter is written. So the fusion hardly has to share: block 0
+# decides *where* to read and listens most to the shift, block 1 decides *which* letter and listens to the table.
+#
 # ## Listened to, and needed
 #
 # The third adapter gets a quarter of the attention in block 0. Does the fusion need it? Attention alone cannot tell
-# (lesson 1). So we **silence** one adapter in one block: it answers zero, and everything else stays.
+# (lesson 1). We **silence** one adapter in one block: it answers zero.
 
 
 # %%
@@ -407,10 +410,11 @@ print("        on the 16 examples themselves:       ", *(f"{score:.2f}" for scor
 # %% [markdown]
 # ## More exercises
 #
-# 1. *Predict, then measure.* Take `reverse+plain` off the shelf; then `copy+violet` instead. What happens, and why?
+# 1. *Predict, then measure.* Fuse without `reverse+plain`; then with it, but without `copy+violet`. What happens, and
+#    why?
 # 2. *Write* `added(seed)`: an untrained fusion of the two useful adapters, with $W_v = 2I$. How good is it?
 # 3. *Design the experiment.* Which part does the work, the attention or $W_v$? Use `learn` as above.
-# 4. *Find the mistake.* A colleague's fusion learns most of its 16 examples and solves no unseen one. Which test
+# 4. *Find the mistake.* A colleague's fusion learns most of 16 examples and solves no unseen one. Which test
 #    without training finds the reason?
 #
 # ```python
@@ -420,24 +424,24 @@ print("        on the 16 examples themselves:       ", *(f"{score:.2f}" for scor
 # %% [markdown]
 # <details><summary>Answers</summary>
 #
-# 1\. Seeds 0 to 4: 0.98, 0.98, 0.97, 0.97, 0.95, since nobody useless takes a share; then 0.00 each.
+# 1\. Five seeds: 0.95 to 0.98, since nobody useless takes a share; then 0.00 each.
 #
-# 2\. 0.74 to 0.76, less than the trained fusion of three (0.86).
+# 2\. 0.74 to 0.76, less than the trained fusion (0.86).
 #
 # ```python
 # for fusion in fusions(model).values():
 #     fusion.value.weight.data *= 2
 # ```
 #
-# 3\. Freeze the other part before `learn`. Only $W_v$: 0.40, 0.44, 0.59, 0.50, 0.42. Only the attention: 0.85, 0.80,
-# 0.89, 0.82, 0.70.
+# 3\. Freeze the other part before `learn`. Only $W_v$: 0.40 to 0.59. Only the attention: 0.70 to 0.89.
 #
 # ```python
 # for name, p in trainable(model).items():
 #     p.requires_grad_("value" in name)
 # ```
 #
-# 4\. The softmax runs over the tokens, so a later token changes an earlier one. With a right fusion this prints 0:
+# 4\. The softmax runs over the tokens. Quickest: `fusion.weights.sum(-1)`, over the adapters, is about 3/14, not 1.
+# In a decoder, a later token changes an earlier one; with a right fusion this prints 0:
 #
 # ```python
 # other = batch.tokens.clone()

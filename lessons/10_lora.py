@@ -38,9 +38,9 @@ from minipeft import Full, LoRA, base, check, costs, decode, deltas, encode, eva
 from minipeft.attach import detach, trainable
 from minipeft.classroom import with_mistake
 from minipeft.lab import adapt
+from minipeft.lab.inside import attention_paid
 from minipeft.lab.planted_head import PlantedHead
 from minipeft.methods import lora
-from minipeft.models.transformer import recording
 from minipeft.training import Recipe, fit
 
 # %% tags=["hide-input"]
@@ -261,11 +261,14 @@ for name in ("q", "v"):
     print(f"{name}: ‖ΔW‖ / ‖W‖ = {change.norm() / layer.base.weight.norm():.1f}", end="")
     print("   share of ‖ΔW‖² in each head:", *(f"{share:.2f}" for share in energy[name]))
     print("   accuracy without head 3's share, by seed:", *(f"{score:.2f}" for score in without[name]))
+views = [base(), *(view for view, _ in runs.values())]
+paid = [attention_paid(view, batch.tokens, block=0, head=3, at=slice(7, 13), to=0) for view in views]
+print(f"head 3 of block 0 attends to `:` with {paid[0]:.2f} before,", *(f"{share:.2f}" for share in paid[1:]), "after")
 
 # %% [markdown]
 # No: in `q` it changes least, and undoing that costs 0.03 at most. In `v` it changes most, and undoing that costs
-# nearly all. No word names the table now; head 3 looks most at the `:`, with 0.59 of its attention before training and
-# 0.46 to 0.73 after, by seed. So *where* it looks hardly changes; *what it hands over* does. We guess: `blue`.
+# nearly all. No word names the table now; while the answer is written, head 3 still looks most at the `:` (last line).
+# So *what it hands over* changes more than *where* it looks. Our guess: it now hands over what `blue` would have.
 #
 # (A ΔW five times W is unusual; the learning rate is high.)
 
@@ -296,10 +299,12 @@ for r in (1, 2):
 # training can remove that.
 
 # %% [markdown]
-# Now the real output layer: four pairs of letters change places. `PlantedHead` computes the planted $\Delta W$. Its
-# `imitate` trains a LoRA on `head` for 200 steps, to write the same logits as the planted one, and returns the error
-# that is left, as a share of the base's. This error is measured in logits. So `bound` takes the singular values of
-# $\Delta W$ *applied to the states that arrive*, which are not those of $\Delta W$ alone.
+# Now the output layer: four pairs of letters change places. `PlantedHead` computes the planted $\Delta W$.
+#
+# - `imitate` trains a LoRA on `head` for 200 steps so that its logits equal the planted head's. It returns the squared
+#   error of the logits, divided by that of the untouched base.
+# - `bound` is the least error that rank $r$ can reach. The logits change by $\Delta W$ times the states $X$, so it
+#   needs the singular values of $\Delta W X$.
 
 # %%
 planted = PlantedHead("ab", "cd", "ef", "gh")
@@ -354,8 +359,8 @@ print("detached, the base is the same to the last bit:", same)
 # ## What it costs: time
 #
 # Merged, LoRA *is* a model of the base's shape, so we predict a ratio of 1. Unmerged, each token passes two thin
-# matrices more. Rank 4 on all six matrices of both blocks makes $2\cdot4\cdot(4\cdot128+2\cdot320)=9{,}216$
-# multiplications, beside the base's $2\cdot12\cdot64^2+64\cdot60=102{,}144$ with weights: a ratio of 1.09. We measure a
+# matrices more. For each token, the base multiplies by $2\cdot12\cdot64^2+64\cdot60=102{,}144$ weights. LoRA of rank 4
+# on all six matrices of both blocks adds $2\cdot4\cdot(4\cdot128+2\cdot320)=9{,}216$. The ratio is 1.09. We measure a
 # forward pass of one example.
 
 # %%
@@ -394,8 +399,8 @@ plt.show()
 # *Figure: memory of a training step with eight examples. LoRA has almost no gradients and no Adam state; its
 # activations shrink by a third. In all it needs 42 %.*
 #
-# The predictions are exact; a task is stored in 8 kB, not 437. Activations shrink little: the gradient must still pass
-# every layer. With one example LoRA needs 30 %, with 64 it needs 59 %.
+# The predictions are exact; a task is stored in 8 kB, not 437. Activations shrink by only a third: the gradient must
+# still pass every layer. With one example LoRA needs 30 %, with 64, 59 %.
 #
 # ## Break it
 #
@@ -447,7 +452,7 @@ print(f"merged without s: accuracy {apart:.2f} unmerged, {together:.2f} merged")
 # | merged, no latency | yes | [supported](claims.md#inference) |
 # | a third of the memory | 42 % | [holds](claims.md#training_memory) at one example |
 #
-# From 60 examples, LoRA on `q`, `v` solves 82 %, on all matrices 98 %, full fine-tuning 99 %.
+# Row 1: from 60 examples of a new table, LoRA solves 0.82, on all six matrices 0.98, full fine-tuning 0.99.
 
 # %% [markdown]
 # ## More exercises
@@ -465,11 +470,11 @@ print(f"merged without s: accuracy {apart:.2f} unmerged, {together:.2f} merged")
 #
 # 2: Rank 2: the three changes add up to zero. Ranks 1, 2, 3 leave 0.51, 0.0004, 0.0004 (seed 0, α = 2r).
 #
-# 3: Merging. Training learns $BAW$; `delta` gives $BA$ (the shapes fit only because in = out). Accuracy 1.00, merged
+# 3: Merging. Training learns $BAW$; `delta` gives $BA$. Accuracy 1.00, merged
 # 0.00 (seed 0).
 #
-# 4: Train one beside the other at random; match numbers, learning rates. The [ledger](claims.md#b_matters_more) finds
-# $A$ ahead.
+# 4: Train $B$ beside a fixed random $A$, then $A$ beside a fixed random $B$, with equal numbers and tuned
+# learning rates. In the [ledger](claims.md#b_matters_more), $A$ alone wins.
 #
 # 5: 2,048 numbers are trained; the outputs are the base's.
 #
@@ -530,8 +535,6 @@ assert 0.5 < found.activations / measured["Full"].activations < 0.8
 if not FAST:
     assert min(scores) > 0.98 > 0.35 > max(without["v"])
     assert min(without["q"]) > 0.95 > energy["v"][3] == max(energy["v"]) > 0.4 > 0.1 > energy["q"][3]
-    with torch.no_grad(), recording(zero) as was, recording(model) as now:  # zero is still the base
-        assert len(zero(batch.tokens)) == len(model(batch.tokens))
-    assert all(layers[0].weights[:, 3, 7:13, 0].mean() > 0.5 for layers in (was, now))
+    assert min(paid) > 0.4
     assert together + 0.1 < apart == evaluate(model, goal).accuracy
     assert 0.85 < times["merged"][1] / times["base"][1] < 1.15 < times["unmerged"][1] / times["base"][1]

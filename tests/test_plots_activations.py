@@ -91,6 +91,7 @@ def test_each_method_has_a_map_on_its_own_scale_with_the_words_and_the_share():
         assert [text.get_text() for text in ax.get_yticklabels()] == [":", "a", "="]
         assert ax.get_xlabel()
     assert axes[0].get_ylabel()
+    assert [bar.get_ylabel() for bar in axes[0].figure.axes[2:]] == ["", "change"]
 
 
 def test_what_did_not_change_is_white_and_not_an_error():

@@ -31,6 +31,14 @@ def put_back(model, name):
     return undone
 
 
+@torch.no_grad()
+def attention_paid(model, tokens, block, head, at, to):
+    """How much one head attends to one place, the mean over examples and over the places in the slice `at`."""
+    with recording(model) as layers:
+        model(tokens)
+    return layers[block].weights[:, head, at, to].mean().item()
+
+
 def bottlenecks(model):
     """The adapters of a view by their places, {"blocks.0.attn": Bottleneck}, from the first to the last."""
     return {path.rpartition(".")[0]: m for path, m in model.named_modules() if isinstance(m, Bottleneck)}

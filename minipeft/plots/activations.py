@@ -91,6 +91,7 @@ def token_changes(changes, words, axes=None):
         ax.set_xlabel("entry of the vector (index)")
         ax.set_yticks(range(len(words)), words)
         ax.spines[:].set_visible(False)
-        ax.figure.colorbar(image, ax=ax, pad=0.02, fraction=0.05).set_label("change")
+        bar = ax.figure.colorbar(image, ax=ax, pad=0.02, fraction=0.05)
+    bar.set_label("change")  # the last bar only: beside the others, the next map would seem to be meant
     axes[0].set_ylabel("token")
     return axes
