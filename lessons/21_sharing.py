@@ -323,12 +323,12 @@ plots.bars(tables, plots.new(7.5, 2.2))
 plt.show()
 
 # %% [markdown]
-# *Figure: accuracy on unseen examples of swap+violet, two seeds. With private prompts it is solved, by the prompt or
-# by the word swap. With private LoRAs it depends on the seed, and the word swap never helps.*
+# *Figure: accuracy on unseen examples of swap+violet, two seeds. With private prompts it is solved, also by the word
+# swap. With private LoRAs it depends on the seed, and the word never helps.*
 #
-# Guess 3: where an operation is new, both private parts solve the task, so that test cannot tell them apart. Where a
-# table is new, the prompt is far ahead, with half the numbers. At the learning rate 0.01 the LoRAs do no better: 0.03,
-# 0.00, 0.01 (seeds 0 to 2). [The ledger](claims.md#private_prompt) has ten seeds.
+# Guess 3: where an operation is new, both private parts solve the task. Where a table is new, the prompt is far ahead,
+# with half the numbers; at 0.01 the LoRAs do no better (0.03, 0.00, 0.01). [The ledger](claims.md#private_prompt) has
+# ten seeds.
 
 # %% [markdown]
 # ## Break it
