@@ -69,8 +69,8 @@ for name in NEW_OPERATION:
 #
 # ## One update for all, one for each
 #
-# All five languages need `riffle`: it can be learned once, from all examples. The table differs, so each language
-# needs a private part. Let row $i$ of a batch belong to language $t$. With private LoRAs, its output is
+# All five languages need `riffle`: it can be learned once. The table differs, so each needs a private part. Let row $i$
+# of a batch belong to language $t$. With private LoRAs, its output is
 #
 # $$y_i = W x_i + b + s\,BA\,x_i + s_t\,B_tA_t\,x_i$$
 #
@@ -82,8 +82,8 @@ plt.show()
 
 # %% [markdown]
 # *Figure: three rows of a batch meet one weight. Each x goes to three parts side by side, and y is the sum of what they
-# give. The frozen W and the shared B and A are the same for all rows; the private B and A are those of the row's own
-# language.*
+# give. Joined boxes are one: all rows use the same frozen W and the same shared B and A. The private B and A are those
+# of the row's own language.*
 
 # %% [markdown]
 # ## Who trains what, by hand
@@ -308,7 +308,7 @@ for text, count, stored in (
 # ## Which private part?
 #
 # Now the *table* is new: all five tasks share `violet`, under five operations that the base knows. The task
-# `swap+violet` has eight examples. A table takes longer to learn, so these runs have 300 steps; two seeds must do.
+# `swap+violet` has eight examples. A table takes longer to learn, so these runs have 300 steps (and two seeds).
 
 # %%
 swap, tables = task("swap+violet"), {}
@@ -323,12 +323,12 @@ plots.bars(tables, plots.new(7.5, 2.2))
 plt.show()
 
 # %% [markdown]
-# *Figure: accuracy on unseen examples of swap+violet, two seeds. With private prompts it is solved, also by the word
-# swap. With private LoRAs it depends on the seed, and the word never helps.*
+# *Figure: accuracy on unseen examples of swap+violet, two seeds. Private prompts solve it; so does the word swap in
+# their place. With private LoRAs it depends on the seed, and the word never helps.*
 #
-# Guess 3: where an operation is new, both private parts solve the task. Where a table is new, the prompt is far ahead,
-# with half the numbers; at 0.01 the LoRAs do no better (0.03, 0.00, 0.01). [The ledger](claims.md#private_prompt) has
-# ten seeds.
+# Guess 3: a new operation cannot tell, since both parts solve it. With a new table, the prompt is far ahead, with half
+# the numbers. At the learning rate 0.01, LoRAs do no better: 0.03, 0.00, 0.01 (seeds 0 to 2).
+# [The ledger](claims.md#private_prompt) has ten seeds.
 
 # %% [markdown]
 # ## Break it
