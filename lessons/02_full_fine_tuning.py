@@ -116,14 +116,14 @@ print("error after 50 steps:", (W @ x - t).round(3))
 # 50 steps the error has nearly gone.
 #
 # Now count what training holds for each weight: $W$, $g$, $m$ and $v$, four numbers of 4 bytes. **Guess 1:** 16 bytes,
-# four times the weight. And no example has passed through a model yet: what that takes comes on top, below.
+# four times the weight. What the examples leave behind on their way through the model comes on top, further down.
 
 # %% [markdown]
 # ## A second model around the same numbers
 #
 # Training in place destroys the old weights. So a method here never touches the base. It makes a **view**: new modules
 # around the *same* frozen numbers. Python's `deepcopy` can do this. It takes a dictionary, `{id(thing): substitute}`,
-# and does not copy those things. The tensor `p.detach()` has the same memory as p. We wrap it in a new `nn.Parameter`,
+# and puts in the substitutes. The tensor `p.detach()` has the same memory as p. We wrap it in a new `nn.Parameter`,
 # so that freezing the view does not touch the base's own `requires_grad`.
 
 # %%
@@ -199,7 +199,7 @@ print(our_insert)
 # ## Train it, and watch the old tasks
 #
 # We train twice: with the learning rate that tuning chose, 0.03, and the lowest that it tried, 0.0001. At 0.03 a run of
-# 60 steps is enough; at 0.0001 it has the usual 500 of 32 examples. `adapt` puts the method on a fresh base and calls
+# 60 steps is enough; at 0.0001 it has the usual 500. `adapt` puts the method on a fresh base and calls
 # `fit`. Ten times on the way we `look` at the accuracy on the new task and at the **retention**, the accuracy on the
 # old ones.
 
@@ -356,8 +356,8 @@ print(f"a copy of the large model: {copy_size:.1f} GB; for a hundred tasks: {100
 # *Figure: the memory of a training step, in shares. With 7 billion weights, gradients and Adam take most of it; with 1
 # % trained they all but vanish.*
 #
-# A GPU of 80 GB can hold the last, not the third. (16-bit formats shrink the bill.) Here the activations stay as they
-# were; exercise 2 shows how many really do.
+# A GPU of 80 GB can hold the last (45 GB), not the third (124 GB). (16-bit formats shrink the bill.) Here the
+# activations stay as they were; exercise 2 shows how many really do.
 #
 # And after training, every task is a whole copy.
 

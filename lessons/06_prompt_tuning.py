@@ -155,10 +155,10 @@ plt.show()
 #
 # ## Write it
 #
-# Our Transformer begins with `begin(blocks)`, which returns an empty cache. The embedding puts the (n, d) tensors in
-# the list `cache.front` before the tokens; another method may have put some in. Your layer replaces `begin`. It is a
-# `Wrapper`, a module whose `__init__(base)` keeps what it replaces as `self.base`. (File:
-# `python -m minipeft start prompt_tuning`.)
+# Our Transformer begins with `begin(blocks)`, which returns an empty cache. The cache has a list, `cache.front`, of (n,
+# d) tensors that the embedding puts before the tokens; another method may have added some. Your layer replaces `begin`.
+# It is a `Wrapper`, a module whose `__init__(base)` keeps what it replaces as `self.base`. (File: `python -m minipeft
+# start prompt_tuning`.)
 
 
 # %%
@@ -206,7 +206,7 @@ print(f"a prompt of zeros changes a logit by up to {moved:.1f}")
 #
 # ## Train it
 # `adapt` attaches four vectors to a fresh base and trains them for 100 steps of 32 examples (500 are not needed). The
-# best learning rate is 1; full fine-tuning takes 0.03. Adam moves each entry by about that much in a step, so the
+# best learning rate is 1; full fine-tuning takes 0.03. Adam moves each entry by about 1 in a step, so the
 # vectors soon get long. That does no harm: each block reads them through a LayerNorm.
 
 # %%
@@ -318,8 +318,8 @@ print("tokens right (six letters and a full stop):", *(f"{name} {share:.2f}" for
 # *Figure: accuracy on unseen examples. For a known table, words and vectors solve everything. For a new one, only full
 # fine-tuning does; 16 vectors solve about one in twenty.*
 #
-# Guess 2: hardly. A prompt **selects** among the base's skills: it gets two tokens in three right. Changing all weights
-# **teaches** the table. A prefix (lesson 8) [learns some of it](claims.md#selects_and_teaches).
+# Guess 2: hardly. A prompt **selects** among the base's skills; these give two tokens in three, hardly ever all seven.
+# Changing all weights **teaches** the table. A prefix (lesson 8) [learns some of it](claims.md#selects_and_teaches).
 #
 # ## Eight examples
 #
@@ -339,7 +339,7 @@ for method, lr in ((prompt, 1.0), (prompt, 0.3), (full, 0.03), (full, 0.01)):
 # %% [markdown]
 # Guess 3: 256 numbers, at either learning rate. Both solve their own eight examples. The weights can do so in
 # countless ways, and full fine-tuning finds one that helps hardly any other. The prompt can only choose among existing
-# skills, and for that eight examples suffice. (So they do for [a prefix, ten seeds](claims.md#few_examples).)
+# skills, and for that eight examples suffice. (Also for [a prefix, ten seeds](claims.md#few_examples).)
 #
 # ## Three tasks in one batch
 #

@@ -276,14 +276,14 @@ plt.show()
 # *Figure: steps until 90 % of the training examples are right, mean and ten seeds. The LSTM needs no fewer steps than
 # free vectors, and one of its seeds is not there at step 40. PromptTuning is a little faster, if at all.*
 #
-# Guess 2: no. The gap in loss above is three seeds; with ten, the medians of LSTM and free vectors agree. In the
-# [ledger](claims.md#encoder) (one vector, 500 steps), 11 and 13 of 20 seeds succeed.
+# Guess 2: no. The gap in loss above comes from three seeds; with ten, the medians of LSTM and free vectors agree. In
+# the [ledger](claims.md#encoder) (one vector, 500 steps), 11 and 13 of 20 seeds succeed.
 
 # %% [markdown]
 # ## Who moves with whom
 #
 # The paper's second reason is **association**: the vectors of a prompt should depend on each other. We measure it as on
-# the 4 × 4. One small step of gradient descent asks $h_i$ alone to move along a random direction $u$. How far do the
+# the 4 × 4. One small step of gradient descent asks $h_i$ alone to move in a random direction $u$. How far do the
 # others move along? Between the LSTM and free vectors stands `MLPEncoder`, the default of `peft`: one small network,
 # which makes each $h_i$ from its own $E_i$ alone.
 
@@ -331,8 +331,9 @@ plt.show()
 # %% [markdown]
 # *Figure: cosine similarity of the four trained vectors. The LSTM has made one vector four times; free vectors differ.*
 #
-# Free vectors share the work: two are near `reverse`, two near `blue`. The LSTM's vectors all say both. Can one
-# vector mean both words? We replace the four by their mean, said once, twice or four times.
+# Free vectors share the work: two lean to `reverse`, two to `blue` (the last one first to the letter `h`). The LSTM's
+# vectors all say both. Can one vector mean both words? We replace the four by their mean, said once, twice or four
+# times.
 
 # %%
 said = {1: [], 2: [], 4: []}
@@ -476,7 +477,7 @@ print(f"unseen examples, loaded again:   {evaluate(loaded, blue, UNSEEN).accurac
 #     print([first_step(history.accuracy) for _, history in runs])
 # ```
 #
-# 3: At 0.03 seeds 0 to 4 fail, at 1.0 all reach 0.96: only 272 numbers push.
+# 3: At 0.03 seeds 0 to 4 fail, at 1.0 all reach 0.96: only 272 numbers push, not 58,752.
 #
 # ```python
 # class Matrix(torch.nn.Module):

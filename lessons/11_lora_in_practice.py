@@ -127,7 +127,7 @@ print(f"α 16 times as large: predicted ratio 4.0, measured {best['LoRA(α = 2)'
 # 2 | 6.9 | 6.4 | 8.2
 # 32 | 1.7 | 1.4 | 1.9
 #
-# That the rules can be joined at α = 8 is luck that we checked, not a derivation. The first step alone would give 14
+# We join the two rules at α = 8 because it fits; we did not derive it. The first step alone would give 14
 # and 0.9.
 
 # %% [markdown]
@@ -224,7 +224,7 @@ print("alone, with twice as many steps:", later)
 # %% [markdown]
 # ## Which rank?
 #
-# After 300 steps, rank 1 on all six has learned the table with both seeds. No wonder: it is one of $16!$ orders of 16
+# In 300 steps (not shown), rank 1 on all six learns the table, both seeds. No wonder: it is one of $16!$ orders of 16
 # letters, only $\log_2 16! = 44$ bits. To test rank, take data without a rule: `RandomWords(192)`, 192 random words
 # with random answers of 24 bits.
 #
@@ -244,7 +244,7 @@ plt.show()
 # *Figure: words recalled after 300 steps of 64 (not the usual 500 of 32). Rank 1 recalls all of 48 words and almost
 # none of 192; rank 4 recalls half of 192, rank 16 all.*
 #
-# As predicted, but for this: rank 1 has room for 48 words, yet of 192 it recalls one. It stores about 1,100 bits
+# Rank 4 falls short of 192. Rank 1 has room for 48, yet of 192 it recalls one. It stores about 1,100 bits
 # both times, but spreads them over all words: hardly one is complete. The rank that learns a rule cannot store a list.
 
 # %% [markdown]
@@ -403,7 +403,7 @@ print(f"accuracy where it was trained: {there:.2f};  loaded where s = α/r: {her
 # layers | all linear | fewer, to save
 # rank | 16 | more for facts
 # α | twice the rank, fixed | larger, last
-# learning rate | 3 to 10 × full fine-tuning's | a third, three times
+# learning rate | 3 to 10 × full fine-tuning's | ×⅓ and ×3
 # merging | in 32 bits | test it
 
 # %% [markdown]

@@ -124,7 +124,7 @@ for i in range(3):
     print(f"λ = {lam[i]}   sensitivity {abs(lam[i] * gradient[i]):.0f}   the loss really grows by {real:.0f}")
 
 # %% [markdown]
-# Guess 2: no. The λ of 5 reads a direction in which $x$ is zero.
+# Guess 2: no. The largest λ reads where $x$ is zero. $I$ gives the right order, not size.
 #
 # ## One batch tells little
 #
@@ -168,7 +168,7 @@ print("scores Ī·Ū:", (mean * uncertainty).round(2))
 # falls like a cubic; for the last 30 % nothing changes any more.
 #
 # Take 96 triplets, a final budget of 12 and 200 steps. At step 80, half of the falling time is left, so $(1/2)^3$ of
-# the surplus of 84 is left: $b(80) = 12 + 10 = 22$.
+# the surplus of 84 is left: $b(80) = 12 + 10.5$, rounded down to 22.
 #
 # ## In the model
 
@@ -349,7 +349,7 @@ print(f"AdaLoRA's file: {costs.delta_bytes(students[0]):,} bytes, masked triplet
 
 # %% [markdown]
 # Guess 3: no. Gradients, moments and means take 13 times as much memory as with the spread LoRA: eight times the
-# numbers are trained, and each costs five numbers instead of three. Masked triplets are stored as well, and multiplied
+# numbers are trained, and each costs five numbers instead of three. Masked triplets are stored as well, and computed
 # until you merge. After merging, inference costs exactly the base.
 
 # %% [markdown]
@@ -381,7 +381,8 @@ for name, ranks, left in (("right", found[0], ada[0]), ("broken", broken.ranks(s
 # it beats an evenly spread LoRA|yes, where ranks are planted|[supported](claims.md#adalora_planted)
 # the same on an ordinary task|not run|[lower loss, no fewer steps](claims.md#adalora_natural)
 #
-# On that ordinary task, a LoRA of rank 2 everywhere, as large as AdaLoRA at its start, needs the fewest steps.
+# On that ordinary task, a LoRA of rank 2 everywhere, as large as AdaLoRA at its start (there from 2), needs the fewest
+# steps.
 
 # %% [markdown]
 # ## More exercises

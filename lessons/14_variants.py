@@ -60,7 +60,7 @@ sixty, hundred, two_hundred = (Recipe(steps=5 if FAST else steps) for steps in (
 # ## The task
 #
 # The task is `reverse+violet`, without an instruction. The base can reverse, but it has never seen the table `violet`.
-# All methods but IA³ sit on q and v, with rank 4 unless we say otherwise.
+# All methods but IA³ sit on q and v, with rank 4 unless we say otherwise. (After lesson 11, you may skim to PiSSA.)
 #
 # ## rsLoRA: another scale
 #
@@ -122,7 +122,7 @@ for name, method in METHODS.items():
 #
 # $B$ gets λ = 16 times the learning rate of $A$. What does that do under Adam? Take a plain LoRA with scale
 # $\lambda s$, and let $\tilde B=\lambda B$. Its output is $Wx + s\,\tilde BAx$. When $B$ moves by $\eta$, $\tilde B$
-# moves by $\lambda\eta$, as in LoRA+. Its gradient is λ times as large, but Adam divides that away.
+# moves by $\lambda\eta$, as in LoRA+. $B$'s gradient is λ times as large, but Adam divides that away.
 #
 # So both should agree. We train 60 steps, without clipping and with it.
 
@@ -290,7 +290,7 @@ for name, models in trained.items():
 # IA³ has no low rank. Vectors that start at one multiply the outputs of k and v (rows of the weight) and the inputs of
 # `down` (columns).
 #
-# Predict how many numbers each trains; width 64, MLP 256, two layers.
+# Predict how many numbers each trains; width 64, MLP 256, two layers, VeRA: rank 64.
 
 # %%
 width, mlp, r = 64, 256, 4
@@ -347,8 +347,8 @@ plots.fixed_and_tuned({"reverse+violet": steps}, {"reverse+violet": 501}, plots.
 plt.show()
 
 # %% [markdown]
-# *Figure: steps until 90 % of the examples are solved, by ten seeds: their mean, the fastest and the slowest. At one
-# learning rate LoRA+ leads. With their own, four are level; PiSSA has two slow seeds.*
+# *Figure: steps until 90 % of the examples are solved, by ten seeds: mean, fastest and slowest; grey: the tuned means.
+# At one learning rate LoRA+ leads. With their own, four are level; PiSSA has two slow seeds.*
 #
 # Guess 1: most differences go. LoRA+ leads at 0.03 because its $B$ has 0.48. DoRA's best is 1.0: only the direction of
 # $V$ counts, so the longer $V$ grows, the less a step turns it. [Other batch

@@ -218,15 +218,15 @@ for name, accuracies in short.items():
 # two others stay at 0.)
 #
 # In your run LoRA beats IA³, and the Pfeiffer adapter learns nothing. Yet in the table above, IA³ has 90 % after 109
-# steps and the adapter after 138, both sooner than LoRA. How can they have so little after 150? Trap 5 solves
-# this; exercise 3 doubts the verdict.
+# steps and the adapter after 138, both sooner than LoRA. How can they have so little after 150? Point 5 of *Break it*
+# solves this; exercise 3 doubts the verdict.
 
 # %% [markdown]
 # ## Eight examples
 #
 # So far every step brought new examples. Now there are only eight, and every step repeats them. We read stored runs of
 # blue: 500 steps, five seeds. The ledger tests claims about full fine-tuning and BitFit with few examples, so these two
-# were tuned for 8; the others were tuned once, for 32. The prompt has 30, where lesson 6 took 1: from 0.3 to 100 its
+# were tuned with 8, the others with 32. The prompt's learning rate is 30, where lesson 6 took 1: from 0.3 to 100 its
 # losses are within a tenth, and 30 learns soonest.
 
 # %%
@@ -405,8 +405,9 @@ def test(impl):
 check("write_a_test", test)
 
 # %% [markdown]
-# Your test runs on right layers and on dozens of wrong ones, and each check names one that it lets pass. Of six points,
-# one is for right layers and five are for kinds of wrong ones. Twenty lines can earn five; dropout is the hardest.
+# Your test runs on right layers and on dozens of wrong ones, and each `check` names one that your test lets pass. Of
+# six points, one is for right layers and five are for kinds of wrong ones. Twenty lines can earn five; dropout is the
+# hardest.
 #
 # ## A guide
 #
@@ -436,8 +437,8 @@ plt.show()
 # LoRA for many. If not, LoRA shares a batch or, merged, adds no delay; IA³ makes the smallest files; full fine-tuning
 # takes the fewest steps.*
 #
-# What merges holds at any size; accuracies and times hold here. That adapters and biases share no batch is a limit of
-# minipeft: they can be looked up as A and B are.
+# Which methods merge never depends on size; accuracies and times do. That adapters and biases share no batch is a limit
+# of minipeft: they can be looked up as A and B are.
 
 # %% [markdown]
 # ## Seen here or not

@@ -155,7 +155,7 @@ check("any_network", LoRAConv2d, LoRAWeight, use=True)
 # %% [markdown]
 # ## The source, revealed
 #
-# The convolution with `A` comes first; it leaves $r$ channels. `B` is then a convolution with one pixel. In both
+# The convolution with `A` comes first; it leaves $r$ channels. `B` is then a 1 × 1 convolution. In both
 # classes `delta` multiplies two matrices and gives the product the shape of the weight.
 
 # %%
@@ -176,8 +176,8 @@ print(inspect.getsource(targets.Reweighted.forward))
 # ## The LSTM's task
 #
 # A table maps each letter to another letter, its image. At each letter, the network answers the image of this letter
-# plus the image of the letter before (letters are numbers modulo 16). Both matrices have work to do: $W_{ih}$ reads the
-# letter, and $W_{hh}$ carries the one before.
+# plus the image of the letter before (letters are numbers modulo 16; before the first, nothing is added). Both matrices
+# have work to do: $W_{ih}$ reads the letter, and $W_{hh}$ carries the one before.
 
 # %%
 for table in ("blue", "violet"):
@@ -240,7 +240,7 @@ plt.show()
 # *Figure: accuracy on the new table, mean of two seeds with a dot for each. Rank 4 in both matrices is ahead of rank 8
 # in one, and the state's matrix alone is far behind. In full, either matrix is nearly enough.*
 #
-# Guess 2: at low rank, both; if it must be one, the input's. Either matrix in full has the room to do it alone. Ten
+# Guess 2: at low rank, both; the input's alone comes close. Either matrix in full has the room to do it alone. Ten
 # seeds, with learning rates tuned for each, say the same ([ledger](claims.md#lstm_places)).
 
 # %% [markdown]
@@ -297,9 +297,9 @@ print(f"error of full fine-tuning {full_error:.4f}, of LoRA {lora_error:.4f}")
 # %% [markdown]
 # ## Handwritten digits with the ConvNet
 #
-# The ConvNet has read printed characters. Now it gets 50 handwritten digits of each kind, on paper, and a fresh head.
-# Training takes 300 steps here. Beside the methods we put a control that is often forgotten: the same network trained
-# from scratch, without any pretraining.
+# The ConvNet has read printed characters. Now it gets 50 handwritten digits of each kind, dark on uneven paper, and a
+# fresh head. Training takes 300 steps here. Beside the methods we put a control that is often forgotten: the same
+# network trained from scratch, without any pretraining.
 
 # %%
 head = {"classes": 10, "head_lr": 1e-2}

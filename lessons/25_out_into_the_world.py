@@ -176,8 +176,8 @@ for field in ("peft_type", "base_model_name_or_path", "r", "lora_alpha", "target
 #
 # ## Opened by the others
 #
-# We open the folder with peft, on our base written as a folder of transformers. A **merged** model needs no peft, but
-# it has the size of the base. Do the logits agree?
+# We open the folder with peft, on our base, written in the format of transformers. A **merged** model needs no peft,
+# but it has the size of the base. Do the logits agree?
 
 # %%
 ends = {"eos_token_id": tokenizer.end}
@@ -223,8 +223,9 @@ print("q right:", (B @ A)[0:2].tolist() == (B_q @ A_q).tolist(), " k unchanged:"
 #
 # ## Write it: the rows of llama.cpp
 #
-# Rotary positions turn pairs of numbers (lesson 22). Our model turns row $i$ of a head together with row $i + c/2$.
-# llama.cpp turns *neighbours*, so its files have the rows of $q$ and $k$ in another order: 0, 2, 1, 3 for $c = 4$.
+# Rotary positions turn pairs of numbers (lesson 22). In a head of $c$ rows, our model turns row $i$ together with row
+# $i + c/2$. llama.cpp turns *neighbours*, so its files have the rows of $q$ and $k$ in another order: 0, 2, 1, 3 for $c
+# = 4$.
 
 
 # %%
@@ -397,8 +398,8 @@ healthy = doctor(learner, torch.optim.AdamW(trainable(learner).values(), lr=1e-2
 print("\nmade after attaching:", healthy.verdict())
 
 # %% [markdown]
-# The loss stays the same to the last digit: the optimizer moves what the model no longer uses. `doctor` takes any
-# PyTorch model, peft's too; [its page](../docs/doctor.md) lists what it finds.
+# The loss stays the same to the last digit: the optimizer holds the base's frozen weights, not A and B. `doctor` takes
+# any PyTorch model, peft's too; [its page](../docs/doctor.md) lists what it finds.
 #
 # ## Several processes
 #
@@ -488,8 +489,8 @@ for kind in (torch.bfloat16, torch.float32):
     print(f"{kind}: after 20 steps, {torch.stack(still).mean():.0%} of A's numbers are where they were")
 
 # %% [markdown]
-# In bfloat16, most of A's numbers never move: an update of less than half the distance of two numbers is rounded away.
-# This is why Micikevicius et al. keep a copy in 32 bits.
+# In bfloat16, most of A's numbers never move: an update of less than half the distance between neighbouring numbers is
+# rounded away. This is why Micikevicius et al. keep a copy in 32 bits.
 
 # %% [markdown]
 # ## Seen here or not
