@@ -390,7 +390,7 @@ print(f"perplexity {broken_perplexity:,.0f}")
 # %% [markdown]
 # <details><summary>Answers</summary>
 #
-# 1: 54.8 and 66.4. 2: 57 %: the loss falls from 3.76 to 3.39, and is 3.55 after rounding. |ΔW| is 9 % of a step.
+# 1: 54.8 and 66.4. 2: 57 %: the loss falls from 3.76 to 3.39, and is 3.55 after rounding. |ΔW| is 10 % of a step.
 #
 # 3: Those below −max, in blocks whose largest magnitude is negative: they are cut off there.
 #
