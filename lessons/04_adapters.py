@@ -40,7 +40,8 @@ from minipeft import base, check, costs, deltas, evaluate, fit, merge, plots
 from minipeft.attach import trainable
 from minipeft.classroom import quiz, with_mistake
 from minipeft.lab import adapt, compare, learning_rate_of, stored, tuned_method
-from minipeft.lab.inside import bottlenecks, multiplications, with_affine_adapters, with_fewer_directions
+from minipeft.lab.counting import multiplications
+from minipeft.lab.inside import bottlenecks, with_affine_adapters, with_fewer_directions
 from minipeft.methods import Full, Houlsby, LoRA, ParallelAdapter, Pfeiffer, adapter
 from minipeft.tasks import task
 from minipeft.training import RECIPE, Recipe

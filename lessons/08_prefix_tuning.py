@@ -35,15 +35,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from minipeft import PrefixTuning, PromptTuning, base, check, costs, evaluate, fit, fold, plots, quiz
 from minipeft.attach import detach, trainable
 from minipeft.classroom import with_mistake
 from minipeft.lab import adapt, compare, tuned_method
 from minipeft.lab import stored as stored_runs
+from minipeft.lab.counting import multiplications
 from minipeft.methods import prefix_tuning
-from minipeft.models.transformer import recording
 from minipeft.tasks import Mixture, decode, encode, task
 from minipeft.training import Recipe
 from minipeft.views import summary
@@ -350,15 +349,7 @@ with torch.no_grad():
 # prefix adds $2nTd$ multiplications in each layer. It adds no rows: `q`, `k`, `v`, `o` and the MLP have nothing more
 # to do. A soft prompt, however, adds $n$ rows everywhere. We predict, then count.
 
-
 # %%
-def multiplications(model, tokens):
-    """Multiplications of a forward pass, those of attention included."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), recording(model):
-        model(tokens)
-    return counter.get_total_flops() / 2
-
-
 row = plain.batch(1, torch.Generator().manual_seed(0)).tokens
 T, alone = row.shape[1], multiplications(base(), row)
 for method in (PrefixTuning(length=4), PrefixTuning(length=16), PromptTuning(length=16)):
@@ -418,7 +409,7 @@ print("trained with the mistake, by seed:", *(f"{score:.2f}" for score in traine
 #
 # 1. *Predict, then measure.* Start from `reverse blue` with length 2 and draw the prefix of one layer anew from
 #    $N(0, 1)$, without training. Is the instruction still followed?
-# 2. *Write* a measurement of $\lambda$ with `recording` and `plots.virtual_share`. Does training raise it?
+# 2. *Write* a measurement of $\lambda$ with `minipeft.recording` and `plots.virtual_share`. Does training raise it?
 # 3. *Design the experiment.* Do trained keys alone suffice? Or values?
 # 4. *Predict.* GPT-2 has 12 layers and $d=768$. How many numbers has a prefix of 10? And a network of width 512?
 
@@ -441,6 +432,8 @@ print("trained with the mistake, by seed:", *(f"{score:.2f}" for score in traine
 # 2: No: from 0.36, 0.37, 0.36 to 0.36, 0.34, 0.35 on seeds 0 to 2. Heads differ, 0.15 to 0.68.
 #
 # ```python
+# from minipeft import recording
+#
 # with recording(model) as layers:
 #     model(plain.batch(100, torch.Generator().manual_seed(5)).tokens)
 # share, _ = plots.virtual_share([layer.weights for layer in layers], virtual=4)  # (L, H)

@@ -408,7 +408,9 @@ for title, module in {"right": vision, "broken": broken}.items():
 # ```
 #
 # ```python
-# model = copy.deepcopy(base("characters")).requires_grad_(False)  # 5
+# import copy  # 5
+#
+# model = copy.deepcopy(base("characters")).requires_grad_(False)
 # model.head.classify = torch.nn.Linear(64, 10)
 # print(sum(p.numel() for p in model.parameters() if p.requires_grad))  # 650
 # ```

@@ -4,10 +4,10 @@ import torch
 from torch import nn
 
 from minipeft import deltas
+from minipeft.lab.counting import multiplications
 from minipeft.lab.inside import (
     attention_paid,
     bottlenecks,
-    multiplications,
     output_change,
     put_back,
     silenced,

@@ -144,11 +144,6 @@ def test_the_card_is_read_from_the_first_cell(of_cells):
     one = of_cells(HEAD)
     assert (one.title, one.card, one.promise) == ("One", {"time": "5 minutes", "difficulty": "●●○"}, "You will see.")
     assert [block.html for block in one.blocks] == ["<p>You will see.</p>\n<p>More.</p>\n"]
-    assert lesson.card_of("**40 minutes · easy · you need `nn.Module`**") == {
-        "time": "40 minutes",
-        "difficulty": "●○○",
-        "you need": "`nn.Module`",
-    }
 
 
 def test_captions_go_to_their_figures_before_or_after(of_cells):

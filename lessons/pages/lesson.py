@@ -15,7 +15,6 @@ from lessons.pages.text import Renderer, contents, inline, markdown, sections
 
 CAPTION = re.compile(r"\*Figure(?: \d+)?: (.+?)\*(?!\*)", re.DOTALL)
 CARD = re.compile(r"^\|(.+)\|\n\|[-| :]+\|\n\|(.+)\|$", re.MULTILINE)
-BOLD_CARD = re.compile(r"^\*\*(.+ · .+)\*\*$", re.MULTILINE)
 QUIZ = re.compile(r"^quiz\(\s*[\"'](\w+)[\"']", re.MULTILINE)
 DIFFICULTY = {"●○○": "easy", "●●○": "medium", "●●●": "hard"}
 
@@ -56,7 +55,7 @@ class Lesson:
     def about(self):
         """The first cell without its title and its card."""
         body = "\n".join(self.first.splitlines()[1:])
-        return BOLD_CARD.sub("", CARD.sub("", body)).strip()
+        return CARD.sub("", body).strip()
 
     @property
     def promise(self):
@@ -97,11 +96,6 @@ def card_of(source):
     if found := CARD.search(source):
         names, values = ([cell.strip() for cell in row.split("|")] for row in found.groups())
         return dict(zip(names, values, strict=False))
-    if found := BOLD_CARD.search(source):  # **40 minutes · easy · you need PyTorch**
-        time, difficulty, *rest = found[1].split(" · ")
-        signs = {word: sign for sign, word in DIFFICULTY.items()}
-        need = " · ".join(rest).removeprefix("you need ")
-        return {"time": time, "difficulty": signs.get(difficulty, difficulty), "you need": need}
     return {}
 
 

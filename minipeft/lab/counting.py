@@ -5,11 +5,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from minipeft.models.transformer import recording
 
 
-def multiplications(model, tokens):
-    """How many multiplications a forward pass over `tokens` (B, T) takes in matrix products, attention's own included.
+def multiplications(model, *inputs):
+    """How many multiplications a forward pass over these inputs takes in matrix products, attention's own included.
 
     Normalisation, nonlinearities and sums are not counted.
     """
     with FlopCounterMode(display=False) as counter, recording(model):  # `recording` writes attention out, to be counted
-        model(tokens)
+        model(*inputs)
     return counter.get_total_flops() // 2  # a multiplication and an addition are two operations

@@ -7,7 +7,6 @@ import copy
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from minipeft import deltas
 from minipeft.attach import detach
@@ -94,14 +93,6 @@ def with_affine_adapters(model, batch):
         found = torch.linalg.lstsq(torch.cat([h, torch.ones_like(h[:, :1])], dim=1), answer).solution
         straight.get_submodule(place).adapter = Affine(*(t.to(adapter.U.weight) for t in (found[:-1].T, found[-1])))
     return straight
-
-
-@torch.no_grad()
-def multiplications(model, tokens):
-    """How many multiplications the matrix products of one forward pass take, those inside attention included."""
-    with FlopCounterMode(display=False) as counter, recording(model):  # attention written out, so that it is seen
-        model(tokens)
-    return counter.get_total_flops() // 2
 
 
 @torch.no_grad()

@@ -1,9 +1,8 @@
 """What a method does at one of the places of an encoder-decoder: to where an answer reads, and to the work it takes."""
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from minipeft.models.transformer import recording
+import minipeft.lab.counting as counting
 from minipeft.tasks import encode
 from minipeft.worlds.pairs import reading
 
@@ -26,6 +25,4 @@ def multiplications(model, text, start):
     """What a pass of a source takes, with an answer of as many tokens that begins with `start`; counted, not timed."""
     source = encode(text)[None]
     answer = torch.cat([source.new_full((1, 1), start), source[:, 1:]], dim=1)
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), recording(model):
-        model(source, answer)
-    return counter.get_total_flops() // 2
+    return counting.multiplications(model, source, answer)
