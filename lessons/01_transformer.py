@@ -162,10 +162,10 @@ print(inspect.getsource(transformer.Block.forward))
 # %% [markdown]
 # ## From text to logits
 #
-# Each token becomes a vector of 64 numbers: one for *what* it is, plus one for *where* it stands. The colon has
-# place 1; the words before it share place 0. In a block, each vector gives a query, a key and a value to each of
-# four **heads**, which have 16 numbers each. The layer `o` mixes what they have read. The last layer makes 60
-# **logits**: a score for each next token.
+# Each token becomes 64 numbers: a vector for *what* it is, plus a vector for *where* it stands. The colon has place 1;
+# the words before it share place 0. In a block, each vector gives a query, a key and a value to each of four **heads**,
+# which have 16 numbers each. The layer `o` mixes what they have read. The last layer makes 60 **logits**: a score for
+# each next token.
 
 # %%
 first, second = model.blocks
@@ -197,9 +197,9 @@ print(f"after = comes {decode(token[None])}, with probability {probability:.4f}"
 # %% [markdown]
 # ## Who reads where?
 #
-# We built a head that reverses. Has the base *learned* one? `recording` keeps the maps of all heads. Over unseen
-# examples of `reverse next` we measure two things: the weight that each head gives to the letter that is needed next,
-# and the weight that it gives to the word `next`.
+# We built a head that reverses. Has the base *learned* one? `recording` keeps the maps of all heads. Over 1,000 unseen
+# examples of `reverse next` (`UNSEEN`) we measure two things: the weight that each head gives to the letter that is
+# needed next, and the weight that it gives to the word `next`.
 
 # %%
 reverse_next = task("reverse+next", instructed=True)
@@ -260,7 +260,7 @@ print(f"without these four heads together: {evaluate(four_less, reverse_next, UN
 # An example counts only if *every* token of its answer is right: that is **exact-match accuracy**.
 #
 # **Guess 3:** for four of the eight; without all four together it is 0.88. Both heads that we found are needed. So are
-# two more, which read neither the letter nor the table. Exercise 3 asks why.
+# two of layer 0, which single out neither letter nor table. Exercise 3 asks why.
 
 # %% [markdown]
 # ## A transplant
@@ -307,7 +307,7 @@ class KVCache(transformer.KVCache):
         """k and v are new, (B, H, T, d). Return them with the stored ones in front, (B, H, S + T, d).
 
         1. Put the stored self.k and self.v in front of the new ones: `torch.cat`. They are None if nothing is stored.
-        2. Store the result in self.k and self.v, unless self.fixed is True.
+        2. Store the result in self.k and self.v, unless self.fixed is True: a fixed cache is only read.
         3. What is stored may lack the first dimension (a learned prefix, lesson 8): `self.k.expand(B, -1, -1, -1)` is
            right in both cases.
         """
@@ -444,8 +444,8 @@ print(f"the two blocks have {blocks / counted:.0%} of them; at 4 bytes each, a c
 # For GPT-2, with its 124 million weights, it is 500 MB for every task.
 #
 # **Parameter-efficient fine-tuning (PEFT)** freezes the base and trains a small part beside it: kilobytes for a task.
-# Where can this part stand? There are three doors. At the third, `begin` may put vectors in front of the tokens, or
-# keys and values into the cache. In the base it puts nothing.
+# There are three places for it, the three *doors* of the figure: a weight, a sublayer, and the beginning of a sequence.
+# There `begin` may put vectors in front of the tokens, or keys and values into the cache. In the base it puts nothing.
 
 # %%
 plots.doors(layers=2)

@@ -91,8 +91,8 @@ print("gradient:", g, sep="\n")
 #
 # $$m \leftarrow 0.9\,m + 0.1\,g, \qquad v \leftarrow 0.999\,v + 0.001\,g^2$$
 #
-# After n steps, $\hat m = m/(1-0.9^n)$ and $\hat v = v/(1-0.999^n)$ make up for that. The step is $W \leftarrow W -
-# \eta\,\hat m/\sqrt{\hat v}$.
+# After n steps, $\hat m = m/(1-0.9^n)$ and $\hat v = v/(1-0.999^n)$ make up for the start at zero. The step is $W
+# \leftarrow W - \eta\,\hat m/\sqrt{\hat v}$.
 #
 # In the *first* step $\hat m = g$ and $\hat v = g^2$, so each number moves by $\eta\,g/|g|$: exactly η, up or down.
 
@@ -198,10 +198,10 @@ print(our_insert)
 # %% [markdown]
 # ## Train it, and watch the old tasks
 #
-# We train twice: with the learning rate that tuning chose, 0.03, and the lowest that it tried, 0.0001. At 0.03 a run of
-# 60 steps is enough; at 0.0001 it has the usual 500. `adapt` puts the method on a fresh base and calls
-# `fit`. Ten times on the way we `look` at the accuracy on the new task and at the **retention**, the accuracy on the
-# old ones.
+# *Tuning* tried several learning rates on other seeds. We train with the best of them, 0.03, and with the lowest,
+# 0.0001. At 0.03 a run of 60 steps is enough; at 0.0001 it has the usual 500. `adapt` puts the method on a fresh base
+# and calls `fit`. Ten times on the way we `look` at the accuracy on the new task and at the **retention**, the accuracy
+# on the old ones.
 
 
 # %%
@@ -225,7 +225,7 @@ plt.show()
 
 # %% [markdown]
 # *Figure: accuracy on the new task (solid) and retention (dashed) while training, a line for each of three seeds. At
-# both learning rates the old tasks fall first; only then the new one is learned.*
+# both learning rates, most old examples are lost before the new task is learned.*
 
 # %%
 for name, runs in {"learning rate 0.03": tuned, "learning rate 0.0001": gentle}.items():
@@ -311,9 +311,6 @@ print(summary(model))
 # The sum is 16d.
 
 # %% [markdown]
-# Where are the T × T softmax weights of lesson 1? PyTorch's *fused* attention does not keep them. It computes them
-# again, and for that keeps its result and one number per head. Our `attend` would keep them all: here 5 % more.
-#
 # After L blocks the last norm keeps d, the head its input, d, and the loss V probabilities (vocabulary: V). We count
 # weights as in lesson 1. `costs.measure` makes one real step and weighs every tensor.
 
@@ -334,9 +331,10 @@ for part in ("weights", "gradients", "optimizer", "activations"):
     print(f"{part:12} predicted {guess / 1e3:7,.1f} KB, measured {found / 1e3:7,.1f} KB, ratio {found / guess:.3f}")
 
 # %% [markdown]
-# Three are exact. Activations are one percent higher: for each token a norm also keeps a mean and a variance, and the
-# fused attention its number for each head. So we trust the formula where we cannot measure: for GPT-2, and for a GPT of
-# 32 blocks of width 4,096, with nearly 7 billion weights.
+# Three are exact. Activations are one percent higher: for each token, a norm also keeps a mean and a variance. The T ×
+# T softmax weights of lesson 1 are missing, because PyTorch's *fused* attention does not keep them. It computes them
+# again, from one number for each head. Our `attend` would keep them: here 5 % more activations. So we trust the formula
+# where we cannot measure: for GPT-2, and for a GPT of 32 blocks of width 4,096, with nearly 7 billion weights.
 
 # %%
 seven = predict(vocab=50257, d=4096, blocks=32, context=2048, rows=1, length=2048)
@@ -356,8 +354,8 @@ print(f"a copy of the large model: {copy_size:.1f} GB; for a hundred tasks: {100
 # *Figure: the memory of a training step, in shares. With 7 billion weights, gradients and Adam take most of it; with 1
 # % trained they all but vanish.*
 #
-# A GPU of 80 GB can hold the last (45 GB), not the third (124 GB). (16-bit formats shrink the bill.) Here the
-# activations stay as they were; exercise 2 shows how many really do.
+# A GPU of 80 GB can hold the last (45 GB), not the third (124 GB). (16-bit formats shrink the bill.) The fourth bar
+# keeps all activations; exercise 2 shows which of them vanish too.
 #
 # And after training, every task is a whole copy.
 
@@ -421,11 +419,9 @@ except NotImplementedError as todo:
 # %% [markdown]
 # ## Seen here or not
 #
-# claim | here | ledger
-# ---|---|---
-# detaching gives back the base | yes, bit for bit | [row](claims.md#detaching)
-# a new task wipes out the old | yes, before it is learned | [row](claims.md#in_sequence)
-# every task needs a whole model | yes | [row](claims.md#stored_bytes)
+# claim | here | ledger ---|---|--- detaching gives back the base | yes, bit for bit | [row](claims.md#detaching) a new
+# task wipes out the old | yes, mostly before it is learned | [row](claims.md#in_sequence) every task needs a whole
+# model | yes | [row](claims.md#stored_bytes)
 #
 # The ledger has ten seeds. Forgetting is no law: with a new *instruction word*, which tells the tasks apart, and a
 # small learning rate, retention is 97 %. Does LoRA [forget less](claims.md#forgetting)?
@@ -433,11 +429,11 @@ except NotImplementedError as todo:
 # %% [markdown]
 # ## More exercises
 #
-# 1. *Predict, then measure.* How many bytes do weights, gradients and Adam take if only the MLPs are trained, by
-#    `full.Full(targets=("mlp",))`? Check with `costs.measure`.
+# 1. *Predict, then measure.* How many bytes do weights, gradients and Adam take with `full.Full(targets=("mlp",))`?
+#    Check with `costs.measure`.
 # 2. *Predict, then measure.* Which rows of the table vanish if only q and v are trained?
-# 3. *Design an experiment.* **Rehearsal** mixes old examples into training. What does it save (100 steps, learning
-#    rate 0.003)?
+# 3. *Design an experiment.* **Rehearsal** mixes old examples into training: write a goal whose `batch` does. What does
+#    it save (100 steps, learning rate 0.003)?
 # 4. *Find the mistake.* "At 0.0001 a fifth is retained, so at 0.00001 nearly all will be."
 
 # %% [markdown]
@@ -503,7 +499,7 @@ quiz("02_full_fine_tuning", answers="")
 # ## In three lines
 #
 # - A weight takes 16 bytes while it is trained, and activations come on top.
-# - The old tasks are forgotten before the new one is learned; here a gentle learning rate saved a fifth.
+# - Most old examples are lost before the new task is learned; here a gentle learning rate saved a fifth.
 # - A delta beside the base comes off again, bit for bit. Can it be small?
 #
 # The same in the reference library:

@@ -13,9 +13,9 @@
 #
 # Ben Zaken, Ravfogel and Goldberg (2021, [arXiv:2106.10199](https://arxiv.org/abs/2106.10199)) fine-tuned BERT models
 # on the GLUE tasks, but trained only the biases and a new head: about one parameter in a thousand. With little or
-# medium data this was competitive with full fine-tuning, sometimes better. The biases of the queries and of the MLP's
-# first layer, half of all, did nearly as well. Their hypothesis is that fine-tuning mainly *exposes* old knowledge,
-# rather than *adding* new.
+# medium data this was competitive with full fine-tuning, sometimes better; with more data it fell behind. The biases of
+# the queries and of the MLP's first layer, half of all, did nearly as well. Their hypothesis is that fine-tuning mainly
+# *exposes* old knowledge, rather than *adding* new.
 
 # %% [markdown]
 # ## Predict
@@ -127,7 +127,7 @@ print("units 0 to 3 off: abcd becomes", read(np.array([[off, off, off, off, 0, 0
 third = "dcab"
 most = 0
 for switches in itertools.product([0, off], repeat=8):  # every way to switch the eight units
-    for favoured in range(4):  # the letter that the bias of `down` favours
+    for favoured in range(4):  # the letter that the bias of `down` favours; more than 0.5 gives 1, too
         answer = read(np.array([switches]).T, 0.5 * letters[:, [favoured]])
         most = max(most, sum(a == b for a, b in zip(answer, third, strict=True)))
 print(f"of the four letters of the third table, at most {most} can be right")
@@ -336,7 +336,7 @@ print(f"second layer, BitFit: {plots.common_share(later):.0%} of the squared cha
 
 # %% [markdown]
 # *Figure: change of the queries in the first layer, a row for each token, a column for each entry. BitFit adds the same
-# to all tokens; LoRA does not. LoRA's scale reaches eight times as far.*
+# to all tokens; LoRA does not. LoRA's colours span eight times as much.*
 #
 # In the first layer BitFit can do no more than our $\Delta b$. In the second, 5 % of the change differs from token to
 # token. Between them lie a softmax and 256 units with GELU, a smooth ReLU; each unit is a switch.
@@ -382,12 +382,12 @@ plt.show()
 # ## What it costs
 #
 # No module is added, so inference costs what the base costs. In training, gradients and Adam's two moments exist for
-# 1,532 numbers: $3 \cdot 4 \cdot 1{,}532 = 18{,}384$ bytes. There is a second saving. With $y_t = Wx_t + b$ and
-# $g_t = \partial L/\partial y_t$,
+# 1,532 numbers: $3 \cdot 4 \cdot 1{,}532 = 18{,}384$ bytes. There is a second saving. For token $t$, $y_t = Wx_t + b$
+# and $g_t = \partial L/\partial y_t$,
 #
 # $$\frac{\partial L}{\partial W} = \sum_t g_t\,x_t^\top\qquad\frac{\partial L}{\partial b} = \sum_t g_t$$
 #
-# Only the first needs the inputs $x_t$. A layer with a frozen $W$ need not store them.
+# Only the first needs $x_t$. A layer with a frozen $W$ need not store them.
 
 # %%
 for method in (Full(), LoRA(rank=4), BitFit()):

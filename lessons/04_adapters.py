@@ -131,15 +131,7 @@ for name, start in starts.items():
 # ## Three places
 #
 # Attention and MLP are **sublayers**. Each reads the residual stream $x$ through a norm, as $n$, and answers $f$. The
-# block adds $f$ to $x$. Adapters change what is added:
-#
-# | method | instead of $f$ |
-# |---|---|
-# | Houlsby, both sublayers | $f+A(f)$ |
-# | Pfeiffer, MLP only | $f+A(x+f)$ |
-# | parallel, MLP only | $f+s\,A(n)$ |
-#
-# Behind the MLP, $x+f$ is what the whole block puts out. He et al. chose $s = 4$.
+# block adds $f$ to $x$. Adapters change what is added.
 
 # %%
 plots.structure("Adapter")
@@ -148,6 +140,14 @@ plt.show()
 # %% [markdown]
 # *Figure: three blocks, read from bottom to top. Houlsby's adapters stand behind attention and behind the MLP,
 # Pfeiffer's behind the whole block, the parallel one beside the MLP.*
+#
+# | method | added to $x$, instead of $f$ |
+# |---|---|
+# | Houlsby, both sublayers | $f+A(f)$ |
+# | Pfeiffer, MLP only | $f+A(x+f)$ |
+# | parallel, MLP only | $f+s\,A(n)$ |
+#
+# Behind the MLP, $x+f$ is what the whole block puts out. He et al. chose $s = 4$.
 #
 # Houlsby's and Pfeiffer's adapters have to *wait* for the sublayer. The parallel one reads the same $n$ as the MLP.
 #
@@ -167,7 +167,7 @@ class Bottleneck(adapter.Bottleneck):
 class SequentialAdapter(adapter.SequentialAdapter):
     def forward(self, x, *rest):
         """Add what the table says; A is `self.adapter`. The frozen `self.base` takes x and the rest (mask, cache).
-        What it returns differs: it is a sublayer for Houlsby, a whole block for Pfeiffer."""
+        `self.base` returns f for Houlsby (a sublayer), x + f for Pfeiffer (a whole block)."""
         raise NotImplementedError("your turn, 2 lines")
 
 
@@ -234,7 +234,8 @@ plt.show()
 # 0.3 on, everything is.*
 #
 # For *learning* there is an optimum. A new table takes 206 steps at σ = 0.0001, 192 at 0.01, 149 at 0.1, and 495 at 1,
-# where the base is destroyed ([ledger](claims.md#near_identity), ten seeds). Near helps, nearer does not.
+# where the base is destroyed ([ledger](claims.md#near_identity): Houlsby, ten seeds, learning rate tuned for each σ).
+# Near helps, nearer does not.
 #
 # ## Train them
 #
@@ -297,8 +298,8 @@ plt.show()
 # *Figure: accuracy on blue if the vectors inside both adapters vary in k directions; dots are three seeds. One is of
 # no use, four keep most, eight lose nothing.*
 #
-# Guess 2: these adapters need more than four of their 16 dimensions, and eight are enough. Exercise 2 asks how many
-# are needed to *learn*.
+# Guess 2: two of the three models need more than four of their 16 dimensions; eight are enough for all. Exercise 2 asks
+# how many are needed to *learn*.
 
 # %% [markdown]
 # ## Can it be merged, if φ is left out?
@@ -307,7 +308,7 @@ plt.show()
 #
 # - **Houlsby**: a linear layer made $f = Wa$. Then $f + UDf = (I + UD)Wa$, and this merges.
 # - **Pfeiffer** adds $UD(x + f)$. Its part $UDx$ comes from the skip, which runs through no weight of the block.
-# - **Parallel** adds $UDn$, linear in $n$. The MLP's weights cannot add that across their nonlinearity.
+# - **Parallel** adds $UDn$, linear in $n$. The MLP's weights cannot add that: a nonlinearity stands between them.
 
 # %%
 W, x, a = np.arange(16).reshape(4, 4) % 5, np.array([1, -2, 0, 1]), np.array([2, 0, 1, 0])
@@ -364,8 +365,8 @@ for method, models in trained.items():
     print(f"{method!s:25} mirror test {mirror:4.1f}; affine maps instead of adapters: {straights[-1]:.3f} solved")
 
 # %% [markdown]
-# Guess 3: no. With φ no adapter can be merged exactly, and `merge` refuses. But affine maps, fitted to the vectors
-# that really occur, do nearly as well. φ forbids merging even where it is hardly used.
+# Guess 3: no. No tested adapter gives 0, so none can be merged exactly, and `merge` refuses. But affine maps, fitted to
+# the vectors that really occur, do nearly as well. φ forbids merging even where it is hardly used.
 #
 # ## What it costs
 #

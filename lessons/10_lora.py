@@ -103,7 +103,7 @@ for d in (4, 64, 768, 12288):  # this example, our base, GPT-2, GPT-3
 # ## The gradients, by hand
 #
 # The layer computes $h=Ax$ and $y=Wx+s\,Bh$. You choose $\alpha$ in $s=\alpha/r$; dividing by $r$ lets one learning
-# rate serve several small ranks (lesson 11). Let $g=\partial L/\partial y$ be the gradient from above. Two steps of the
+# rate serve several small ranks (lesson 14). Let $g=\partial L/\partial y$ be the gradient from above. Two steps of the
 # chain rule are enough.
 
 # %% [markdown]

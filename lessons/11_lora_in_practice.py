@@ -3,7 +3,7 @@
 #
 # | time | difficulty | you need | it runs |
 # |---|---|---|---|
-# | 50 minutes to read and run · 100 with exercises | ●●● | lesson 10 | 1 minute on a CPU |
+# | 45 minutes to read and run · 85 with exercises | ●●● | lesson 10 | 1 minute on a CPU |
 #
 # You have to choose α, a learning rate, layers, a rank and a way to merge. After this lesson you can give your reasons,
 # and look inside a trained change. It has four parts: take breaks.
@@ -11,9 +11,9 @@
 # %% [markdown]
 # ## What the papers say
 #
-# Hu et al. 2021 (LoRA, §7) vary the layers, the rank and the directions that LoRA finds. rsLoRA (2023) and LoRA+ (2024)
-# derive other scales and learning rates. *LoRA Without Regret* (Schulman and Thinking Machines Lab 2025) finds that
-# LoRA wants ten times the learning rate of full fine-tuning and belongs on all layers.
+# Hu et al. 2021 (LoRA, §7) vary the layers, the rank and the directions that LoRA finds; they settle on q and v. *LoRA
+# Without Regret* (Schulman and Thinking Machines Lab 2025) finds that LoRA belongs on all layers, and that its best
+# learning rate is ten times that of full fine-tuning. It also finds that the rank limits how much data LoRA can store.
 
 # %% [markdown]
 # ## First, guess
@@ -73,12 +73,13 @@ for alpha, lr in ((2, 0.02), (4, 0.02), (4, 0.01)):
 # Twice the α doubles the step; half the learning rate undoes that. Judged by the first step alone, 16 times the α asks
 # for a *sixteenth* of the learning rate.
 #
-# But $A$ moves too. It starts at about 0.07, the spread of U(−1/8, 1/8), which hardly counts after a few steps with
-# learning rate 0.03. After $t$ steps both factors have moved by about $\eta\,t$, so $\Delta W$ grows like $s\,\eta^2$.
-# Now the same α asks for a *quarter*: $16\cdot(\frac14)^2=1$.
+# But after the first step, $A$ moves too. Its numbers start at about 0.07, and each step moves them by up to $\eta$.
+# With $\eta=0.03$, the start is soon left behind. After $t$ steps, the numbers of *both* factors have moved by up to
+# $\eta\,t$. Their product grows like $\eta^2$, and $\Delta W$ like $s\,\eta^2$.
 
 # %% [markdown]
-# Training has many steps, so we predict: **16 times the α, a quarter of the learning rate**.
+# To keep $s\,\eta^2$ with 16 times the α, a quarter of the learning rate is enough, because $16\cdot(\frac14)^2=1$.
+# Training has many steps, so this is our prediction: **16 times the α, a quarter of the learning rate**.
 #
 # The test is a new table, `reverse+violet`. `SHORT` is 150 steps: after 500, nearly every setting has learned it. `SIX`
 # are all linear layers.
@@ -111,75 +112,13 @@ for name, lr in best.items():
 print(f"α 16 times as large: predicted ratio 4.0, measured {best['LoRA(α = 2)'] / best['LoRA(α = 32)']:.1f}")
 
 # %% [markdown]
-# Guess 1: it is about a quarter. The ratio is 4.4 here, with one seed, and [4.8](claims.md#learning_rate_of_lora) with
-# ten.
+# Guess 1: a quarter. The measured ratio is 4.4 with this one seed, and [4.7](claims.md#learning_rate_of_lora) with ten.
 #
-# Why does LoRA want a higher learning rate than full fine-tuning? Compare their first steps. Full fine-tuning moves
-# each number of $W$ by $\eta$. LoRA moves it by $s\,\eta$ times a sum of $r$ numbers of $A$ with random signs. For
-# $\alpha=8$ and $r=4$, that is about $2\cdot\sqrt4\cdot 0.072\,\eta=0.29\,\eta$.
-
-# %% [markdown]
-# So LoRA with α = 8 should need $1/0.29=3.5$ times the learning rate; ten seeds give
-# [3.3](claims.md#learning_rate_of_lora). For other α, the quarter rule doubles or halves this:
+# What about "ten times the learning rate of full fine-tuning"? The factor depends on α. With ten seeds, it is 6.4 for
+# α = 2, 3.3 for α = 8 and 1.4 for α = 32. So a learning rate for LoRA means nothing until you also know its α.
 #
-# α | expected | ten seeds | one seed, above
-# ---|---|---|---
-# 2 | 6.9 | 6.4 | 8.2
-# 32 | 1.7 | 1.4 | 1.9
-#
-# We join the two rules at α = 8 because it fits; we did not derive it. The first step alone would give 14
-# and 0.9.
-
-# %% [markdown]
-# ## LoRA+ is α in disguise
-#
-# LoRA+ gives $B$ a learning rate $\lambda$ times that of $A$. Write $B' = sB$, so that $\Delta W = B'A$. Under
-# Adam, a step moves $B$ by its learning rate $\eta_B$, and so it moves $B'$ by $s\,\eta_B$. Only this product counts.
-# Then $\lambda = 16$ does exactly what 16 times the α does, as long as no gradient is clipped. (So we switch clipping
-# off here.)
-
-# %%
-unclipped = Recipe(steps=SHORT.steps // 2, clip=1e9)
-plus, _ = adapt(LoRA(rank=4, alpha=8, lr_ratio=16, targets=SIX), violet, 3e-3, 0, unclipped)
-plain, _ = adapt(LoRA(rank=4, alpha=128, targets=SIX), violet, 3e-3, 0, unclipped)
-equal = evaluate(plus, violet).loss, evaluate(plain, violet).loss
-print(f"LoRA+ with α = 8, λ = 16:  test loss {equal[0]:.8f}")
-print(f"LoRA with α = 128:         test loss {equal[1]:.8f}")
-
-# %% [markdown]
-# The runs agree to five digits: LoRA+ is a larger α.
-#
-# But with [ten seeds](claims.md#lora_plus), LoRA+ solves 77 % in 100 steps, and α = 128 solves 98 % (α = 8: 71 %).
-# Why not the same? Clipping is on there. It shortens gradients whose common norm exceeds 1, and α = 128 makes those of
-# $B$ 16 times as large. Then the equality ends (exercise 5).
-#
-# Fix α, tune the learning rate, and try a larger α last.
-
-# %% [markdown]
-# ## Why is α divided by the rank?
-#
-# After Adam's first step on an example $x$, output $i$ has moved by $s\,\eta\sum_k |h_k|$, a sum of $r$ positive
-# terms. For another input, $h'=Ax'$, the terms are $\text{sign}(h_k)\,h'_k$ and have random signs.
-#
-# A sum of $r$ positive terms grows like $r$, and one with random signs like $\sqrt r$. We measure both steps for two
-# scales: LoRA's $s=\alpha/r$ and rsLoRA's $s=\alpha/\sqrt r$.
-
-# %%
-torch.manual_seed(0)
-x, other = 8 * torch.linalg.qr(torch.randn(64, 2))[0].T  # two inputs at a right angle, each of length 8
-print("change of an output / (α·η)")
-for r in (1, 4, 16, 64):
-    A = (2 * torch.rand(500, r, 64) - 1) / 8  # 500 draws of A, as LoRA starts: U(−1/√64, 1/√64)
-    h, h_other = A @ x, A @ other
-    on_x, on_other = h.abs().sum(1).mean(), (h.sign() * h_other).sum(1).square().mean().sqrt()
-    print(f"rank {r:2}   s = α/r:  on x {on_x / r:.2f}, on another {on_other / r:.2f}", end="")
-    print(f"     s = α/√r:  on x {on_x / r**0.5:.2f}, on another {on_other / r**0.5:.2f}")
-
-# %% [markdown]
-# So $\alpha/r$ gives every rank the same step *on the example*, and $\alpha/\sqrt r$ gives every rank the same step
-# *elsewhere*. Each is right about something. With $\alpha/r$, ten seeds find that one learning rate suits [ranks 1 to
-# 32](claims.md#rank_and_rate). With $\alpha/\sqrt r$, rank 32 [learns more](claims.md#rslora_high_rank): in 100
-# steps it solves 100 %, and 68 % with $\alpha/r$, both tuned. Its $s$ is larger, so this may be the larger α again.
+# In practice, fix α and tune the learning rate. Lesson 14 has two variants, rsLoRA and LoRA+, that are other ways to
+# choose α.
 
 # %% [markdown]
 # ## Part 2: which layers?
@@ -412,7 +351,6 @@ print(f"accuracy where it was trained: {there:.2f};  loaded where s = α/r: {her
 # claim | here | ten seeds | real model
 # ---|---|---|---
 # 10× learning rate | varies | [no](claims.md#learning_rate_of_lora) | [yes](claims.md#real_learning_rate)
-# LoRA+ faster | larger α | [undecided](claims.md#lora_plus) |
 # q with v beats either | yes | [yes](claims.md#where) |
 # all layers: best | no | [no](claims.md#all_linear) | [yes](claims.md#real_layers)
 # rank limits capacity | yes | [yes](claims.md#capacity) | [undecided](claims.md#real_rank)
@@ -437,7 +375,6 @@ print(f"accuracy where it was trained: {there:.2f};  loaded where s = α/r: {her
 #    ```
 #
 # 4. *Design the experiment.* How would you *test* whether all layers beat q and v?
-# 5. *Predict, then measure.* Train LoRA+ and α = 128 at 0.03 for 100 steps, with `clip=1.0` and `clip=1e9`.
 
 # %% [markdown]
 # <details><summary>Answers</summary>
@@ -454,17 +391,11 @@ print(f"accuracy where it was trained: {there:.2f};  loaded where s = α/r: {her
 #
 # # 3, one seed.  Full:  sizes 0.16, 0.27, 0.59   intruders 1, 11, 38
 # #               LoRA:  sizes 0.30, 0.57, 1.15   intruders 7, 19, 37
-#
-# for clip in (1.0, 1e9):  # 5, seeds 0 to 5; means 0.65 and 0.96 with clipping, 0.08 and 0.08 without
-#     for method in (LoRA(rank=4, lr_ratio=16), LoRA(rank=4, alpha=128)):
-#         brief = Recipe(steps=100, clip=clip)
-#         found = [evaluate(adapt(method, violet, 3e-2, seed, brief)[0], violet).accuracy for seed in range(6)]
-#         print(clip, sum(found) / 6)
 # ```
 #
 # 1: Where the sum passes a power of two, its neighbours lie farther apart, and $W$ loses its last bits. At 0.01 few
 # sums pass one; most lost numbers are ties, rounded to the even neighbour. 3: Size decides. At equal size, LoRA has
-# fewer. 4: Equal trained numbers, tuned learning rates, ten seeds, neither at 0 or 1. 5: Clipping makes the difference.
+# fewer. 4: Equal trained numbers, tuned learning rates, ten seeds, neither at 0 or 1.
 #
 # </details>
 #
@@ -488,15 +419,13 @@ quiz("11_lora_in_practice", answers="")
 # LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", use_rslora=False)
 # ```
 #
-# LoRA [2106.09685](https://arxiv.org/abs/2106.09685), rsLoRA [2312.03732](https://arxiv.org/abs/2312.03732), LoRA+
-# [2402.12354](https://arxiv.org/abs/2402.12354), intruders [2410.21228](https://arxiv.org/abs/2410.21228), [LoRA
+# LoRA [2106.09685](https://arxiv.org/abs/2106.09685), intruders [2410.21228](https://arxiv.org/abs/2410.21228), [LoRA
 # Without Regret](https://thinkingmachines.ai/blog/lora).
 
 # %% tags=["hide-input"]
 if not FAST:
     assert best["Full"] < best["LoRA(α = 32)"] < best["LoRA(α = 2)"]
     assert 2.5 < best["LoRA(α = 2)"] / best["LoRA(α = 32)"] < 6
-    assert abs(equal[0] / equal[1] - 1) < 1e-4
     assert max(*scores["q"], *scores["v"], *scores["feed-forward"]) < 0.1
     assert 3 < min(losses["LoRA(α = 2)"].values()) / min(losses["LoRA(α = 32)"].values()) < 6
     assert min(*scores["q and v"], *scores["q, k, v and o"]) > 0.9

@@ -60,7 +60,7 @@ sixty, hundred, two_hundred = (Recipe(steps=5 if FAST else steps) for steps in (
 # ## The task
 #
 # The task is `reverse+violet`, without an instruction. The base can reverse, but it has never seen the table `violet`.
-# All methods but IA³ sit on q and v, with rank 4 unless we say otherwise. (After lesson 11, you may skim to PiSSA.)
+# All methods but IA³ sit on q and v, with rank 4 unless we say otherwise.
 #
 # ## rsLoRA: another scale
 #
