@@ -332,9 +332,9 @@ for part in ("weights", "gradients", "optimizer", "activations"):
 
 # %% [markdown]
 # Three are exact. Activations are one percent higher: for each token, a norm also keeps a mean and a variance. The T ×
-# T softmax weights of lesson 1 are missing, because PyTorch's *fused* attention does not keep them. It computes them
-# again, from one number for each head. Our `attend` would keep them: here 5 % more activations. So we trust the formula
-# where we cannot measure: for GPT-2, and for a GPT of 32 blocks of width 4,096, with nearly 7 billion weights.
+# T softmax weights of lesson 1 are missing, because PyTorch's *fused* attention computes them again. Our `attend` would
+# keep them: 5 % more activations. So we trust the formula where we cannot measure: for GPT-2, and for a GPT of 32
+# blocks of width 4,096, with nearly 7 billion weights.
 
 # %%
 seven = predict(vocab=50257, d=4096, blocks=32, context=2048, rows=1, length=2048)
@@ -419,11 +419,13 @@ except NotImplementedError as todo:
 # %% [markdown]
 # ## Seen here or not
 #
-# claim | here | ledger ---|---|--- detaching gives back the base | yes, bit for bit | [row](claims.md#detaching) a new
-# task wipes out the old | yes, mostly before it is learned | [row](claims.md#in_sequence) every task needs a whole
-# model | yes | [row](claims.md#stored_bytes)
+# claim | here | ledger
+# ---|---|---
+# detaching gives back the base | yes, bit for bit | [supported](claims.md#detaching)
+# a new task wipes out the old | yes, mostly before it is learned | [supported](claims.md#in_sequence)
+# every task needs a whole model | yes | [supported](claims.md#stored_bytes)
 #
-# The ledger has ten seeds. Forgetting is no law: with a new *instruction word*, which tells the tasks apart, and a
+# Forgetting is no law: with a new *instruction word*, which tells the tasks apart, and a
 # small learning rate, retention is 97 %. Does LoRA [forget less](claims.md#forgetting)?
 
 # %% [markdown]

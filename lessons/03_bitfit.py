@@ -12,10 +12,10 @@
 # ## What the paper did and claimed
 #
 # Ben Zaken, Ravfogel and Goldberg (2021, [arXiv:2106.10199](https://arxiv.org/abs/2106.10199)) fine-tuned BERT models
-# on the GLUE tasks, but trained only the biases and a new head: about one parameter in a thousand. With little or
-# medium data this was competitive with full fine-tuning, sometimes better; with more data it fell behind. The biases of
-# the queries and of the MLP's first layer, half of all, did nearly as well. Their hypothesis is that fine-tuning mainly
-# *exposes* old knowledge, rather than *adding* new.
+# on the GLUE tasks, but trained only the biases and a head: about one parameter in a thousand. With little data
+# this matched full fine-tuning or beat it; with more it fell behind. The biases of the queries and the MLP's first
+# layer, half of all, did nearly as well. Their hypothesis is that fine-tuning mainly *exposes* old knowledge, rather
+# than *adding* new.
 
 # %% [markdown]
 # ## Predict

@@ -126,8 +126,7 @@ for name, start in starts.items():
 # Guess 1: with both at zero, neither matrix would ever move. Two starts work. Either only $U$ is zero: the start is
 # exact, and $D$ joins after the first step. Or both are small, as in Houlsby's paper: the start is *near* the
 # identity.
-
-# %% [markdown]
+#
 # ## Three places
 #
 # Attention and MLP are **sublayers**. Each reads the residual stream $x$ through a norm, as $n$, and answers $f$. The
@@ -138,8 +137,8 @@ plots.structure("Adapter")
 plt.show()
 
 # %% [markdown]
-# *Figure: three blocks, read from bottom to top. Houlsby's adapters stand behind attention and behind the MLP,
-# Pfeiffer's behind the whole block, the parallel one beside the MLP.*
+# *Figure: three blocks, read from bottom to top. Houlsby's adapters stand behind attention and MLP, Pfeiffer's
+# behind the whole block, the parallel one beside the MLP.*
 #
 # | method | added to $x$, instead of $f$ |
 # |---|---|
@@ -147,14 +146,12 @@ plt.show()
 # | Pfeiffer, MLP only | $f+A(x+f)$ |
 # | parallel, MLP only | $f+s\,A(n)$ |
 #
-# Behind the MLP, $x+f$ is what the whole block puts out. He et al. chose $s = 4$.
-#
-# Houlsby's and Pfeiffer's adapters have to *wait* for the sublayer. The parallel one reads the same $n$ as the MLP.
-#
+# Here $x+f$ is the whole block's output, and $s = 4$. Only the parallel adapter need not *wait* for the sublayer.
+
+# %% [markdown]
 # ## Write it
 #
-# Write three `forward` methods. The rest of each class is inherited from ours. If all are right, the lesson runs on
-# your code.
+# Write three `forward` methods. The rest of each class is ours. If all are right, the lesson runs on your code.
 
 
 # %%
@@ -231,11 +228,10 @@ plt.show()
 
 # %% [markdown]
 # *Figure: accuracy on blue with an instruction, before training; dots are three seeds. Up to 0.1 nothing is lost; from
-# 0.3 on, everything is.*
+# 0.3, everything is.*
 #
 # For *learning* there is an optimum. A new table takes 206 steps at σ = 0.0001, 192 at 0.01, 149 at 0.1, and 495 at 1,
-# where the base is destroyed ([ledger](claims.md#near_identity): Houlsby, ten seeds, learning rate tuned for each σ).
-# Near helps, nearer does not.
+# where the base is destroyed ([ledger](claims.md#near_identity): ten seeds, a tuned learning rate for each σ).
 #
 # ## Train them
 #

@@ -91,7 +91,7 @@ by_rows = attend(W_q @ rows[-1], rows @ W_k.T, rows @ W_v.T)
 # %% [markdown]
 # ## It is a prefix
 #
-# The scores belong to the prompt row and the two tokens. A linear map treats each row alone, so the keys split:
+# The scores belong to the prompt row and the two tokens. Norms and linear maps treat each row alone, so keys split:
 #
 # $$[P ; h]\,W_k^\top = [P W_k^\top ; h W_k^\top]$$
 #
@@ -243,10 +243,10 @@ plt.show()
 # %% [markdown]
 # *Figure: accuracy, mean of ten batches, seed 0. The two prompts rise together; the prefix takes about twice as long.*
 #
-# All end at 1.00, so accuracy cannot separate them. Steps can: *0.9 at step* is when this mean reaches 0.9.
+# *0.9 at step* is when this mean reaches 0.9.
 #
-# Guess 3: no. The prefix has the most numbers and needs the most steps. Other learning rates do not help: at 1 it
-# needs 40 to 54, the deep prompt 16 to 26; at 0.03, 0.1 and 3 more.
+# Guess 3: no. The prefix has the most numbers and needs the most steps. Other learning rates do not help it: at 1 it
+# needs 40 to 54 (the deep prompt 16 to 26); at 0.03, 0.1 and 3 it needs more than at 1.
 
 # %% [markdown]
 # ## Is it the tie, or the start?
@@ -268,9 +268,9 @@ print("untied, 0.9 at step", *untied)
 
 # %% [markdown]
 # So it is not the start; what is left is the tie. The untied prefix starts with the same logits, and still it needs
-# about two to three times as many steps (three seeds; 0.03, 0.1, 1 and 3 do no better). One likely reason: a tied row
-# always gives keys that its layer's queries can meet. Another: Adam moves free keys and values directly, by the
-# learning rate, and tied ones through a norm and a matrix.
+# about two to three times as many steps (three seeds; 0.03, 0.1, 1 and 3 do no better). One likely reason: $W_k$ makes
+# the tied keys, and pretraining has fitted $W_k$ to its layer's queries. Another: Adam moves free keys and values
+# directly, by the learning rate, and tied ones through a norm and a matrix.
 
 # %% [markdown]
 # ## Does depth help?
@@ -340,8 +340,8 @@ plt.show()
 # *Figure: accuracy with the trained rows, and with one layer's rows replaced by random ones. Only the first layer's
 # rows are needed.*
 #
-# So on this task the deep prompt has learned a shallow one. That fits guess 2: rows in the second layer bring little
-# here.
+# So with four tokens the deep prompt has learned a shallow one: rows in the second layer bring little. That fits guess
+# 2. With one token, more seeds succeeded with them (guess 1).
 
 # %% [markdown]
 # ## What it costs
@@ -412,11 +412,11 @@ plt.show()
 # %% [markdown]
 # ## More exercises
 #
-# 1. *Predict, then measure.* Multiply `begin.P` of an attached `PTuningV2(length=4)` by ten; instead, add 1 to it. How
-#    much do the logits of `line` change? How many of a row's $d$ numbers matter?
+# 1. *Predict, then measure.* Multiply `begin.P` of an attached `PTuningV2(length=4)` by ten, or add 1 to it. How much
+#    do the logits of `line` change? How many of a row's $d$ numbers matter?
 # 2. *Find the mistake.* Someone moves `P.copy_(rows)` in `as_deep` to the end of the loop. What goes wrong?
-# 3. *Write the inverse* in numpy: the row whose key and value are nearest to a given pair. Which share of random pairs
-#    is missed?
+# 3. *Write the inverse* in numpy: the row whose key and value are nearest to a given pair. Which share of its
+#    squared length is missed?
 
 # %% [markdown]
 # 4. *Design the experiment.* After 100 steps on eight examples (`adapt(..., examples=8)`, learning rate 0.3), a prefix

@@ -267,8 +267,9 @@ print(f"head 3 of block 0 attends to `:` with {paid[0]:.2f} before,", *(f"{share
 
 # %% [markdown]
 # No: in `q` it changes least, and undoing that costs 0.03 at most. In `v` it changes most, and undoing that costs
-# nearly all. No word names the table now; while the answer is written, head 3 still looks most at the `:` (last line).
-# So *what it hands over* changes more than *where* it looks. Our guess: it now hands over what `blue` would have.
+# nearly all. No word names the table now; in the answer, head 3 looks most at the `:`, before training and after (last
+# line). So *what it hands over* changes more than *where* it looks. Our guess: it now hands over what `blue` would
+# have.
 #
 # (A ΔW five times W is unusual; the learning rate is high.)
 
@@ -399,8 +400,8 @@ plt.show()
 # *Figure: memory of a training step with eight examples. LoRA has almost no gradients and no Adam state; its
 # activations shrink by a third. In all it needs 42 %.*
 #
-# The predictions are exact; a task is stored in 8 kB, not 437. Activations shrink by only a third: the gradient must
-# still pass every layer. With one example LoRA needs 30 %, with 64, 59 %.
+# The predictions are exact; a task is stored in 8 kB, not 437. Most activations stay: the gradient must still pass
+# every layer. LoRA needs 30 % in all with one example, 59 % with 64.
 #
 # ## Break it
 #
@@ -452,7 +453,7 @@ print(f"merged without s: accuracy {apart:.2f} unmerged, {together:.2f} merged")
 # | merged, no latency | yes | [supported](claims.md#inference) |
 # | a third of the memory | 42 % | [holds](claims.md#training_memory) at one example |
 #
-# Row 1: from 60 examples of a new table, LoRA solves 0.82, on all six matrices 0.98, full fine-tuning 0.99.
+# Row 1: from 60 examples of a new table, LoRA solves 0.82 (q, v), 0.98 (all six); full fine-tuning 0.99.
 
 # %% [markdown]
 # ## More exercises
@@ -473,8 +474,8 @@ print(f"merged without s: accuracy {apart:.2f} unmerged, {together:.2f} merged")
 # 3: Merging. Training learns $BAW$; `delta` gives $BA$. Accuracy 1.00, merged
 # 0.00 (seed 0).
 #
-# 4: Train $B$ beside a fixed random $A$, then $A$ beside a fixed random $B$, with equal numbers and tuned
-# learning rates. In the [ledger](claims.md#b_matters_more), $A$ alone wins.
+# 4: Fix a random $A$, train $B$; fix a random $B$, train $A$ from zero. Take equal numbers and tuned learning rates. In
+# the [ledger](claims.md#b_matters_more), $A$ alone wins.
 #
 # 5: 2,048 numbers are trained; the outputs are the base's.
 #

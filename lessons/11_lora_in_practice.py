@@ -71,16 +71,16 @@ for alpha, lr in ((2, 0.02), (4, 0.02), (4, 0.01)):
 
 # %% [markdown]
 # Twice the α doubles the step; half the learning rate undoes that. Judged by the first step alone, 16 times the α asks
-# for a *sixteenth* of the learning rate.
-#
-# But after the first step, $A$ moves too. Its numbers start at about 0.07, and each step moves them by up to $\eta$.
-# With $\eta=0.03$, the start is soon left behind. After $t$ steps, the numbers of *both* factors have moved by up to
-# $\eta\,t$. Their product grows like $\eta^2$, and $\Delta W$ like $s\,\eta^2$.
+# for a *sixteenth* of the learning rate. Is that the whole story?
 
 # %% [markdown]
-# To keep $s\,\eta^2$ with 16 times the α, a quarter of the learning rate is enough, because $16\cdot(\frac14)^2=1$.
-# Training has many steps, so this is our prediction: **16 times the α, a quarter of the learning rate**.
+# After the first step, $A$ moves too. Its numbers start near 0.07, and each step moves them by up to $\eta$.
+# So the start is soon left behind. After $t$ steps, the numbers of *both* factors have moved by up to
+# $\eta\,t$. Their product grows like $\eta^2$, and $\Delta W$ like $s\,\eta^2$.
 #
+# So we predict that 16 times the α needs a *quarter* of the learning rate: $16\cdot(\frac14)^2=1$.
+
+# %% [markdown]
 # The test is a new table, `reverse+violet`. `SHORT` is 150 steps: after 500, nearly every setting has learned it. `SIX`
 # are all linear layers.
 
@@ -114,11 +114,10 @@ print(f"α 16 times as large: predicted ratio 4.0, measured {best['LoRA(α = 2)'
 # %% [markdown]
 # Guess 1: a quarter. The measured ratio is 4.4 with this one seed, and [4.7](claims.md#learning_rate_of_lora) with ten.
 #
-# What about "ten times the learning rate of full fine-tuning"? The factor depends on α. With ten seeds, it is 6.4 for
-# α = 2, 3.3 for α = 8 and 1.4 for α = 32. So a learning rate for LoRA means nothing until you also know its α.
+# Is it "ten times that of full fine-tuning"? The factor depends on α. With ten seeds, it is 6.4 for
+# α = 2, 3.3 for α = 8 and 1.4 for α = 32. A learning rate for LoRA means nothing without its α.
 #
-# In practice, fix α and tune the learning rate. Lesson 14 has two variants, rsLoRA and LoRA+, that are other ways to
-# choose α.
+# So fix α and tune the learning rate. rsLoRA and LoRA+ (lesson 14) are other ways to choose α.
 
 # %% [markdown]
 # ## Part 2: which layers?

@@ -47,12 +47,15 @@ SEEDS, STEPS = ([0], 12) if FAST else ([0, 1, 2], 200)
 # %% [markdown]
 # ## Triplets
 #
-# In lesson 10 you met singular values. The whole decomposition writes a matrix as a sum of **triplets**: a direction
-# $p_i$ out, a number $\lambda_i$, a direction $q_i$ in.
+# AdaLoRA has five parts: triplets, a penalty, a score, one ranking, one budget.
+#
+# The singular value decomposition writes a matrix as a sum of **triplets**: a direction $p_i$ out, a number
+# $\lambda_i$, a direction $q_i$ in.
 #
 # $$\Delta W = P\,\Lambda\,Q = \sum_i \lambda_i\, p_i q_i^\top$$
 #
-# We take the simplest directions there are, so every triplet is one entry of the matrix.
+# Training starts with every λ at zero and random directions, so the model starts as the base. By hand, we take the
+# simplest directions, so every triplet is one entry of the matrix.
 
 # %%
 P = np.eye(4)[:, [0, 1, 2]]  # (out, r): the columns are the directions out
@@ -66,7 +69,7 @@ for i in range(3):
 
 # %% [markdown]
 # Setting one λ to zero is called **masking** its triplet. The rank falls by one, and the error is exactly that λ. So
-# ranks can be given back one by one.
+# ranks can be taken away one by one.
 #
 # ## Why there is a penalty
 #
@@ -124,7 +127,7 @@ for i in range(3):
     print(f"λ = {lam[i]}   sensitivity {abs(lam[i] * gradient[i]):.0f}   the loss really grows by {real:.0f}")
 
 # %% [markdown]
-# Guess 2: no. The largest λ reads where $x$ is zero. $I$ gives the right order, not size.
+# Guess 2: no. The largest λ reads where $x$ is zero. In $I$, only the order is right.
 #
 # ## One batch tells little
 #
@@ -165,7 +168,7 @@ print("scores Ī·Ū:", (mean * uncertainty).round(2))
 
 # %% [markdown]
 # The budget $b(t)$ says how many triplets stay after step $t$. For a tenth of the steps all stay; then the surplus
-# falls like a cubic; for the last 30 % nothing changes any more.
+# falls as (time left)³; for the last 30 % nothing changes any more.
 #
 # Take 96 triplets, a final budget of 12 and 200 steps. At step 80, half of the falling time is left, so $(1/2)^3$ of
 # the surplus of 84 is left: $b(80) = 12 + 10.5$, rounded down to 22.
@@ -235,7 +238,8 @@ print(inspect.getsource(adalora.AdaLoRA.after_step))
 # share of the bare base's.
 
 # %%
-PLANTED = {"blocks.1.attn.v": (6, 0.7), "blocks.1.attn.q": (3, 1.5), "blocks.0.mlp.down": (3, 0.3)}  # rank, size
+# in each place: the rank of ΔW, and ‖ΔW x‖ / ‖W x‖ over inputs x
+PLANTED = {"blocks.1.attn.v": (6, 0.7), "blocks.1.attn.q": (3, 1.5), "blocks.0.mlp.down": (3, 0.3)}
 
 for path, place in PLANTED.items():
     teacher = plant({path: place}, seed=0)  # this change alone
@@ -381,8 +385,8 @@ for name, ranks, left in (("right", found[0], ada[0]), ("broken", broken.ranks(s
 # it beats an evenly spread LoRA|yes, where ranks are planted|[supported](claims.md#adalora_planted)
 # the same on an ordinary task|not run|[lower loss, no fewer steps](claims.md#adalora_natural)
 #
-# On that ordinary task, a LoRA of rank 2 everywhere, as large as AdaLoRA at its start (there from 2), needs the fewest
-# steps.
+# On that ordinary task, AdaLoRA starts from 2 triplets. A LoRA of rank 2 everywhere trains as many numbers and needs
+# the fewest steps.
 
 # %% [markdown]
 # ## More exercises

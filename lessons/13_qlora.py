@@ -118,8 +118,8 @@ def encode(values, levels, size):
     """Round a tensor in blocks of `size`. Returns codes (n,), of type torch.uint8, and absmax (blocks,).
 
     Flatten the values row by row. Append zeros until the last block is full:
-    torch.nn.functional.pad(flat, (0, -len(flat) % size)). Their codes are returned too. A block of zeros stays zero:
-    never divide by 0, but by absmax.clamp(min=1e-30). `.amax(1)` is the largest of each row.
+    torch.nn.functional.pad(flat, (0, -len(flat) % size)). Their codes are returned too, so n is a multiple of `size`.
+    A block of zeros stays zero: divide by absmax.clamp(min=1e-30), never by 0. `.amax(1)` is the largest of each row.
     """
     raise NotImplementedError("your turn, about 6 lines")
 
@@ -155,9 +155,10 @@ print(inspect.getsource(qlora.decode))
 # $\Phi^{-1}(1)$ is infinite. Where should $p$ end?
 
 # %% [markdown]
-# Cut the distribution into $n$ equal shares, and let $p$ end in the middle of the last one: $p = 1 - \frac{1}{2n}$.
-# Four levels suggest $n=4$, the middle of the last quarter. Three, as in a set that is symmetric around zero, suggest
-# $n=3$, the middle of the last third. The authors' code averages both. For 16 levels it takes $n=15$ and $16$.
+# Cut the distribution into $n$ equal shares, and let $p$ end in the middle of the last one: $p = 1 - \frac{1}{2n}$. Our
+# four levels suggest $n=4$, the middle of the last quarter. A set that is symmetric around zero would have three levels
+# and suggest $n=3$, the middle of the last third. The authors' code takes the mean of the two $p$. For 16 levels it
+# takes $n=15$ and $16$.
 
 # %%
 end = ((1 - 1 / (2 * 3)) + (1 - 1 / (2 * 4))) / 2  # the mean for n = 3 and n = 4
@@ -380,15 +381,16 @@ def on_the_original(model):
 
 
 lost = {}
+print("                                     merged   rounded again   on the original W")
 for name, model, goal in (("nf4", trained, violet), ("nf2", repaired["nf2"][0], mixture)):
     three = merge(model), rounded_again(model, name), on_the_original(model)
     lost[name] = [round(evaluate(one, goal, UNSEEN).accuracy, 3) for one in three]
-    print(f"{name}, {goal!s:14} merged {lost[name][0]}, rounded again {lost[name][1]}, on the original {lost[name][2]}")
+    print(f"{name}, {str(goal)[:30]:30} {lost[name][0]:8.3f} {lost[name][1]:15.3f} {lost[name][2]:19.3f}")
 
 # %% [markdown]
-# Four bits leave little to repair: on the original W, the update for `violet` even gains a little. It is large
-# beside the steps between levels, so nearly all survives a second rounding. The repair of NF2 is small, and is lost:
-# most weights fall back to their old codes, as [on a real model](claims.md#real_rounded_again).
+# Four bits leave little to repair: on the original W, the update for `violet` even gains a little. This update is large
+# beside the steps between levels, so a second rounding costs 0.04. The repair of NF2 is small, and is lost: most
+# weights fall back to their old codes, as [on a real model](claims.md#real_rounded_again).
 #
 # With two bits, W does not help: it solves 0.999 of the mixture, but far less with the repair, which fits the errors of
 # Ŵ.
@@ -418,7 +420,8 @@ print(f"four bits had saved {memory['LoRA'].weights - memory['QLoRA'].weights:,}
 
 # %% [markdown]
 # With the first mistake, the lower layers still get a gradient through A and B. The model learns, but worse: only the
-# loss tells. With the second, only the memory tells: the activations have grown by as much as four bits had saved.
+# loss tells. With the second, only the memory tells: the activations have grown by about as much as four bits had
+# saved.
 #
 # Why by 344,064 bytes, and not by $4\cdot 98{,}304$? The input of q, k and v in block 0 comes from frozen embeddings
 # and needs no gradient, so autograd keeps no weight for them.

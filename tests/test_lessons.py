@@ -194,6 +194,12 @@ def test_what_a_lesson_asks_for_is_blank_or_wrong_and_can_end_in_right(source, c
 
 
 @each_lesson
+def test_the_rule_of_a_table_stands_alone_on_its_line(source):
+    for line in "\n".join(cell.source for cell in built(source).cells if cell.cell_type == "markdown").splitlines():
+        assert "---|---" not in line or re.fullmatch(r"[|:\- ]+", line), line
+
+
+@each_lesson
 def test_folded_answers_open_and_close_in_one_cell(source):
     for cell in built(source).cells:
         assert cell.source.count("<details") == cell.source.count("</details>"), cell.source
