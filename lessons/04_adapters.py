@@ -410,11 +410,11 @@ print("not zero:", *(name for name, p in trainable(model).items() if p.any()))
 #
 # | claim | here | ledger |
 # |---|---|---|
-# | near full fine-tuning | undecided | [row](claims.md#adapters) |
-# | must start near the identity | near yes, nearer no | [row](claims.md#near_identity) |
-# | one per layer suffices | yes | [row](claims.md#one_adapter) |
-# | parallel beats sequential | not clearly | [row](claims.md#parallel_adapters) |
-# | adapters add latency | yes | [row](claims.md#inference) |
+# | near full fine-tuning | undecided | [undecided](claims.md#adapters) |
+# | must start near the identity | near yes, nearer no | [undecided](claims.md#near_identity) |
+# | one per layer suffices | yes | [supported](claims.md#one_adapter) |
+# | parallel beats sequential | not clearly | [contradicted](claims.md#parallel_adapters) |
+# | adapters add latency | yes | [supported](claims.md#inference) |
 
 # %% [markdown]
 # ## More exercises

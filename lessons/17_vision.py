@@ -121,13 +121,20 @@ plt.show()
 # before the head. These names are there for you:
 #
 # ```python
-# self.size             # in PatchEmbed: the side p of a patch
+# # PatchEmbed.forward begins with this line; a new cache has no prompts:
+# cache = Cache(1) if cache is None else cache
+# cache.front           # a list of prompts, each (n, d) or (B, n, d)
+# self.size             # the side p of a patch
 # self.patch            # the nn.Linear that projects a patch of C·p·p numbers, channel by channel
 # self.class_token      # (1, d)
 # self.position.weight  # (1+N, d); the first row is the class token's
-# cache.front           # a list of prompts, each (n, d) or (B, n, d)
-# block(x, None, layer)       # in ViT: one of self.blocks with its entry of cache.layers
-# self.config.patches         # N
+#
+# # ViT.forward begins with these two lines; the pictures get the data type of the weights:
+# images = checked_pictures(images, self.config).to(self.embed.table.dtype)
+# cache = self.new_cache(fixed=True)
+# block(x, None, layer)  # one of self.blocks, without a mask, with its entry of cache.layers
+# self.config.patches    # N
+# self.head(x)           # takes all vectors and reads the first one
 # ```
 
 
@@ -135,15 +142,15 @@ plt.show()
 class PatchEmbed(vision.PatchEmbed):
     def forward(self, images, cache=None):  # (B, C, side, side) → (B, n+1+N, d)
         """Join the prompts, the class token and the projected patches, in this order. Add the positions to all but the
-        prompts. Set cache.front to []. Apply self.norm to everything, last. If cache is None, make one: Cache(1)."""
-        raise NotImplementedError("your turn, 8 lines")
+        prompts. Set cache.front to []. Apply self.norm to everything, last."""
+        raise NotImplementedError("your turn: the line above and 7 more")
 
 
 class ViT(vision.ViT):
     def forward(self, images):  # → logits (B, classes)
-        """x = checked_pictures(images, self.config), then .to(self.embed.table.dtype), the weights' own. Embed x with
-        a cache, self.new_cache(fixed=True). Apply the blocks. Apply self.norm, then self.head, to the last 1+N."""
-        raise NotImplementedError("your turn, 6 lines")
+        """Embed the pictures with the cache. Apply the blocks. Cut the prompts off: the last 1+N vectors remain. Give
+        them to self.norm, and the result to self.head."""
+        raise NotImplementedError("your turn: the two lines above and 4 more")
 
 
 check("vision", PatchEmbed, ViT, use=True)
@@ -204,14 +211,14 @@ for name, accuracy in clean_accuracy.items():
     print(f"{name:14} accuracy on unseen clean digits {accuracy:.2f}")
 
 # %% [markdown]
-# Pretraining makes a large difference; the choice of the method makes a small one. Guess 1: the new head alone is a
-# little better than training everything. The frozen features already tell clean digits apart. Full fine-tuning is
-# worse, probably because it fits these features to a hundred pictures.
+# Pretraining makes a large difference; the method makes a small one. Guess 1: the new head alone is a little better
+# than training everything. The frozen features already tell clean digits apart. Full fine-tuning probably overfits its
+# hundred pictures.
 #
 # ## On paper
 #
-# The base has never seen dark ink on light paper. We train nine methods (lessons 2 to 14) on 50 digits of each kind,
-# again with one seed.
+# The base has never seen dark ink on light paper. We train nine methods on 50 digits of each kind, again with one seed.
+# The prompts and the prefix have eight vectors; LoRA has rank 4.
 
 # %%
 test = Digits("test", each=EACH, paper=True)
@@ -224,10 +231,10 @@ for name in sorted(METHODS, key=accuracy.get):
     print(f"{name:14}{trained:9,}{accuracy[name]:10.2f}")
 
 # %% [markdown]
-# Guess 2: now training everything is better, by a wide margin. A head on the old features is the weakest, and prompts
-# add little (`PromptTuning` is VPT-shallow, `PTuningV2` VPT-deep). BitFit, IA3, LoRA and full fine-tuning change
-# what is computed inside the layers, and do better than prompts and prefix. The adapter does no better than the
-# prefix. LoRA on every linear layer comes close to full fine-tuning with a tenth of its numbers.
+# Guess 2: now training everything is much better. A head on the old features is the weakest, and prompts add little.
+# BitFit, IA3, LoRA and full fine-tuning change what is computed inside the layers, and do better than prompts and
+# prefix. Pfeiffer's adapter does no better than the prefix. LoRA on every linear layer, even on the patch projection,
+# comes close to full fine-tuning with a tenth of its numbers.
 #
 # ## Do more examples help?
 
@@ -263,11 +270,12 @@ plots.attention_on_pictures(ink[some], maps)
 plt.show()
 
 # %% [markdown]
-# *Figure: where the class token looks; darker patches get more attention, lines show the digit. On clean digits the
-# base looks at the strokes, on paper nearly everywhere. With LoRA it looks at few patches again.*
+# *Figure: where the class token looks. Darker patches get more attention; lines show the digit. On clean digits the
+# base looks at the strokes, on paper nearly everywhere. LoRA looks at few patches again.*
 #
-# Does it follow the strokes of *this* digit, or does it look where digits usually are? We measure the ink where it
-# looks; 1 is the average patch. Then we replace each map by the mean map of all digits.
+# Does it follow the strokes of *this* digit, or does it look where digits usually are? We weight the ink of each patch
+# by its attention; an average patch has 1. *Own map* takes the attention to this digit, *mean map* the mean over all
+# digits.
 
 # %%
 seen = {}
@@ -303,10 +311,10 @@ for name in METHODS:
 # %% [markdown]
 # Most counts are near ⅔, and the clock mostly agrees. Guess 3: LoRA on every linear layer saves nothing. Its step is
 # *slower*, probably for its many small products. Shallow prompts lengthen the sequence from 17 vectors to 25 in all
-# layers, so they cost what they save. Pfeiffer's adapters stand behind the weights of their block, so no gradient has
-# to enter the first block.
+# layers, so they cost what they save. Pfeiffer's adapters stand behind the weights of their block, so no gradient
+# enters the first block.
 #
-# The [ledger](claims.md#training_time_saved) tests 70 % less time, from "surveys". Only the probe comes near.
+# Surveys say that PEFT saves 70 % of the time ([ledger](claims.md#training_time_saved)). Only the probe comes near.
 
 # %% [markdown]
 # ## Compute the features once
@@ -331,8 +339,8 @@ print(f"through the model:  {ended - between:5.2f} s, accuracy {accuracy['Linear
 print(f"on stored features: {between - begun:5.2f} s, accuracy {score:.3f}")
 
 # %% [markdown]
-# The result is the same and the time is a fraction. Large models on GPUs save time in another way as well: less memory
-# allows larger batches. Our small model cannot show that.
+# The result is the same and the time is a fraction. With large models on GPUs, PEFT also saves time in another way:
+# less memory allows larger batches. Our small model cannot show that.
 #
 # ## Break it
 #
@@ -368,16 +376,15 @@ for title, module in {"right": vision, "broken": broken}.items():
 #
 # | claim | here | ledger: ten seeds |
 # |---|---|---|
-# | with few pictures, a probe beats training from scratch | yes | [row](claims.md#pretraining_decides) |
-# | on strange pictures, methods inside beat prompts | yes | [row](claims.md#inside_of_a_vit) |
-# | deep prompts beat shallow ones | cannot tell: 0.72, 0.73 | [row](claims.md#deep_visual_prompts) |
-# | PEFT saves 70 % of the time | no | [row](claims.md#training_time_saved) |
+# | with few pictures, a probe beats training from scratch | yes | [supported](claims.md#pretraining_decides) |
+# | on strange pictures, methods inside beat prompts | yes | [supported](claims.md#inside_of_a_vit) |
+# | deep prompts beat shallow ones | cannot tell: 0.72, 0.73 | [undecided](claims.md#deep_visual_prompts) |
+# | PEFT saves 70 % of the time | no | [contradicted](claims.md#training_time_saved) |
 
 # %% [markdown]
 # ## More exercises
 #
-# 1. *Predict, then measure.* How many numbers do eight deep prompts train? And LoRA of rank 4 on all linear layers?
-#    Check: `summary`.
+# 1. *By hand.* Derive two numbers of the table: 2,186 for eight deep prompts and 14,926 for LoRA of rank 4.
 # 2. *Predict, then measure.* Which memory do both need? Check: `costs.measure(views["LoRA"], batch)`.
 # 3. *Find the mistake.* `patches = images.reshape(B, 16, 49)`. What is in patch 0, and who notices?
 # 4. *Design the experiment.* Which of the three blocks has to change for paper? (`layers=(0,)`)

@@ -140,7 +140,7 @@ for name, table in {"all pairs": logits, "equal captions hidden": logits.masked_
 # %%
 class DualEncoder(dual_encoder.DualEncoder):
     def forward(self, images, captions, mask=None):  # (B, 3, side, side) and (C, T) → (B, C)
-        """eˢ times the cosine of each picture with each caption. The text tower gets the mask."""
+        """eˢ times the cosine of each picture with each caption. The text tower gets the mask, False at padding."""
         raise NotImplementedError("your turn, 3 lines")
 
 
@@ -162,8 +162,8 @@ plt.show()
 print(OURS)
 
 # %% [markdown]
-# *Figure: the dual encoder. Pictures and captions go through a tower each, are projected by W to the same width and
-# divided by their length; every picture meets every caption.*
+# *Figure: the dual encoder. Each tower ends in a matrix W of its own (in the code: its head), which projects to the
+# common width w. Then the vectors are divided by their lengths, and every picture meets every caption.*
 #
 # ## Zero-shot: captions as a classifier
 #
@@ -216,8 +216,8 @@ print(f"words of south               zero-shot accuracy {accuracy(model, dialect
 # ## Dark pictures: which tower?
 #
 # A method can be attached to one tower alone, by its `places`. CoOp is prompt tuning on the text tower. On the image
-# tower, prompt tuning is VPT-shallow and P-tuning v2 is VPT-deep,
-# as in lesson 17. The learning rates were tuned for dark pictures on other seeds.
+# tower, prompt tuning is VPT-shallow and P-tuning v2 is VPT-deep, as in lesson 17. The learning rates were tuned for
+# dark pictures on other seeds.
 
 # %%
 METHODS = {  # and their learning rates
@@ -291,8 +291,8 @@ plt.show()
 # *Figure: accuracy on dark pictures against accuracy on plain ones; each point is the same LoRA, multiplied by another
 # λ. At ×0.75, most of the gain is there and most of the loss is avoided.*
 #
-# This is one seed. Over ten seeds, ×0.75 costs 0.04 on dark pictures and saves 0.14 on plain ones
-# ([ledger](claims.md#part_of_the_update)).
+# This is one seed. Over ten seeds, ×0.75 saves 0.14 on plain pictures and costs 0.04 on dark ones. The ledger allows a
+# cost of 0.05, but the confidence interval reaches just beyond it: [undecided](claims.md#part_of_the_update).
 
 # %% [markdown]
 # ## New words: which tower?
@@ -336,13 +336,13 @@ for i, row in enumerate(similar):
     print(f"vector {i}: nearest words", ", ".join(f"{scenes.WORDS[j]} ({row[j]:.2f})" for j in nearest))
 
 # %% [markdown]
-# The word alone is enough, and training has found it: in this run, every vector is nearest to `north`. A learned prompt
-# is rarely so readable.
+# The word alone is enough, and training has found it: in this run, every vector is nearest to `north`. With CLIP, such
+# words make little sense together, says the CoOp paper.
 #
 # ## What it costs: predict, then measure
 #
-# Both towers have $L = 2$ layers of width $d = 64$. LoRA of rank 4 on `q` and `v` of one tower trains
-# $L \cdot 2 \cdot 4\,(d + d)$ numbers, CoOp $4d$, VPT $8d$ and VPT-deep $L \cdot 8d$. Which tower is faster to train?
+# Both towers have $L=2$ layers of width $d=64$. LoRA of rank 4 on `q` and `v` of one tower trains $L·2·4·(d+d)$
+# numbers, CoOp $4d$, VPT $8d$ and VPT-deep $L·8d$. Which tower is faster to train?
 
 # %%
 L, d = 2, 64
@@ -362,7 +362,8 @@ for name, number in predicted.items():
 #
 # ## Break it
 #
-# Guess for each broken line what you would notice.
+# `ZeroShot` makes a classifier of a dual encoder and the captions of its classes. Guess for each broken line what you
+# would notice.
 #
 # ```python
 # return self.scale.exp() * u @ v.T                              # right: DualEncoder.forward
@@ -382,7 +383,7 @@ for what, kind in {"right": model, "no temperature": cold}.items():
 # %% [markdown]
 # The accuracy ignores the temperature, because the order of the logits stays. The loss does not: the right captions get
 # a probability of $e^{-2.9}$ or 0.06, where $e^{-0.05}$ is 0.95. Now the second one, with LoRA on both towers and the
-# words of `south`. `ZeroShot` makes a classifier of a dual encoder and captions.
+# words of `south`. `Drawn` gives plain pictures and their classes; the captions come from `ZeroShot`.
 
 # %%
 captions, silent = scenes.class_captions("south", scenes.SEEN), {}
@@ -406,10 +407,10 @@ for what, module in {
 #
 # | claim | here | ledger |
 # |---|---|---|
-# | captions name new combinations | yes | [row](claims.md#new_combinations) |
-# | adapt the part whose input has changed | yes | [row](claims.md#which_tower) |
-# | LoRA beats CoOp | not on known words | [row](claims.md#lora_or_coop) |
-# | a part of the update loses less | yes, with one seed; undecided with ten | [row](claims.md#part_of_the_update) |
+# | captions name new combinations | yes | [supported](claims.md#new_combinations) |
+# | adapt the part whose input has changed | yes | [supported](claims.md#which_tower) |
+# | LoRA beats CoOp | yes, but not on known words | [supported](claims.md#lora_or_coop) |
+# | a part of the update keeps most of the gain and loses less | yes | [undecided](claims.md#part_of_the_update) |
 #
 # Here: one seed, 150 steps; ledger: ten seeds, 300 steps.
 

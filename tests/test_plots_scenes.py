@@ -21,7 +21,7 @@ def test_pictures_stand_in_named_rows_with_captions_below_the_last():
 
 def test_the_dual_encoder_is_drawn_with_both_towers():
     words = " ".join(text.get_text() for text in plots.two_towers().texts)
-    assert all(part in words for part in ("ViT", "Transformer", "u (B, w)", "v (C, w)", "(B, C)"))
+    assert all(part in words for part in ("ViT", "Transformer", "W image", "W text", "u (B, w)", "v (C, w)", "(B, C)"))
 
 
 def test_every_cosine_stands_in_its_cell():

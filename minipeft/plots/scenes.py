@@ -33,16 +33,16 @@ def captioned(rows, captions=(), axes=None):
 def two_towers(ax=None):
     """A dual encoder: two towers, two projections, vectors of length 1, and a table of every pair."""
     ax = sheet(ax or new(8.8, 2.8), 108, 34)
-    for y, what, tower, hue, shape in (
-        (21, "pictures\n(B, 3, 24, 24)", "image: a ViT", HUES["LoRA"], "u (B, w)"),
-        (3, "captions\n(C, T)", "text: a Transformer", HUES["PromptTuning"], "v (C, w)"),
+    for y, what, tower, hue, W, shape in (
+        (21, "pictures\n(B, 3, 24, 24)", "image: a ViT", HUES["LoRA"], "W image", "u (B, w)"),
+        (3, "captions\n(C, T)", "text: a Transformer", HUES["PromptTuning"], "W text", "v (C, w)"),
     ):
         say(ax, 8, y + 5, what)
         arrow(ax, (16, y + 5), (20, y + 5))
         box(ax, 20, y, 22, 10, tower, edge=hue, lw=2)
-        arrow(ax, (42, y + 5), (46, y + 5))
-        box(ax, 46, y + 2, 8, 6, "W")
-        arrow(ax, (54, y + 5), (58, y + 5))
+        arrow(ax, (42, y + 5), (45, y + 5))
+        box(ax, 45, y + 2, 10, 6, W)
+        arrow(ax, (55, y + 5), (58, y + 5))
         box(ax, 58, y + 2, 10, 6, "÷ length")
         arrow(ax, (68, y + 5), (82, y + 5), (82, 22.2 if y > 17 else 11.8), text=shape, above=1.8)
     sign(ax, 82, 17, "·")
