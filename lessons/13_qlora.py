@@ -381,11 +381,10 @@ def on_the_original(model):
 
 
 lost = {}
-print("                                     merged   rounded again   on the original W")
 for name, model, goal in (("nf4", trained, violet), ("nf2", repaired["nf2"][0], mixture)):
     three = merge(model), rounded_again(model, name), on_the_original(model)
     lost[name] = [round(evaluate(one, goal, UNSEEN).accuracy, 3) for one in three]
-    print(f"{name}, {str(goal)[:30]:30} {lost[name][0]:8.3f} {lost[name][1]:15.3f} {lost[name][2]:19.3f}")
+    print(f"{name}, {goal!s:20} merged {lost[name][0]}, rounded again {lost[name][1]}, on the original {lost[name][2]}")
 
 # %% [markdown]
 # Four bits leave little to repair: on the original W, the update for `violet` even gains a little. This update is large
