@@ -129,14 +129,13 @@ for n in (1, 2, 4, 10):
     print(f"{n:2} seeds: predicted {verdicts.by_luck(n):.5f}, counted {apart.mean():.5f}")
 
 # %% [markdown]
-# Guess 2: in one of three comparisons. Of our 171 pairs, luck would decide about five with four seeds each, and none
-# with ten.
+# Guess 2: in one of three comparisons.
 #
 # ## The same effort for every method
 #
-# One search finds each learning rate: first five from 0.0001 to 1, with one seed; then the best and its neighbours,
-# with three seeds. Of those within a tenth of the least loss, it takes the one that learns soonest. The figure shows
-# the second round.
+# The same search finds each learning rate. First it tries the decades from 0.0001 to 1, with one seed; then the best
+# and its neighbours, half a decade away, with three or four. While the best lies at the edge, it tries the next. Of
+# those within a tenth of the least loss, it takes the one that learns soonest. The figure shows the second round.
 
 # %%
 FIELD = [c for c in TUNED_METHODS if not c.sources]  # all but AdapterFusion, which needs adapters of other tasks
@@ -181,9 +180,10 @@ for goal, methods in found.items():
 # %% [markdown]
 # ## Make the test tight
 #
-# On blue, none of 171 pairs is decided: all methods reach 1.00 with most of their seeds. Such a test cannot tell
-# whether they are equally good. So we ask something harder: after how many steps is the accuracy 90 %? Here is the
-# median over ten seeds; a dash means that half of them never get there.
+# Luck alone would decide none of the 171 pairs with ten seeds each, and about five with four. On blue, none is decided:
+# all methods reach 1.00 with most of their seeds. Such a test cannot tell whether they are equally good. So we ask
+# something harder: after how many steps is the accuracy 90 %? Here is the median over ten seeds; a dash means that half
+# of them never get there.
 
 # %%
 SIX = ("Full", "LoRA(rank=4)", "Pfeiffer(size=16)", "BitFit", str(IA3()), "PromptTuning(length=4)")
@@ -225,14 +225,14 @@ for name, accuracies in short.items():
 # ## Eight examples
 #
 # So far every step brought new examples. Now there are only eight, and every step repeats them. We read stored runs of
-# blue: 500 steps, five seeds. The ledger tests claims about full fine-tuning and BitFit with few examples, so these two
-# were tuned with 8, the others with 32. The prompt's learning rate is 30, where lesson 6 took 1: from 0.3 to 100 its
-# losses are within a tenth, and 30 learns soonest.
+# blue: 500 steps, five seeds. Each learning rate is the ledger's for few examples: the search had eight stored examples
+# for full fine-tuning and BitFit, 32 for the others. The prompt gets 30 instead of 1. From 0.3 to 100 its losses are
+# within a tenth, and 30 learns soonest.
 
 # %%
-TUNED_FOR_FEW = [(Full(), 3e-3), (LoRA(rank=4), 1e-1), (Pfeiffer(size=16), 3e-2), (BitFit(), 1e-1)]
+FIVE = [Full(), LoRA(rank=4), Pfeiffer(size=16), BitFit(), PromptTuning(length=4)]
 few = {}
-for method, lr in [*TUNED_FOR_FEW, (PromptTuning(length=4), 30.0)]:
+for method, lr in zip(FIVE, (3e-3, 1e-1, 3e-2, 1e-1, 30.0), strict=True):
     settings = {"method": method, "goal": blue, "lr": lr, "examples": 8}
     eight = ledger(trial, [settings | {"seed": seed} for seed in range(5)])
     seen, unseen = [run["training_accuracy"] for run in eight], [run["accuracy"] for run in eight]
@@ -331,7 +331,7 @@ for x, y in PAIRS:
 # One seed of the prefix against one of VeRA is a toss of a coin.
 #
 # **3. Size taken for strength.** On violet, P-tuning v2 (512 numbers) reaches 0.01 at best, IA³ (768) always 1.00, the
-# prefix (1,024) 0.00 to 0.99. It matters more *what* a method can change.
+# prefix (1,024) 0.00 to 0.99. *What* a method can change matters more.
 #
 # **4. Scoring what was trained on.** On the eight examples every method has 1.00.
 #
@@ -377,41 +377,12 @@ for name, accuracies in wrong.items():
 # %% [markdown]
 # Neither raises an error, and both losses look perfect. The first mistake makes a method fail. The second is worse,
 # because it *helps*: the wrong LoRA beats the right one, since with four times the scale it learns sooner. Only a test
-# of the layer finds it. Writing one is a project of 40 minutes; you may leave it for the end:
-#
-# ```text
-# layer = impl.LoRALinear(base, rank, s, dropout=0.0)    base: a frozen nn.Linear, in → out
-# layer(x)          base(x) + s·drop(x) Aᵀ Bᵀ for x (..., in); x stays as it is
-# layer.A, layer.B  (r, in), uniform in ±1/√in; (out, r), zero; nothing else is trained
-# gradients         reach A, B and x as this equation has them
-# drop              dropout in front of A only, in training only
-# layer.delta()     s·B A
-# layer.merged()    a plain nn.Linear with the same outputs
-# ```
-#
-# ```python
-# layer = impl.LoRALinear(base, 4, 0.5)           # a beginning: but B is still zero here,
-# assert torch.allclose(layer(x), base(x))        # and that hides A and s
-# layer.A.data, layer.B.data = torch.randn(4, 20), torch.randn(3, 4)
-# ```
-
-
-# %%
-def test(impl):
-    """Return nothing if `impl.LoRALinear` is right; stop at an `assert` if it is wrong."""
-    raise NotImplementedError("your turn: make a layer, compare it with the equation, give B numbers, compare again")
-
-
-check("write_a_test", test)
-
-# %% [markdown]
-# Your test runs on right layers and on dozens of wrong ones, and each `check` names one that your test lets pass. Of
-# six points, one is for right layers and five are for kinds of wrong ones. Twenty lines can earn five; dropout is the
-# hardest.
+# of the layer finds it. Exercise 6 asks you to write one.
 #
 # ## A guide
 #
-# Each end of the guide has a number that speaks for it. All are from this lesson.
+# The guide is a tree of questions that ends in methods. Beside each stands a number from this lesson that speaks for
+# it.
 
 # %%
 prompt, lora, ia3 = "PromptTuning(length=4)", "LoRA(rank=4)", str(IA3())
@@ -437,17 +408,17 @@ plt.show()
 # LoRA for many. If not, LoRA shares a batch or, merged, adds no delay; IA³ makes the smallest files; full fine-tuning
 # takes the fewest steps.*
 #
-# Which methods merge never depends on size; accuracies and times do. That adapters and biases share no batch is a limit
-# of minipeft: they can be looked up as A and B are.
+# Merging does not depend on the model's size; accuracies and times do. That adapters and biases share no batch is a
+# limit of minipeft: they could be looked up like A and B.
 
 # %% [markdown]
 # ## Seen here or not
 #
 # claim|here|ledger
 # ---|---|---
-# few numbers suffice for easy tasks, not hard ones (He et al.)|true of the prompt (256), not of IA³ (768)|–
-# prompts and prefixes learn no new skill|only the prompt|[undecided](claims.md#selects_and_teaches)
-# a prefix generalises better from few examples|a prompt does|[supported](claims.md#few_examples)
+# few numbers suffice for easy tasks, not hard ones (He et al.)|true of the prompt (256); IA³ (768) solves both|–
+# prompts and prefixes learn no new skill|true of the prompt, not the prefix|[undecided](claims.md#selects_and_teaches)
+# a prefix generalises better than full fine-tuning from few examples|a prompt does|[supported](claims.md#few_examples)
 # variants of LoRA tie once tuned|violet cannot tell|[undecided](claims.md#variants_tie_when_tuned)
 #
 # "Here" means one model of 109,372 parameters and two tasks.
@@ -490,6 +461,36 @@ plt.show()
 # (row,) = compare(violet, [TunedMethod(Gain(), mine.lr)], seeds=4, lab=lab)
 # print(mine.lr, row["parameters"], row["accuracy"])
 # ```
+
+# %% [markdown]
+# 6. *Write it* (40 minutes): a test that tells a right LoRA layer from wrong ones, as in point 6 of *Break it*. It runs
+#    on right layers and on dozens of wrong ones; each `check` names one that it lets pass. Of six points, one is for
+#    right layers and five are for kinds of mistakes. Twenty lines can earn five; dropout is the hardest.
+#
+# ```text
+# layer = impl.LoRALinear(base, rank, s, dropout=0.0)    base: a frozen nn.Linear, in → out
+# layer(x)          base(x) + s·drop(x) Aᵀ Bᵀ for x (..., in); x stays as it is
+# layer.A, layer.B  (r, in), uniform in ±1/√in; (out, r), zero; nothing else is trained
+# gradients         of A, B and x are those of this equation
+# drop              dropout in front of A only, in training only
+# layer.delta()     s·B A
+# layer.merged()    a plain nn.Linear with the same outputs
+# ```
+#
+# ```python
+# layer = impl.LoRALinear(base, 4, 0.5)           # a beginning: but B is still zero here,
+# assert torch.allclose(layer(x), base(x))        # and that hides A and s
+# layer.A.data, layer.B.data = torch.randn(4, 20), torch.randn(3, 4)
+# ```
+
+
+# %%
+def test(impl):
+    """Return nothing if `impl.LoRALinear` is right; stop at an `assert` if it is wrong."""
+    raise NotImplementedError("your turn: make a layer, compare it with the equation, give B numbers, compare again")
+
+
+check("write_a_test", test)
 
 # %% [markdown]
 # <details><summary>Answers</summary>
