@@ -167,8 +167,8 @@ plots.structure("AdapterFusion")
 plt.show()
 
 # %% [markdown]
-# *Figure: the stream s behind a block goes into three frozen adapters and the query Q. The answers z give keys and
-# values; their mixture o is added to s. Only Q, K and V, in green, are trained.*
+# *Figure: the output h of a block goes into three frozen adapters and the query Q. The answers z give keys and values;
+# their mixture o is added to h. Only Q, K and V, in green, are trained.*
 #
 # ## Write it
 #
@@ -193,8 +193,8 @@ check("adapter_fusion", Fusion, use=True)
 # ## The source, revealed
 #
 # This is our forward pass, beside yours. `z` has one answer for each token and adapter, (B, T, N, d). The softmax runs
-# over the last dimension of the scores, the adapters. `SequentialFusion` wraps a whole block: `self.base` is the block,
-# and the mixture is added to what the block puts out, as in the figure.
+# over the last dimension of the scores, the adapters. `SequentialFusion` wraps a whole block, `self.base`, and adds the
+# mixture to the block's output. The code calls this output `s`; it is the h of the figure.
 
 # %%
 print(our_forward)
@@ -257,8 +257,8 @@ plt.show()
 # *Figure: accuracy on unseen examples of left+violet, learned from 16. Bars are means, dots are five seeds. The fusion
 # leads on every seed; the fresh adapter solves nothing.*
 #
-# Guess 2: the learned mixture wins. A fresh adapter has to learn a shift and a table; after 500 steps (three seeds) it
-# knows the 16 by heart, and still at most one of 300 unseen examples. The warm start has only the table to learn, the
+# Guess 2: the learned mixture wins. A fresh adapter has to learn a shift and a table. 500 steps (three seeds, not
+# shown) teach it the 16 by heart, but none of 300 unseen examples. The warm start has only the table to learn, the
 # fusion only whom to ask.
 
 # %% [markdown]
@@ -295,12 +295,12 @@ plt.show()
 # six letters (x2, x3, x5, x6); from = to y5 it gives each about a third. Block 1 listens to copy+violet, except at
 # y6.*
 #
-# What block 0 adds at a letter changes this letter's key in block 1's attention, and so *where* the answer reads. A
-# shift needs just this. (Why not at x1 and x4? We do not know.)
+# What block 0 adds at a letter changes this letter's key in block 1, and so can change *where* the answer reads. A
+# shift needs this. (Why not at x1 and x4? We do not know.)
 
 # %% [markdown]
-# No attention follows block 1: it can only change *which* letter is written. So the fusion hardly has to share: block 0
-# decides *where* to read and listens most to the shift, block 1 decides *which* letter and listens to the table.
+# No attention follows block 1: it can only change *which* letter is written. This suggests how the fusion avoids
+# sharing: block 0 listens most to the shift, block 1 to the table.
 #
 # ## Listened to, and needed
 #
@@ -331,13 +331,12 @@ after.set_yticklabels([])
 plt.show()
 
 # %% [markdown]
-# *Figure: left, the attention to each adapter; right, the accuracy that is left without it. Dots are five seeds.
-# Without left+plain in block 0 or copy+violet in block 1, nothing is solved. Without reverse+plain, hardly anything is
-# lost.*
+# *Figure: left, the attention to each adapter; right, the accuracy without it. Dots are five seeds. Without left+plain
+# in block 0 or copy+violet in block 1, nothing is solved. Without reverse+plain, hardly anything is lost.*
 #
-# Guess 3: no, the third adapter is heard, but hardly needed. In block 0, copy+violet gets little more attention
-# (0.29) than reverse+plain (0.25), but is worth a third of the accuracy: 0.57 is left of 0.86. Only an intervention
-# tells who matters.
+# Guess 3: no, it is heard, but hardly needed. In block 0, copy+violet gets little more attention than reverse+plain,
+# yet without it 0.57 is left of 0.86. So block 0 needs the table, too. We do not know why. Only an intervention tells
+# who matters.
 
 # %% [markdown]
 # ## What it costs

@@ -13,8 +13,8 @@
 #
 # Lester et al. (2021, arXiv:2104.08691) froze T5 language models of up to 11 billion parameters and trained only some
 # vectors in front of the input, a **soft prompt**. On the tasks of SuperGLUE this stays behind full fine-tuning for
-# small models and matches it for the largest one. The length of the prompt and its start matter for small models, and
-# hardly for the largest.
+# small models and matches it for the largest one. The length and the initialisation of the prompt matter for small
+# models, and hardly for the largest.
 
 # %% [markdown]
 # ## Predict
@@ -155,10 +155,10 @@ plt.show()
 #
 # ## Write it
 #
-# Our Transformer begins with `begin(blocks)`, which returns an empty cache. The cache has a list, `cache.front`, of (n,
-# d) tensors that the embedding puts before the tokens; another method may have added some. Your layer replaces `begin`.
-# It is a `Wrapper`, a module whose `__init__(base)` keeps what it replaces as `self.base`. (File: `python -m minipeft
-# start prompt_tuning`.)
+# `begin(blocks)` gets the blocks of our Transformer and returns an empty cache. Its list `cache.front` holds (n, d)
+# tensors that go before the tokens; another method may have added some. Your layer replaces `begin` and passes the
+# blocks on. It is a `Wrapper`: `__init__(base)` keeps what it replaces as `self.base`. (File: `python -m minipeft start
+# prompt_tuning`.)
 
 
 # %%
@@ -206,8 +206,8 @@ print(f"a prompt of zeros changes a logit by up to {moved:.1f}")
 #
 # ## Train it
 # `adapt` attaches four vectors to a fresh base and trains them for 100 steps of 32 examples (500 are not needed). The
-# best learning rate is 1; full fine-tuning takes 0.03. Adam moves each entry by about 1 in a step, so the
-# vectors soon get long. That does no harm: each block reads them through a LayerNorm.
+# best learning rate is 1 (full fine-tuning: 0.03). At 1, Adam moves each entry by about 1 in a step, so the vectors
+# soon get long. That does no harm: each block reads them through a LayerNorm.
 
 # %%
 prompts, histories = [], {}
@@ -236,9 +236,9 @@ plots.nearest_words(prompts[0].begin.P, table, VOCABULARY, best=2)
 plt.show()
 
 # %% [markdown]
-# *Figure: the two nearest words of each learned vector (seed 0) and, for comparison, of four random vectors. P1 is
-# close to backwards and reverse, P3 to azure and blue. P2 and P4 are weak echoes of P1: the same two words, at 0.30
-# and 0.40, where random vectors reach 0.35.*
+# *Figure: the two nearest words of each learned vector, or virtual token (seed 0), and of four random vectors. P1 is
+# close to backwards and reverse, P3 to azure and blue. P2 and P4 are weak echoes of P1: the same two words, at 0.30 and
+# 0.40, where random vectors reach 0.35.*
 #
 # Can we read the prompt out? We translate each vector into its nearest word, and give the model these words instead.
 
@@ -296,7 +296,7 @@ print("joined, accuracy on unseen examples of reverse+blue, by seed:", *(f"{scor
 # %% [markdown]
 # Joined, the prompts solve a task that neither was trained on. The base combines them as it combines words.
 #
-# ## It selects, it does not teach
+# ## It selects, and hardly teaches
 #
 # Now the goal `reverse+violet`, whose table the base has never met. We give it every chance: 16 vectors and the full
 # 500 steps, at the best learning rate for this task (3). Full fine-tuning (at 0.03) shows that the task can be learned.
@@ -305,7 +305,7 @@ print("joined, accuracy on unseen examples of reverse+blue, by seed:", *(f"{scor
 shown = {"reverse+blue: best phrase": in_words[blue], "reverse+blue: 4 vectors": solved}
 shown["reverse+violet: best phrase"] = in_words[violet]
 runs = {"16 vectors": (PromptTuning(length=16), 3.0), "all weights": (Full(), 0.03)}
-letters = {}
+letters = {"words 'reverse blue'": evaluate(base(), Worded(violet, "reverse blue"), UNSEEN).token_accuracy}
 for name, (method, lr) in runs.items():
     scores = [evaluate(adapt(method, violet, lr, seed, long)[0], violet, UNSEEN) for seed in SEEDS]
     shown[f"reverse+violet: {name}"] = [score.accuracy for score in scores]
@@ -316,14 +316,14 @@ print("tokens right (six letters and a full stop):", *(f"{name} {share:.2f}" for
 
 # %% [markdown]
 # *Figure: accuracy on unseen examples. For a known table, words and vectors solve everything. For a new one, only full
-# fine-tuning does; 16 vectors solve about one in twenty.*
+# fine-tuning does; 16 vectors solve 6 %.*
 #
-# Guess 2: hardly. A prompt **selects** among the base's skills; these give two tokens in three, hardly ever all seven.
-# Changing all weights **teaches** the table. A prefix (lesson 8) [learns some of it](claims.md#selects_and_teaches).
+# Guess 2: hardly. A prompt **selects** among the base's skills. It also learns some letters: 0.67 of the tokens are
+# right (words `reverse blue`: 0.36), but hardly ever all seven. Changing all weights **teaches** the table.
 #
 # ## Eight examples
 #
-# Both methods get the same eight examples, for 100 steps, at two learning rates.
+# Both methods get the same eight examples, 100 steps and two learning rates.
 
 # %%
 prompt, full = PromptTuning(length=4), Full()
@@ -425,7 +425,7 @@ print("                            on copy+blue:   ", *(f"{score:.2f}" for score
 # | one vector is too few, many add little | exercise 1 | [supported](claims.md#prompt_length) |
 # | words are a better start | exercise 2 | [undecided](claims.md#prompt_start) |
 # | robust to a change of domain | not run | [supported](claims.md#domain_shift) |
-# | no new skills (Petrov et al.) | yes, for a prompt | [undecided](claims.md#selects_and_teaches) |
+# | no new skills (Petrov et al.) | a prompt: hardly any | [undecided](claims.md#selects_and_teaches) |
 
 # %% [markdown]
 # ## More exercises
@@ -434,7 +434,7 @@ print("                            on copy+blue:   ", *(f"{score:.2f}" for score
 #    the four were?
 # 2. *Design the experiment.* Does it help to start from words? Start four vectors (`init=`) from the task's words, each
 #    twice, from two others (`sort mirror`) or from noise. Use learning rate 0.03, and whole runs of 30 and of 100
-#    steps. Which can tell?
+#    steps. Which of the two lengths shows a difference?
 
 # %% [markdown]
 # 3. *Write* a loop over all pairs of the four vectors. Which two suffice to solve the task?
@@ -455,7 +455,7 @@ print("                            on copy+blue:   ", *(f"{score:.2f}" for score
 #
 # 1\. Seeds 0 to 2: one vector 0.00, 0.84, 0.00; two 1.00, 1.00, 0.18.
 #
-# 2\. Runs of 100 steps solve everything. Runs of 30 can tell: task's words 1.00, 1.00, 0.99; others 0.98, 0.90, 0.91;
+# 2\. Runs of 100 steps solve everything. Runs of 30 differ: task's words 1.00, 1.00, 0.99; others 0.98, 0.90, 0.91;
 # noise 0.99, 0.64, 1.00.
 #
 # 3\. With seed 0 only P1 and P3, `backwards` and `azure`.

@@ -32,6 +32,9 @@ def test_the_nearest_words_are_those_of_least_angle():
     assert [t.get_text().split()[1] for t in right.texts] == [f"{value:.2f}" for value in shown.flatten()]
     again = plots.nearest_words(P, table, words, best=2)[1]
     assert np.array_equal(shown, np.asarray(again.images[0].get_array())), "the same chance every time"
+    named = plots.nearest_words(P, table, words, best=2, rows=["seed 0", "seed 1"])[0]
+    assert [label.get_text() for label in named.get_yticklabels()] == ["seed 0", "seed 1"]
+    assert not named.get_ylabel()
 
 
 def test_what_random_vectors_reach_is_told_for_95_percent_of_them():

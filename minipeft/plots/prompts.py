@@ -23,7 +23,7 @@ def nearest_tokens(P, table, best=3):
     return (F.normalize(P, dim=1) @ F.normalize(table, dim=1).T).topk(best)
 
 
-def nearest_words(P, table, words, best=3, seed=0):
+def nearest_words(P, table, words, best=3, seed=0, rows=None):
     """The `best` words for each vector of a soft prompt, by cosine similarity; beside them those for random vectors.
 
     What random vectors are similar to is chance (they are normal; a cosine knows no length). Their title tells what the
@@ -32,6 +32,7 @@ def nearest_words(P, table, words, best=3, seed=0):
     Args:
         P: (n, d), what was learned.
         table: (V, d), the embeddings of the tokens; words: their names.
+        rows: n names of the vectors, if they are not the virtual tokens P1 to Pn of one prompt.
     """
     P, table = P.detach().float().cpu(), table.detach().float().cpu()
     chance = torch.randn(1000, P.shape[1], generator=torch.Generator().manual_seed(seed))
@@ -45,10 +46,10 @@ def nearest_words(P, table, words, best=3, seed=0):
             say(ax, j, i, f"{words[tokens[i, j]]}  {value:.2f}", color=readable(AMOUNT(value)[:3]))
         ax.set_title(title, fontsize=9)
         ax.set_xticks(range(best), [f"{k + 1}." for k in range(best)])
-        ax.set_yticks(range(len(P)), [f"P{i + 1}" for i in range(len(P))])
+        ax.set_yticks(range(len(P)), rows or [f"P{i + 1}" for i in range(len(P))])
         ax.spines[:].set_visible(False)
         ax.set_xlabel("nearest words, best first")
-    axes[0].set_ylabel("virtual token")
+    axes[0].set_ylabel("" if rows else "virtual token")
     axes[0].figure.colorbar(image, ax=axes, pad=0.01).set_label("cosine similarity")
     return axes
 

@@ -250,8 +250,8 @@ def draw_adapter(ax, hue):
 def draw_adapter_fusion(ax, hue):
     box(ax, 0.5, -4, 7.5, 4, "block")
     arrow(ax, (8, -2), (44.8, -2))
-    say(ax, 24, -3.4, "residual stream s (…, d)")
-    say(ax, 10.2, 3, "h = s", align="right")
+    say(ax, 24, -3.4, "residual stream h (…, d)")
+    say(ax, 10.2, 3, "h", align="right")
     for i, y in enumerate((12, 6.5, 1)):
         arrow(ax, (11, -2), (11, y + 1.8), (14, y + 1.8))
         box(ax, 14, y, 9, 3.6, f"adapter {i + 1}")
@@ -266,7 +266,7 @@ def draw_adapter_fusion(ax, hue):
     say(ax, 46.8, 3.5, "o", align="left")
     sign(ax, 46, -2)
     arrow(ax, (47.2, -2), (52, -2))
-    say(ax, 50, -3.4, "s + o")
+    say(ax, 50, -3.4, "h + o")
     say(ax, 18.5, 17.4, "trained before, frozen now")
 
 
