@@ -5,15 +5,18 @@ import torch
 
 from minipeft.attach import attachments, detach, trainable
 from minipeft.bases import base
+from minipeft.classroom.beside import beside
 from minipeft.deltas import fingerprint
 from minipeft.methods import LoRA
-from minipeft.tasks import IGNORE, decode, task
-from minipeft.training import Recipe
+from minipeft.mixing import MultiTask
+from minipeft.tasks import IGNORE, Together, decode, task
+from minipeft.training import Recipe, evaluate, fit
 from minipeft.worlds.languages import (
     HELPERS_WITHOUT,
     NEW_OPERATION,
     NEW_TABLE,
     PRIVATE,
+    SHARED,
     Worded,
     learn,
     mixed,
@@ -60,6 +63,68 @@ def test_learning_trains_one_shared_update_and_one_private_part_for_each_task(pr
     assert all(detach(view, 1) is shared for view in several.views.values())
     assert isinstance(attachments(shared)[0].method, LoRA)
     assert any(layer.B.any() for layer in attachments(shared)[0].layers.values()), "the shared update has learned"
+
+
+def as_in_the_lesson(attached):
+    """What a reader of lesson 21 may write; `attached` makes the view with the shared update, and all views."""
+
+    def learn(model, names, private, examples, lr, seed, recipe):
+        torch.manual_seed(seed)
+        shared, views = attached(model, names, private)
+        several = MultiTask(views)
+        goal = mixed(names, examples, seed)
+        fit(several, goal, lr=lr, seed=seed, device="cpu", progress=False, **recipe.settings())
+        return shared, several
+
+    return learn
+
+
+def right(model, names, private):
+    shared = SHARED.attach(model)
+    return shared, {name: private.attach(shared, together=True) for name in names}
+
+
+def frozen(model, names, private):
+    shared = SHARED.attach(model)
+    return shared, {name: private.attach(shared) for name in names}
+
+
+def one_for_each(model, names, private):
+    views = {name: private.attach(SHARED.attach(model), together=True) for name in names}
+    return detach(views[names[0]], 1), views
+
+
+def not_shared(model, names, private):
+    return SHARED.attach(model), {name: private.attach(model) for name in names}
+
+
+def untrained(model, names, private, examples, lr, seed, recipe):
+    torch.manual_seed(seed)
+    shared, views = right(model, names, private)
+    return shared, MultiTask(views)
+
+
+def in_turn(model, names, private, examples, lr, seed, recipe):
+    shared, several = untrained(model, names, private, examples, lr, seed, recipe)
+    for name, view in several.views.items():
+        fit(view, task(name), lr=lr, seed=seed, device="cpu", progress=False, **recipe.settings())
+    return shared, several
+
+
+@pytest.mark.parametrize("private", PRIVATE)
+def test_what_a_reader_writes_is_taken_only_if_it_trains_the_same_together(private, capsys):
+    everyone = Together({name: task(name) for name in NEW_OPERATION})
+    measures = {
+        "trained": lambda made: sum(p.numel() for p in trainable(made[1]).values()),
+        "loss": lambda made: evaluate(made[1], everyone, 50).loss,
+    }
+    cases = {private: (base(), NEW_OPERATION, PRIVATE[private], 8, 3e-2, 0, Recipe(steps=2, batch_size=10))}
+    mine = as_in_the_lesson(right)
+    assert beside(mine, learn, cases, measures) is mine
+    assert f"yours {9216 + 5 * (256 if private == 'prompt' else 512):>8,}" in capsys.readouterr().out
+    for wrong in (*map(as_in_the_lesson, (frozen, one_for_each, not_shared)), untrained, in_turn):
+        assert beside(wrong, learn, cases, measures) is learn
+        assert "our learn, until yours is right" in capsys.readouterr().out
 
 
 def test_a_seed_decides_the_start_and_the_data():

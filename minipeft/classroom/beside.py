@@ -5,23 +5,32 @@ import math
 import torch
 
 
-def beside(yours, ours, cases):
-    """Print what two functions give for each {name: arguments}. Returns yours if all numbers are alike, else ours."""
-    right = True
-    for name, arguments in cases.items():
-        wanted = ours(*arguments)
+def beside(yours, ours, cases, measures=None):
+    """Print what two functions give for each {name: arguments}. Returns yours if all numbers are alike, else ours.
+
+    measures: {name: a function that makes a number of what they give}, where they do not give numbers themselves.
+    """
+    right, measures = True, measures or {"": float}
+    for case, arguments in cases.items():
         try:
             given = yours(*arguments)
-            given = math.nan if given is None else float(given)
         except NotImplementedError:
             print(f"{yours.__name__}: not written yet")
             right = False
             break
-        right = right and math.isclose(given, wanted, rel_tol=1e-3, abs_tol=1e-5)
-        print(f"{name:30} yours {given:8.4f}    ours {wanted:8.4f}")
+        wanted = ours(*arguments)
+        for what, measure in measures.items():
+            pair = math.nan if given is None else measure(given), measure(wanted)
+            right = right and math.isclose(*pair, rel_tol=1e-3, abs_tol=1e-5)
+            name = f"{case}, {what}" if what else case
+            print("{:30} yours {:>8}    ours {:>8}".format(name, *map(shown, pair)))
     whose = f"your {ours.__name__}" if right else f"our {ours.__name__}, until yours is right"
     print(f"What follows runs on {whose}.")
     return yours if right else ours
+
+
+def shown(number):
+    return f"{number:,}" if isinstance(number, int) else f"{number:.4f}"
 
 
 def tensors_beside(yours, ours, *arguments):
