@@ -359,8 +359,8 @@ for name, origin in {"right": model, "broken": broken}.items():
 # | claim | here | ledger: ten seeds |
 # |---|---|---|
 # | in front of the source is enough (Lester) | yes | [row](claims.md#before_the_source): supported |
-# | a prefix keeps proportions (Petrov) | in block 1 exactly | [row](claims.md#before_the_memory): supported |
-# | the decoder's prefix steers what is written (Li) | also what is read | [row](claims.md#before_the_answer): undecided |
+# | a prefix keeps proportions (Petrov) | exactly in block 1 | [row](claims.md#before_the_memory): supported |
+# | the decoder's prefix steers writing (Li) | and reading | [row](claims.md#before_the_answer): undecided |
 # | both stacks need a prefix (Li) | exercise 3 | [row](claims.md#prefix_taken_away): contradicted |
 
 # %% [markdown]
@@ -389,8 +389,8 @@ for name, origin in {"right": model, "broken": broken}.items():
 # 2: Encoder 1.00, 1.00; memory 0.99, 1.00; decoder 0.00, 0.99. The decoder's prefix depends on the seed, as in the
 # ledger.
 #
-# 3: Without the encoder's, seeds 0 to 2 have 0.00; with it alone 1.00, 0.07, 1.00. It is always needed and mostly
-# enough.
+# 3: Without the encoder's prefix, seeds 0 to 2 have 0.00; with it alone 1.00, 0.07, 1.00. It is always needed and
+# mostly enough.
 #
 # </details>
 
