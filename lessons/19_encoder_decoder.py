@@ -11,11 +11,12 @@
 # %% [markdown]
 # ## What the papers did
 #
-# Li and Liang 2021 ([arXiv:2101.00190](https://arxiv.org/abs/2101.00190)) put prefixes in front of both stacks of BART
-# and came close to full fine-tuning in summarizing. Lester et al. 2021
-# ([arXiv:2104.08691](https://arxiv.org/abs/2104.08691)) put a prompt in front of T5's source alone; with 11 billion
-# parameters it matched full fine-tuning. Petrov et al. 2024 ([arXiv:2310.19698](https://arxiv.org/abs/2310.19698))
-# proved that a prefix cannot change how attention is divided among the other tokens.
+# Li and Liang 2021 ([arXiv:2101.00190](https://arxiv.org/abs/2101.00190)) put prefixes in front of both stacks of BART,
+# one to guide what is read and one to steer what is written. They nearly matched full fine-tuning in summarizing.
+# Lester et al. 2021 ([arXiv:2104.08691](https://arxiv.org/abs/2104.08691)) put a prompt in front of T5's source alone;
+# with 11 billion parameters it matched full fine-tuning. Petrov et al. 2024
+# ([arXiv:2310.19698](https://arxiv.org/abs/2310.19698)) proved that a prefix cannot change how attention is divided
+# among the other tokens.
 
 # %% [markdown]
 # ## First, guess
@@ -139,7 +140,8 @@ for q in (1, 0):
 # answer's own attention, which comes before cross-attention in the block, reads it. A prefix of the *source* can change
 # the keys, because the memory is made from the encoder's vectors.
 #
-# Our prediction: the memory's prefix can learn letters, but hardly the order.
+# Our prediction: the memory's prefix can learn letters, because its added vector can do what the word `blue` does. It
+# can hardly learn the order.
 
 # %% [markdown]
 # ## Write it
@@ -246,7 +248,7 @@ plt.show()
 
 # %% [markdown]
 # How far did attention move? `moved_attention` leaves out what the prefix gets, scales the rest to 1, and compares it
-# with the base's: 0 means unmoved.
+# with the base's: 0 means unmoved, and 1 that all attention went to words that had none.
 #
 # We give the memory one more chance: sixteen vectors, at a learning rate of 0.3. And we compare LoRA on
 # cross-attention, which has 1,024 numbers as well and changes the queries themselves.
@@ -265,9 +267,9 @@ for name, view in trained.items():
 # In block 1, the memory's prefixes move nothing: the theorem holds. But it speaks of one layer. What a prefix adds in
 # block 1 changes the queries of block 2.
 #
-# Four vectors seldom suffice for this. Here they fail at 0.3 too (0.00, and 0.05 with seed 1); in the
-# [ledger](claims.md#before_the_memory), one of ten seeds succeeds. Sixteen succeed here, and with five of ten seeds
-# there. LoRA has no such limit, because it changes the queries directly.
+# Four vectors seldom suffice for this. Here they also fail at the learning rate 0.3 (0.00 with seed 0, 0.05 with seed
+# 1); in the [ledger](claims.md#before_the_memory), one of ten seeds succeeds. Sixteen succeed here, and with five of
+# ten seeds there. LoRA changes the queries directly.
 
 # %% [markdown]
 # ## What can be done, and what is found
@@ -321,8 +323,9 @@ for name, more in work.items():
 
 # %% [markdown]
 # The predictions are exact. A prompt costs 68 times as much as a prefix, because its vectors are computed anew in every
-# layer. When the model writes, another difference appears: what stands in front of the source is paid once, and what
-# stands in front of memory or answer is paid with every token that is written.
+# layer. When the model writes, another difference appears. A prefix of the source is paid once. A prefix of the memory
+# or the answer is paid again with every token that is written, and so is a prompt, because its vectors remain in the
+# memory.
 
 # %% [markdown]
 # ## Break it
@@ -356,9 +359,9 @@ for name, origin in {"right": model, "broken": broken}.items():
 # | claim | here | ledger: ten seeds |
 # |---|---|---|
 # | in front of the source is enough (Lester) | yes | [row](claims.md#before_the_source): supported |
-# | a prefix keeps proportions (Petrov) | in block 1 exactly | [row](claims.md#before_the_memory): supported |
-# | the decoder's steers what is written (Li) | also what is read | [row](claims.md#before_the_answer): undecided |
-# | both stacks need one (Li) | exercise 3 | [row](claims.md#prefix_taken_away): contradicted |
+# | a prefix keeps proportions (Petrov) | exactly in block 1 | [row](claims.md#before_the_memory): supported |
+# | the decoder's prefix steers writing (Li) | and reading | [row](claims.md#before_the_answer): undecided |
+# | both stacks need a prefix (Li) | exercise 3 | [row](claims.md#prefix_taken_away): contradicted |
 
 # %% [markdown]
 # ## More exercises
@@ -366,8 +369,8 @@ for name, origin in {"right": model, "broken": broken}.items():
 # 1. *Predict, then measure.* `Pairs(Mixture(), letters=3)` gives the instruction, and wants an answer of three letters.
 #    Which places learn this in 200 steps?
 # 2. *Predict, then measure.* `Pairs(Told("reverse", "blue"))` (`Told` is in `minipeft.worlds.pairs`) gives the order
-#    and hides the table. Which places learn the letters?
-# 3. *Design the experiment.* Train three prefixes together on `both`. Does each do part of the work?
+#    and hides the table. Which places learn the letters, with the steps and learning rates of `SETTINGS`?
+# 3. *Design the experiment.* Train three prefixes together on `both`, for 200 steps. Does each do part of the work?
 
 # %% [markdown]
 # 4. *Find the mistake.* `attend(self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x)), mask)` stands in
@@ -380,13 +383,14 @@ for name, origin in {"right": model, "broken": broken}.items():
 # %% [markdown]
 # <details><summary>Answers 1 to 3</summary>
 #
-# 1: All places (seeds 0, 1): encoder 0.95, 0.96; memory and decoder 1.00. The answer only stops earlier; every letter
-# is read where it was read before.
+# 1: All places (seeds 0, 1): encoder 0.95, 0.96; memory and decoder 1.00. The answer only stops earlier; each letter is
+# read where it was before.
 #
-# 2: With the values of `SETTINGS`: encoder 1.00, 1.00; memory 0.99, 1.00; decoder 0.00, 0.99.
+# 2: Encoder 1.00, 1.00; memory 0.99, 1.00; decoder 0.00, 0.99. The decoder's prefix depends on the seed, as in the
+# ledger.
 #
-# 3: Take away one prefix or two (200 steps). Without the encoder's, seeds 0 to 2 have 0.00; with it alone 1.00, 0.07,
-# 1.00. It is always needed and mostly enough.
+# 3: Without the encoder's prefix, seeds 0 to 2 have 0.00; with it alone 1.00, 0.07, 1.00. It is always needed and
+# mostly enough.
 #
 # </details>
 
@@ -425,7 +429,7 @@ quiz("19_encoder_decoder", answers="")
 # - A prefix can stand in front of three sequences: source, memory and answer.
 # - It adds a vector to what is read. Queries and keys decide where an answer reads, and only a change before them moves
 #   that.
-# - So begin in front of the source: this changes everything behind it, and is paid once.
+# - Begin in front of the source: a prefix there changes everything behind it and is paid once.
 #
 # The same in peft, the reference library:
 #

@@ -9,7 +9,7 @@ from minipeft.methods import Full, LoRA
 from minipeft.models.torch_nets import Recurrent, RecurrentConfig
 from minipeft.tasks import BOS, FIRST_LETTER, ID, IGNORE, KNOWN_TABLES, LETTERS, TABLES, VOCABULARY, Few, letters
 from minipeft.training import evaluate, fit
-from minipeft.worlds.memory import Sums, SumsOfKnownTables, imitate, planted, pretraining, sums
+from minipeft.worlds.memory import Sums, SumsOfKnownTables, by_letter, imitate, planted, pretraining, sums
 from tests.models import bits, same_bits
 
 HH = "rnn.weight_hh_l0"
@@ -53,6 +53,16 @@ def test_the_first_token_names_the_table_and_the_targets_stand_at_their_letters(
         assert torch.equal(targets[1:] - FIRST_LETTER, sums(x[None], TABLES[table])[0])
         seen.add(table)
     assert seen == set(KNOWN_TABLES)
+
+
+def test_right_answers_are_counted_at_each_letter():
+    def model(tokens):  # adds up under `next` as long as less than three letters have been read, then answers BOS
+        y = sums(tokens[:, 1:] - FIRST_LETTER, TABLES["next"]) + FIRST_LETTER
+        y[:, 2:] = BOS
+        return torch.nn.functional.one_hot(torch.nn.functional.pad(y, (1, 0)), len(VOCABULARY))
+
+    assert by_letter(model, Sums("next"), size=50) == [1, 1, 0, 0, 0, 0]
+    assert by_letter(lambda tokens: model(tokens).flip(-1), Sums("next"), size=50) == [0] * 6
 
 
 def test_a_downstream_task_begins_with_bos_and_asks_the_same_as_an_instructed_one():

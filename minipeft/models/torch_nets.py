@@ -1,7 +1,7 @@
 """Two networks that are no Transformers, made of PyTorch's own modules: one for pictures, one for sequences.
 
-They know nothing of fine-tuning, and of the Transformer's three doors they have one: their weights have names. LoRA
-goes in front of a convolution ("conv2"), and to the matrix of a recurrent layer by its name ("rnn.weight_hh_l0").
+They know nothing of fine-tuning. Of the Transformer's three doors the methods here use one: their weights have names.
+LoRA goes in front of a convolution ("conv2"), and to the matrix of a recurrent layer by its name ("rnn.weight_hh_l0").
 
 Sources: 1) convolutions: LeCun et al. 1998. 2) GroupNorm: Wu & He 2018, arXiv:1803.08494.
          3) LSTM: Hochreiter & Schmidhuber 1997. 4) GRU: Cho et al. 2014, arXiv:1406.1078.

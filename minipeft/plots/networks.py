@@ -11,7 +11,7 @@ def weight(ax, x, y, text):
 
 
 def one_door(axes=None):
-    """A convolutional and a recurrent network as maps. Of a Transformer's three doors they have one: 1, a weight."""
+    """A convolutional and a recurrent network as maps. 1 marks the door that is used, a weight."""
     above, below = new(8.6, 4.6, rows=2, height_ratios=[13, 21]) if axes is None else axes
     sheet(above, 86, 13)
     say(above, 0.5, 12, "a convolutional network", align="left", weight="bold")

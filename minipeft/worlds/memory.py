@@ -117,6 +117,14 @@ def scores(model):
     return {name: round(evaluate(model, task, 4000).accuracy, 4) for name, task in asked.items()}
 
 
+@torch.no_grad()
+def by_letter(model, task, size=1000, seed=TEST):
+    """The share of right answers at each of the six letters of unseen examples of `Sums`: a list of six."""
+    batch = task.batch(size, torch.Generator().manual_seed(seed))
+    right = model(batch.tokens).argmax(-1) == batch.targets
+    return right[:, 1:].float().mean(0).tolist()
+
+
 # ---- A planted change of known rank ------------------------------------------------------------------------------
 
 
