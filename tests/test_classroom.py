@@ -468,6 +468,7 @@ def test_an_unknown_mistake_gets_its_symptom_and_no_guess():
         (torch.ones(2, 3), torch.ones(3, 2), r"Expected the shape \(2, 3\), got \(3, 2\)"),
         (torch.ones(3), torch.zeros(3), "zero everywhere"),
         (torch.zeros(3), torch.tensor([0, 0, 0.25]), "It should be zero everywhere, yours reaches 0.25"),
+        (torch.zeros(3), torch.tensor([0, 0, 1e-7]), "yours reaches 1e-07. That is the rounding of float32"),
         (torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 2, 4]), "1 of 3 numbers differ, by up to 1"),
         (torch.ones(2), torch.tensor([1.0, torch.nan]), "holds NaN"),
         ({"A": 1, "B": 2}, {"A": 1}, "Missing: B"),

@@ -116,6 +116,9 @@ def test_dialogues_end_with_the_token_that_ends_an_answer(small):
         asked = targets[targets != IGNORE].tolist()
         assert words.decode(asked[:-1]) == answer
         assert asked[-1] == words.end
+    cut = Dialogues(task.pairs, ends=False).every()
+    for targets, (_, answer) in zip(cut.targets, task.pairs, strict=True):
+        assert words.decode(targets[targets != IGNORE].tolist(), special=True) == answer
     drawn = task.batch(5, torch.Generator())
     assert len(drawn.tokens) == 5
     one = Dialogues((("the", "th"),)).batch(2, torch.Generator())

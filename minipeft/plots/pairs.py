@@ -5,7 +5,7 @@ import numpy as np
 from minipeft.plots.style import GREY, INK, bare, new
 
 
-def text_by_text(differences, ax=None, label="loss of the second minus loss of the first, nats"):
+def text_by_text(differences, ax=None, label="difference of the losses, nats"):
     """A row of dots for each {label: [a difference for each text]}; a tick is the mean, the line is no difference."""
     ax = bare(ax or new(8, 0.9 + 0.45 * len(differences)))
     ax.axvline(0, color=GREY, lw=1)

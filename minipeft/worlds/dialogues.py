@@ -47,10 +47,15 @@ PIRATE, UNSEEN = pairs_of(FILE), tuple(STYLE["unseen"])
 
 @dataclass(frozen=True)
 class Dialogues:
-    """Pairs of a question and its answer, as a task. system: what the model is told before each of them."""
+    """Pairs of a question and its answer, as a task.
+
+    system: what the model is told before each of them.
+    ends: whether the token that ends an answer is asked too. False is for answers that were cut off.
+    """
 
     pairs: tuple[tuple[str, str], ...] = PIRATE
     system: str = smollm2.SYSTEM
+    ends: bool = True
 
     def __str__(self):
         return f"{len(self.pairs)} questions and answers"
@@ -64,8 +69,9 @@ class Dialogues:
     def every(self):
         """All pairs as one Batch, padded on the right."""
         words = smollm2.tokenizer()
+        end = [words.end] if self.ends else []
         encoded = [
-            (words.encode(smollm2.conversation(question, system=self.system)), [*words.encode(answer), words.end])
+            (words.encode(smollm2.conversation(question, system=self.system)), words.encode(answer) + end)
             for question, answer in self.pairs
         ]
         return continued(encoded)

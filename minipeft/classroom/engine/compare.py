@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 TOLERANCE = 1e-6
+ROUNDED = 1e-9, 1e-6  # numbers are of the size of 1, in float64: between these, a difference is float32's rounding
 
 
 def is_number(value):
@@ -85,7 +86,10 @@ def of_tensors(expected, got):
     if not g.any():
         return "Yours is zero everywhere."
     if not e.any():
-        return f"It should be zero everywhere, yours reaches {short(float(np.abs(g).max()))}."
+        reaches = float(np.abs(g).max())
+        says = f"It should be zero everywhere, yours reaches {short(reaches)}."
+        rounded = ROUNDED[0] < reaches < ROUNDED[1]
+        return says + " That is the rounding of float32: does yours keep the type of its input?" * rounded
     ratio = float(e @ g / (e @ e)) if np.isfinite(e).all() and np.isfinite(g).all() else math.nan
     if np.isfinite(ratio) and close(ratio * e, g):
         return f"Yours is {times(1, ratio)}."
