@@ -259,8 +259,8 @@ print(f"without these four heads together: {evaluate(four_less, reverse_next, UN
 #
 # An example counts only if *every* token of its answer is right: that is **exact-match accuracy**.
 #
-# **Guess 3:** for four of the eight; without all four together it is 0.88. Both heads that we found are needed. So are
-# two of layer 0, which single out neither letter nor table. Exercise 3 asks why.
+# **Guess 3:** for four of the eight; muting these four together leaves 0.88. Both heads that we found are needed. So
+# are two of layer 0, which single out neither letter nor table. Exercise 3 asks why.
 
 # %% [markdown]
 # ## A transplant
@@ -445,7 +445,8 @@ print(f"the two blocks have {blocks / counted:.0%} of them; at 4 bytes each, a c
 #
 # **Parameter-efficient fine-tuning (PEFT)** freezes the base and trains a small part beside it: kilobytes for a task.
 # There are three places for it, the three *doors* of the figure: a weight, a sublayer, and the beginning of a sequence.
-# There `begin` may put vectors in front of the tokens, or keys and values into the cache. In the base it puts nothing.
+# There the box `begin` may put vectors in front of the tokens, or keys and values into the cache. In the base it puts
+# nothing.
 
 # %%
 plots.doors(layers=2)
@@ -471,7 +472,7 @@ plt.show()
 # %%
 cheat = fresh(causal=False)
 easy = train(cheat, Mixture(), lr=0.01, steps=STEPS)  # all 58 tasks, with their instructions
-in_sight = evaluate(cheat, Mixture(), UNSEEN).accuracy
+in_sight = evaluate(cheat, Mixture(), UNSEEN).accuracy # it reads the right answers and predicts each next token
 cheat.config.causal = True
 in_use = evaluate(cheat, Mixture(), UNSEEN).accuracy
 print(f"last loss {easy[-1]:.4f}; accuracy with the answer in sight {in_sight:.3f}, in real use {in_use:.3f}")

@@ -116,7 +116,7 @@ print("error after 50 steps:", (W @ x - t).round(3))
 # 50 steps the error has nearly gone.
 #
 # Now count what training holds for each weight: $W$, $g$, $m$ and $v$, four numbers of 4 bytes. **Guess 1:** 16 bytes,
-# four times the weight. What the examples leave behind on their way through the model comes on top, further down.
+# four times the weight. The examples need memory as well; we count it further down.
 
 # %% [markdown]
 # ## A second model around the same numbers
@@ -272,8 +272,9 @@ weights = 4 * sum(p.numel() for p in base().parameters())
 print(f"a file has {size:,} bytes, the weights of the base have {weights:,}: ratio {size / weights:.3f}")
 
 # %% [markdown]
-# This is what every method of the course promises: what it learned comes **off**. It does *not* promise to forget less
-# while it is on. See for yourself: train only q and v, 100 steps at a learning rate of 0.01.
+# (The other 3,496 bytes of the file are its header.) Every method of the course promises this: what it learned comes
+# **off**. It does *not* promise to forget less while it is on. See for yourself: train only q and v, 100 steps at a
+# learning rate of 0.01.
 
 # %%
 for seed in SEEDS:
@@ -331,10 +332,10 @@ for part in ("weights", "gradients", "optimizer", "activations"):
     print(f"{part:12} predicted {guess / 1e3:7,.1f} KB, measured {found / 1e3:7,.1f} KB, ratio {found / guess:.3f}")
 
 # %% [markdown]
-# Three are exact. Activations are one percent higher: for each token, a norm also keeps a mean and a variance. The T ×
-# T softmax weights of lesson 1 are missing, because PyTorch's *fused* attention computes them again. Our `attend` would
-# keep them: 5 % more activations. So we trust the formula where we cannot measure: for GPT-2, and for a GPT of 32
-# blocks of width 4,096, with nearly 7 billion weights.
+# Three are exact. Activations are one percent higher: means and variances of the norms, a number for each head, and
+# token ids come on top. The T × T softmax weights of lesson 1 are missing, because PyTorch's *fused* attention computes
+# them again. Our `attend` would keep them: 5 % more activations. So we trust the formula where we cannot measure: for
+# GPT-2, and for a GPT of 32 blocks of width 4,096, with nearly 7 billion weights.
 
 # %%
 seven = predict(vocab=50257, d=4096, blocks=32, context=2048, rows=1, length=2048)
@@ -425,8 +426,8 @@ except NotImplementedError as todo:
 # a new task wipes out the old | yes, mostly before it is learned | [supported](claims.md#in_sequence)
 # every task needs a whole model | yes | [supported](claims.md#stored_bytes)
 #
-# Forgetting is no law: with a new *instruction word*, which tells the tasks apart, and a
-# small learning rate, retention is 97 %. Does LoRA [forget less](claims.md#forgetting)?
+# Forgetting is no law: with a new *instruction word*, which tells the tasks apart, and a small learning rate,
+# [retention is 97 %](claims.md#forgetting). Does LoRA forget less?
 
 # %% [markdown]
 # ## More exercises

@@ -231,9 +231,9 @@ print(summary(view))
 # %% [markdown]
 # ## Train it to select
 #
-# We train as everywhere in this course: 500 steps of 32 new examples, at a learning rate that was tuned on other
-# seeds. BitFit's is 0.1, three times LoRA's. The project also keeps the runs of its README, with the same settings
-# and ten seeds.
+# We train as everywhere in this course: 500 steps of 32 new examples, at a learning rate that was tuned on other seeds.
+# BitFit's is 0.1, three times LoRA's. The project also stores the results behind its README: the same training with ten
+# seeds.
 
 # %%
 selected, histories = [], {}
