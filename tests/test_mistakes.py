@@ -1,11 +1,12 @@
 """The form in which mistakes are written down: diff blocks scoped to one body, and `mistakes.md` around them."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
-from minipeft.classroom.engine import bank, diffs
+from minipeft.classroom.engine import bank, diffs, exercise
 from minipeft.classroom.engine.diffs import diff, edited
 from minipeft.classroom.engine.exercise import PACKAGE, exercises
 from minipeft.classroom.engine.report import LEVELS
@@ -176,6 +177,19 @@ def test_a_page_with_something_missing_says_what_and_where(old, new, says, tmp_p
         text = text[: text.index("- rule: two")]
     with pytest.raises(ValueError, match=re.escape(says)):
         read(text, tmp_path)
+
+
+def test_any_value_has_to_name_an_observation_that_there_is(tmp_path, monkeypatch):
+    """Another name would never apply, and nobody would notice."""
+    shutil.copytree(exercise.FOLDER / "ia3", tmp_path / "ia3")
+    page, text = tmp_path / "ia3" / "mistakes.md", (exercise.FOLDER / "ia3" / "mistakes.md").read_text("utf-8")
+    known = exercises()["ia3"].observations[0].name
+    monkeypatch.setattr(exercise, "FOLDER", tmp_path)
+    page.write_text(text.replace("- hint:", f"- any value: {known}\n- hint:", 1), "utf-8")
+    assert exercise.load("ia3").mistakes[0].any_value == (known,)
+    page.write_text(text.replace("- hint:", "- any value: ohter\n- hint:", 1), "utf-8")
+    with pytest.raises(ValueError, match=r"ia3/mistakes\.md, '.+': there is no observation 'ohter'"):
+        exercise.load("ia3")
 
 
 def test_the_index_for_teachers_lists_every_exercise():

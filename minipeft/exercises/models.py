@@ -161,6 +161,13 @@ def scattered(run, into=5):
     return found
 
 
+def after_a_move(make, run):
+    """The answer after a pass and a change of all numbers, minus that of a new module which has the same numbers."""
+    old, new = make(), fill(make(), scale=0.3)
+    run(old)
+    return run(fill(old, scale=0.3)) - run(new)
+
+
 def types(make, run):
     """How a method takes bases of other types: {type: {name of what is trained, "answer": its type, "value": right?}}
 

@@ -142,6 +142,10 @@ def load(name):
     card = tomllib.loads((folder / "exercise.toml").read_text(encoding="utf-8"))
     found = bank.read(folder / "mistakes.md")
     observations = importlib.import_module(f"minipeft.exercises.{name}.observations")
+    known = {o.name for o in observations.observe}
+    for mistake in found["Mistakes"]:
+        if strange := [each for each in mistake.any_value if each not in known]:
+            raise ValueError(f"{name}/mistakes.md, {mistake.id!r}: there is no observation {strange[0]!r}")
     return Exercise(
         name,
         **card | {key: tuple(card[key]) for key in ("stubs", "hidden") if key in card},

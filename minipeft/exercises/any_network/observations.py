@@ -6,7 +6,7 @@ from torch import nn
 
 from minipeft import attach
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import arrivals, fill, numbers, short, through_weight, types
+from minipeft.exercises.models import after_a_move, arrivals, fill, numbers, short, through_weight, types
 from minipeft.methods.lora import LoRAConv2d
 from minipeft.views import merge
 
@@ -230,6 +230,22 @@ def dropout(impl):
     }
 
 
+@observe(
+    "convolution: forward",
+    "Dropout should drop single numbers of x; yours drops a whole channel of a picture, or none of it.",
+)
+def dropout_of_single_numbers(impl):
+    x, whole = torch.ones(100, INTO, 1, 5), {"kernel_size": 1, "padding": 0, "rank": 1}
+    made = layer(impl, dropout=0.5, **whole)
+    update = made.train()(x) - conv(kernel_size=1, padding=0)(x)
+    return {"the pixels of a picture lose different inputs": bool((update - update[..., :1]).abs().max() > 1e-9)}
+
+
+@observe("convolution: forward", "After A and B have changed, the answer should follow. Is something kept from before?")
+def after_a_change(impl):
+    return after_a_move(lambda: layer(impl), lambda made: made(picture()))
+
+
 @observe("convolution: forward", "On a base in 64 or 16 bits the answer, or its type, is not the expected one.")
 def bases_of_other_types(impl):
     x = picture()
@@ -254,6 +270,11 @@ def input_is_left_alone(impl):
 @observe("convolution: delta", "ΔW should be the kernel, (out, in, k, k'), that adds what B and A add.")
 def delta_of_a_convolution(impl):
     return layer(impl).delta()
+
+
+@observe("convolution: delta", "After A and B have changed, ΔW should follow. Is something kept from before?")
+def delta_after_a_change(impl):
+    return after_a_move(lambda: layer(impl), lambda made: made.delta())
 
 
 @observe("convolution: delta", "The update should be what the base's own convolution makes with ΔW as its kernel.")
@@ -333,6 +354,15 @@ def new_weight_of_three_axes(impl):
 @observe("named weight: forward", "ΔW should be s·BA, in the shape of the weight.")
 def delta_of_a_weight(impl):
     return {"two axes": named(impl).delta(), "three": named(impl, (4, 3, 5)).delta()}
+
+
+@observe("named weight: forward", "After A and B, or W, have changed, the new weight should follow. Is something kept?")
+def new_weight_after_a_change(impl):
+    W = numbers("weight", WEIGHT)
+    of_factors = after_a_move(lambda: named(impl), lambda made: made(W))
+    made = named(impl)
+    made(W)
+    return {"A and B": of_factors, "W": made(W + 1) - named(impl)(W + 1)}
 
 
 @observe("named weight: forward", "The weight that the layer is given is changed in place: it belongs to the base.")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import T, arrivals, fill, numbers, rows, types
+from minipeft.exercises.models import T, after_a_move, arrivals, fill, numbers, rows, types
 
 observe = Observations()
 
@@ -341,6 +341,17 @@ def what_is_kept_of_the_map(impl):
     return {"kept outside": outside, "holds a graph": kept is not None and kept.requires_grad}
 
 
+@observe("layer", "After all weights have changed, the answer should follow. Is something kept from an earlier pass?")
+def after_a_change(impl):
+    return after_a_move(lambda: fresh(impl), lambda made: made(x()))
+
+
+@observe("layer", "In training, the same input gives another output: nobody asked for a dropout.")
+def training_is_like_evaluation(impl):
+    made = fresh(impl)
+    return bool(made.eval()(x()).allclose(made.train()(x())))
+
+
 @observe(
     "gradients",
     "A gradient should reach the input and every weight; where does `detach`, `no_grad` or a copy cut it off?",
@@ -371,4 +382,4 @@ def types_of_numbers(impl):
         given, visible = x().to(made.q.weight.dtype), triangle(T, T)[None, None]
         return made(given, visible) + recorded(impl, made, given, visible)[0] + recorded(impl, made, given, "causal")[0]
 
-    return types(lambda dtype: impl.Attention(H * SIZE, H).to(dtype), run)
+    return types(lambda dtype: impl.Attention(H * SIZE, H).to(dtype).eval(), run)

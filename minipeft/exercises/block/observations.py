@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import VOCAB, T, arrivals, fill, numbers, rows, types
+from minipeft.exercises.models import VOCAB, T, after_a_move, arrivals, fill, numbers, rows, types
 
 observe = Observations()
 
@@ -151,6 +151,13 @@ def x_is_left_alone(impl):
     for kind, each in mine.items():
         block(impl, KINDS[kind])(each)
     return {kind: each - x() for kind, each in mine.items()}
+
+
+@observe("what goes along", "After all weights have changed, the answer should follow. Is something kept from before?")
+def after_a_change(impl):
+    blocks = {name: lambda pre=pre: fill(impl.Block(config(impl, pre_norm=pre))).eval() for name, pre in KINDS.items()}
+    made = {"MLP": lambda: mlp(impl)} | blocks
+    return {name: after_a_move(make, lambda part: part(x())) for name, make in made.items()}
 
 
 @observe("what goes along", "In training, the same input gives another output: nobody asked for a dropout.")

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import BOS, VOCAB, arrivals, fill, numbers, rows, short, usual_type
+from minipeft.exercises.models import BOS, VOCAB, after_a_move, arrivals, fill, numbers, rows, short, usual_type
 from minipeft.models.dual_encoder import DualConfig
 from minipeft.models.transformer import Config
 from minipeft.models.vision import VisionConfig
@@ -79,6 +79,7 @@ class Table(nn.Module):
 
 APART = torch.arange(3 * B).view(B, 3)  # no two share a word
 DIFFERENT = torch.tensor([[1, 2, 3], [1, 2, 4], [5, 2, 3], [1, 6, 3]])  # they share words, but no two are equal
+TURNED = torch.tensor([[1, 2, 3], [3, 2, 1], [2, 3, 1], [1, 3, 2]])  # the same words in another order
 TWICE = torch.tensor([[1, 2, 3], [1, 2, 4], [1, 2, 3], [1, 6, 3]])  # the third is the first
 SAME = torch.zeros(B, B).bool()
 SAME[0, 2] = SAME[2, 0] = True
@@ -180,6 +181,14 @@ def arriving_gradients(impl):
     return {name: arrived for name, arrived in found.items() if ".position" not in name}
 
 
+@observe(
+    "towers", "After all weights and s have changed, the logits should follow. Is something kept from an earlier pass?"
+)
+@torch.no_grad()
+def after_a_change(impl):
+    return after_a_move(lambda: fresh(impl), lambda made: made(pictures(), rows()[0]))
+
+
 @observe("towers", "In a model of another type, the logits do not have the model's type, or not its values.")
 def types_of_the_logits(impl):
     exact, found = on_tables(impl, 1.0), {}
@@ -220,6 +229,26 @@ def buffers(impl):
     made = {"with a mask": impl.ZeroShot(model(impl), tokens, mask), "without": impl.ZeroShot(model(impl), tokens)}
     own = {case: {n: t for n, t in m.named_buffers() if not n.startswith("model.")} for case, m in made.items()}
     return {case: {name: list(t.shape) for name, t in found.items()} for case, found in own.items()}
+
+
+@observe("zero-shot", "What is saved of a classifier should hold its captions, and their mask if it has one.")
+def what_is_saved(impl):
+    tokens, mask = rows("left")
+    made = {"with a mask": impl.ZeroShot(model(impl), tokens, mask), "without": impl.ZeroShot(model(impl), tokens)}
+    return {case: sorted(n for n in m.state_dict() if not n.startswith("model.")) for case, m in made.items()}
+
+
+@observe(
+    "zero-shot", "The model is in training, and a classifier made of it, or a pass of it, puts it into evaluation."
+)
+@torch.no_grad()
+def training_goes_on(impl):
+    made = fresh(impl).train()
+    classifier = impl.ZeroShot(made, rows()[0])
+    found = {"when it is made": made.training}
+    made.train()
+    classifier(pictures())
+    return found | {"in a pass": made.training}
 
 
 @observe("zero-shot", "A classifier should have the parameters of its model, and none of its own.")
@@ -295,6 +324,11 @@ def numbers_that_differ(impl):
 @observe("equal captions", "Captions that share some words, but not all, are different captions.")
 def captions_that_share_words(impl):
     return {"hidden pairs": int((asked(impl, DIFFERENT).softmax(-1) == 0).sum())}
+
+
+@observe("equal captions", "Captions of the same words in another order are different captions.")
+def captions_in_another_order(impl):
+    return {"hidden pairs": int((asked(impl, TURNED).softmax(-1) == 0).sum())}
 
 
 @observe(

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import VOCAB, T, arrivals, fill, numbers, rows, types
+from minipeft.exercises.models import VOCAB, T, after_a_move, arrivals, fill, numbers, rows, types
 from minipeft.models.transformer import Begin, Cache, KVCache, attention_mask, recording
 
 observe = Observations()
@@ -341,6 +341,22 @@ def padded_sources(impl):
     return made(PADDED.clone(), given, MASK.clone()) - torch.cat(alone)
 
 
+@observe("model", "After all weights have changed, the answer should follow. Is something kept from an earlier pass?")
+@torch.no_grad()
+def after_a_change(impl):
+    def make():
+        return fill(impl.EncoderDecoder(config(impl, layers=1)).eval())
+
+    return after_a_move(make, lambda made: made(rows()[0], answers()))
+
+
+@observe("model", "In training, the same input gives another output: nobody asked for a dropout.")
+@torch.no_grad()
+def training_is_like_evaluation(impl):
+    made = fill(impl.EncoderDecoder(config(impl, layers=1)))
+    return bool(made.eval()(rows()[0], answers()).allclose(made.train()(rows()[0], answers())))
+
+
 @observe("model", "A gradient should reach every weight and all that was learned; where is it cut off?")
 def where_gradients_arrive(impl):
     made = impl.EncoderDecoder(config(impl))
@@ -357,4 +373,4 @@ def types_of_numbers(impl):
             kept = made(PADDED.clone(), answers(), MASK.clone())
         return kept + made(rows()[0], answers())
 
-    return types(lambda dtype: impl.EncoderDecoder(config(impl, layers=1)).to(dtype), run)
+    return types(lambda dtype: impl.EncoderDecoder(config(impl, layers=1)).to(dtype).eval(), run)

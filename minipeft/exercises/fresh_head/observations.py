@@ -139,6 +139,11 @@ def after_a_ClassHead(impl):
     return {f"place {place}": described(impl.fresh_head(reader(impl, place), NEW)) for place in (0, -1, 2)}
 
 
+@observe("kinds of models", "A head after a projection without a bias should have a bias: it classifies.")
+def after_a_projection(impl):
+    return described(impl.fresh_head(frozen(Reader(impl.ClassHead(D, OLD, 0, bias=False))), NEW))
+
+
 @observe(
     "kinds of models", "For a decoder and an encoder with a head for every token, the new head is not the right one."
 )

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import minipeft.exercises.models as models
 from minipeft.classroom.engine.observation import Observations
 from minipeft.exercises.models import VOCAB, Learned, arrivals, copied, fill, numbers, rows, short, types
 from minipeft.models.transformer import KVCache, attention_mask, recording
@@ -61,11 +62,12 @@ def mlp(impl):
 
 
 def llama(impl):
-    def make():
-        config = impl.LlamaConfig(VOCAB, dim=8, layers=2, heads=4, kv_heads=2, ff=6, context=32, tied=False)
-        return fill(impl.Llama(config)).eval()
+    return kept(impl, "model of the bank", lambda: new_llama(impl))
 
-    return kept(impl, "model of the bank", make)
+
+def new_llama(impl):
+    config = impl.LlamaConfig(VOCAB, dim=8, layers=2, heads=4, kv_heads=2, ff=6, context=32, tied=False)
+    return fill(impl.Llama(config)).eval()
 
 
 def x(length=T, name="x"):
@@ -193,9 +195,9 @@ def positions_without_padding(impl):
 @observe("positions", "Behind padding, the first real key should have position 0.")
 def positions_of_real_keys(impl):
     found = {}
-    for side, mask in MASKS.items():
+    for where, mask in (MASKS | {"left, of the first row too": MASKS["left"].flip(0)}).items():
         got = impl.key_positions(attention_mask(T, T, True, mask.clone()), T, T)
-        found[f"padding on the {side}"] = got.expand(B, 1, T)[:, 0][mask]
+        found[f"padding on the {where}"] = got.expand(B, 1, T)[:, 0][mask]
     return found
 
 
@@ -220,7 +222,7 @@ def shape(impl):
 
 @observe("attention", "Neighbouring query heads should share a key head: of 4 with 2, heads 0 and 1 read the first.")
 def which_heads_share_keys(impl):
-    made = copied(layer(impl))
+    made = fresh(impl)
     with torch.no_grad():
         made.k.weight[C:] = 0  # the second head of keys: all scores are 0, so whoever reads it looks everywhere alike
     weights = recorded(made, x(), None)[1]
@@ -229,7 +231,7 @@ def which_heads_share_keys(impl):
 
 @observe("attention", "Neighbouring query heads should share a head of values, the one that belongs to their keys.")
 def which_heads_share_values(impl):
-    made = copied(layer(impl))
+    made = fresh(impl)
     with torch.no_grad():
         made.v.weight[C:] = 0
         made.o.weight.copy_(torch.eye(D))  # so the heads can be seen one by one in the output
@@ -358,9 +360,9 @@ def shape_of_the_mlp(impl):
 
 @observe("SwiGLU", "silu should be applied to what `gate` gives, and not to what `up` gives.")
 def where_the_nonlinearity_stands(impl):
-    made = impl.GatedMLP(1, 1)
     found = {}
     for gate, up in ((1, 1), (2, 1), (1, 2), (-1, 1), (1, -1)):
+        made = impl.GatedMLP(1, 1).eval()
         with torch.no_grad():
             for name, value in (("gate", gate), ("up", up), ("down", 1)):
                 getattr(made, name).weight.fill_(value)
@@ -372,7 +374,7 @@ def where_the_nonlinearity_stands(impl):
 def where_one_branch_is_0(impl):
     found = {}
     for name in ("gate", "up", "down"):
-        made = copied(mlp(impl))
+        made = fill(impl.GatedMLP(D, FF)).eval()
         with torch.no_grad():
             getattr(made, name).weight.zero_()
         found[f"{name} gives 0"] = made(x()).abs().max()
@@ -423,6 +425,19 @@ def logits_with_a_prefix(impl):
     return made(rows("left")[0], rows("left")[1])[rows("left")[1]]
 
 
+@observe("model", "After all weights have changed, the answer should follow. Is something kept from an earlier pass?")
+@torch.no_grad()
+def after_a_change(impl):
+    return models.after_a_move(lambda: new_llama(impl), lambda made: made(rows()[0]))
+
+
+@observe("model", "In training, the same input gives another output: nobody asked for a dropout.")
+@torch.no_grad()
+def training_is_like_evaluation(impl):
+    made = {"attention": fresh(impl), "MLP": fill(impl.GatedMLP(D, FF))}
+    return {name: bool(part.eval()(x()).allclose(part.train()(x()))) for name, part in made.items()}
+
+
 class Prefix(Learned):
     """Two keys and values in each layer, of two heads of two numbers."""
 
@@ -470,12 +485,12 @@ def types_of_numbers(impl):
         visible = attention_mask(T, T, True, MASKS["left"].clone())
         return made(given, "causal") + made(given, visible) + recorded(made, given, visible)[0]
 
-    return types(lambda dtype: impl.RotaryAttention(D, H, G, BASE).to(dtype), run)
+    return types(lambda dtype: impl.RotaryAttention(D, H, G, BASE).to(dtype).eval(), run)
 
 
 @observe("types", "With weights in bfloat16 or float64 the MLP should work, and answer in their type.")
 def types_of_the_mlp(impl):
-    return types(lambda dtype: impl.GatedMLP(D, FF).to(dtype), lambda made: made(x().to(made.up.weight.dtype)))
+    return types(lambda dtype: impl.GatedMLP(D, FF).to(dtype).eval(), lambda made: made(x().to(made.up.weight.dtype)))
 
 
 @observe("types", "Far from the beginning the angles are too coarse: bfloat16 cannot tell position 1001 from 1003.")

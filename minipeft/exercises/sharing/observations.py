@@ -316,6 +316,14 @@ def as_alone(impl):
     return torch.stack([got[i] - one(given[i : i + 1])[0] for i, one in enumerate(alone)])
 
 
+@observe("whole model", "A later batch, whose rows have other names, should be answered as if it were the first one.")
+@torch.no_grad()
+def a_second_batch(impl):
+    made, given = several(impl), tokens(len(NAMES))
+    made(given, NAMES[::-1])
+    return made(given, NAMES) - several(impl)(given, NAMES)
+
+
 @observe("whole model", "Rows that are padded on the left should get the logits that they get alone, too.")
 @torch.no_grad()
 def padded_rows(impl):

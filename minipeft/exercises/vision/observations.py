@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from minipeft.classroom.engine.observation import Observations
-from minipeft.exercises.models import arrivals, fill, numbers, types, usual_type
+from minipeft.exercises.models import after_a_move, arrivals, fill, numbers, types, usual_type
 from minipeft.models.transformer import Begin, Cache
 
 observe = Observations()
@@ -87,7 +87,7 @@ def with_front(*front):
 
 def patches_read(impl, channels=1):
     """The numbers of the pixels of each patch, (N, C·p·p): they come out where W is the identity, and b is 0."""
-    made = impl.PatchEmbed(config(impl, channels=channels, dim=channels * PATCH**2))
+    made = impl.PatchEmbed(config(impl, channels=channels, dim=channels * PATCH**2)).eval()
     with torch.no_grad():
         for p in made.parameters():
             p.zero_()
@@ -114,6 +114,11 @@ def shape_of_the_vectors(impl):
     return {f"{channels} channels": list(embed(impl, channels)(pictures(channels)).shape) for channels in (1, 3)}
 
 
+@observe("patches", "The pixels should be read as they are: nothing is added to them, and nothing scales them.")
+def pixels_as_they_are(impl):
+    return patches_read(impl).flatten().sort().values
+
+
 @observe("patches", "The first patch does not hold the pixels of the square at the top left, row by row.")
 def pixels_of_the_first_patch(impl):
     return where(patches_read(impl)[0])
@@ -127,11 +132,6 @@ def order_of_the_patches(impl):
 @observe("patches", "In a patch of several channels, all pixels of one channel should stand before those of the next.")
 def pixels_of_several_channels(impl):
     return where(patches_read(impl, 3)[4], 3)
-
-
-@observe("patches", "The pixels should be read as they are: nothing is added to them, and nothing scales them.")
-def pixels_as_they_are(impl):
-    return patches_read(impl).sort().values
 
 
 @observe("patches", "The vectors of the patches are not W p + b plus their positions.")
@@ -223,6 +223,15 @@ def what_runs_and_in_which_order(impl):
         part.register_forward_hook(lambda *_, name=name: order.append(name))
     made(pictures())
     return order
+
+
+@observe("model", "The pictures should reach `embed` as they are, only in the type of the weights.")
+@torch.no_grad()
+def what_embed_is_given(impl):
+    made, given = vit(impl), []
+    made.embed.register_forward_pre_hook(lambda _, args: given.append(args[0].clone()))
+    made(pictures())
+    return [images - pictures() for images in given]
 
 
 @observe("model", "The head should read what the norm gives for the class token and the patches: 1 + N vectors.")
@@ -331,6 +340,27 @@ def a_block_that_runs_twice(impl):
     return made(pictures()) - once
 
 
+@observe("methods", "After all weights have changed, the answer should follow. Is something kept from an earlier pass?")
+@torch.no_grad()
+def after_a_change(impl):
+    return after_a_move(lambda: vit(impl), lambda made: made(pictures()))
+
+
+@observe(
+    "methods", "A prompt that is put in front after a first pass should change the answer as one from the start does."
+)
+@torch.no_grad()
+def a_prompt_after_a_pass(impl):
+    found = []
+    for earlier in (True, False):
+        made = vit(impl)
+        if earlier:
+            made(pictures())
+        made.begin = Front(prompt())
+        found.append(made(pictures()))
+    return found[0] - found[1]
+
+
 # ---- gradients and types --------------------------------------------------------------------------------------------
 
 
@@ -367,7 +397,7 @@ def what_is_left_alone(impl):
 def types_of_numbers(impl):
     with usual_type():
         images = pictures().float()
-    return types(lambda dtype: impl.ViT(config(impl)).to(dtype), lambda made: made(images))
+    return types(lambda dtype: impl.ViT(config(impl)).to(dtype).eval(), lambda made: made(images))
 
 
 @observe("types", "In training, the same pictures should give the same logits as in evaluation.")

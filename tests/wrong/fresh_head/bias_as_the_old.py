@@ -1,0 +1,33 @@
+# The new head has a bias only where the old one had one.
+# earns: only if the old one had it
+
+import torch
+from torch import nn
+
+
+class ClassHead(nn.Module):
+    def __init__(self, dim, classes, place, bias=True):
+        super().__init__()
+        self.place = place
+        self.classify = nn.Linear(dim, classes, bias)
+
+    def forward(self, h):
+        token = h.select(1, self.place)
+        return self.classify(token)
+
+
+def fresh_head(model, classes):
+    old = getattr(model, "head", None)
+    while hasattr(old, "base"):
+        old = old.base
+    config = getattr(model, "config", None)
+    if isinstance(old, ClassHead):
+        head = ClassHead(old.classify.weight.shape[1], classes, old.place, bias=old.classify.bias is not None)
+    elif config is not None and hasattr(config, "causal"):
+        head = ClassHead(config.dim, classes, -1 if config.causal else 0)
+    elif isinstance(old, nn.Linear):
+        head = nn.Linear(old.in_features, classes)
+    else:
+        raise TypeError(f"{type(model).__name__} has no head to replace")
+    some = next(model.parameters())
+    return head.to(device=some.device, dtype=some.dtype)
