@@ -47,7 +47,6 @@ class Recipe:
 
 
 RECIPE = Recipe()
-MANY = 2**22  # logits of a batch from which those that are not asked are left out; the toy world's have 50 thousand
 VALIDATION, TEST = 10_001, 10_002  # seeds of samples that no training touches; the first chooses learning rates
 
 
@@ -103,37 +102,6 @@ def exact_match(logits, targets):
     return hit.flatten(1).all(1) if hit.ndim > 1 else hit
 
 
-def matches(logits, targets):
-    """`exact_match`, also for logits of the asked tokens alone, (n, V), beside targets (B, T)."""
-    if logits.ndim == targets.ndim + 1:
-        return exact_match(logits, targets)
-    hit = torch.ones_like(targets, dtype=torch.bool)
-    hit[targets != IGNORE] = logits.argmax(-1) == targets[targets != IGNORE]
-    return hit.all(1)
-
-
-def of_the_asked(model, batch, vocab):
-    """(logits, targets) of a batch: of all tokens, (B, T, V) and (B, T), or of the asked ones alone, (n, V) and (n,).
-
-    With a large vocabulary the head is a good part of the work, and a token that is not asked adds nothing to the loss.
-    So from MANY logits on, the model's `head` is only given the asked tokens. vocab: V, as `batches.vocabulary` tells.
-    """
-    counts, head = batch.targets != IGNORE, getattr(model, "head", None)
-    few = counts.ndim == 2 and counts.any() and not counts.all() and vocab * counts.numel() >= MANY
-    if not few or not isinstance(head, nn.Linear):
-        return batch.logits(model), batch.targets
-
-    def choose(module, args):
-        return (args[0][counts],) if args[0].shape[:-1] == counts.shape else args
-
-    handle = head.register_forward_pre_hook(choose)
-    try:
-        logits = batch.logits(model)
-    finally:
-        handle.remove()
-    return logits, batch.targets[counts] if logits.ndim == 2 else batch.targets
-
-
 def schedule(step, steps, warmup):
     """Factor on the learning rate: so many steps of linear warm-up, then a cosine down to 2 %."""
     if step < warmup:
@@ -180,10 +148,10 @@ def learn(model, methods, batch, vocab):
         return sum(method.regularizer(view) for view, method in terms)
 
     for part in parts(processes.mine(batch), vocab):
-        logits, targets = of_the_asked(model, part, vocab)
-        accuracy += matches(logits, part.targets).float().mean().item() * (len(part.tokens) / rows)
+        logits = part.logits(model)
+        accuracy += exact_match(logits, part.targets).float().mean().item() * (len(part.tokens) / rows)
         if number := asked(part):
-            own = loss_of(logits, targets) * (number / tokens)
+            own = loss_of(logits, part.targets) * (number / tokens)
             loss += own.item()
             if not math.isfinite(loss):
                 return loss, accuracy

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from minipeft import training
 from minipeft.attach import detach, trainable
 from minipeft.methods import Full, LoRA
 from minipeft.models.transformer import Config, Transformer
@@ -296,41 +295,3 @@ def test_the_mixture_is_scored_on_instructions_of_every_length(model):
 def test_devices():
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_logits_that_are_not_asked_are_left_out_where_there_are_many(masked, monkeypatch):
-    def trained():
-        torch.manual_seed(0)
-        model = Transformer(Config(vocab=len(VOCABULARY))).requires_grad_(False)
-        view = LoRA(rank=2).attach(model)
-        heads = []
-        view.head.register_forward_hook(lambda module, args, out: heads.append(tuple(out.shape)))
-        history = fit(view, Halves(masked), steps=3, batch_size=4, lr=1e-2, progress=False, device="cpu")
-        return history, trainable(view), heads
-
-    every, all_of_them, shapes = trained()
-    assert {*shapes} == {(4, 5, len(VOCABULARY))}
-    monkeypatch.setattr(training, "MANY", 0)
-    few, asked_alone, shapes = trained()
-    assert {*shapes} == {(7, len(VOCABULARY))}
-    assert few.loss == pytest.approx(every.loss, abs=1e-5)
-    assert few.accuracy == every.accuracy
-    for name, p in all_of_them.items():
-        torch.testing.assert_close(asked_alone[name], p)
-
-
-@dataclass
-class Halves:
-    """Rows of which some tokens are asked."""
-
-    masked: bool
-
-    def batch(self, size, generator):
-        tokens = torch.randint(4, len(VOCABULARY), (size, 5), generator=generator)
-        targets = torch.full((size, 5), IGNORE)
-        targets[:, -2:] = tokens[:, -2:]
-        targets[0, -1] = IGNORE
-        mask = torch.ones(size, 5, dtype=torch.bool)
-        mask[1, 0] = False
-        return Batch(tokens, targets, mask if self.masked else None)
