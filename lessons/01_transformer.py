@@ -472,7 +472,7 @@ plt.show()
 # %%
 cheat = fresh(causal=False)
 easy = train(cheat, Mixture(), lr=0.01, steps=STEPS)  # all 58 tasks, with their instructions
-in_sight = evaluate(cheat, Mixture(), UNSEEN).accuracy # it reads the right answers and predicts each next token
+in_sight = evaluate(cheat, Mixture(), UNSEEN).accuracy  # it reads the right answers and predicts each next token
 cheat.config.causal = True
 in_use = evaluate(cheat, Mixture(), UNSEEN).accuracy
 print(f"last loss {easy[-1]:.4f}; accuracy with the answer in sight {in_sight:.3f}, in real use {in_use:.3f}")

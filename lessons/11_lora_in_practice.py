@@ -34,8 +34,7 @@ import torch
 from minipeft import Full, LoRA, base, deltas, evaluate, plots, quiz, task
 from minipeft.classroom import with_mistake
 from minipeft.classroom.beside import beside
-from minipeft.lab import adapt, spectra
-from minipeft.lab.bottom import best_learning_rate
+from minipeft.lab import adapt, bottom, spectra
 from minipeft.training import Recipe
 from minipeft.worlds.random_words import RandomWords
 
@@ -48,35 +47,44 @@ SEEDS = [0] if FAST else [0, 1]
 SIX = ("q", "k", "v", "o", "up", "down")  # all linear layers of a block
 
 # %% [markdown]
-# ## Part 1: α and the learning rate, by hand
+# ## Part 1: α and the learning rate
 #
-# Adam divides each gradient by its own size. So its first step moves every number by the learning rate $\eta$; only the
-# sign of the gradient counts. With $h=Ax$ and $g=\partial L/\partial y$, the gradient of $B$ is $s\,g\,h^\top$. After
-# one step
+# Adam divides each gradient by its own size. So its first step moves every number by the learning rate $\eta$, against
+# the sign of its gradient; a gradient of zero moves nothing. With $h=Ax$ and $g=\partial L/\partial y$, the gradient of
+# $B$ is $s\,g\,h^\top$ (lesson 10).
 #
-# $$B = -\eta\;\text{sign}(g\,h^\top), \qquad \Delta W = s\,BA = -s\,\eta\;\text{sign}(g\,h^\top)\,A$$
-#
-# We check it with the numbers of lesson 10.
+# **Write it.** $B$ starts at zero. What is $\Delta W = sBA$ after one step? We compare your formula with a real step of
+# `torch.optim.Adam`.
+
 
 # %%
-A, h = torch.tensor([[0.0, 1.0, 0.0, -1.0]]), 2.0  # rank 1, so s = α
-g = torch.tensor([[1.0], [0.0], [-1.0], [2.0]])
+def first_step(A, h, g, s, lr):
+    """ΔW, (out, in), for A (r, in), h (r,) and g (out,). torch.outer(a, b) is a bᵀ; M.sign() gives 1, 0 or −1."""
+    raise NotImplementedError("your turn, 1 or 2 lines")
 
-for alpha, lr in ((2, 0.02), (4, 0.02), (4, 0.01)):
-    B = torch.zeros(4, 1, requires_grad=True)
-    B.grad = alpha * g * h
-    torch.optim.Adam([B], lr=lr).step()
-    change = alpha * B.detach() @ A
-    print(f"α = {alpha}, learning rate {lr}: first row of ΔW = {change[0].numpy().round(3)}")
+
+A, h = torch.tensor([[0.0, 1.0, 0.0, -1.0]]), torch.tensor([2.0])  # rank 1, so s = α
+g = torch.tensor([1.0, 0.0, -1.0, 2.0])
+cases = {f"α = {alpha}, η = {lr}": (A, h, g, alpha, lr) for alpha, lr in ((2, 0.02), (4, 0.02), (4, 0.01))}
+measures = {"largest": lambda ΔW: ΔW.max().item(), "first": lambda ΔW: ΔW[0, 1].item()}
+first_step = beside(first_step, bottom.first_step, cases, measures)
+
+# %%
+for case, arguments in cases.items():
+    print(f"{case}: first row of ΔW = {first_step(*arguments)[0].numpy().round(3)}")
 
 # %% [markdown]
+# $B = -\eta\;\text{sign}(g\,h^\top)$, because the size of $s$ does not count in the gradient. It does count in
+#
+# $$\Delta W = -s\,\eta\;\text{sign}(g\,h^\top)\,A$$
+#
 # Twice the α doubles the step; half the learning rate undoes that. Judged by the first step alone, 16 times the α asks
 # for a *sixteenth* of the learning rate. Is that the whole story?
 
 # %% [markdown]
-# After the first step, $A$ moves too. Its numbers start near 0.07, and each step moves them by up to $\eta$.
-# So the start is soon left behind. After $t$ steps, the numbers of *both* factors have moved by up to
-# $\eta\,t$. Their product grows like $\eta^2$, and $\Delta W$ like $s\,\eta^2$.
+# After the first step, $A$ moves too. Its numbers start near 0.07 in size (uniform between $\pm\frac18$), and each step
+# moves them by up to $\eta$. So the start is soon left behind. After $t$ steps, the numbers of *both* factors have
+# moved by up to $\eta\,t$. Their product grows like $\eta^2$, and $\Delta W$ like $s\,\eta^2$.
 #
 # So we predict that 16 times the α needs a *quarter* of the learning rate: $16\cdot(\frac14)^2=1$.
 
@@ -106,7 +114,7 @@ plt.show()
 # its two neighbours, on logarithmic axes.
 
 # %%
-best = {name: best_learning_rate(by_lr) for name, by_lr in losses.items()}
+best = {name: bottom.best_learning_rate(by_lr) for name, by_lr in losses.items()}
 for name, lr in best.items():
     print(f"{name:13} best learning rate {lr:.4f}, {lr / best['Full']:.1f} times that of full fine-tuning")
 print(f"α 16 times as large: predicted ratio 4.0, measured {best['LoRA(α = 2)'] / best['LoRA(α = 32)']:.1f}")
@@ -125,8 +133,8 @@ print(f"α 16 times as large: predicted ratio 4.0, measured {best['LoRA(α = 2)'
 # We give 2,048 to 2,560 trained numbers to different places, and 150 steps to learn the new table. `rank_pattern={"v":
 # 3}` gives `v` rank 3 where the others have 2, so that attention trains 2,304 numbers, as many as all six.
 #
-# The learning rate is 0.03. Tuning chose it for each place but one: `q` and `v` together prefer 0.1. So no bar is low
-# because of its learning rate.
+# The learning rate is 0.03. Tuning chose it for each place but one: `q` and `v` together prefer 0.1. Their bar is high
+# anyway, so no bar is low because of its learning rate.
 
 # %%
 places = {
@@ -182,8 +190,8 @@ plt.show()
 # *Figure: words recalled after 300 steps of 64 (not the usual 500 of 32). Rank 1 recalls all of 48 words and almost
 # none of 192; rank 4 recalls half of 192, rank 16 all.*
 #
-# Rank 4 falls short of 192. Rank 1 has room for 48, yet of 192 it recalls one. It stores about 1,100 bits
-# both times, but spreads them over all words: hardly one is complete. The rank that learns a rule cannot store a list.
+# Rank 4 falls short of 192. Rank 1 has room for 48, yet of 192 it recalls one. By its loss, it stores about 1,100 bits
+# both times; spread over all, hardly one is complete. The rank that learns a rule cannot store a list.
 
 # %% [markdown]
 # ## Part 3: what does full fine-tuning really change?
@@ -304,8 +312,8 @@ for size in (0.1, 0.03, 0.01, 0.003, 0.001):
     print(f"‖ΔW‖/‖W‖ = {size:<6} lost in bfloat16 {shares[0]:6.1%}, in float16 {shares[1]:6.1%}")
 
 # %% [markdown]
-# Guess 4: of a change of a hundredth of $W$, a sixth is lost in bfloat16, and an eighth of that in float16. Our trained
-# changes are about as large as $W$, so accuracy could not show it.
+# Guess 4: of a change of a hundredth of $W$, a sixth is lost in bfloat16, and an eighth of that in float16. Below, the
+# ratio falls as bfloat16 nears 100 %. Our trained changes are about as large as $W$, so accuracy could not show it.
 #
 # The *sum* is rounded; computing $BA$ more precisely does not help. So keep the adapter unmerged, or merge into 32
 # bits, or into float16 if its range is enough. Test the *merged* model.

@@ -96,8 +96,8 @@ look("leaning", np.stack([p, nearly], axis=1), np.array([-10.0, 10.0]), np.stack
 # *Longer* is the same ΔW as before, but its most important triplet has the smallest λ. *Leaning* has two triplets that
 # nearly cancel: masking one of them makes an error of 10.
 #
-# AdaLoRA therefore adds the **penalty** of the last column to the loss. The diagonal of $P^\top P$ holds squared
-# lengths, and the rest holds inner products, so the penalty is zero only for orthonormal directions:
+# AdaLoRA therefore adds γ times the **penalty** of the last column to the loss. The diagonal of $P^\top P$ holds
+# squared lengths, and the rest holds inner products, so the penalty is zero only for orthonormal directions:
 #
 # $$\gamma\left(\lVert P^\top P - I\rVert^2 + \lVert QQ^\top - I\rVert^2\right)$$
 
@@ -170,8 +170,8 @@ print("scores Ī·Ū:", (mean * uncertainty).round(2))
 # The budget $b(t)$ says how many triplets stay after step $t$. For a tenth of the steps all stay; then the surplus
 # falls as (time left)³; for the last 30 % nothing changes any more.
 #
-# Take 96 triplets, a final budget of 12 and 200 steps. At step 80, half of the falling time is left, so $(1/2)^3$ of
-# the surplus of 84 is left: $b(80) = 12 + 10.5$, rounded down to 22.
+# Take 96 triplets (12·8), a final budget of 12 and 200 steps. At step 80, half of the falling time is left, so
+# $(1/2)^3$ of the surplus of 84 is left: $b(80) = 12 + 10.5$, rounded down to 22.
 #
 # ## In the model
 
@@ -182,7 +182,7 @@ plt.show()
 # %% [markdown]
 # *Figure: beside the frozen weight, Q makes r numbers, Λ weighs each of them, P writes. A masked λ is grey: a 0.*
 #
-# Until the final choice a masked λ is still trained, so a triplet can win its place back.
+# Until the final choice a masked λ is trained (its gradient has no factor λ), so a triplet can return.
 #
 # ## Write it
 #
@@ -304,7 +304,8 @@ for seed, ranks in zip(SEEDS, found, strict=True):
 #
 # - a LoRA of **rank 8** everywhere has 18,432 numbers, and keeps them;
 # - a fresh LoRA gets the **ranks found** by AdaLoRA;
-# - another AdaLoRA starts **from 2** triplets in each matrix: twice its final budget, not eight times (the paper: 1.5).
+# - another AdaLoRA starts **from 2** triplets in each matrix: twice its final budget, not eight times (the paper starts
+#   from 1.5 times).
 
 # %%
 handed = []
@@ -329,7 +330,7 @@ plt.show()
 # The fresh LoRA does as well as rank 8 everywhere, with about a ninth of the numbers. So if you already know the right
 # ranks, you don't need AdaLoRA. It is a way to find them.
 #
-# Why is *from 2* so much worse? `initial_rank` is also the most that a matrix can keep, so v can never get its 6.
+# Why is *from 2* so much worse? `initial_rank` is also the most that a matrix can keep, so none gets its 6 or 3.
 
 # %% [markdown]
 # ## What it costs
@@ -354,7 +355,7 @@ print(f"AdaLoRA's file: {costs.delta_bytes(students[0]):,} bytes, masked triplet
 # %% [markdown]
 # Guess 3: no. Gradients, moments and means take 13 times as much memory as with the spread LoRA: eight times the
 # numbers are trained, and each costs five numbers instead of three. Masked triplets are stored as well, and computed
-# until you merge. After merging, inference costs exactly the base.
+# until you merge. After merging, inference costs exactly as much as the base's.
 
 # %% [markdown]
 # ## Break it

@@ -147,18 +147,18 @@ print(inspect.getsource(qlora.decode))
 # %% [markdown]
 # ## Which levels? Four of them by hand
 #
-# Trained weights are roughly normally distributed: many are near zero, few are large. **NF4**, *normal float*, puts its
-# levels at quantiles. Below the quantile $\Phi^{-1}(p)$ lies a share $p$ of a normal distribution, so equal steps in
-# $p$ give each level an equal share.
+# Trained weights are roughly normally distributed: most are small. **NF4**, *normal float*, puts its levels at
+# quantiles. Below the quantile $\Phi^{-1}(p)$ lies a share $p$ of a normal distribution, so equal steps in $p$ give
+# each level an equal share.
 #
-# Zero should be a level ($p = ½$). With 2 bits, three levels are left: two above zero, one below. But
+# Zero should be a level ($p = ½$); each side has its own steps. With 2 bits, two levels lie above zero, one below. But
 # $\Phi^{-1}(1)$ is infinite. Where should $p$ end?
 
 # %% [markdown]
 # Cut the distribution into $n$ equal shares, and let $p$ end in the middle of the last one: $p = 1 - \frac{1}{2n}$. Our
-# four levels suggest $n=4$, the middle of the last quarter. A set that is symmetric around zero would have three levels
-# and suggest $n=3$, the middle of the last third. The authors' code takes the mean of the two $p$. For 16 levels it
-# takes $n=15$ and $16$.
+# four levels suggest $n=4$, the middle of the last quarter. A set that is symmetric around zero could use only three of
+# the four, and suggest $n=3$, the middle of the last third. The authors' code takes the mean of the two $p$. For 16
+# levels it takes $n=15$ and $16$.
 
 # %%
 end = ((1 - 1 / (2 * 3)) + (1 - 1 / (2 * 4))) / 2  # the mean for n = 3 and n = 4
@@ -231,8 +231,8 @@ for double in (False, True):
 # %% [markdown]
 # ## Guess 3: the gradient goes past the codes
 #
-# A layer gives $y = x\hat W^\top + b + s\,xA^\top B^\top$, so
-# $\partial y_i/\partial x_j = \hat W_{ij} + s\,(BA)_{ij}$. With $g = \partial L/\partial y$:
+# A row $x$ gives $y = x\hat W^\top + b + s\,xA^\top B^\top$, so $\partial y_i/\partial x_j = \hat W_{ij} +
+# s\,(BA)_{ij}$. With $g = \partial L/\partial y$:
 #
 # $$\tfrac{\partial L}{\partial x} = g\hat W + s\,gBA \qquad \tfrac{\partial L}{\partial B} = s\,g^\top xA^\top \qquad
 # \tfrac{\partial L}{\partial A} = s\,(gB)^\top x$$
@@ -430,11 +430,11 @@ print(f"four bits had saved {memory['LoRA'].weights - memory['QLoRA'].weights:,}
 #
 # | claim | here | ledger |
 # |---|---|---|
-# | NF4 rounds weights best | yes | [row](claims.md#four_bits) |
-# | a model in NF4 works better | too close to tell | [row](claims.md#four_bits_used) |
-# | double quantization is free | yes | [row](claims.md#double_quantization) |
-# | QLoRA learns as well as LoRA | the test is blind | [row](claims.md#qlora_matches) |
-# | LoRA repairs what rounding lost | nearly with 3 bits, mostly with 2 | [row](claims.md#mended) |
+# | NF4 rounds weights best | yes | [supported](claims.md#four_bits) |
+# | a model in NF4 works better | too close to tell | [undecided](claims.md#four_bits_used) |
+# | double quantization is free | yes | [supported](claims.md#double_quantization) |
+# | QLoRA learns as well as LoRA | the test is blind | [undecided](claims.md#qlora_matches) |
+# | LoRA repairs what rounding lost | nearly with 3 bits, mostly with 2 | [contradicted](claims.md#mended) |
 
 # %% [markdown]
 # ## More exercises

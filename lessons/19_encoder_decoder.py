@@ -358,10 +358,10 @@ for name, origin in {"right": model, "broken": broken}.items():
 #
 # | claim | here | ledger: ten seeds |
 # |---|---|---|
-# | in front of the source is enough (Lester) | yes | [row](claims.md#before_the_source): supported |
-# | a prefix keeps proportions (Petrov) | exactly in block 1 | [row](claims.md#before_the_memory): supported |
-# | the decoder's prefix steers writing (Li) | and reading | [row](claims.md#before_the_answer): undecided |
-# | both stacks need a prefix (Li) | exercise 3 | [row](claims.md#prefix_taken_away): contradicted |
+# | in front of the source is enough (Lester) | yes | [supported](claims.md#before_the_source) |
+# | a prefix keeps proportions (Petrov) | exactly in block 1 | [supported](claims.md#before_the_memory) |
+# | the decoder's prefix steers writing (Li) | and reading | [undecided](claims.md#before_the_answer) |
+# | both stacks need a prefix (Li) | exercise 3 | [contradicted](claims.md#prefix_taken_away) |
 
 # %% [markdown]
 # ## More exercises

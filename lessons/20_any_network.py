@@ -400,9 +400,9 @@ print(f"changed in place: the base on its pretraining task {before:.2f}, after 2
 #
 # | claim | here | ledger: ten seeds |
 # |---|---|---|
-# | LoRA fits any weight matrix (Hu) | yes: kernels, W_ih, W_hh | [row](claims.md#any_network): supported |
-# | LoRA finds a planted rank, and not below | yes, at 4 | [row](claims.md#planted_in_lstm): supported |
-# | a new table needs both matrices (our own guess) | yes, at equal size | [row](claims.md#lstm_places): supported |
+# | LoRA fits any weight matrix (Hu) | yes: kernels, W_ih, W_hh | [supported](claims.md#any_network) |
+# | LoRA finds a planted rank, and not below | yes, at 4 | [supported](claims.md#planted_in_lstm) |
+# | a new table needs both matrices (our own guess) | yes, at equal size | [supported](claims.md#lstm_places) |
 
 # %% [markdown]
 # ## More exercises

@@ -413,7 +413,7 @@ print("merged in bfloat16:", answer(rounded, tokenizer, UNSEEN[0], new=WORDS))
 # | processes train as one | yes | – |
 # | checkpointing saves most activations | yes | – |
 # | small changes vanish in 16 bits | yes | – |
-# | merged, an adapter costs no time | not tested | [row](claims.md#inference) |
+# | merged, an adapter costs no time | not tested | [supported](claims.md#inference) |
 
 # %% [markdown]
 # ## More exercises

@@ -8,7 +8,7 @@ import torch
 from minipeft import Full, LoRA, base, deltas, merge
 from minipeft.classroom.beside import beside
 from minipeft.lab import spectra
-from minipeft.lab.bottom import best_learning_rate
+from minipeft.lab.bottom import best_learning_rate, first_step
 from minipeft.lab.planted_head import PlantedHead
 from minipeft.worlds.random_words import RandomWords
 from tests.models import stirred
@@ -53,6 +53,13 @@ def test_letters_that_change_places_have_a_known_rank(cycles, rank):
     change, left = planted.imitate(Full(targets=("head.weight",)), 0, steps=60)
     assert left < 0.1
     assert change.shape == planted.change.shape
+
+
+def test_adams_first_step_depends_on_the_signs_of_the_gradient_alone():
+    torch.manual_seed(0)
+    A, h, g = torch.randn(3, 5), torch.randn(3), torch.tensor([0.0, -2.0, 0.1, 30.0])
+    expected = -2 * 0.01 * torch.outer(g, h).sign() @ A
+    torch.testing.assert_close(first_step(A, h, g, s=2.0, lr=0.01), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_parabola_finds_the_best_learning_rate_between_those_tried():

@@ -200,6 +200,16 @@ def test_the_rule_of_a_table_stands_alone_on_its_line(source):
 
 
 @each_lesson
+def test_a_verdict_that_a_lesson_links_to_is_the_ledgers(source):
+    ledger = (FOLDER / "claims.md").read_text(encoding="utf-8")
+    verdicts = dict(re.findall(r"\| \[[^\n]*?\]\(#(\w+)\) \|[^\n]*?\*\*([a-z ]+)\*\*", ledger))
+    said = re.findall(
+        r"\[(%s)\]\(claims\.md#(\w+)\)" % "|".join({*verdicts.values()}), source.read_text(encoding="utf-8")
+    )
+    assert [(verdict, name) for verdict, name in said if verdicts[name] != verdict] == []
+
+
+@each_lesson
 def test_folded_answers_open_and_close_in_one_cell(source):
     for cell in built(source).cells:
         assert cell.source.count("<details") == cell.source.count("</details>"), cell.source

@@ -1,6 +1,19 @@
-"""The best learning rate, read between those that were tried."""
+"""Learning rates: what Adam's first step makes of one, and which is best, read between those that were tried."""
 
 import numpy as np
+import torch
+
+
+def first_step(A, h, g, s, lr):
+    """ΔW = sBA, (out, in), after Adam has made one step on B, which starts at zero.
+
+    A: (r, in); h = Ax: (r,); g: (out,), the gradient of the loss by the layer's output; s: the scale; lr: the learning
+    rate. Kingma and Ba 2015, Adam, arXiv:1412.6980, algorithm 1.
+    """
+    B = torch.zeros(len(g), len(h), requires_grad=True)
+    B.grad = s * torch.outer(g, h)
+    torch.optim.Adam([B], lr=lr).step()
+    return s * B.detach() @ A
 
 
 def best_learning_rate(losses):

@@ -39,8 +39,9 @@ def effects(by_statement, unit=""):
 def fixed_and_tuned(found, limits, axes=None):
     """Steps that each method needs, with one learning rate for all and with a tuned one: an Axes for each setting.
 
-    found: {title: {method: {"fixed": steps, "tuned": steps}}}, each a list over seeds; a dot is their geometric mean.
-    limits: {title: steps that stand for a run that did not arrive}: there a dot is an arrow.
+    found: {title: {method: {"fixed": steps, "tuned": steps}}}, each a list over seeds. Small dots are seeds, a large
+    mark is their geometric mean.
+    limits: {title: steps that stand for a run that did not arrive}: there the mark is an arrow.
     """
     methods = list(next(iter(found.values())))
     if axes is None:
@@ -54,6 +55,7 @@ def fixed_and_tuned(found, limits, axes=None):
                 marker, face, edge, shift = looks[setting]
                 middle = np.exp(np.mean(np.log(steps)))
                 ax.plot([min(steps), max(steps)], [y + shift] * 2, color=edge, lw=1.5, zorder=2)
+                ax.plot(steps, [y + shift] * len(steps), ".", ms=6, color=edge, zorder=2)
                 shape = ">" if middle > 0.99 * limits[title] else marker
                 ax.plot(middle, y + shift, shape, ms=7, mfc=face, mec=edge, mew=1.5, zorder=3)
         middles = [np.exp(np.mean(np.log(by_setting["tuned"]))) for by_setting in by_method.values()]
