@@ -422,7 +422,7 @@ except NotImplementedError as todo:
 #
 # claim | here | ledger
 # ---|---|---
-# detaching gives back the base | yes, bit for bit | [supported](claims.md#detaching)
+# detaching gives back the base | yes, bit for bit | [holds by construction](claims.md#detaching)
 # a new task wipes out the old | yes, mostly before it is learned | [supported](claims.md#in_sequence)
 # every task needs a whole model | yes | [supported](claims.md#stored_bytes)
 #

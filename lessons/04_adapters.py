@@ -257,9 +257,9 @@ plt.show()
 # *Figure: training steps until 90 % of violet is solved; dots are ten seeds. Pfeiffer and the parallel adapter need
 # fewer than Houlsby, full fine-tuning needs fewest.*
 #
-# One adapter of 16 needs fewer steps than two of 8 ([ledger](claims.md#one_adapter)). With few data Pfeiffer passes the
-# parallel adapter: from 96 examples of a new table, Houlsby solves 0.60, the parallel adapter 0.78, Pfeiffer 0.97, full
-# fine-tuning 1.00 ([ledger](claims.md#adapters), ten seeds).
+# So one adapter of 16 needs [fewer steps](claims.md#one_adapter) than two of 8. But speed is not everything: from only
+# 96 examples of a new table, Pfeiffer solves 0.97, the parallel adapter 0.78 and full fine-tuning 1.00
+# ([ledger](claims.md#adapters), ten seeds).
 
 # %% [markdown]
 # ## Into the bottleneck
@@ -357,8 +357,10 @@ for method, models in trained.items():
     h, _, _ = plots.adapter_activations(models[0], batch)[place]  # what this adapter reads, a row for each token
     with torch.no_grad():
         mirror = (first(h) + first(-h) - 2 * first(0 * h)).norm(dim=1).mean()
+        size = first(h).norm(dim=1).mean()
     straights.append(evaluate(with_affine_adapters(models[0], many), blue).accuracy)
-    print(f"{method!s:25} mirror test {mirror:4.1f}; affine maps instead of adapters: {straights[-1]:.3f} solved")
+    print(f"{method!s:25} mirror test {mirror:4.1f} beside {size:4.1f}, the mean length of A(h)")
+    print(f"{'':25} affine maps instead of adapters: {straights[-1]:.3f} solved")
 
 # %% [markdown]
 # Guess 3: no. No tested adapter gives 0, so none can be merged exactly, and `merge` refuses. But affine maps, fitted to
@@ -404,7 +406,7 @@ print(f"after {len(history.loss)} steps the loss is {history.loss[-1]:.2f}, and 
 print("not zero:", *(name for name, p in trainable(model).items() if p.any()))
 
 # %% [markdown]
-# Only $b_U$ has moved. Two biases (lesson 3 had all) cannot select this task.
+# Only $b_U$ has moved, and two biases cannot select this task.
 #
 # ## Seen here or not
 #

@@ -131,9 +131,9 @@ for name, W_q, W_v in (("W_q = 0", 0 * I, I), ("W_q = I", I, I), ("W_q = I, W_v 
 # $$\frac{\partial L}{\partial s_t} = \alpha_t\, g\cdot (v_t - o).$$
 
 # %% [markdown]
-# Training moves $o$ along $-g$. So an adapter gains attention exactly if its value lies further in that direction than
-# the present mixture does. We check this with equal scores, where each $\alpha_t$ is ⅓ and $o = (⅔, ⅔, ⅔, 0)$. For
-# $L = \lVert o - (2, 2, 0, 0)\rVert^2/2$, $g$ is $o - (2, 2, 0, 0)$.
+# Training moves $o$ along $-g$. So an adapter's score rises exactly if its value lies further in that direction than
+# the present mixture does. We check this with equal scores, where each $\alpha_t$ is ⅓ and $o = (⅔, ⅔, ⅔, 0)$. For $L =
+# \lVert o - (2, 2, 0, 0)\rVert^2/2$, $g$ is $o - (2, 2, 0, 0)$.
 
 # %%
 s = torch.zeros(3, dtype=torch.double, requires_grad=True)
@@ -295,7 +295,7 @@ plt.show()
 # six letters (x2, x3, x5, x6); from = to y5 it gives each about a third. Block 1 listens to copy+violet, except at
 # y6.*
 #
-# What block 0 adds at a letter changes this letter's key in block 1, and so can change *where* the answer reads. A
+# What block 0 adds at a letter changes this letter's key in block 1, and so can change *where* later tokens read. A
 # shift needs this. (Why not at x1 and x4? We do not know.)
 
 # %% [markdown]
@@ -403,8 +403,8 @@ print("        on the 16 examples themselves:       ", *(f"{score:.2f}" for scor
 # | it beats full fine-tuning | not run here | [supported](claims.md#fusion) |
 # | one adapter a block is enough (same paper) | not run here | [supported](claims.md#one_adapter) |
 #
-# Our sources have exactly the parts that the goal needs. In the ledger, parts are also tangled with others, and then
-# fusion gains much less.
+# Our useful sources show one part each. The ledger also fuses sources that show the table with another operation;
+# fusion then gains much less.
 
 # %% [markdown]
 # ## More exercises

@@ -337,9 +337,9 @@ for method, lr in ((prompt, 1.0), (prompt, 0.3), (full, 0.03), (full, 0.01)):
     print("   unseen:", *(f"{score:.2f}" for score in few[run]))
 
 # %% [markdown]
-# Guess 3: 256 numbers, at either learning rate. Both solve their own eight examples. The weights can do so in
-# countless ways, and full fine-tuning finds one that helps hardly any other. The prompt can only choose among existing
-# skills, and for that eight examples suffice. (Also for [a prefix, ten seeds](claims.md#few_examples).)
+# Guess 3: 256 numbers, at either learning rate. Both solve their own eight examples. The weights can do so in countless
+# ways, and full fine-tuning finds one that helps hardly any other. The prompt can only choose among existing skills,
+# and for that eight examples suffice. (Also for [a prefix](claims.md#few_examples), lesson 8: ten seeds.)
 #
 # ## Three tasks in one batch
 #
@@ -425,7 +425,7 @@ print("                            on copy+blue:   ", *(f"{score:.2f}" for score
 # | one vector is too few, many add little | exercise 1 | [supported](claims.md#prompt_length) |
 # | words are a better start | exercise 2 | [undecided](claims.md#prompt_start) |
 # | robust to a change of domain | not run | [supported](claims.md#domain_shift) |
-# | no new skills (Petrov et al.) | a prompt: hardly any | [undecided](claims.md#selects_and_teaches) |
+# | no new skills (Petrov et al., arXiv:2310.19698) | prompt: hardly any | [undecided](claims.md#selects_and_teaches) |
 
 # %% [markdown]
 # ## More exercises

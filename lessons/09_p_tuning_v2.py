@@ -115,7 +115,7 @@ by_prefix = attend(W_q @ h[-1], np.vstack([P_K, h @ W_k.T]), np.vstack([P_V, h @
 #
 # ## In the model
 #
-# Keys and values go into the cache that begins every sequence.
+# The code puts only these rows' keys and values into the cache.
 
 # %%
 plots.structure("PTuningV2")
@@ -164,7 +164,7 @@ print(inspect.getsource(p_tuning_v2.DeepPrompts))
 #
 # Our base is causal: prompt rows stand before all tokens and see none of them. So what layer 2 receives from a shallow
 # prompt depends on the prompt alone, and we can write it down as rows of a deep prompt. `keys_values` then makes a
-# prefix of it. In BERT, prompt rows see the tokens, and only the second step holds.
+# prefix of it. In BERT, prompt rows see the tokens, and only deep → prefix holds.
 
 
 # %%
@@ -267,9 +267,9 @@ print("tied,   0.9 at step", *tied)
 print("untied, 0.9 at step", *untied)
 
 # %% [markdown]
-# So it is not the start; what is left is the tie. The untied prefix starts with the same logits, and still it needs
-# about two to three times as many steps (three seeds; 0.03, 0.1, 1 and 3 do no better). One likely reason: $W_k$ makes
-# the tied keys, and pretraining has fitted $W_k$ to its layer's queries. Another: Adam moves free keys and values
+# So it is not the start; what is left is the tie. The untied prefix starts with the same logits, yet it needs about two
+# to three times as many steps (three seeds; learning rates 0.03, 0.1, 1, 3 do no better). One likely reason: $W_k$
+# makes the tied keys, and pretraining has fitted $W_k$ to its layer's queries. Another: Adam moves free keys and values
 # directly, by the learning rate, and tied ones through a norm and a matrix.
 
 # %% [markdown]
@@ -341,7 +341,7 @@ plt.show()
 # rows are needed.*
 #
 # So with four tokens the deep prompt has learned a shallow one: rows in the second layer bring little. That fits guess
-# 2. With one token, more seeds succeeded with them (guess 1).
+# 2. With one token, more seeds succeeded with rows in the second layer (guess 1).
 
 # %% [markdown]
 # ## What it costs
@@ -446,12 +446,12 @@ plt.show()
 # %% [markdown]
 # <details><summary>Answers to 4 and 5</summary>
 #
-# 4\. Give it 500 steps with the same eight examples: 0.93, 0.98, 0.95 (seeds 0 to 2), after 0.33, 0.69, 0.54. It lacked
-# steps.
+# 4\. Give it 500 steps with the same eight examples: 0.93, 0.98, 0.95 (seeds 0 to 2), instead of 0.33, 0.69, 0.54. It
+# lacked steps.
 #
-# 5\. After five seeds depth seems to help: five succeed, shallow three. The next five turn it round: one (0.03, 0.10,
-# 0.25, 0.28, 1.00) against four. In all it is 6 of 10 against 7 of 10. Where runs succeed or fail, five seeds decide
-# nothing.
+# 5\. After five seeds depth seems to help: five deep runs succeed, three shallow. The next five turn it round: one deep
+# (0.03, 0.10, 0.25, 0.28, 1.00), four shallow. In all, 6 of 10 against 7 of 10. Where runs succeed or fail, five seeds
+# decide nothing.
 #
 # </details>
 

@@ -147,18 +147,17 @@ print(inspect.getsource(qlora.decode))
 # %% [markdown]
 # ## Which levels? Four of them by hand
 #
-# Trained weights are roughly normally distributed: most are small. **NF4**, *normal float*, puts its levels at
-# quantiles. Below the quantile $\Phi^{-1}(p)$ lies a share $p$ of a normal distribution, so equal steps in $p$ give
+# Trained weights are roughly normally distributed. **NF4**, *normal float*, puts its levels at quantiles. Below the quantile $\Phi^{-1}(p)$ lies a share $p$ of a normal distribution, so equal steps in $p$ give
 # each level an equal share.
 #
-# Zero should be a level ($p = ½$); each side has its own steps. With 2 bits, two levels lie above zero, one below. But
-# $\Phi^{-1}(1)$ is infinite. Where should $p$ end?
+# Three rules place the levels. Zero is a level ($p = ½$). With 2 bits, two levels lie above zero and one below. On each
+# side, $p$ goes from ½ to its end in equal steps.
 
 # %% [markdown]
-# Cut the distribution into $n$ equal shares, and let $p$ end in the middle of the last one: $p = 1 - \frac{1}{2n}$. Our
-# four levels suggest $n=4$, the middle of the last quarter. A set that is symmetric around zero could use only three of
-# the four, and suggest $n=3$, the middle of the last third. The authors' code takes the mean of the two $p$. For 16
-# levels it takes $n=15$ and $16$.
+# Where is the end? Not at $p=1$, since $\Phi^{-1}(1)$ is infinite. If a level stands for each of $n$ equal shares, the
+# last one stands in the middle of its share: $p = 1 - \frac{1}{2n}$. Is $n$ four, the number of levels? Or three, as
+# with one level on each side of zero? The authors' code takes the mean of both ends (with 16 levels, of $n=15$ and
+# $16$).
 
 # %%
 end = ((1 - 1 / (2 * 3)) + (1 - 1 / (2 * 4))) / 2  # the mean for n = 3 and n = 4
@@ -387,12 +386,12 @@ for name, model, goal in (("nf4", trained, violet), ("nf2", repaired["nf2"][0], 
     print(f"{name}, {goal!s:20} merged {lost[name][0]}, rounded again {lost[name][1]}, on the original {lost[name][2]}")
 
 # %% [markdown]
-# Four bits leave little to repair: on the original W, the update for `violet` even gains a little. This update is large
-# beside the steps between levels, so a second rounding costs 0.04. The repair of NF2 is small, and is lost: most
-# weights fall back to their old codes, as [on a real model](claims.md#real_rounded_again).
+# **Four bits, a new task.** The update for `violet` is large beside the steps between levels, so rounding again costs
+# only 0.04. On the original W it even gains a little.
 #
-# With two bits, W does not help: it solves 0.999 of the mixture, but far less with the repair, which fits the errors of
-# Ŵ.
+# **Two bits, a repair.** The repair is small beside the steps. Rounding again loses it: most weights fall back to their
+# old codes, as [on a real model](claims.md#real_rounded_again). On the original W it does harm (W alone solves 0.999),
+# because it fits the errors of Ŵ.
 
 # %% [markdown]
 # ## Break it

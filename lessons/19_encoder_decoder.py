@@ -71,8 +71,8 @@ plt.show()
 
 # %% [markdown]
 # *Figure: the encoder-decoder and its three places. A coloured box is what a prefix puts there in every block: 1 in
-# front of the source, 2 in front of the memory, 3 in front of the answer. The word is `cadgib`;
-# the answer is that of `reverse blue`.*
+# front of the source, 2 in front of the memory, 3 in front of the answer. The source is `cadgib` without an
+# instruction; the answer is that of `reverse blue`, which a prefix should bring about.*
 #
 # The base has learned to follow instructions of two words. The first word is the order, the second a table of letters.
 
@@ -225,8 +225,8 @@ plt.show()
 # at all three places. Only the encoder's prefix learns both at once.*
 #
 # Guess 1: encoder and decoder, not the memory. Guess 2: the encoder perfectly, the other two mostly. Guess 3: the
-# encoder alone. One seed is an anecdote: the ledger has ten, and there the decoder's prefix learns the letters with
-# eight.
+# encoder alone. One seed is an anecdote: the ledger has ten. With eight of them, the decoder's prefix learns the
+# letters.
 
 # %% [markdown]
 # ## What was learned
@@ -248,7 +248,7 @@ plt.show()
 
 # %% [markdown]
 # How far did attention move? `moved_attention` leaves out what the prefix gets, scales the rest to 1, and compares it
-# with the base's: 0 means unmoved, and 1 that all attention went to words that had none.
+# with the base's: 0 means unmoved, and 1 that all attention went to tokens that had none.
 #
 # We give the memory one more chance: sixteen vectors, at a learning rate of 0.3. And we compare LoRA on
 # cross-attention, which has 1,024 numbers as well and changes the queries themselves.
@@ -366,8 +366,8 @@ for name, origin in {"right": model, "broken": broken}.items():
 # %% [markdown]
 # ## More exercises
 #
-# 1. *Predict, then measure.* `Pairs(Mixture(), letters=3)` gives the instruction, and wants an answer of three letters.
-#    Which places learn this in 200 steps?
+# 1. *Predict, then measure.* `Pairs(Mixture(), letters=3)` gives the instruction, and wants only the first three
+#    letters of the answer. Which places learn this in 200 steps?
 # 2. *Predict, then measure.* `Pairs(Told("reverse", "blue"))` (`Told` is in `minipeft.worlds.pairs`) gives the order
 #    and hides the table. Which places learn the letters, with the steps and learning rates of `SETTINGS`?
 # 3. *Design the experiment.* Train three prefixes together on `both`, for 200 steps. Does each do part of the work?

@@ -113,8 +113,8 @@ for part in A:
 # ## How rows find their part
 #
 # In lesson 15 you wrote `rows`: in each `RowsLinear`, it looks up the $A$ and $B$ of every row by the row's name. Here
-# the layer's `base` is the layer of the shared view: it computes all terms but the last. `rows` finds $A_t$ and $B_t$
-# for the last one.
+# the layer's `base` is the layer of the shared view: it computes all terms of $y_i$ but the last. `rows` finds $A_t$
+# and $B_t$ for the last one.
 
 # %% [markdown]
 # ## Write it
@@ -253,9 +253,9 @@ for text, found in prompt_alone.items():
 # %% [markdown]
 # ## A sixth language
 #
-# In MAD-X, the task's adapter stays frozen when a language is added. We do the same. The table `plus5` gets a prompt of
-# its own and eight examples. Without `together=True`, `attach` freezes everything below, so nothing can happen to the
-# first five languages.
+# In MAD-X, the task's adapter stays frozen when a language is added. We do the same. The table `plus5`, which the base
+# knows, gets a prompt of its own and eight examples. Without `together=True`, `attach` freezes everything below, so
+# nothing can happen to the first five languages.
 
 # %%
 sixth, six = task("riffle+plus5"), []
@@ -311,12 +311,12 @@ plt.show()
 # *Figure: accuracy on unseen examples of swap+violet, two seeds. Private prompts solve it; so does the word swap in
 # their place. With private LoRAs most answers are wrong, and the word never helps.*
 #
-# Guess 3: a new operation cannot tell, since both parts solve it. With a new table, the prompt is far ahead, with half
-# the numbers. [The ledger](claims.md#private_prompt) has ten seeds, of 300 steps.
+# Guess 3: with a new operation we cannot tell, since both parts solve it. With a new table, the prompt is far ahead,
+# with half the numbers. [The ledger](claims.md#private_prompt) has ten seeds, of 300 steps.
 
 # %% [markdown]
-# Why do the LoRAs fail? The private part has to select `swap` from eight examples. On the bare base, without sharing,
-# we tried that alone (seeds 0 to 2):
+# Why do the LoRAs fail? The private part has to select `swap` from eight examples. On the bare base we tried this alone
+# (seeds 0 to 2; `plain` changes no letter):
 #
 # ```python
 # adapt(PRIVATE["prompt"], task("swap+plain"), 3e-2, seed, RECIPE, examples=8)  # accuracy 0.99, 1.00, 1.00
@@ -365,7 +365,7 @@ print("each language by itself:        ", *(f"{score:.2f}" for score in alone))
 # |---|---|---|
 # | a shared update helps | yes | [supported](claims.md#shared_update) |
 # | prompts are no worse | yes | [undecided](claims.md#private_prompt) |
-# | a warm start helps | exercise 5 | [supported](claims.md#warm_start) |
+# | a warm start (from a sibling's LoRA) helps | exercise 5 | [supported](claims.md#warm_start) |
 #
 # The second is undecided because, for a new operation, both private parts are nearly perfect. Our languages differ in
 # a table only; real ones differ in far more.

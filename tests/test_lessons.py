@@ -203,9 +203,8 @@ def test_the_rule_of_a_table_stands_alone_on_its_line(source):
 def test_a_verdict_that_a_lesson_links_to_is_the_ledgers(source):
     ledger = (FOLDER / "claims.md").read_text(encoding="utf-8")
     verdicts = dict(re.findall(r"\| \[[^\n]*?\]\(#(\w+)\) \|[^\n]*?\*\*([a-z ]+)\*\*", ledger))
-    said = re.findall(
-        r"\[(%s)\]\(claims\.md#(\w+)\)" % "|".join({*verdicts.values()}), source.read_text(encoding="utf-8")
-    )
+    one_of, lesson = "|".join({*verdicts.values()}), source.read_text(encoding="utf-8")
+    said = re.findall(rf"\[({one_of})\]\(claims\.md#(\w+)\)", lesson)
     assert [(verdict, name) for verdict, name in said if verdicts[name] != verdict] == []
 
 

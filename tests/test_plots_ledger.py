@@ -38,9 +38,10 @@ def test_steps_stand_at_their_geometric_mean_and_what_did_not_arrive_is_an_arrow
         "batches of 32": {"LoRA": {"fixed": [80, 80], "tuned": [60]}, "DoRA": {"fixed": [90, 90], "tuned": [70]}},
     }
     first, second = plots.fixed_and_tuned(found, {"batches of 8": 501, "batches of 32": 501})
-    dots = [line for line in first.lines if len(line.get_xdata()) == 1]
+    dots = [line for line in first.lines if line.get_marker() in ("o", "D", ">")]
     places = [(dot.get_xdata()[0].round(3), dot.get_ydata()[0].round(), dot.get_marker()) for dot in dots]
     assert places == [(200, 0, "o"), (100, 0, "D"), (501, 1, ">"), (120, 1, "D")]
+    assert list(next(line for line in first.lines if line.get_marker() == ".").get_xdata()) == [100, 400], "each seed"
     assert [panel.get_title() for panel in (first, second)] == list(found)
     assert [text.get_text() for text in first.get_yticklabels()] == ["LoRA", "DoRA"]
     labelled(first)
