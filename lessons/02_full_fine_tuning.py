@@ -424,7 +424,7 @@ except NotImplementedError as todo:
 # ---|---|---
 # detaching gives back the base | yes, bit for bit | [holds by construction](claims.md#detaching)
 # a new task wipes out the old | yes, mostly before it is learned | [supported](claims.md#in_sequence)
-# every task needs a whole model | yes | [supported](claims.md#stored_bytes)
+# every task needs a whole model | yes | [holds by construction](claims.md#stored_bytes)
 #
 # Forgetting is no law: with a new *instruction word*, which tells the tasks apart, and a small learning rate,
 # [retention is 97 %](claims.md#forgetting). Does LoRA forget less?

@@ -147,11 +147,12 @@ print(inspect.getsource(qlora.decode))
 # %% [markdown]
 # ## Which levels? Four of them by hand
 #
-# Trained weights are roughly normally distributed. **NF4**, *normal float*, puts its levels at quantiles. Below the quantile $\Phi^{-1}(p)$ lies a share $p$ of a normal distribution, so equal steps in $p$ give
-# each level an equal share.
+# Trained weights are roughly normally distributed. **NF4**, *normal float*, puts its levels at quantiles. Below the
+# quantile $\Phi^{-1}(p)$ lies a share $p$ of a normal distribution, so equal steps in $p$ give each level an equal
+# share.
 #
-# Three rules place the levels. Zero is a level ($p = ½$). With 2 bits, two levels lie above zero and one below. On each
-# side, $p$ goes from ½ to its end in equal steps.
+# Zero is a level ($p = ½$). With 2 bits, two levels lie above zero and one below. On each side, $p$ goes from ½ to its
+# end in equal steps.
 
 # %% [markdown]
 # Where is the end? Not at $p=1$, since $\Phi^{-1}(1)$ is infinite. If a level stands for each of $n$ equal shares, the

@@ -349,11 +349,12 @@ plots.fixed_and_tuned({"reverse+violet": steps}, {"reverse+violet": 501}, plots.
 plt.show()
 
 # %% [markdown]
-# *Figure: steps until 90 % of the examples are solved; small dots are seeds, large marks means, grey the tuned ones. At one learning rate LoRA+ leads. With their own, four are level; PiSSA has two slow seeds.*
+# *Figure: steps until 90 % of the examples are solved; small dots are seeds, large marks means, grey the tuned ones. At
+# one learning rate LoRA+ leads. With their own, four are level; PiSSA has two slow seeds.*
 #
 # Guess 1: most differences go. LoRA+ leads at 0.03 because its $B$ has 0.48. DoRA's best is 1.0: only the direction of
-# $V$ counts, so the longer $V$ grows, the less a step turns it. [Other batch
-# sizes](claims.md#variants_tie_when_tuned) are in the ledger.
+# $V$ counts, so the longer $V$ grows, the less a step turns it. [Other batch sizes](claims.md#variants_tie_when_tuned)
+# are in the ledger.
 
 # %% [markdown]
 # IA³ keeps up: its 768 numbers reach 90 % after 111 steps. VeRA is behind: its 512 numbers solve [64 % of the unseen
