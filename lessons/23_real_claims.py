@@ -23,7 +23,7 @@
 #
 # 1. Which reaches the lower loss on unseen pages: full fine-tuning, or LoRA with 2 % as many trained numbers?
 # 2. By which factor do their best learning rates differ?
-# 3. LoRA has rank 1, 8 or 32. How much does each step help, and which of the two gaps would you trust more?
+# 3. LoRA has rank 1, 8 or 32. How much does each higher rank help? Which of the two gaps would you trust more?
 # 4. Which forgets more, full fine-tuning or LoRA?
 
 # %%
@@ -63,8 +63,8 @@ if FAST:
 # ## The experiment
 #
 # The manual has 79 topics. A fifth of them is held out for testing, another fifth for choosing learning rates. The
-# model reads windows of 64 tokens and predicts each next token. You need the model of lesson 22, which
-# `python run.py real` installs.
+# model reads windows of 64 tokens and predicts each next token. A held-out topic gives at most two windows. You need
+# the model of lesson 22, which `python run.py real` installs.
 
 # %%
 language_model = base("smollm2")
@@ -169,8 +169,8 @@ for what, key in (("test windows", "loss"), ("its own words", "own")):
 # The model has learned new text and forgotten some of the old.
 #
 # One run is an anecdote. From here on we read runs that were stored in the same way. For each configuration, learning
-# rates half a decade apart were tried until the best lay between two worse ones. That one has three more seeds. The
-# validation windows choose, the test windows are reported.
+# rates half a decade apart were tried with one seed until the best lay between two worse ones. The best was then run
+# with three more seeds. The validation windows choose, the test windows are reported.
 #
 # ## Which learning rate?
 
@@ -323,8 +323,8 @@ for name in NAMES:
 # conclusion is false, the second exaggerated (0.024 at their own): 0.001 is too high for full fine-tuning and too low
 # for rank 8. (One seed at 0.001, three elsewhere.)
 #
-# In the ledger, a gap must show on nearly every window, and equality within 0.05 nats over all seeds. "Undecided" says
-# that these runs cannot tell.
+# In the ledger, a gap must show on nearly every window; equal losses lie within 0.05 nats over all seeds. "Undecided"
+# says that these runs cannot tell.
 
 # %% [markdown]
 # ## Seen here or not
@@ -344,7 +344,7 @@ for name in NAMES:
 #
 # 1. *Predict, then measure.* LoRA of rank 8 has α = 16. If α is 64 at the learning rate 0.003, is this like α = 16 at
 #    0.003, or like α = 16 at 0.01? Both are in `real.frontier(runs, "LoRA, r 8")`, with seed 100. Your run takes a
-#    minute.
+#    minute; import `LoRA` from `minipeft`.
 # 2. *Find the mistake.* "Three seeds times 24 windows are 72 differences, so $t$ is larger." What is wrong?
 
 # %% [markdown]

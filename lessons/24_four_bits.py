@@ -109,7 +109,7 @@ print("back:  ", levels[codes] * absmax, "  error:", (levels[codes] * absmax - b
 # %% [markdown]
 # Only the codes and one absmax are stored. The weight with the largest magnitude comes back exactly; the others move to
 # their level, by up to half the distance of two levels. The absmaxes are rounded too, to 8 bits (double quantization,
-# lesson 13), so that a block of 64 costs 0.127 bits a weight, not 0.5.
+# lesson 13), so in blocks of 64 they cost 0.127 bits a weight, not 0.5.
 #
 # ## Write it
 #
@@ -156,7 +156,7 @@ plt.show()
 #
 # ## The whole model in four bits, and in three
 #
-# Before training, QLoRA's $B$ is zero. So merging it at once gives the rounded model.
+# Before training, QLoRA's $B$ is zero. Merging it at once gives the rounded model (`nf3`, `int3`: three bits).
 
 
 # %%
@@ -205,7 +205,7 @@ for size in (16, 64, 256, 1024):
     print(f"{size:10}{qlora.predicted_bits(size):7.3f}" + "".join(f"{error:8.1%}" for error in errors))
 
 # %% [markdown]
-# A block of 64 costs 0.127 bits a weight, with its rounded absmax. Larger blocks save a tenth of a bit and spread the
+# In blocks of 64, the rounded absmaxes cost 0.127 bits a weight. Larger blocks save a tenth of a bit and spread the
 # damage; int4 suffers more than NF4.
 #
 # ## What it costs: memory
@@ -247,7 +247,7 @@ print(f"perplexity on the test windows: {before:.1f} before, {after:.1f} after")
 
 # %% [markdown]
 # QLoRA makes up for the rounding (the model had 33 before it) and learns besides. In the ledger its loss ends [0.1 nats
-# above LoRA's](claims.md#real_qlora), more than the 0.05 that count as equal (lesson 23); but other seeds leave it
+# above LoRA's](claims.md#real_qlora), more than the 0.05 that count as equal (lesson 23). Other seeds leave the claim
 # undecided.
 
 # %% [markdown]
@@ -290,9 +290,9 @@ for title, numbers in {"W": W_small, "Ŵ": on_levels}.items():
     print(f"{title}: {(moved > 0).sum()} of 10 codes change; the mean change is {moved.mean():.2f}")
 
 # %% [markdown]
-# W lies anywhere between the levels, so the share of the weights that cross a border is |ΔW| / step: here two of ten.
-# Each of them moves by a whole step. *On average*, ΔW arrives. Ŵ lies *on* the levels, half a step from every border,
-# and a smaller change is rounded away.
+# W lies anywhere between the levels of NF4 (the file's are others), so the share of the weights that cross a border is
+# |ΔW| / step: here two of ten. Each of them moves by a whole step. *On average*, ΔW arrives. Ŵ lies *on* the levels,
+# half a step from every border, and a smaller change is rounded away.
 
 # %% [markdown]
 # ## Why, in the model
@@ -371,7 +371,7 @@ print(f"perplexity {broken_perplexity:,.0f}")
 # ## More exercises
 #
 # 1. *Predict, then measure.* How many megabytes do all matrices take in NF4?
-# 2. *Predict, then measure.* Train with learning rate 0.01. What share of the gain survives rounding again?
+# 2. *Predict, then measure.* Train with learning rate 0.01. What share of the loss's fall survives re-rounding?
 # 3. *Find the mistake.* `encode` takes `blocks.amax(1)`. Which weights are wrong?
 # 4. *Write it.* Round Ŵ + ΔW up or down at random, right on average. Does ΔW arrive?
 # 5. *Design the experiment.* W lies on the file's Q4_1 levels. Does that favour one of our codes?

@@ -5,8 +5,8 @@
 # |---|---|---|---|
 # | 40 minutes to read and run · 90 with exercises | ●●○ | lessons 10, 22 | a minute or two on a CPU |
 #
-# After this lesson you can write an adapter file that peft opens, find silent mistakes in such files, train on several
-# processes, and halve the memory of a step.
+# Part 1: write an adapter file that peft opens, and find silent mistakes in such files. Part 2: train on several
+# processes, and halve the memory of a step. Each part stands alone.
 
 # %% [markdown]
 # ## What the papers did
@@ -101,10 +101,10 @@ for name, each in {"base": model, "pirate": view}.items():
     print(f"  {name:7} {answer(each, tokenizer, UNSEEN[0], new=WORDS)}")
 
 # %% [markdown]
-# ## The file of peft
+# ## Part 1: the file of peft
 #
-# peft opens a folder with two files. One holds the tensors, the other the configuration, with the scale
-# $s = \alpha/r$. For each layer there are two names. $A$ of $q$ in layer 3 of our model has this one:
+# peft opens a folder with two files. One holds the tensors, the other the configuration, with the scale $s = \alpha/r$.
+# Each layer has two tensors, $A$ and $B$. This is the name of $A$ for $q$ in layer 3:
 #
 # `base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight`
 #
@@ -195,8 +195,8 @@ back = load(from_peft(folder / "pirate", model), model)
 print("and back, equal logits:", torch.equal(back(question), here))
 
 # %% [markdown]
-# Both agree with ours up to rounding. (We wrote the base ourselves because the one on the hub has 16 bits a weight and
-# ours five. It is another model, although it has the same name.)
+# Both agree with ours up to rounding. (The base is our own, written to disk. The one on the hub has the same name, but
+# 16 bits a weight and not five: it is another model.)
 
 # %% [markdown]
 # ## Write it: the rows of llama.cpp
@@ -308,7 +308,7 @@ for name in ("pirate", "no prefix", "no alpha"):
 # PyTorch model in training, peft's too (exercise 5); [its page](../docs/doctor.md) lists what it finds.
 
 # %% [markdown]
-# ## Several processes
+# ## Part 2: several processes
 #
 # Each process takes its rows of every batch. Then they sum the gradients **of what is trained**, four bytes a number.
 # So we predict 8,192 bytes a step for a LoRA of 2,048 numbers on the toy base, and 437,488 for all its 109,372 weights.
@@ -333,9 +333,9 @@ heard = run("torchrun", "--nproc-per-node", "2", "together.py")
 print(f"\ntwo processes:\n{heard}")
 
 # %% [markdown]
-# Guess 2: they exchange gradients of A and B only, and little more than predicted travels. The losses are equal: two
-# processes train as one. For several machines, and for many *small* trainings on them, see [their
-# page](../docs/several-machines.md).
+# Guess 2: they exchange gradients of A and B only. The bytes beyond our prediction are four numbers, and one for each
+# tensor. The losses are equal: two processes train as one. For several machines, and for many *small* trainings on
+# them, see [their page](../docs/several-machines.md).
 
 # %% [markdown]
 # ## What it costs: memory
@@ -375,11 +375,11 @@ plt.show()
 # ## Break it: rounded to bfloat16
 #
 # What do 16 bits lose? bfloat16 has 8 bits of precision: between ¼ and ½, neighbouring numbers are 0.002 apart. We
-# merge the pirate. What arrives of the change if the merged weight is rounded?
+# merge the pirate into a weight in bfloat16, called `start` below. What arrives of the change?
 #
 # ```python
-# W + change                # right: 32 bits
-# (W + change).bfloat16()   # broken
+# W + change                   # right: 32 bits
+# (start + change).bfloat16()  # broken: and W is rounded already
 # ```
 
 # %%
@@ -491,7 +491,10 @@ quiz("25_out_into_the_world", answers="")
 # - What is trained decides what travels between processes, and what must stay in 32 bits.
 # - Open every file with the program that will use it, and compare logits.
 #
-# The same in the reference library:
+# You have written every method by hand. Now put one to work: `python -m minipeft teach` trains on your own examples, and
+# `doctor` looks over a model that does not learn.
+#
+# The same in peft:
 #
 # ```python
 # model.save_pretrained("pirate")

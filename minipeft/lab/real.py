@@ -28,8 +28,8 @@ MATRICES = tuple(f"blocks.{i}.{name}" for i in (0, 10, 20, 29) for name in ("att
 TOP, ALIKE = 10, 0.5  # of how many singular vectors intruders are sought, and below which cosine they are new
 CONFIGURATIONS = {  # and the half decade of learning rates where their search begins
     "Full": (Full(), -8),
-    "LoRA, r 8": (LoRA(rank=8, alpha=16, targets="all-linear"), -5),
     "LoRA, r 1": (LoRA(rank=1, alpha=2, targets="all-linear"), -4),
+    "LoRA, r 8": (LoRA(rank=8, alpha=16, targets="all-linear"), -5),
     "LoRA, r 32": (LoRA(rank=32, alpha=64, targets="all-linear"), -5),
     "LoRA, r 42, q and v": (LoRA(rank=42, alpha=84, targets=("q", "v")), -5),
     "QLoRA, r 8": (QLoRA(rank=8, alpha=16, targets="all-linear"), -5),
