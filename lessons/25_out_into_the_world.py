@@ -489,10 +489,10 @@ quiz("25_out_into_the_world", answers="")
 #
 # - An adapter file is names, factors and a scale; it does not know its base.
 # - What is trained decides what travels between processes, and what must stay in 32 bits.
-# - Open every file with the program that will use it, and compare logits.
+# - Open each file with the program that will use it; compare logits.
 #
-# You have written every method by hand. Now put one to work: `python -m minipeft teach` trains on your own examples, and
-# `doctor` looks over a model that does not learn.
+# You have written every method by hand. Now put one to work: `python -m minipeft teach` trains on your own examples;
+# `doctor` examines what fails to learn.
 #
 # The same in peft:
 #
