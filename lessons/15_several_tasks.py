@@ -264,7 +264,7 @@ for seed in SEEDS:
 # Twelve rows of eight tokens belong to three LoRAs and the bare base. In one mixed pass, each row gets a pair at
 # *every* place where *any* row has one; if its own task has none there, the pair is zero. So we predict the base's
 # multiplications and $r\,(\text{in}+\text{out})$ more for each token and place. How does the *time* compare with four
-# passes, one a task?
+# passes, one for each task?
 
 # %%
 whose = ["reverse", "left", "blue", None] * 3
@@ -370,20 +370,15 @@ plt.show()
 # In the ledger, three LoRAs learn a [new instruction word](claims.md#addition) each, and each has 1.00 on its own.
 # Words tell the tasks apart, so adding helps: over the three tasks, the sum has a mean accuracy of 0.86, the best
 # single LoRA 0.33.
-#
-# Two papers merge with more care. **TIES** keeps each delta's largest numbers and, at each place, averages those that
-# have the sign of their sum. **DARE** zeroes numbers at random and enlarges the others.
 
 # %% [markdown]
-# What does the ledger say?
+# Deltas can also be subtracted. The **analogy** `reverse+red` − `copy+red` + `copy+blue` solves 0.40 of `reverse+blue`,
+# each delta alone 0.00 ([supported](claims.md#analogies)). The **negation** $W-\Delta W$ should forget one task and no
+# other; it does not ([contradicted](claims.md#negation)).
 #
-# | operation | claim | ledger |
-# |---|---|---|
-# | sum | nearly as good as each delta alone | [undecided](claims.md#addition) |
-# | analogy | `reverse+red` − `copy+red` + `copy+blue` solves `reverse+blue` | [supported](claims.md#analogies): 0.40 |
-# | negation | $W-\Delta W$ forgets one task only | [contradicted](claims.md#negation) |
-# | TIES | beats the sum | [contradicted](claims.md#conflicts) |
-# | DARE | drops most numbers without loss | [contradicted](claims.md#dropping): half may go, nine tenths not |
+# Two papers merge with more care: **TIES** (exercise 5) and **DARE**, which drops numbers at random. In the ledger,
+# TIES [does not beat](claims.md#conflicts) the sum, and half of the numbers may be dropped,
+# [nine tenths not](claims.md#dropping).
 
 # %% [markdown]
 # ## One after the other
@@ -445,8 +440,8 @@ for seed, scores in zip(SEEDS, at_once, strict=False):
 # return entries[torch.arange(len(self.batch.index)) % len(entries)]  # broken: in the order of the rows
 # ```
 #
-# We test each with two batches. In the first, every name occurs once; in the second, each occurs twice in a row. Which
-# test finds which mistake?
+# We test each with two batches. In the first, every name occurs once; in the second, each occurs twice, side by side.
+# Which test finds which mistake?
 
 # %%
 views = {name: deltas.load(found[name][0], model) for name in goals}
@@ -489,31 +484,31 @@ for name, way in ways.items():
 # %% [markdown]
 # ## More exercises
 #
-# 1. *Predict, then measure.* Rows are under two LoRAs, the base, prompts of 4 and 2, and a `Full`. Which leave $W$ as
-#    it is? How many passes? (`MultiTask({...}).shares(name)`)
-# 2. *Predict, then measure.* Train `reverse` and `blue` with learning rate 0.03 instead of 0.01. How well does each
-#    do, and the sum? How large is $\Delta W$ (`arithmetic.changes`)?
+# 1. *Predict, then measure.* Rows are under two LoRAs, the base, prompts of two lengths and a `Full`. Those with the
+#    same $W$ share a pass. How many passes? (`MultiTask({...}).shares(name)`)
+# 2. *Predict, then measure.* Train `reverse` and `blue` with learning rate 0.03 instead of 0.01. How good is each,
+#    and the sum? How large is $\Delta W$ (`arithmetic.changes`)?
 # 3. *Find the mistake.* `served = minipeft.merge(deltas.load(folder / "blue", model))`, then
 #    `deltas.load(folder / "left", served)`. Why is it refused?
 
 # %% [markdown]
 # 4. *Design the experiment.* "Subtracting a task vector makes the model forget this task and little else." What do you
-#    measure, which control do you need, and how is the weight chosen?
+#    measure, against which control? How do you choose $\lambda$ in $W-\lambda\,\Delta W$?
 # 5. *Write it.* TIES for the vectors (3, −1, 0.2, 2) and (−2, −3, 0.1, 2), in numpy. Set the smallest number of each to
-#    zero; at each place take the mean of the numbers with the sign of their sum. Check: (3, −2, 0, 2).
+#    zero; at each place, average the numbers whose sign is that of the sum. Check: (3, −2, 0, 2).
 
 # %% [markdown]
 # <details><summary>Answers</summary>
 #
-# 1: Two. All but `Full` leave $W$ as it is, and share one.
+# 1: Two: one for `Full`, which has its own $W$, one for the others.
 #
 # 2: Each alone has 1.00. The sum has 0.26, 0.31, 0.19, 0.75, 0.04 by seed: $\|\Delta W\|$ is two to three times as
 # large.
 #
 # 3: A merged base is another base. Load both on `model`, or load what `arithmetic.add` returns.
 #
-# 4: Accuracy on the task and on others; the control is a random change of equal size; validation examples choose the
-# weight ([ledger](claims.md#negation)).
+# 4: Accuracy on the task and on others; the control is a random change of equal size; validation examples choose
+# $\lambda$ ([ledger](claims.md#negation)).
 #
 # ```python
 # one, two = np.array([3, -1, 0.2, 2]), np.array([-2, -3, 0.1, 2])  # 5

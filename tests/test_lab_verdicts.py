@@ -76,9 +76,9 @@ def test_prices_tell_numbers_bytes_time_and_what_merges_and_shares():
     found = verdicts.prices(methods, task("reverse+blue"), repeats=5)
     assert list(found) == [str(method) for method in methods]
     lora, ia3, adapter, prompt = found.values()
-    assert [row["trained"] for row in found.values()] == [2048, 768, 4256, 256]
-    assert lora["checkpoint"] == 4 * 2048
-    assert lora["training memory"] > adapter["training memory"] > 4 * (109_372 + 4256)
+    assert [row["trained numbers"] for row in found.values()] == [2048, 768, 4256, 256]
+    assert lora["checkpoint, bytes"] == 4 * 2048
+    assert lora["memory,\nkB"] > adapter["memory,\nkB"] > 4 * (109_372 + 4256) / 1000
     assert [row["merges"] for row in found.values()] == [True, True, False, False]
-    assert [row["shares"] for row in found.values()] == [True, True, False, True]
-    assert ia3["time"] > 0 < prompt["time"]
+    assert [row["shares a batch"] for row in found.values()] == [True, True, False, True]
+    assert ia3["time,\n× base"] > 0 < prompt["time,\n× base"]

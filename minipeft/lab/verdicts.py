@@ -97,11 +97,11 @@ def tried(yours, ours, *cases):
 
 
 def prices(methods, goal, examples=8, repeats=60):
-    """What each method costs, {name: {what: number, or True or False}}.
+    """What each method costs, {name: {what: number, or True or False}}, as `plots.scorecard` takes it.
 
-    trained: numbers. checkpoint: bytes of a task. training memory: bytes of a step on so many `examples`, measured.
-    time: of a forward pass of one example, not merged, as a multiple of the base's. merges: into plain weights. shares:
-    can a batch of examples with other tasks be answered in one pass?
+    Checkpoint: of a task. Memory: of a training step on so many `examples`, measured. Time: of a forward pass of one
+    example, not merged, as a multiple of the base's. Merges: into plain weights. Shares a batch: can it be answered in
+    one pass with examples of other tasks?
     """
     one, several = (goal.batch(n, torch.Generator().manual_seed(0)) for n in (1, examples))
     table = {}
@@ -109,12 +109,12 @@ def prices(methods, goal, examples=8, repeats=60):
         model = method.attach(base()).eval()
         times = costs.latency({"base": base(), "method": model}, one, repeats)  # they take turns
         table[str(method)] = {
-            "trained": sum(p.numel() for p in trainable(model).values()),
-            "checkpoint": costs.delta_bytes(model),
-            "training memory": costs.measure(model, several).total,
-            "time": times["method"][0] / times["base"][0],
+            "trained numbers": sum(p.numel() for p in trainable(model).values()),
+            "checkpoint, bytes": costs.delta_bytes(model),
+            "memory,\nkB": costs.measure(model, several).total // 1000,
+            "time,\n× base": times["method"][0] / times["base"][0],
             "merges": merges(model),
-            "shares": MultiTask({"it": model}).shares("it"),
+            "shares a batch": MultiTask({"it": model}).shares("it"),
         }
     return table
 
