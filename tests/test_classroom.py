@@ -33,7 +33,7 @@ from minipeft.classroom.engine.recognise import reference
 from minipeft.cli import app
 from minipeft.exercises import models
 from minipeft.lab import Lab, pool
-from minipeft.methods import bitfit
+from minipeft.methods import bitfit, qlora
 from minipeft.methods import lora as own
 from minipeft.models import transformer
 from tests import solutions
@@ -977,6 +977,30 @@ def test_what_follows_a_check_runs_on_the_readers_class_if_it_is_right(capsys):
     check("lora", wrong["LoRALinear"], use=True)
     assert "What follows runs on our LoRALinear.forward, until yours is right." in capsys.readouterr().out
     assert own.LoRALinear.forward is ours
+
+
+def test_a_second_cell_of_an_exercise_leaves_what_the_first_one_gave(capsys):
+    text = """
+        from minipeft.methods import qlora as own
+
+        def decode(codes, absmax, levels, size):
+            return levels.to(absmax)[codes.long()] * absmax.repeat_interleave(size)[: len(codes)]
+
+        class Product(own.Product):
+            @staticmethod
+            def backward(ctx, grad):
+                return grad @ ctx.linear.weight.to(grad), None
+    """
+    ours = qlora.decode, qlora.Product.backward
+    cell, wrong = of_a_notebook(text), of_a_notebook(text.replace("weight.to(grad)", "weight.to(grad) * 2"))
+    check("qlora", cell["decode"], use=True)
+    check("qlora", cell["Product"], use=True)
+    assert "runs on your Product.backward" in capsys.readouterr().out
+    assert qlora.decode is not ours[0] and qlora.Product.backward is not ours[1]
+    check("qlora", wrong["Product"], use=True)
+    assert qlora.decode is not ours[0] and qlora.Product.backward is ours[1]
+    using.give_back("qlora")
+    assert qlora.decode is ours[0]
 
 
 def test_a_function_of_a_notebook_takes_the_place_of_the_projects_everywhere(capsys):

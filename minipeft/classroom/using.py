@@ -20,7 +20,7 @@ from minipeft.classroom.engine.exercise import get_exercise
 from minipeft.classroom.engine.observe import Handed
 from minipeft.lab import pool
 
-originals = {}  # {exercise: [(owner, name, what stood there)]}, to be put back in reverse
+originals = {}  # {(exercise, class or function of a notebook): [(owner, name, what stood there)]}, put back in reverse
 
 
 def use(*paths):
@@ -116,23 +116,24 @@ def put(name, path):
 def adopt(name, *given):
     """Let minipeft run on classes and functions of a notebook. They have to be right. Returns the names of the bodies.
 
-    What this exercise had exchanged before is given back first, so the same cell can be run again.
+    What they had exchanged before is given back first, so the same cell can be run again. What another cell gave to the
+    same exercise stays.
     """
-    give_back(name)
+    give_back(name, given=given)
     subject, module = Handed(get_exercise(name), given, whole=False), module_of(get_exercise(name))
     theirs = next((f.__globals__ for thing in subject.bodies.values() for f in source.functions_of(thing)), {})
     names = theirs | vars(module)  # of the notebook, but where the module has one of that name
     for owner, key, thing in subject.more:
         target = getattr(module, owner)
         if not hasattr(target, key):
-            exchange(name, target, key, source.adopt(thing, target, names))
+            exchange(name, target, key, source.adopt(thing, target, names), part=owner)
     for stub, thing in subject.bodies.items():
         owner, method = stub.rpartition(".")[::2]
         if owner:
             target = getattr(module, owner)
-            exchange(name, target, method, source.adopt(thing, target, names))
+            exchange(name, target, method, source.adopt(thing, target, names), part=owner)
         else:
-            exchange_everywhere(name, vars(module)[stub], source.adopt(thing, None, names))
+            exchange_everywhere(name, vars(module)[stub], source.adopt(thing, None, names), part=stub)
     return [*subject.bodies]
 
 
@@ -143,22 +144,28 @@ def module_of(exercise):
 NOTHING = object()
 
 
-def exchange(exercise, owner, name, thing):
-    originals.setdefault(exercise, []).append((owner, name, vars(owner).get(name, NOTHING)))
+def exchange(exercise, owner, name, thing, part=None):
+    """part: the class or function of a notebook that this belongs to; None for a file."""
+    originals.setdefault((exercise, part), []).append((owner, name, vars(owner).get(name, NOTHING)))
     setattr(owner, name, thing)
 
 
-def exchange_everywhere(exercise, original, thing):
+def exchange_everywhere(exercise, original, thing, part=None):
     """A function of a module may have been imported elsewhere by its name."""
     for module in [m for name, m in sys.modules.items() if name.partition(".")[0] == "minipeft"]:
         for name in [name for name, value in vars(module).items() if value is original]:
-            exchange(exercise, module, name, thing)
+            exchange(exercise, module, name, thing, part)
 
 
-def give_back(*exercises):
-    """Put back what stood there before: of these exercises, or of all."""
+def give_back(*exercises, given=()):
+    """Put back what stood there before: of these exercises, or of all.
+
+    given: classes and functions of a notebook; what others of the same exercise had exchanged then stays.
+    """
     if not exercises:
         pool.FIRST.clear()
-    for exercise in exercises or [*reversed(originals)]:
-        for owner, name, thing in reversed(originals.pop(exercise, [])):
-            delattr(owner, name) if thing is NOTHING else setattr(owner, name, thing)
+    parts = [None, *(getattr(thing, "__name__", None) for thing in given)]
+    for exercise, part in [*reversed(originals)]:
+        if (not exercises or exercise in exercises) and (not given or part in parts):
+            for owner, name, thing in reversed(originals.pop((exercise, part))):
+                delattr(owner, name) if thing is NOTHING else setattr(owner, name, thing)

@@ -78,7 +78,7 @@ def check(name, *given, variant=None, hints=None, use=False):
     if use:
         import minipeft.classroom.using as using
 
-        using.adopt(name, *given) if right else using.give_back(name)
+        using.adopt(name, *given) if right else using.give_back(name, given=given)
         whose = ", ".join(right or report.stubs)
         print(f"What follows runs on {'your' if right else 'our'} {whose}{'' if right else ', until yours is right'}.")
 
