@@ -6,7 +6,6 @@ from torch import nn
 from minipeft import deltas
 from minipeft.lab.counting import multiplications
 from minipeft.lab.inside import (
-    attention_paid,
     bottlenecks,
     output_change,
     put_back,
@@ -15,7 +14,6 @@ from minipeft.lab.inside import (
     with_fewer_directions,
 )
 from minipeft.methods import BitFit, Houlsby, Pfeiffer
-from minipeft.models.transformer import recording
 from minipeft.plots import adapter_activations, explained_variance
 from minipeft.tasks import Batch
 from tests.models import DIM, LAYERS, T, close, make, rows, stirred
@@ -31,15 +29,6 @@ def test_put_back_undoes_the_modules_of_that_name_and_no_others():
     q = {name for name, (_, change) in deltas.updates(put_back(view, "attn.q")).items() if not change.any()}
     assert q == {f"blocks.{i}.attn.q.bias" for i in range(3)}
     assert deltas.checksum(deltas.trained(view)) == before
-
-
-def test_the_attention_paid_to_all_places_sums_to_one_and_is_that_of_the_map():
-    base, (_, tokens, _) = make(), rows()
-    paid = [attention_paid(base, tokens, 1, 0, slice(2, 4), to) for to in range(T)]
-    assert abs(sum(paid) - 1) < 1e-5
-    with torch.no_grad(), recording(base) as layers:
-        base(tokens)
-    assert abs(paid[1] - layers[1].weights[:, 0, 2:4, 1].mean().item()) < 1e-6
 
 
 def test_a_silenced_adapter_adds_nothing_and_all_of_them_leave_the_base():

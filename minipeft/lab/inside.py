@@ -1,4 +1,4 @@
-"""Looking inside a view: undo part of what was learned, silence or straighten an adapter, compare an activation, count.
+"""Looking inside a view: undo part of what was learned, silence or straighten an adapter, compare an activation.
 
 Each function leaves the view and its base as they are.
 """
@@ -11,7 +11,6 @@ from torch import nn
 from minipeft import deltas
 from minipeft.attach import detach
 from minipeft.methods.adapter import Bottleneck
-from minipeft.models.transformer import recording
 from minipeft.plots import adapter_activations
 
 
@@ -28,14 +27,6 @@ def put_back(model, name):
             if f".{owner}".endswith(f".{name}"):
                 undone.get_parameter(path).copy_(old)
     return undone
-
-
-@torch.no_grad()
-def attention_paid(model, tokens, block, head, at, to):
-    """How much one head attends to one place, the mean over examples and over the places in the slice `at`."""
-    with recording(model) as layers:
-        model(tokens)
-    return layers[block].weights[:, head, at, to].mean().item()
 
 
 def bottlenecks(model):
