@@ -115,26 +115,16 @@ plt.show()
 # class token can collect what matters. The head reads the class token and nothing else.
 
 # %% [markdown]
-# ## Write it
+# ## Write it: from a picture to vectors
 #
-# A prompt enters through `cache.front`: its vectors stand before the class token, and the model cuts them off again
-# before the head. These names are there for you:
+# A prompt enters through `cache.front`: its vectors stand before the class token. You need five names:
 #
 # ```python
-# # PatchEmbed.forward begins with this line; a new cache has no prompts:
-# cache = Cache(1) if cache is None else cache
 # cache.front           # a list of prompts, each (n, d) or (B, n, d)
 # self.size             # the side p of a patch
 # self.patch            # the nn.Linear that projects a patch of C·p·p numbers, channel by channel
 # self.class_token      # (1, d)
 # self.position.weight  # (1+N, d); the first row is the class token's
-#
-# # ViT.forward begins with these two lines; the pictures get the data type of the weights:
-# images = checked_pictures(images, self.config).to(self.embed.table.dtype)
-# cache = self.new_cache(fixed=True)
-# block(x, None, layer)  # one of self.blocks, without a mask, with its entry of cache.layers
-# self.config.patches    # N
-# self.head(x)           # takes all vectors and reads the first one
 # ```
 
 
@@ -143,17 +133,38 @@ class PatchEmbed(vision.PatchEmbed):
     def forward(self, images, cache=None):  # (B, C, side, side) → (B, n+1+N, d)
         """Join the prompts, the class token and the projected patches, in this order. Add the positions to all but the
         prompts. Set cache.front to []. Apply self.norm to everything, last."""
+        # begin with this line; a new cache has no prompts:
+        # cache = Cache(1) if cache is None else cache
         raise NotImplementedError("your turn: the line above and 7 more")
 
 
+check("vision", PatchEmbed, use=True)
+
+# %% [markdown]
+# ## Write it: the model
+#
+# The model cuts the prompts off again before the head. You need four names more:
+#
+# ```python
+# self.embed             # the PatchEmbed from above
+# block(x, None, layer)  # one of self.blocks, without a mask, with its entry of cache.layers
+# self.config.patches    # N
+# self.head(x)           # takes all vectors and reads the first one
+# ```
+
+
+# %%
 class ViT(vision.ViT):
     def forward(self, images):  # → logits (B, classes)
         """Embed the pictures with the cache. Apply the blocks. Cut the prompts off: the last 1+N vectors remain. Give
         them to self.norm, and the result to self.head."""
+        # begin with these two lines; the pictures get the data type of the weights:
+        # images = checked_pictures(images, self.config).to(self.embed.table.dtype)
+        # cache = self.new_cache(fixed=True)
         raise NotImplementedError("your turn: the two lines above and 4 more")
 
 
-check("vision", PatchEmbed, ViT, use=True)
+check("vision", ViT, use=True)
 
 # %% [markdown]
 # ## The source, revealed
@@ -183,7 +194,7 @@ untrained = evaluate(probe, Digits("test", each=EACH)).accuracy
 print(f"before training, on clean digits: accuracy {untrained:.2f}")
 
 # %% [markdown]
-# A random head guesses, so its accuracy is about one tenth or less.
+# This head has learned nothing yet. Pure chance would give about one tenth.
 #
 # ## Few clean digits
 #
@@ -249,14 +260,15 @@ plots.accuracy_by_size(by_size, xlabel="training digits of each kind, on paper",
 plt.show()
 
 # %% [markdown]
-# *Figure: accuracy against the number of training digits, a line for each of four methods. LoRA and full fine-tuning
-# are ahead and keep rising; the linear probe and the prompts stay below them at every size.*
+# *Figure: accuracy against the number of training digits, for four methods. LoRA and full fine-tuning are ahead at
+# every size and keep rising.*
 #
 # More examples do not close the gap. What the frozen features do not show, no head can find.
 #
 # ## Where does it look?
 #
-# In the last layer, the class token divides its attention among the sixteen patches. We draw this as a map.
+# In the last layer, the class token attends to sixteen patches, to itself and to any prompts. We draw the sixteen
+# weights as a map, scaled so that their sum is one.
 
 # %%
 some = slice(0, 490, 70)  # the digits 0 to 6
@@ -270,12 +282,12 @@ plots.attention_on_pictures(ink[some], maps)
 plt.show()
 
 # %% [markdown]
-# *Figure: where the class token looks. Darker patches get more attention; lines show the digit. On clean digits the
-# base looks at the strokes, on paper nearly everywhere. LoRA looks at few patches again.*
+# *Figure: where the class token looks; darker patches get more attention. On clean digits the base looks at the
+# strokes, on paper nearly everywhere. LoRA looks at few patches again.*
 #
-# Does it follow the strokes of *this* digit, or does it look where digits usually are? We weight the ink of each patch
-# by its attention; an average patch has 1. *Own map* takes the attention to this digit, *mean map* the mean over all
-# digits.
+# Does it follow the strokes of *this* digit, or look where digits usually are? We average the ink of the patches,
+# weighted by attention, and divide by the plain average; even attention gives 1. *Own map* takes the attention to this
+# digit, *mean map* the mean over all digits.
 
 # %%
 seen = {}
@@ -287,10 +299,10 @@ for name in ("base, clean digits", "base, on paper", "PTuningV2", "LoRA", "Full"
     print(f"{name:20}{seen[name][0]:9.2f}{seen[name][1]:10.2f}")
 
 # %% [markdown]
-# On clean digits the own map sees more ink than the mean map, so attention follows the digit. On paper, LoRA sees
-# twice the average ink, but the mean map would see as much: LoRA has learned where digits usually are. The prompts
-# change the map least. Within a layer, a prompt takes attention away from all patches in the same proportion (lesson
-# 8).
+# On clean digits the own map sees more ink than the mean map, so attention follows the digit. On paper, LoRA's own map
+# sees twice the average ink, but so does its mean map: LoRA has learned where digits usually are. The prompts change
+# the map least: within a layer, a prompt takes the same proportion of attention from every patch (lesson 8), and
+# scaling undoes that.
 
 # %% [markdown]
 # ## What it costs: time
@@ -391,20 +403,21 @@ for title, module in {"right": vision, "broken": broken}.items():
 # 5. *Write it.* The linear probe, in plain PyTorch.
 
 # %% [markdown]
-# <details><summary>Answers 1 to 3</summary>
+# <details><summary>Answers 1 and 2</summary>
 #
 # 1: Prompts $3·8·64+650=2{,}186$, with a head of $64·10+10=650$. LoRA $3·4{,}608+452+650=14{,}926$: a block has
 # $4·4·(64+64)+2·4·(64+256)=4{,}608$, the patch projection $4·(49+64)=452$.
 #
-# 2: Weights, gradients and moments: prompts 653 kB, LoRA 857 kB, full 2,481 kB. Activations: 4.8, 7.3, 7.1 MB.
-#
-# 3: Row 0 and three quarters of row 1. The base falls from 0.89 to 0.03. From scratch, strips of rows do even
-# better than squares: with seeds 0 to 2, 0.74, 0.77, 0.79 against 0.71, 0.75, 0.75.
+# 2: Weights, gradients and moments: prompts 653 kB, LoRA 857 kB, full 2,481 kB. Activations: 4.8, 7.3, 7.1 MB; LoRA
+# keeps what full fine-tuning keeps, and each $Ax$ and $sB$ besides.
 #
 # </details>
 
 # %% [markdown]
-# <details><summary>Answers 4 and 5</summary>
+# <details><summary>Answers 3 to 5</summary>
+#
+# 3: Row 0 and three quarters of row 1. The base falls from 0.89 to 0.03. From scratch, strips of rows do even
+# better than squares: with seeds 0 to 2, 0.74, 0.77, 0.79 against 0.71, 0.75, 0.75.
 #
 # 4: Seeds 0 to 2: first block 0.81 to 0.83, second 0.80 to 0.82, last 0.76 to 0.78. The last alone is too late.
 #
