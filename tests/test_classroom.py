@@ -996,9 +996,11 @@ def test_a_second_cell_of_an_exercise_leaves_what_the_first_one_gave(capsys):
     check("qlora", cell["decode"], use=True)
     check("qlora", cell["Product"], use=True)
     assert "runs on your Product.backward" in capsys.readouterr().out
-    assert qlora.decode is not ours[0] and qlora.Product.backward is not ours[1]
+    assert qlora.decode is not ours[0]
+    assert qlora.Product.backward is not ours[1]
     check("qlora", wrong["Product"], use=True)
-    assert qlora.decode is not ours[0] and qlora.Product.backward is ours[1]
+    assert qlora.decode is not ours[0]
+    assert qlora.Product.backward is ours[1]
     using.give_back("qlora")
     assert qlora.decode is ours[0]
 
