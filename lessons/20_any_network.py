@@ -21,9 +21,10 @@
 #
 # 1. Which of these can be attached to a convolutional network: full fine-tuning, BitFit, LoRA, a prompt, a prefix, an
 #    adapter?
-# 2. An LSTM has one matrix for its input and one for its state. Which must LoRA change to learn a new table of letters?
-# 3. We change a matrix by a planted update of rank 4. Does LoRA need rank 4 to imitate it? Does full fine-tuning find
-#    an update of rank 4?
+# 2. An LSTM has one matrix for its input and one for its state. Which should LoRA change to learn a new table of
+#    letters?
+# 3. We add a random update of rank 4 to a matrix. Does LoRA need rank 4 to imitate the changed network? Does full
+#    fine-tuning find an update of rank 4?
 
 # %%
 import inspect
@@ -36,7 +37,7 @@ import torch.nn.functional as F
 
 from minipeft import BitFit, Full, LoRA, Pfeiffer, PrefixTuning, PromptTuning, base, check, evaluate, fit, merge, plots
 
-from minipeft import quiz, targets, trainable  # isort: skip
+from minipeft import quiz, trainable  # isort: skip
 from minipeft.classroom import with_mistake
 from minipeft.deltas import updates
 from minipeft.lab import adapt
@@ -51,14 +52,13 @@ from minipeft.worlds.pictures import Digits
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and seeds, for a quick check
 SEEDS, RECIPE, PICTURES = ([0], Recipe(steps=20), Recipe(steps=10)) if FAST else ([0, 1], Recipe(), Recipe(steps=300))
-OURS = [lora.LoRAConv2d.forward, lora.LoRAConv2d.delta, lora.LoRAWeight.forward, lora.LoRAWeight.delta]
-OURS = [inspect.getsource(body) for body in OURS]
+OURS = [inspect.getsource(body) for body in (lora.LoRAConv2d.forward, lora.LoRAConv2d.delta)]
 
 # %% [markdown]
 # ## Two networks
 #
 # The ConvNet has learned to read 118 printed characters, and the LSTM has learned sums of letters. Both consist of
-# PyTorch's own modules.
+# PyTorch's own modules. We adapt the ConvNet first, and then the LSTM.
 #
 # In a Transformer, the methods of this course step in at three doors: a weight, a sublayer, and the beginning of a
 # sequence. These two networks have no sublayers, and a picture is no sequence. So we use the first door.
@@ -72,7 +72,7 @@ for name, weight in [*conv.named_parameters(), *lstm.named_parameters()]:
         print(f"{name:18} {tuple(weight.shape)}")
 
 # %% [markdown]
-# *Figure: the ConvNet, above, and the LSTM, below. A numbered door stands at each weight.*
+# *Figure: the ConvNet, above, and the LSTM, below. Each weight is a first door, and has the number 1.*
 #
 # ## Which methods can be attached?
 #
@@ -89,19 +89,19 @@ for method in (Full(), BitFit(), LoRA(targets=kernels), PromptTuning(), PrefixTu
 
 # %% [markdown]
 # Guess 1: full fine-tuning, BitFit and LoRA. They need weights and biases, which every network has. A prompt needs a
-# sequence, and a prefix needs attention. Our adapters need a sublayer of a Transformer, such as its `mlp`. The LSTM
-# does read a sequence: exercise 4 gives it a prompt.
+# sequence, and a prefix needs attention. Our adapters need a sublayer of a Transformer, such as its `mlp`. (The LSTM
+# does read a sequence: exercise 4 gives it a prompt.)
 
 # %% [markdown]
-# ## The idea on a 4 × 4, by hand
+# ## A convolution on a 4 × 4, by hand
 #
-# A convolution multiplies each patch $p$ by a kernel $W$ (out, in, k, k). A patch holds
-# $\text{in}\cdot k^2$ numbers, so the kernel *is* a matrix of out rows and $\text{in}\cdot k^2$ columns. LoRA adds $BA$
-# to it: $A$ is a k × k convolution with $r$ channels, $B$ mixes them at each pixel.
+# A convolution multiplies each patch $p$ by a kernel $W$ (out, in, k, k). A patch holds $\text{in}\cdot k^2$ numbers,
+# so the kernel *is* a matrix of out rows and $\text{in}\cdot k^2$ columns. LoRA adds $BA$ to it:
 #
-# $$Wp + s\,B(Ap) = (W + s\,BA)\,p$$
+# $$(W + s\,BA)\,p = Wp + s\,B(Ap)$$
 #
-# So it can be merged.
+# The right side needs no new kernel. $A$ is a k × k convolution with $r$ channels, and $B$ mixes these channels at each
+# pixel.
 
 # %%
 x = torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1]])[None, None]  # one picture, one channel
@@ -117,18 +117,14 @@ print("LoRA beside the kernel:        ", beside.flatten().tolist())
 print("LoRA merged into the kernel:   ", F.conv2d(x, kernel).flatten().tolist())
 
 # %% [markdown]
-# The last two lines are equal. `A.flatten(1)` makes the matrix (r, in·k²) of the kernel, and `view_as` brings the
-# product back into the shape of a kernel.
-
-# %% [markdown]
-# ## Write it
+# The last two lines are equal, so LoRA can be merged. `A.flatten(1)` is A as a matrix (r, in·k²), and `view_as` gives
+# the product the shape of the kernel.
+#
+# ## Write it: LoRA on a convolution
 #
 # `LoRAConv2d` wraps a frozen convolution, `self.base`. Its `A` has to see the patches that the base sees.
 # `self.base._conv_forward(x, kernel, None)` convolves x with another kernel, without a bias, and with the base's
 # stride, padding and dilation. `self.dropout` acts on the input of A.
-#
-# `LoRAWeight` is for a weight without a module of its own, such as an LSTM's. It is handed the frozen weight and
-# returns the weight to run with.
 
 
 # %%
@@ -141,22 +137,13 @@ class LoRAConv2d(lora.LoRAConv2d):
         raise NotImplementedError("your turn, 1 line")
 
 
-class LoRAWeight(lora.LoRAWeight):
-    def forward(self, weight):
-        """W + ΔW; the frozen weight itself must not change."""
-        raise NotImplementedError("your turn, 1 line")
-
-    def delta(self):  # ΔW in the shape self.shape, from self.A (r, in), self.B (out, r) and self.scale
-        raise NotImplementedError("your turn, 1 line")
-
-
-check("any_network", LoRAConv2d, LoRAWeight, use=True)
+check("any_network", LoRAConv2d, use=True)
 
 # %% [markdown]
 # ## The source, revealed
 #
-# The convolution with `A` comes first; it leaves $r$ channels. `B` is then a 1 × 1 convolution. In both
-# classes `delta` multiplies two matrices and gives the product the shape of the weight.
+# The convolution with `A` comes first; it leaves $r$ channels. `B` is then a 1 × 1 convolution. `delta` is the
+# product from the example by hand.
 
 # %%
 plots.lora_convolution()
@@ -166,19 +153,88 @@ print(*OURS, sep="\n")
 # %% [markdown]
 # *Figure: LoRA beside a frozen convolution. A has the kernel's size and r channels; B has one pixel and mixes them.*
 #
-# How does an LSTM come to run with another weight? Its forward pass reads `weight_hh_l0` directly, so no wrapper can
-# stand in front of it. PyTorch has `functional_call`, which runs a module with given weights in place of its own.
-# `self.weights()` calls your `LoRAWeight` to make them:
+# ## Train it: handwritten digits
+#
+# The ConvNet has read printed characters. Now it gets 50 handwritten digits of each kind, dark on uneven paper, and a
+# fresh head. We train for 300 steps.
 
 # %%
-print(inspect.getsource(targets.Reweighted.forward))
+head = {"classes": 10, "head_lr": 1e-2}
+on_paper, unseen = Digits(paper=True), Digits("test", paper=True)
+methods = {"head alone": (LinearProbe(**head), 1e-2), "full fine-tuning": (Full(**head), 3e-3)}
+methods["LoRA, rank 8"] = LoRA(rank=8, alpha=16, targets=kernels, **head), 3e-2
+wrong, views = {}, {}
+for name, (method, lr) in methods.items():
+    views[name], _ = adapt(method, on_paper, lr, 0, PICTURES, "characters-conv", examples=50)
+    wrong[name] = 100 * (1 - evaluate(views[name], unseen).accuracy)
+    print(f"{name:16} {wrong[name]:.2f} % of the answers to unseen digits are wrong")
 
 # %% [markdown]
+# LoRA works on convolutions: it makes fewer errors than the fresh head alone, as full fine-tuning does.
+#
+# But one control is missing, and it is often forgotten: the same network trained from scratch, without any pretraining.
+# Where will it stand among the three?
+
+# %%
+torch.manual_seed(0)
+scratch = ConvNet(replace(conv.config, classes=10))
+fit(scratch, Digits(each=50, paper=True), lr=3e-3, device="cpu", progress=False, **PICTURES.settings())
+wrong["from scratch"] = 100 * (1 - evaluate(scratch, unseen).accuracy)
+plots.bars(wrong, label="wrong answers to unseen digits (%)")
+plt.show()
+
+# %% [markdown]
+# *Figure: wrong answers to 2,000 unseen digits; one seed. Training from scratch makes about as few errors as full
+# fine-tuning and LoRA.*
+#
+# So this pretraining helps little, with 50 digits of each kind. Over ten seeds in the [ledger](claims.md#any_network),
+# 5.1 % of the answers are wrong with full fine-tuning, 6.5 % with LoRA and 7.0 % from scratch.
+
+# %% [markdown]
+# ## The LSTM: a weight without a module
+#
+# A wrapper stands in front of a module, but $W_{hh}$ is none: the LSTM reads its parameter `weight_hh_l0` directly. So
+# our wrapper stands in front of the whole LSTM. PyTorch's `functional_call` runs it with other weights than its own:
+#
+# ```python
+# def forward(self, *args, **kwargs):
+#     return functional_call(self.base, self.weights(), args, kwargs)
+# ```
+#
+# ## Write it: LoRA on a weight
+#
+# `self.weights()` calls a `LoRAWeight` for each matrix that is to change. It gets the frozen weight and returns the
+# weight to run with.
+
+
+# %%
+class LoRAWeight(lora.LoRAWeight):
+    def forward(self, weight):
+        """W + ΔW; the frozen weight itself must not change."""
+        raise NotImplementedError("your turn, 1 line")
+
+    def delta(self):  # ΔW in the shape self.shape, from self.A (r, in), self.B (out, r) and self.scale
+        raise NotImplementedError("your turn, 1 line")
+
+
+check("any_network", LoRAWeight, use=True)
+
+# %% [markdown]
+# <details><summary>Our two lines, once you have tried</summary>
+#
+# ```python
+# return weight + self.delta()  # forward
+# return self.scale * (self.B @ self.A).view(self.shape)  # delta
+# ```
+#
+# </details>
+#
 # ## The LSTM's task
 #
-# A table maps each letter to another letter, its image. At each letter, the network answers the image of this letter
-# plus the image of the letter before (letters are numbers modulo 16; before the first, nothing is added). Both matrices
-# have work to do: $W_{ih}$ reads the letter, and $W_{hh}$ carries the one before.
+# A table maps each letter to another, its image. The network answers each letter with its image plus the image of the
+# letter before, modulo 16 (a to p are 0 to 15). At the first letter, nothing is added.
+#
+# In `blue`, `m` becomes 4 and `p` becomes 2. So `mp` is answered by 4 and 2 + 4 = 6, which are `e` and `g`.
 
 # %%
 for table in ("blue", "violet"):
@@ -190,11 +246,11 @@ print(f"with the name, blue: {evaluate(lstm, Sums('blue', instructed=True)).accu
 # %% [markdown]
 # The base has practised `blue`, but it needs the name as the first token. It has never seen `violet`.
 #
-# ## Train it: a known table
+# ## A known table
 #
-# The gates of an LSTM are computed from $W_{ih}x + W_{hh}h + b$. We train LoRA of rank 1 on one of the matrices, and
-# then BitFit, which trains the biases alone, for the standard 500 steps of 32 examples. BitFit also tries `violet`: we
-# count its right answers at each of the six letters.
+# An LSTM computes its gates from $W_{ih}x + W_{hh}h + b$. Here $x$ is the letter, and the state $h$ carries the letter
+# before. We train LoRA of rank 1 on one matrix, or the biases alone (BitFit), for the standard 500 steps. BitFit also
+# tries `violet`: we count its right answers at each letter.
 
 # %%
 IH, HH = "rnn.weight_ih_l0", "rnn.weight_hh_l0"
@@ -218,11 +274,11 @@ for name, value in known.items():
 print("violet, BitFit, right answers at letters 1 to 6:", " ".join(f"{share:.2f}" for share in right_by_bias))
 
 # %% [markdown]
-# Each of the three reaches 1.00 on `blue`. A known table has only to be *selected*. The name does this by pushing the
-# gates, and a bias can do it by a constant push. So `blue` cannot tell the methods apart.
+# All three reach 1.00 on `blue`, so it cannot tell the methods apart. A known table has only to be *selected*. A bias
+# can do that: it adds the same vector to the gates at every letter, a constant *push*.
 #
-# On `violet`, BitFit has all first answers right: the gates are nonlinear, so one push can change every letter's
-# image. But the later answers depend on two letters, and the same push after each is not enough.
+# On `violet`, BitFit has all first answers right: the gates are nonlinear, so one push can change every letter's image.
+# But the later answers depend on two letters, and the same push at each is not enough.
 
 # %% [markdown]
 # ## A new table
@@ -246,19 +302,19 @@ plt.show()
 # ([ledger](claims.md#lstm_places)).
 
 # %% [markdown]
-# Why can $W_{hh}$ in full do without the input's matrix, although it never sees the present letter? BitFit has shown
-# that one push can rewrite all images, and $W_{hh}$ gives another push after each letter.
+# Why can $W_{hh}$ in full do it alone, although it never reads the present letter? Suppose that the letter before is
+# `m`. Then the answer depends on the present letter only: it is a table. One push makes a table: BitFit has shown it.
 #
-# We checked this with pushes alone: each token has one trained vector, which is added to the frozen base's gates at the
-# next token. After 500 steps at a learning rate of 0.3, the accuracy is 0.99 or more (three seeds).
+# So one push for each letter before is enough. A bias has one for all. $W_{hh}$ reads the state, which knows the letter
+# before. (Trained alone, such pushes reach 0.99 or more with three seeds.)
 
 # %% [markdown]
 # ## What was learned
 #
-# Which rank do the updates have? Here we know the right answer, because we plant it. The **teacher** is the base with
-# $W_{hh}+\Delta W$, where $\Delta W$ is random and of rank 4. The **student** is the base with LoRA on `W_hh`, or with
-# all of `W_hh` free. `imitate` trains it to give the teacher's logits, and returns the squared error that is left, as a
-# share of the bare base's.
+# Nobody knows which rank the update for `violet` should have. So we plant an update whose rank we know. The **teacher**
+# is the base with $W_{hh}+\Delta W$, where $\Delta W$ is random and of rank 4. The **student** is the base with LoRA on
+# `W_hh`, or with all of `W_hh` free. `imitate` trains the student to give the teacher's logits. It returns the squared
+# error that is left, as a share of the bare base's.
 
 # %%
 teacher = planted(lstm, rank=4, seed=0)
@@ -286,8 +342,8 @@ print(f"full fine-tuning leaves {full_error:.4f}")
 # %%
 by_lora, _ = imitation(lora_on(4, HH))
 found = {"planted": teacher.get_parameter(HH) - lstm.get_parameter(HH)}
-found["LoRA, rank 4"] = updates(by_lora)[HH][1]
-found["full fine-tuning"] = updates(by_full)[HH][1]
+_, found["LoRA, rank 4"] = updates(by_lora)[HH]  # W, ΔW
+_, found["full fine-tuning"] = updates(by_full)[HH]
 plots.spectrum(found, first=10)
 plt.show()
 
@@ -297,38 +353,6 @@ plt.show()
 #
 # Guess 3: LoRA needs rank 4. Full fine-tuning finds the four directions, but nothing forces the others to zero, and in
 # 500 steps its error stays larger. Where the true update has low rank, LoRA's limit is a help.
-
-# %% [markdown]
-# ## Handwritten digits with the ConvNet
-#
-# The ConvNet has read printed characters. Now it gets 50 handwritten digits of each kind, dark on uneven paper, and a
-# fresh head. Training takes 300 steps here. Beside the methods we put a control that is often forgotten: the same
-# network trained from scratch, without any pretraining.
-
-# %%
-head = {"classes": 10, "head_lr": 1e-2}
-on_paper, unseen = Digits(paper=True), Digits("test", paper=True)
-methods = {"head alone": (LinearProbe(**head), 1e-2), "full fine-tuning": (Full(**head), 3e-3)}
-methods["LoRA, rank 8"] = LoRA(rank=8, alpha=16, targets=kernels, **head), 3e-2
-wrong, views = {}, {}
-for name, (method, lr) in methods.items():
-    views[name], _ = adapt(method, on_paper, lr, 0, PICTURES, "characters-conv", examples=50)
-    wrong[name] = 100 * (1 - evaluate(views[name], unseen).accuracy)
-
-torch.manual_seed(0)
-scratch = ConvNet(replace(conv.config, classes=10))
-fit(scratch, Digits(each=50, paper=True), lr=3e-3, device="cpu", progress=False, **PICTURES.settings())
-wrong["from scratch"] = 100 * (1 - evaluate(scratch, unseen).accuracy)
-plots.bars(wrong, label="wrong answers to unseen digits (%)")
-plt.show()
-
-# %% [markdown]
-# *Figure: wrong answers to 2,000 unseen digits; one seed. Full fine-tuning and LoRA make fewer errors than the head
-# alone, and training from scratch makes about as few.*
-#
-# LoRA works on a convolution as it does elsewhere. The control adds a warning: with 50 digits of each kind, this
-# pretraining helps little. Over ten seeds in the [ledger](claims.md#any_network), 5.1 % of the answers are wrong with
-# full fine-tuning, 6.5 % with LoRA and 7.0 % from scratch.
 
 # %% [markdown]
 # ## What it costs
@@ -342,21 +366,16 @@ predicted = {"conv1": r * (1 * 9 + 16), "conv2": r * (16 * 9 + 32), "conv3": r *
 predicted |= {IH: r * (4 * 96 + 32), HH: r * (4 * 96 + 96)}
 measured = {}
 for name, numbers in predicted.items():
-    network = conv if name in kernels else lstm
-    measured[name] = sum(p.numel() for p in trainable(LoRA(rank=r, targets=(name,)).attach(network)).values())
-    frozen = network.get_parameter(name if network is lstm else f"{name}.weight").numel()
-    share = measured[name] / frozen
-    print(
-        f"{name:17} weight {frozen:6,}; predicted {numbers:5,}, measured {measured[name]:5,}; {share:.2f} of the weight"
-    )
+    network, weight = (conv, f"{name}.weight") if name in kernels else (lstm, name)
+    view = LoRA(rank=r, targets=(name,)).attach(network)
+    measured[name] = sum(p.numel() for p in trainable(view).values())
+    frozen = network.get_parameter(weight).numel()
+    print(f"{name:17} predicted {numbers:5,}, measured {measured[name]:5,}; the weight itself {frozen:6,}")
 
 # %% [markdown]
 # The predictions are exact. Look at `conv1`: LoRA has *more* numbers than the kernel itself, because a matrix of
 # 16 × 9 has no room for two factors of rank 8. Low rank saves only where both sides of the matrix are large.
 #
-# Merged, nothing remains of LoRA: `merge` gives plain convolutions.
-
-# %% [markdown]
 # ## Break it
 #
 # Two mistakes that raise no error. What will each one show?
@@ -383,7 +402,8 @@ for name, view in {"right": views["LoRA, rank 8"], "axes exchanged": broken}.ite
     print(f"{name}: accuracy {shown[name][0]:.2f} unmerged, {shown[name][1]:.2f} merged")
 
 spoilt, victim = with_mistake("any_network", "changed in place"), base("letters-lstm")
-view, before = spoilt.LoRA(rank=4, targets=(HH,)).attach(victim), evaluate(victim, pretraining).accuracy
+before = evaluate(victim, pretraining).accuracy
+view = spoilt.LoRA(rank=4, targets=(HH,)).attach(victim)
 fit(view, Sums("violet"), lr=3e-2, steps=20, device="cpu", progress=False)
 after = evaluate(victim, pretraining).accuracy
 print(f"changed in place: the base on its pretraining task {before:.2f}, after 20 steps on a view of it {after:.2f}")
@@ -402,7 +422,7 @@ print(f"changed in place: the base on its pretraining task {before:.2f}, after 2
 # |---|---|---|
 # | LoRA fits any weight matrix (Hu) | yes: kernels, W_ih, W_hh | [supported](claims.md#any_network) |
 # | LoRA finds a planted rank, and not below | yes, at 4 | [supported](claims.md#planted_in_lstm) |
-# | a new table needs both matrices (our own guess) | yes, at equal size | [supported](claims.md#lstm_places) |
+# | on a new table, both matrices at rank 4 beat one at rank 8 | yes: 0.98, 0.95 | [supported](claims.md#lstm_places) |
 
 # %% [markdown]
 # ## More exercises
@@ -415,11 +435,11 @@ print(f"changed in place: the base on its pretraining task {before:.2f}, after 2
 #    For which convolutions is it wrong without an error?
 
 # %% [markdown]
-# 4. *Write it.* A prompt for the frozen LSTM: four learned vectors stand in place of the first token, and the logits
-#    begin at the last of them. Does `fit` teach it `blue`? And `violet`?
-# 5. *Write it.* Teach the LSTM `violet` without training: exchange rows of its embedding, so that each letter is read
-#    as the one whose image under `blue` is what `violet` asks for. (`TABLES`, `BOS`, `FIRST_LETTER` and `ID` are in
-#    `minipeft.tasks`.) Can training find this?
+# 4. *Write it.* A prompt for the frozen LSTM: four learned vectors replace the first token, and the logits begin at the
+#    last of them. Does `fit` teach it `blue`? And `violet`?
+# 5. *Write it.* Teach the LSTM `violet` without training: move rows of its embedding. `BOS` must be read as `blue`, and
+#    each letter as the one whose `blue` image is its own `violet` image. (Use `TABLES`, `BOS`, `FIRST_LETTER` and `ID`
+#    of `minipeft.tasks`.) Can training find it?
 
 # %% [markdown]
 # <details><summary>Answers</summary>
@@ -482,7 +502,7 @@ quiz("20_any_network", answers="")
 #
 # - LoRA needs a weight with a name. A prompt needs a sequence, and a prefix needs attention.
 # - A kernel is a matrix (out, in·k²): A is a convolution with r channels, and B mixes them at each pixel.
-# - A constant can select a known skill; a new one needs a change of matrices. Compare with training from scratch
+# - A bias can select a known skill; a new one needs a change of matrices. Compare with training from scratch
 #   before you fine-tune.
 #
 # The same in peft, the reference library:

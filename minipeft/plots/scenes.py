@@ -3,7 +3,7 @@
 captioned(images, captions)     pictures, and below each its caption
 two_towers()                    the dual encoder as a map; grey is frozen, coloured is where a method can stand
 similarities(cosines, ...)      every picture against every caption
-frontier(found)                 accuracy on new against old pictures, for parts of one update
+frontier(found)                 accuracy on dark against plain pictures, for parts of one update
 """
 
 import textwrap
@@ -26,7 +26,7 @@ def captioned(rows, captions=(), axes=None):
             ax.set(xticks=[], yticks=[])
         line[0].set_ylabel(name, fontsize=9)
     for ax, caption in zip(axes[-1], captions, strict=bool(captions)):
-        ax.set_xlabel(textwrap.fill(caption, 17), fontsize=9)
+        ax.set_xlabel(textwrap.fill(caption.replace(" .", "\u00a0."), 17), fontsize=9)
     return axes
 
 
@@ -66,13 +66,12 @@ def similarities(cosines, pictures, captions, ax=None):
 
 
 def frontier(found, ax=None):
-    """New against old pictures, {share of the update: (accuracies on new, accuracies on old)}, joined by a line."""
+    """Dark against plain pictures, {share of the update: (accuracies on dark, on plain pictures)}, joined by a line."""
     ax = bare(ax or new(5.4, 3.6))
-    means = {share: (np.mean(new), np.mean(old)) for share, (new, old) in found.items()}
-    old, fresh = [y for _, y in means.values()], [x for x, _ in means.values()]
-    ax.plot(old, fresh, "-o", color=HUES["LoRA"], ms=6)
-    for share, (x, y) in means.items():
-        ax.annotate(f"×{share:g}", (y, x), (7, 6), textcoords="offset points", fontsize=9, color=INK)
-    ax.set(xlabel="accuracy on plain pictures (old)", ylabel="accuracy on new pictures", ylim=(0, 1.08))
+    means = {share: (np.mean(plain), np.mean(dark)) for share, (dark, plain) in found.items()}
+    ax.plot(*zip(*means.values(), strict=True), "-o", color=HUES["LoRA"], ms=6)
+    for share, point in means.items():
+        ax.annotate(f"×{share:g}", point, (7, 6), textcoords="offset points", fontsize=9, color=INK)
+    ax.set(xlabel="accuracy on plain pictures", ylabel="accuracy on dark pictures", ylim=(0, 1.08))
     ax.margins(x=0.15)
     return ax
