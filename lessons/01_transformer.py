@@ -420,9 +420,9 @@ print(": cabbed =", decode(model.generate(encode(": cabbed =")[None], 7)[0]))
 # *Figure: accuracy on four kinds of task; bars are means, dots are tasks. With an instruction, known tasks are at 1 and
 # held-out ones close to it. Without one, all are at 0.*
 #
-# **Guess 2:** 1.00 for this pair; over the six held-out pairs, 0.79 to 1.00. The base combines parts that it never
-# met together. **Guess 1:** it copies the word, so it
-# solves none of these tasks. The skill is there, but nothing says which one is meant.
+# **Guess 2:** 1.00 for this pair; over the six held-out pairs, 0.79 to 1.00. The base combines parts that it never met
+# together. **Guess 1:** it copies the word, so it solves none of these tasks. The skill is there, but nothing says
+# which one is meant.
 
 # %% [markdown]
 # This is the setting of the whole course: **adapt the base to a task that nobody names**, from examples. *Full

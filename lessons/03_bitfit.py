@@ -137,8 +137,8 @@ print(f"of the four letters of the third table, at most {most} can be right")
 #
 # ## The bias that does nothing
 #
-# A query gives each key a score, $s_j = q \cdot k_j$. A change $\Delta$ of the keys' bias makes it
-# $q \cdot (k_j + \Delta) = s_j + c$, where $c = q \cdot \Delta$ is the same for all $j$. Softmax does not see $c$:
+# A query gives each key a score, $s_j = q \cdot k_j$. A change $\Delta$ of the keys' bias makes it $q \cdot (k_j +
+# \Delta) = s_j + c$, where $c = q \cdot \Delta$ is the same for all $j$. Softmax does not see $c$:
 #
 # $$\frac{e^{s_j+c}}{\sum_i e^{s_i+c}} = \frac{e^c\,e^{s_j}}{e^c\sum_i e^{s_i}} = \frac{e^{s_j}}{\sum_i e^{s_i}}$$
 

@@ -318,7 +318,7 @@ print("Pfeiffer:", x + f + U @ D @ (x + f), "  with f = 0, whatever the weight:"
 # %% [markdown]
 # With $f = 0$, Pfeiffer's adapter still changes $x$, and no weight of this layer could do that.
 #
-# Now for real: we train Houlsby's adapters without φ and norms, and merge each into the last layer of its sublayer.
+# Now for real: we train Houlsby's adapters without φ, norms frozen, and merge each into the last layer of its sublayer.
 # With biases, $h = Wa + b$, and the new bias is $(I + UD)b + Ub_D + b_U$. The weight changes by $UDW$, of rank $m$ at
 # most. This is where LoRA will begin (lesson 10).
 
@@ -363,8 +363,8 @@ for method, models in trained.items():
     print(f"{'':25} affine maps instead of adapters: {straights[-1]:.3f} solved")
 
 # %% [markdown]
-# Guess 3: no. No tested adapter gives 0, so none can be merged exactly, and `merge` refuses. But affine maps, fitted to
-# the vectors that really occur, do nearly as well. φ forbids merging even where it is hardly used.
+# Guess 3: no. No tested adapter gives 0, so none can be merged exactly, and `merge` refuses. The test uses $-h$. On
+# vectors that occur, affine maps do nearly as well. φ forbids merging even where it is hardly used.
 #
 # ## What it costs
 #
@@ -413,7 +413,7 @@ print("not zero:", *(name for name, p in trainable(model).items() if p.any()))
 # | claim | here | ledger |
 # |---|---|---|
 # | near full fine-tuning | undecided | [undecided](claims.md#adapters) |
-# | must start near the identity | yes; nearer is slower | [undecided](claims.md#near_identity) |
+# | must start near the identity | helps; nearer is slower | [undecided](claims.md#near_identity) |
 # | one per layer suffices | yes | [supported](claims.md#one_adapter) |
 # | parallel beats sequential | faster, but not with few data | [contradicted](claims.md#parallel_adapters) |
 # | adapters add latency | yes | [supported](claims.md#inference) |

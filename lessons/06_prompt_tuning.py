@@ -108,8 +108,8 @@ for p in ([0, 0, 0, 0], [0, 0, 0, 3], [1, 0, 0, 3]):
 # %% [markdown]
 # ## The gradient, line by line
 #
-# Let $s=q\cdot p/\sqrt d$, and $Z=\sum_i e^{q\cdot x_i/\sqrt d}$ over the tokens. Then
-# $\sum_i e^{q\cdot x_i/\sqrt d}\,x_i=Zy_0$, and
+# Let $s=q\cdot p/\sqrt d$, and $Z=\sum_i e^{q\cdot x_i/\sqrt d}$ over the tokens. Then $\sum_i e^{q\cdot x_i/\sqrt
+# d}\,x_i=Zy_0$, and
 #
 # $$y = \frac{e^s p + Z\,y_0}{e^s + Z} = y_0 + \lambda\,(p - y_0), \qquad \lambda = \frac{e^s}{e^s + Z}.$$
 #

@@ -110,8 +110,8 @@ for d in (4, 64, 768, 12288):  # this example, our base, GPT-2, GPT-3
 #
 # $$\frac{\partial L}{\partial B_{ik}} = s\,g_i\,h_k, \qquad \frac{\partial L}{\partial B} = s\,g\,(Ax)^\top$$
 #
-# **For $A$.** Every output $i$ contains $h_k$ with the factor $s\,B_{ik}$, so
-# $\partial L/\partial h = s\,B^\top g$. And $h_k$ contains $A_{kj}x_j$:
+# **For $A$.** Every output $i$ contains $h_k$ with the factor $s\,B_{ik}$, so $\partial L/\partial h = s\,B^\top g$.
+# And $h_k$ contains $A_{kj}x_j$:
 #
 # $$\frac{\partial L}{\partial A} = s\,B^\top g\,x^\top$$
 #
@@ -461,8 +461,7 @@ print(f"merged without s: accuracy {apart:.2f} unmerged, {together:.2f} merged")
 #
 # 2: Rank 2: the three changes add up to zero. Ranks 1, 2, 3 leave 0.51, 0.0004, 0.0004 (seed 0, α = 2r).
 #
-# 3: Merging. Training learns $BAW$; `delta` gives $BA$. Accuracy 1.00, merged
-# 0.00 (seed 0).
+# 3: Merging. Training learns $BAW$; `delta` gives $BA$. Accuracy 1.00, merged 0.00 (seed 0).
 #
 # 4: Fix a random $A$, train $B$; fix a random $B$, train $A$ from zero. Take equal numbers and tuned learning rates. In
 # the [ledger](claims.md#b_matters_more), $A$ alone wins.

@@ -74,7 +74,7 @@ for case, arguments in cases.items():
     print(f"{case}: first row of ΔW = {first_step(*arguments)[0].numpy().round(3)}")
 
 # %% [markdown]
-# $B = -\eta\;\text{sign}(g\,h^\top)$, because the size of $s$ does not count in the gradient. It does count in
+# $B = -\eta\;\text{sign}(g\,h^\top)$, because Adam divides the size of $s$ out of the gradient. It does count in
 #
 # $$\Delta W = -s\,\eta\;\text{sign}(g\,h^\top)\,A$$
 #
@@ -122,10 +122,10 @@ print(f"α 16 times as large: predicted ratio 4.0, measured {best['LoRA(α = 2)'
 # %% [markdown]
 # Guess 1: a quarter. The measured ratio is 4.4 with this one seed, and [4.7](claims.md#learning_rate_of_lora) with ten.
 #
-# Is it "ten times that of full fine-tuning"? The factor depends on α. With ten seeds, it is 6.4 for
-# α = 2, 3.3 for α = 8 and 1.4 for α = 32. A learning rate for LoRA means nothing without its α.
+# Is it "ten times that of full fine-tuning"? The factor depends on α. With ten seeds, it is 6.4 for α = 2, 3.3 for α =
+# 8 and 1.4 for α = 32. A learning rate for LoRA means nothing without its α.
 #
-# So fix α and tune the learning rate. rsLoRA and LoRA+ (lesson 14) are other ways to choose α.
+# So fix α and tune the learning rate. rsLoRA and LoRA+ (lesson 14) amount to other choices of α.
 
 # %% [markdown]
 # ## Part 2: which layers?
@@ -194,6 +194,8 @@ plt.show()
 # both times; spread over all, hardly one is complete. The rank that learns a rule cannot store a list.
 
 # %% [markdown]
+# This is a good place for a break.
+#
 # ## Part 3: what does full fine-tuning really change?
 #
 # Hu et al. suppose that the change which full fine-tuning makes has a low rank, so that LoRA can replace it. Biderman
@@ -348,7 +350,7 @@ print(f"accuracy where it was trained: {there:.2f};  loaded where s = α/r: {her
 # ---|---|---
 # layers | all linear | fewer, to save
 # rank | 16 | more for facts
-# α | twice the rank, fixed | larger, last
+# α | twice the rank, fixed | raise it last
 # learning rate | 3 to 10 × full fine-tuning's | ×⅓ and ×3
 # merging | in 32 bits | test it
 

@@ -293,8 +293,8 @@ for seed, ranks in zip(SEEDS, found, strict=True):
     print(f"seed {seed}    v {v}   q {q}   down {down}   elsewhere {sum(ranks.values()) - v - q - down}")
 
 # %% [markdown]
-# Guess 1: yes. In each seed at least eleven of twelve ranks lie where they were planted.
-# [Ten seeds in the ledger](claims.md#adalora_planted) agree: 11.1 of 12 on average.
+# Guess 1: yes. In each seed at least eleven of twelve ranks lie where they were planted. [Ten seeds in the
+# ledger](claims.md#adalora_planted) agree: 11.1 of 12 on average.
 
 # %% [markdown]
 # ## The right places, or more numbers?

@@ -105,7 +105,7 @@ plt.show()
 
 # %% [markdown]
 # *Figure: the error of a matrix rounded to NF4 (16 levels, explained below), in standard deviations σ of its weights.
-# Left: an outlier spoils its own block of 64 only; the grey foot is that block without the outlier. Right: smaller
+# Left: one weight, raised to 20 σ, spoils only its block of 64; the grey foot is that block without it. Right: smaller
 # blocks have smaller errors, but they store more bits (counted below).*
 #
 # ## Write it: `encode` and `decode`
@@ -156,8 +156,8 @@ print(inspect.getsource(qlora.decode))
 
 # %% [markdown]
 # Where is the end? Not at $p=1$, since $\Phi^{-1}(1)$ is infinite. If a level stands for each of $n$ equal shares, the
-# last one stands in the middle of its share: $p = 1 - \frac{1}{2n}$. Is $n$ four, the number of levels? Or three, as
-# with one level on each side of zero? The authors' code takes the mean of both ends (with 16 levels, of $n=15$ and
+# last one stands in the middle of its share: $p = 1 - \frac{1}{2n}$. Our four levels give $n=4$. Three levels, zero and
+# one on each side, would give $n=3$. The authors' code takes the mean of both ends (with 16 levels, of $n=15$ and
 # $16$).
 
 # %%
@@ -329,7 +329,7 @@ print("repaired, by seed:", {name: np.round(accuracies, 3).tolist() for name, ac
 # LoRA repairs nearly all of three bits, and most of two (filled).*
 #
 # Guess 1: with 4 bits, NF4 and int4 are both near 1, so this base cannot tell which is better. With 3 bits NF3 is
-# ahead. Two bits are no fair race: int2 has only three levels, and four even levels have a [smaller
+# ahead. With 2 bits the comparison is unfair, since int2 has only three levels. Four even levels have a [smaller
 # error](claims.md#four_bits) than NF2.
 
 # %% [markdown]
@@ -434,13 +434,13 @@ print(f"four bits had saved {memory['LoRA'].weights - memory['QLoRA'].weights:,}
 # | a model in NF4 works better | too close to tell | [undecided](claims.md#four_bits_used) |
 # | double quantization is free | yes | [supported](claims.md#double_quantization) |
 # | QLoRA learns as well as LoRA | the test is blind | [undecided](claims.md#qlora_matches) |
-# | LoRA repairs what rounding lost | nearly with 3 bits, mostly with 2 | [contradicted](claims.md#mended) |
+# | LoRA repairs all that rounding lost | nearly (3 bits), most (2 bits) | [contradicted](claims.md#mended) |
 
 # %% [markdown]
 # ## More exercises
 #
 # 1. *Predict, then measure.* Blocks of 64 with one quantization, or of 16 with two: which has fewer bits, which the
-#    smaller error? (`qlora.predicted_bits`, `qlora.rounding_error(weights, …)`)
+#    smaller error? (`qlora.predicted_bits`, `qlora.rounding_error(weights, block_size=…, double_quant=…)`)
 # 2. *Predict, then measure.* Which of NF4, FP4 and int4 is best on uniform weights? And with many outliers, as in
 #    `torch.randn(n) / torch.randn(3, n).square().mean(0).sqrt()`?
 

@@ -94,8 +94,8 @@ for rank in (1, 4, 16, 64):
 
 # %% [markdown]
 # From rank 4 to 32, then, the best learning rate should stay with α/r, and become $1/\sqrt8=0.35$ times as large with
-# α/√r. (With lesson 11's $s\,\eta^2$: its root, 0.59.) The [ledger](claims.md#rank_and_rate) measures 0.9 and 0.4. So
-# under Adam, α/r does what the paper wants of α/√r.
+# α/√r. (Lesson 11's $s\,\eta^2$ predicts the root of that, 0.59.) The [ledger](claims.md#rank_and_rate) measures 0.9
+# and 0.4. So under Adam, α/r does what the paper wants of α/√r.
 #
 # Does a high rank *pay*, though? We take 100 steps, scales that agree at rank 4, and a learning rate of 0.1, which
 # tuning found for ranks 4 and 32 with α/r.
@@ -278,8 +278,8 @@ for name, models in trained.items():
 
 # %% [markdown]
 # LoRA has about 1, full fine-tuning a little more: the coupling is mostly geometry. DoRA breaks it, as it should. In
-# full fine-tuning, the paper found the opposite of coupling. With the paper's own measure, [the
-# ledger](claims.md#dora_directions) finds coupling there, too.
+# full fine-tuning, the paper found that rows which turn more change their length less. With the paper's own measure,
+# [the ledger](claims.md#dora_directions) finds coupling there, too.
 
 # %% [markdown]
 # ## VeRA and IA³: hardly anything to train
@@ -349,7 +349,7 @@ plots.fixed_and_tuned({"reverse+violet": steps}, {"reverse+violet": 501}, plots.
 plt.show()
 
 # %% [markdown]
-# *Figure: steps until 90 % of the examples are solved; small dots are seeds, large marks means, grey the tuned ones. At
+# *Figure: steps until 90 % of the examples are solved; dots are seeds, marks means; the grey band holds tuned means. At
 # one learning rate LoRA+ leads. With their own, four are level; PiSSA has two slow seeds.*
 #
 # Guess 1: most differences go. LoRA+ leads at 0.03 because its $B$ has 0.48. DoRA's best is 1.0: only the direction of
@@ -357,8 +357,8 @@ plt.show()
 # are in the ledger.
 
 # %% [markdown]
-# IA³ keeps up: its 768 numbers reach 90 % after 111 steps. VeRA is behind: its 512 numbers solve [64 % of the unseen
-# examples](claims.md#vera_few_numbers) after 500 steps.
+# IA³ keeps up: its 768 numbers reach 90 % after 111 steps on average. VeRA is behind: its 512 numbers solve [64 % of
+# the unseen examples](claims.md#vera_few_numbers) after 500 steps.
 #
 # ## Guess 3: merge, and count multiplications
 #

@@ -176,7 +176,7 @@ print("together:", X @ W.T + (own_B @ h)[:, :, 0], sep="\n")
 # self.batch.index  # tensor([0, 2, 0, 1]): for each row, the place of its name in that list
 # ```
 #
-# Its `forward` calls `rows` for all $A_i$, and again for all $B_i$. For $A$:
+# Its `forward` calls `rows` once for all $A_i$, once for all $B_i$. For $A$, it passes:
 #
 # ```python
 # kind = LoRALinear  # layers of another kind have no A
@@ -377,8 +377,8 @@ plt.show()
 # other; it does not ([contradicted](claims.md#negation)).
 #
 # Two papers merge with more care: **TIES** (exercise 5) and **DARE**, which drops numbers at random. In the ledger,
-# TIES [does not beat](claims.md#conflicts) the sum, and half of the numbers may be dropped,
-# [nine tenths not](claims.md#dropping).
+# TIES [does not beat](claims.md#conflicts) the sum, and DARE may drop half of the numbers, but [not nine
+# tenths](claims.md#dropping).
 
 # %% [markdown]
 # ## One after the other

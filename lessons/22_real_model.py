@@ -296,8 +296,8 @@ for name, texts in found.items():
     print("   ", texts[1], "\n")
 
 # %% [markdown]
-# With the instruction the answers change, but none is a pirate's (guess 1, first part). One sentence is not enough
-# to make this small model play a part (we tried one wording).
+# With the instruction the answers change, but none is a pirate's (guess 1, first part). This instruction is not enough
+# to make the small model play a part (we tried one wording).
 #
 # ## Train it
 #
@@ -458,7 +458,7 @@ for mistake in ("neighbours in pairs", "heads shared in turns", "base of the mod
 #
 # 1. *Predict, then measure.* How many numbers has LoRA of rank 8 with `targets="all-linear"`? `summary` tells.
 # 2. *Predict, then measure.* Ask LoRA with the instruction (`system=ORDER`). Does it help?
-# 3. *Is it a mistake?* Positions count the padding on the left. Which scores change?
+# 3. *Is it a mistake?* Positions also count a row's padding on the left. Which scores change?
 # 4. *Design the experiment.* Does style cost knowledge, or does any training?
 # 5. *Write it.* Copy `minipeft/worlds/pirate.toml` to `mine.toml`, and change the style. Run
 #    `python -m minipeft teach mine.toml`, then `chat`.

@@ -23,7 +23,7 @@
 #
 # 1. Which reaches the lower loss on unseen pages: full fine-tuning, or LoRA with 2 % as many trained numbers?
 # 2. By which factor do their best learning rates differ?
-# 3. LoRA has rank 1, 8 or 32. How much does each higher rank help? Which of the two gaps would you trust more?
+# 3. LoRA has rank 1, 8 or 32. How much does 8 gain over 1, and 32 over 8? Which gain would you trust more?
 # 4. Which forgets more, full fine-tuning or LoRA?
 
 # %%
@@ -193,7 +193,8 @@ plt.show()
 # ## Everyone at their best
 #
 # Now each configuration has its own learning rate and three seeds. "q and v" has rank 42 on two matrices of a block,
-# which is as many numbers as rank 8 on all seven.
+# which is as many numbers as rank 8 on all seven. "Pfeiffer" is the adapter of lesson 4, "PromptTuning" the soft prompt
+# of lesson 6.
 
 # %%
 best = real.at_their_best(runs, NAMES)  # {name: three runs}
@@ -254,9 +255,9 @@ plots.learned_and_forgotten(curves, base=(before["loss"], before["own"]))
 plt.show()
 
 # %% [markdown]
-# *Figure: loss on the base's own words against loss on the test windows, a point for each learning rate, one seed. Up
-# to the best learning rates, the curve of full fine-tuning lies left of LoRA's and below it: for the same learning it
-# forgets less. The prompt forgets least; its points for 0.03 and 0.1 lie on each other.*
+# *Figure: loss on the base's own words (old text) against loss on the test windows (new text), a point for each
+# learning rate, one seed. Up to the best learning rates, the curve of full fine-tuning lies left of LoRA's and below
+# it: for the same learning it forgets less. The prompt forgets least; its points for 0.03 and 0.1 lie on each other.*
 
 # %% [markdown]
 # "LoRA forgets less" holds at the best learning rates. At equal learning the opposite holds here. With the learning
@@ -292,8 +293,8 @@ for top in ("top 8", "top 64"):
 #
 # ## What it costs
 #
-# Predict the adapter's file: four bytes for each of 2,442,240 numbers. The whole model would take
-# $4 \cdot 134{,}515{,}008$ bytes.
+# Predict the adapter's file: four bytes for each of 2,442,240 numbers. The whole model would take $4 \cdot
+# 134{,}515{,}008$ bytes.
 
 # %%
 predicted, whole = 4 * 2_442_240, 4 * 134_515_008
@@ -323,8 +324,8 @@ for name in NAMES:
 # conclusion is false, the second exaggerated (0.024 at their own): 0.001 is too high for full fine-tuning and too low
 # for rank 8. (One seed at 0.001, three elsewhere.)
 #
-# In the ledger, a gap must show on nearly every window; equal losses lie within 0.05 nats over all seeds. "Undecided"
-# says that these runs cannot tell.
+# The ledger accepts a gap that nearly every window shows, equality if the difference over seeds lies within 0.05 nats.
+# "Undecided" says that these runs cannot tell.
 
 # %% [markdown]
 # ## Seen here or not
@@ -350,8 +351,9 @@ for name in NAMES:
 # %% [markdown]
 # 3. *Design the experiment.* The first twenty test windows are ten topics with two neighbouring windows each. May
 #    neighbours count as two?
-# 4. *Write it.* `forgotten(curve, loss)`: the loss on the base's own words where the test loss is `loss`, on the
-#    straight line between neighbouring points of a curve. Compare `Full` and `LoRA, r 8` in `curves` at 3.05.
+# 4. *Write it.* `forgotten(curve, loss)`: the loss on the base's own words where the test loss is `loss`. Sort a
+#    curve's points by their test loss, and take the straight line between neighbours. Compare `Full` and `LoRA, r 8` in
+#    `curves` at 3.05.
 
 # %% [markdown]
 # <details><summary>Answers</summary>

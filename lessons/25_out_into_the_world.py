@@ -5,24 +5,24 @@
 # |---|---|---|---|
 # | 40 minutes to read and run · 90 with exercises | ●●○ | lessons 10, 22 | a minute or two on a CPU |
 #
-# Part 1: write an adapter file that peft opens, and find silent mistakes in such files. Part 2: train on several
-# processes, and halve the memory of a step. Each part stands alone.
+# Part 1: write an adapter file that peft opens, and find silent mistakes in such files. Part 2: halve the
+# memory of a step, and train on several processes. Each part stands alone.
 
 # %% [markdown]
 # ## What the papers did
 #
-# Li et al. 2020 ([arXiv:2006.15704](https://arxiv.org/abs/2006.15704)) let processes share a batch and sum their
-# gradients, with nearly linear speed-up to 256 GPUs. Chen et al. 2016
-# ([arXiv:1604.06174](https://arxiv.org/abs/1604.06174)) save memory by computing activations twice, for one more
-# forward pass. Micikevicius et al. 2018 ([arXiv:1710.03740](https://arxiv.org/abs/1710.03740)) train in 16 bits and
-# keep a copy of the weights in 32, because small updates vanish otherwise.
+# Chen et al. 2016 ([arXiv:1604.06174](https://arxiv.org/abs/1604.06174)) save memory by computing activations twice,
+# for one more forward pass. Micikevicius et al. 2018 ([arXiv:1710.03740](https://arxiv.org/abs/1710.03740)) train in 16
+# bits and keep a copy of the weights in 32, because small updates vanish otherwise. Li et al. 2020
+# ([arXiv:2006.15704](https://arxiv.org/abs/2006.15704)) let processes share a batch and sum their gradients, with
+# nearly linear speed-up to 256 GPUs.
 
 # %% [markdown]
 # ## First, guess
 #
 # 1. Another library opens your adapter file and finds none of the names that it looks for. Does it stop?
-# 2. Two processes train a LoRA together. What do they have to exchange in each step?
-# 3. What does 16-bit arithmetic save in a training step, and what does Chen's method save?
+# 2. What does 16-bit arithmetic save in a training step, and what does Chen's method save?
+# 3. Two processes train a LoRA together. What do they have to exchange in each step?
 
 # %%
 import inspect
@@ -308,37 +308,7 @@ for name in ("pirate", "no prefix", "no alpha"):
 # PyTorch model in training, peft's too (exercise 5); [its page](../docs/doctor.md) lists what it finds.
 
 # %% [markdown]
-# ## Part 2: several processes
-#
-# Each process takes its rows of every batch. Then they sum the gradients **of what is trained**, four bytes a number.
-# So we predict 8,192 bytes a step for a LoRA of 2,048 numbers on the toy base, and 437,488 for all its 109,372 weights.
-
-# %%
-script = """
-import torch
-from minipeft import Full, LoRA, base, fit, processes, task
-
-processes.join()  # the others, if torchrun started this process
-for method in (LoRA(rank=4), Full()):
-    torch.manual_seed(0)
-    view = method.attach(base())
-    history = fit(view, task("reverse+blue"), lr=1e-3, steps=20, device="cpu", progress=False)
-    if processes.rank() == 0:
-        print(f"{type(method).__name__:5} last loss {history.loss[-1]:.6f}, sent {history.sent:7,} bytes a step")
-"""
-(folder / "together.py").write_text(script)
-print("one process:")
-exec(script, {})
-heard = run("torchrun", "--nproc-per-node", "2", "together.py")
-print(f"\ntwo processes:\n{heard}")
-
-# %% [markdown]
-# Guess 2: they exchange gradients of A and B only. The bytes beyond our prediction are four numbers, and one for each
-# tensor. The losses are equal: two processes train as one. For several machines, and for many *small* trainings on
-# them, see [their page](../docs/several-machines.md).
-
-# %% [markdown]
-# ## What it costs: memory
+# ## Part 2: the memory of a step
 #
 # **Checkpointing** keeps only the input of each block and computes its inside again in the backward pass. For 30 blocks
 # of width 576 and four rows of 66 tokens that is $30·(4·66)·576·4$ bytes, 18 MB; the logits, 52 MB, stay. So we predict
@@ -368,7 +338,7 @@ plt.show()
 # *Figure: memory of a training step of LoRA on SmolLM2 in four settings. Checkpointing saves activations; bfloat16
 # saves weights and some activations.*
 #
-# Guess 3: bfloat16 halves the weights, but not all activations: norms and the softmax stay in 32 bits. Checkpointing
+# Guess 2: bfloat16 halves the weights, but not all activations: norms and the softmax stay in 32 bits. Checkpointing
 # keeps 71 MB of 333. In the backward pass one block comes on top. Computing it again takes time (exercise 4).
 
 # %% [markdown]
@@ -379,7 +349,7 @@ plt.show()
 #
 # ```python
 # W + change                   # right: 32 bits
-# (start + change).bfloat16()  # broken: and W is rounded already
+# (start + change).bfloat16()  # broken: start is W in 16 bits, and the sum is rounded too
 # ```
 
 # %%
@@ -404,6 +374,36 @@ print("merged in bfloat16:", answer(rounded, tokenizer, UNSEEN[0], new=WORDS))
 #
 # A and B stay in 32 bits for the same reason: a step of the optimizer can be too small for 16 (exercise 3). This is why
 # Micikevicius et al. keep a copy in 32 bits.
+
+# %% [markdown]
+# ## Several processes
+#
+# Each process takes its rows of every batch. Then they sum the gradients **of what is trained**, four bytes a number.
+# So we predict 8,192 bytes a step for a LoRA of 2,048 numbers on the toy base, and 437,488 for all its 109,372 weights.
+
+# %%
+script = """
+import torch
+from minipeft import Full, LoRA, base, fit, processes, task
+
+processes.join()  # the others, if torchrun started this process
+for method in (LoRA(rank=4), Full()):
+    torch.manual_seed(0)
+    view = method.attach(base())
+    history = fit(view, task("reverse+blue"), lr=1e-3, steps=20, device="cpu", progress=False)
+    if processes.rank() == 0:
+        print(f"{type(method).__name__:5} last loss {history.loss[-1]:.6f}, sent {history.sent:7,} bytes a step")
+"""
+(folder / "together.py").write_text(script)
+print("one process:")
+exec(script, {})
+heard = run("torchrun", "--nproc-per-node", "2", "together.py")
+print(f"\ntwo processes:\n{heard}")
+
+# %% [markdown]
+# Guess 3: they exchange gradients of A and B only, and a few numbers more (the loss and the accuracy, for example). One
+# and two processes have equal losses: two train as one. (Twenty steps at one learning rate do not compare methods.) For
+# several machines, and for many *small* trainings on them, see [their page](../docs/several-machines.md).
 
 # %% [markdown]
 # ## Seen here or not
