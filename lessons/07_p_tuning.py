@@ -428,7 +428,7 @@ print(f"unseen examples, loaded again:   {evaluate(loaded, blue, UNSEEN).accurac
 #
 # | claim | here | ledger |
 # |---|---|---|
-# | an encoder avoids poor solutions | LSTM 11/20, free 13/20 seeds | [undecided](claims.md#encoder) |
+# | an encoder avoids poor solutions | one vector: LSTM 11/20, free 13/20 | [undecided](claims.md#encoder) |
 # | vectors should be associated | the LSTM ties four into one; no help | no row |
 # | real words in the template help | `reverse` does | no row |
 #
@@ -437,9 +437,9 @@ print(f"unseen examples, loaded again:   {evaluate(loaded, blue, UNSEEN).accurac
 # %% [markdown]
 # ## More exercises
 #
-# 1. *Predict, then measure.* At 0.03, free vectors failed in 40 steps (learning rates: 0.64 in sum). What is the sum
-#    over 160? Is it enough?
-# 2. *Design the experiment.* Which needs fewer steps at 0.1: `____ blue` or `reverse ____`?
+# 1. *Predict, then measure.* At 0.03, free vectors failed in 40 steps (learning rates: 0.64 in sum). Is the sum over
+#    160 enough?
+# 2. *Design the experiment.* With the LSTM, which needs fewer steps at 0.1: `____ blue` or `reverse ____`?
 # 3. *Write* an encoder that returns $ME$ and trains both; $M$ starts as `0.2 * torch.eye(4) + 0.4`.
 #
 # ```python
@@ -497,7 +497,7 @@ print(f"unseen examples, loaded again:   {evaluate(loaded, blue, UNSEEN).accurac
 # torch.manual_seed(0)  # before attach, for each seed; fit gets seed=0 too
 # ```
 #
-# 4: The buffer keeps the graph of the first step, which `backward` has freed.
+# 4: `self.anchors` keeps the graph of the first step, which `backward` has freed.
 #
 # </details>
 

@@ -284,9 +284,9 @@ plt.show()
 # %% [markdown]
 # ## A network that makes the prefix
 #
-# The paper found direct training unstable. Its **reparametrisation** trains a network that makes the prefix. All layers
-# share $P'$ $(n, d)$, $W$ and $b$; $W_l$ and $b_l$ belong to layer $l$. Each row $p$ of $P'$ gives each layer a key $k$
-# and a value $v$:
+# The paper found direct training unstable. Its **reparametrisation** trains a network that makes the prefix. Each row
+# $p$ of $P'$ $(n, d)$ gives each layer $l$ a key $k$ and a value $v$. All layers share $P'$, $W$ and $b$; $W_l$ and
+# $b_l$ belong to layer $l$:
 #
 # $$[k ; v]_l = W_l \tanh(W p + b) + b_l$$
 #

@@ -235,7 +235,7 @@ plots.low_rank(layer.A, layer.B, layer.scale)
 plt.show()
 
 # %% [markdown]
-# *Figure: the whole model, a bar for each tensor. Only q and v in both blocks have changed.*
+# *Figure: a bar for each tensor. Only q and v changed, q of block 0 by five times its norm.*
 #
 # *Figure: B, A and their product, the change of q in block 0. The last 16 of its rows are nearly white.*
 #
@@ -304,7 +304,7 @@ print("rank of the planted change:", planted.rank)
 errors, bound = {}, {}
 for r in (1, 2, 3, 4, 5, 8):
     method = LoRA(rank=r, alpha=2 * r, targets=("head",))  # α = 2r, so s = 2 at every rank
-    errors[r] = [planted.imitate(method, seed)[1] for seed in SEEDS]  # [0] would be ΔW
+    errors[r] = [planted.imitate(method, seed)[1] for seed in SEEDS]  # the pair is (ΔW, error)
     if r < planted.rank:
         bound[r] = planted.bound(r)
 plots.error_by_rank(errors, true_rank=planted.rank, bound=bound)
@@ -349,9 +349,9 @@ print("detached, the base is the same to the last bit:", same)
 # ## What it costs: time
 #
 # Merged, LoRA *is* a model of the base's shape, so we predict a ratio of 1. Unmerged, each token passes two thin
-# matrices more. For each token, the base multiplies by $2\cdot12\cdot64^2+64\cdot60=102{,}144$ weights. LoRA of rank 4
-# on all six matrices of both blocks adds $2\cdot4\cdot(4\cdot128+2\cdot320)=9{,}216$. The ratio is 1.09. We measure a
-# forward pass of one example.
+# matrices more. For each token, the base multiplies by $2\cdot(4+8)\cdot64^2+64\cdot60=102{,}144$ weights: 4 for
+# attention, 8 for the MLP. LoRA of rank 4 on all six matrices of both blocks adds
+# $2\cdot4\cdot(4\cdot128+2\cdot320)=9{,}216$. The ratio is 1.09. We measure a forward pass of one example.
 
 # %%
 everywhere = LoRA(rank=4, targets=("q", "k", "v", "o", "up", "down")).attach(base())

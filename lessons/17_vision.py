@@ -285,9 +285,9 @@ plt.show()
 # *Figure: where the class token looks; darker patches get more attention. On clean digits the base looks at the
 # strokes, on paper nearly everywhere. LoRA looks at few patches again.*
 #
-# Does it follow the strokes of *this* digit, or look where digits usually are? We average the ink of the patches,
-# weighted by attention, and divide by the plain average; even attention gives 1. *Own map* takes the attention to this
-# digit, *mean map* the mean over all digits.
+# Does it follow the strokes of *this* digit, or look where digits usually are? We average the ink of this digit's
+# patches, weighted by attention, and divide by the plain average; even attention gives 1. *Own map* is the attention
+# for this digit, *mean map* its mean over all digits.
 
 # %%
 seen = {}
@@ -321,12 +321,12 @@ for name in METHODS:
     print(f"{name:14}{counted[name] / counted['Full']:9.2f}{timed[name][1] / timed['Full'][1]:8.2f}")
 
 # %% [markdown]
-# Most counts are near ⅔, and the clock mostly agrees. Guess 3: LoRA on every linear layer saves nothing. Its step is
-# *slower*, probably for its many small products. Shallow prompts lengthen the sequence from 17 vectors to 25 in all
-# layers, so they cost what they save. Pfeiffer's adapters stand behind the weights of their block, so no gradient
-# enters the first block.
+# Most counts are near ⅔, and the clock mostly agrees. Guess 3: LoRA on every linear layer saves nothing. It is
+# *slower*, probably for its many small products. Shallow prompts lengthen the sequence from 17 to 25 in all layers and
+# cost what they save; deep ones add only keys and values. Pfeiffer's adapters stand behind the weights of their block,
+# so no gradient enters the first block.
 #
-# Surveys say that PEFT saves 70 % of the time ([ledger](claims.md#training_time_saved)). Only the probe comes near.
+# Surveys say PEFT saves 70 % ([ledger](claims.md#training_time_saved)). Only the probe comes near.
 
 # %% [markdown]
 # ## Compute the features once

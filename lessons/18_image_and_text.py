@@ -197,8 +197,9 @@ print(f"inverse temperature eˢ = {model.scale.exp():.1f}")
 # ## Two kinds of change
 #
 # The **pictures** can change: they become dark, or outlines. The **words** can change: in the dialects `north` and
-# `south`, each name of a shape means another shape. In pretraining, a sixth of the captions was in `north`; the word
-# `north` before the colon said so. No caption was in `south`. The captions below never say their dialect.
+# `south`, each name of a shape means another shape: in `north`, `square` means a circle. In pretraining, a sixth of the
+# captions was in `north`; the word `north` before the colon said so. No caption was in `south`. The captions below
+# never say their dialect.
 
 
 # %%
@@ -369,9 +370,9 @@ for i, row in enumerate(similar):
 # ```python
 # return self.model(images, self.captions, self.mask)          # right: in ZeroShot.forward
 #
-# self.kept = F.normalize(model.text(captions, mask), dim=-1)  # broken: in ZeroShot.__init__, under no_grad,
-# u = F.normalize(self.model.image(images), dim=-1)            # and in forward
-# return self.model.scale.exp() * u @ self.kept.T
+# self.kept = F.normalize(model.text(captions, mask), dim=-1)  # broken: ZeroShot.__init__ reads them once, without
+# gradient u = F.normalize(self.model.image(images), dim=-1) # and ZeroShot.forward uses them return
+# self.model.scale.exp() * u @ self.kept.T
 # ```
 #
 # We train LoRA on both towers with the words of `south`. `Drawn` gives plain pictures and their classes; the captions

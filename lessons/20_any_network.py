@@ -72,7 +72,7 @@ for name, weight in [*conv.named_parameters(), *lstm.named_parameters()]:
         print(f"{name:18} {tuple(weight.shape)}")
 
 # %% [markdown]
-# *Figure: the ConvNet, above, and the LSTM, below. Each weight is a first door, and has the number 1.*
+# *Figure: the ConvNet, above, and the LSTM, below. The 1 marks each weight: the first of the three doors.*
 #
 # ## Which methods can be attached?
 #
@@ -170,7 +170,7 @@ for name, (method, lr) in methods.items():
     print(f"{name:16} {wrong[name]:.2f} % of the answers to unseen digits are wrong")
 
 # %% [markdown]
-# LoRA works on convolutions: it makes fewer errors than the fresh head alone, as full fine-tuning does.
+# LoRA works on convolutions: like full fine-tuning, it makes fewer errors than the fresh head alone.
 #
 # But one control is missing, and it is often forgotten: the same network trained from scratch, without any pretraining.
 # Where will it stand among the three?
@@ -302,11 +302,10 @@ plt.show()
 # ([ledger](claims.md#lstm_places)).
 
 # %% [markdown]
-# Why can $W_{hh}$ in full do it alone, although it never reads the present letter? Suppose that the letter before is
-# `m`. Then the answer depends on the present letter only: it is a table. One push makes a table: BitFit has shown it.
-#
-# So one push for each letter before is enough. A bias has one for all. $W_{hh}$ reads the state, which knows the letter
-# before. (Trained alone, such pushes reach 0.99 or more with three seeds.)
+# Why is `W_hh` in full enough, although it never reads the present letter? BitFit has shown that one push of the gates
+# can give one table. Here each answer depends on two letters. Once the letter before is fixed, the answer is a table of
+# the present letter. So the LSTM needs one push for each letter before. `W_hh` can give it, because it reads the state,
+# and the state knows the letter before. (At learning rate 0.3, such pushes alone reach 0.99 or more with three seeds.)
 
 # %% [markdown]
 # ## What was learned
@@ -337,7 +336,8 @@ print(f"full fine-tuning leaves {full_error:.4f}")
 # LoRA's error falls off a cliff at the planted rank, as in the head of a Transformer in lesson 10. In the
 # [ledger](claims.md#planted_in_lstm), ten seeds say the same.
 #
-# But all of `W_hh`, with its 36,864 numbers, leaves more than LoRA of rank 4. We compare the singular values.
+# But all of `W_hh`, with its 36,864 numbers, leaves more than LoRA of rank 4, at the best of three learning rates. We
+# compare the singular values.
 
 # %%
 by_lora, _ = imitation(lora_on(4, HH))
@@ -349,7 +349,7 @@ plt.show()
 
 # %% [markdown]
 # *Figure: singular values of the update, divided by the largest. The planted update and LoRA's end after four. Full
-# fine-tuning finds four large ones, and behind them a long tail, each about a fifth as large.*
+# fine-tuning finds four large ones, and behind them a long tail, which begins at a fifth of the largest.*
 #
 # Guess 3: LoRA needs rank 4. Full fine-tuning finds the four directions, but nothing forces the others to zero, and in
 # 500 steps its error stays larger. Where the true update has low rank, LoRA's limit is a help.
@@ -435,8 +435,8 @@ print(f"changed in place: the base on its pretraining task {before:.2f}, after 2
 #    For which convolutions is it wrong without an error?
 
 # %% [markdown]
-# 4. *Write it.* A prompt for the frozen LSTM: four learned vectors replace the first token, and the logits begin at the
-#    last of them. Does `fit` teach it `blue`? And `violet`?
+# 4. *Write it.* A prompt for the frozen LSTM, which computes `h, _ = rnn(embed(tokens))` and `head(h)`: four learned
+#    vectors replace the first token's, and the logits begin at the last of them. Does `fit` teach it `blue`? And `violet`?
 # 5. *Write it.* Teach the LSTM `violet` without training: move rows of its embedding. `BOS` must be read as `blue`, and
 #    each letter as the one whose `blue` image is its own `violet` image. (Use `TABLES`, `BOS`, `FIRST_LETTER` and `ID`
 #    of `minipeft.tasks`.) Can training find it?

@@ -65,7 +65,7 @@ OURS = inspect.getsource(qlora.encode) + "\n" + inspect.getsource(qlora.decode)
 model, words = smollm2.smollm2()
 matrices = {}
 for path, parent, name in match(model, "all-linear"):
-    if int(path.split(".")[1]) in LAYERS:  # blocks.10.mlp.up: layer 10
+    if int(path.split(".")[1]) in LAYERS:  # blocks.10.mlp.up: layer 10; LAYERS: all 30
         matrices[f"{path}.weight"] = getattr(parent, name).weight
 weights, every = (sum(W.numel() for W in group) for group in (matrices.values(), model.parameters()))
 print(f"{len(matrices)} matrices hold {weights:,} of {every:,} weights")
@@ -247,8 +247,8 @@ print(f"perplexity on the test windows: {before:.1f} before, {after:.1f} after")
 
 # %% [markdown]
 # QLoRA makes up for the rounding (the model had 33 before it) and learns besides. In the ledger its loss ends [0.1 nats
-# above LoRA's](claims.md#real_qlora), more than the 0.05 that count as equal (lesson 23). Other seeds leave the claim
-# undecided.
+# above LoRA's](claims.md#real_qlora), more than the 0.05 that count as equal (lesson 23). That contradicts the paper's
+# claim, but a second set of seeds does not decide it.
 
 # %% [markdown]
 # ## Merge it, and round it again
@@ -330,8 +330,8 @@ plots.places_in_cells(both, reach=in_steps(coarse, change).mean())
 plt.show()
 
 # %% [markdown]
-# *Figure: where weights lie in their cells. Only a weight in the narrow bands at the borders can change its code: some
-# of W lie there, none of Ŵ + ΔW. The peak of W is each block's absmax, a level itself.*
+# *Figure: where weights lie in their cells. The bands at the borders are as wide as the mean |ΔW|: some of W lie there
+# and may change their code, none of Ŵ + ΔW. The peak of W is each block's absmax, a level itself.*
 #
 # So keep the adapter beside the codes, or merge in full precision; for four bits, round W + ΔW.
 #
@@ -411,7 +411,7 @@ quiz("24_four_bits", answers="")
 #
 # - Four bits raise the perplexity (NF4 least, int4 most); three ruin the model.
 # - QLoRA trains beside the rounded weights; each weight changes by a few hundredths of a step.
-# - Ŵ lies on the levels, so rounding Ŵ + ΔW gives Ŵ again. Merge in full precision.
+# - Ŵ lies on the levels, so rounding Ŵ plus a small ΔW gives Ŵ again. Merge in full precision.
 
 # %% [markdown]
 # The same in the reference libraries:

@@ -194,9 +194,16 @@ def test_what_a_lesson_asks_for_is_blank_or_wrong_and_can_end_in_right(source, c
 
 
 @each_lesson
-def test_the_rule_of_a_table_stands_alone_on_its_line(source):
-    for line in "\n".join(cell.source for cell in built(source).cells if cell.cell_type == "markdown").splitlines():
-        assert "---|---" not in line or re.fullmatch(r"[|:\- ]+", line), line
+def test_tables_keep_their_lines(source):
+    columns = None
+    for line in "\n\n".join(cell.source for cell in built(source).cells if cell.cell_type == "markdown").splitlines():
+        if "---|---" in line:
+            assert re.fullmatch(r"[|:\- ]+", line), line
+            columns = line.count("|")
+        elif columns and "|" in line:
+            assert re.sub(r"`[^`]*`|\$[^$]*\$|\\\|", "", line).count("|") == columns, line
+        else:
+            columns = None
 
 
 @each_lesson
