@@ -303,9 +303,9 @@ plt.show()
 
 # %% [markdown]
 # Why is `W_hh` in full enough, although it never reads the present letter? BitFit has shown that one push of the gates
-# can give one table. Here each answer depends on two letters. Once the letter before is fixed, the answer is a table of
-# the present letter. So the LSTM needs one push for each letter before. `W_hh` can give it, because it reads the state,
-# and the state knows the letter before. (At learning rate 0.3, such pushes alone reach 0.99 or more with three seeds.)
+# can give one table. After a given letter, the answer is a table of the present letter. So the LSTM needs one push for
+# each letter before. `W_hh` can give it, because it reads the state, and the state knows the letter before. (At
+# learning rate 0.3, such pushes alone reach 0.99 or more with three seeds.)
 
 # %% [markdown]
 # ## What was learned
@@ -435,11 +435,11 @@ print(f"changed in place: the base on its pretraining task {before:.2f}, after 2
 #    For which convolutions is it wrong without an error?
 
 # %% [markdown]
-# 4. *Write it.* A prompt for the frozen LSTM, which computes `h, _ = rnn(embed(tokens))` and `head(h)`: four learned
-#    vectors replace the first token's, and the logits begin at the last of them. Does `fit` teach it `blue`? And `violet`?
-# 5. *Write it.* Teach the LSTM `violet` without training: move rows of its embedding. `BOS` must be read as `blue`, and
-#    each letter as the one whose `blue` image is its own `violet` image. (Use `TABLES`, `BOS`, `FIRST_LETTER` and `ID`
-#    of `minipeft.tasks`.) Can training find it?
+# 4. *Write it.* A prompt for the frozen LSTM (`h, _ = rnn(embed(tokens))`, then `head(h)`): four learned vectors
+#    replace the first token's, and the logits begin at the last of them. Does `fit` teach it `blue`? And `violet`?
+# 5. *Write it.* Teach it `violet` without training: move rows of its embedding. `BOS` must be read as `blue`, and each
+#    letter as the one whose `blue` image is its own `violet` image. (`minipeft.tasks` has `TABLES`, `BOS`,
+#    `FIRST_LETTER`, `ID`.)
 
 # %% [markdown]
 # <details><summary>Answers</summary>
