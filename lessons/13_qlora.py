@@ -156,9 +156,9 @@ print(inspect.getsource(qlora.decode))
 
 # %% [markdown]
 # Where is the end? Not at $p=1$, since $\Phi^{-1}(1)$ is infinite. If a level stands for each of $n$ equal shares, the
-# last one stands in the middle of its share: $p = 1 - \frac{1}{2n}$. Our four levels give $n=4$. Three levels, zero and
-# one on each side, would give $n=3$. The authors' code takes the mean of both ends (with 16 levels, of $n=15$ and
-# $16$).
+# last one stands in the middle of its share: $p = 1 - \frac{1}{2n}$. Our four levels give $n=4$. But the lower side is
+# short: zero and one level on each side make three, so $n=3$. The authors' code takes the mean of both ends (with 16
+# levels, of $n=15$ and $16$).
 
 # %%
 end = ((1 - 1 / (2 * 3)) + (1 - 1 / (2 * 4))) / 2  # the mean for n = 3 and n = 4
@@ -198,17 +198,17 @@ for name, levels in LEVELS.items():
     print(f"{name:15} {len(levels)} levels, relative error {errors[name]:.1%}")
 
 # %% [markdown]
-# Guess 2: NF4 has the smallest error, ‖Ŵ − W‖ / ‖W‖. Part of its lead is cheap, though. FP4 and int4 are symmetric
-# around their zero, so they have one level less. A 16th even level closes nearly half of the gap between int4 and NF4,
-# but then no level is zero (exercise 4 meets this again). The ledger finds NF4 ahead on [twelve of twelve
+# Guess 2: NF4 has the smallest error, ‖Ŵ − W‖ / ‖W‖. Part of its lead is one more level, though: FP4 and int4 are
+# symmetric around their zero and have 15. A 16th even level closes nearly half of the gap between int4 and NF4, but
+# then no level is zero (exercise 4 meets this again). The ledger finds NF4 ahead on [twelve of twelve
 # bases](claims.md#four_bits). All this is about normally distributed weights; exercise 2 tries others.
 
 # %% [markdown]
 # ## Count the bits
 #
 # Two codes share a byte, so a code costs 4 bits. An absmax of 32 bits for 64 weights adds 0.5 bits to each. That is
-# much, so **double quantization** stores absmax in 8 bits. Its mean is subtracted first, and 256 of them share a scale
-# of 32 bits:
+# much, so **double quantization** stores each absmax in 8 bits. First the mean of all absmax is subtracted; then 256
+# absmax share a scale of 32 bits:
 #
 # $$4 + \tfrac{8}{64} + \tfrac{32}{64\cdot 256} = 4.127 \text{ bits for each weight}$$
 
@@ -225,8 +225,9 @@ for double in (False, True):
 # small one only 64 absmax share a scale.
 #
 # For 65 billion weights, 4.127 bits make 33.5 GB; 16 bits make 130. The rest of the 48 GB must hold the LoRA, its
-# gradients, Adam's moments and the activations. If they do not fit, the paper's *paged optimizer* (left out here) moves
-# moments to the CPU.
+# gradients, Adam's moments and the activations. (The paper's *paged optimizer* moves moments to the CPU.)
+#
+# This is a good place for a break.
 
 # %% [markdown]
 # ## Guess 3: the gradient goes past the codes

@@ -308,11 +308,13 @@ for name in ("pirate", "no prefix", "no alpha"):
 # PyTorch model in training, peft's too (exercise 5); [its page](../docs/doctor.md) lists what it finds.
 
 # %% [markdown]
+# This is a good place for a break.
+#
 # ## Part 2: the memory of a step
 #
 # **Checkpointing** keeps only the input of each block and computes its inside again in the backward pass. For 30 blocks
-# of width 576 and four rows of 66 tokens that is $30·(4·66)·576·4$ bytes, 18 MB; the logits, 52 MB, stay. So we predict
-# 70 MB of activations. **bfloat16**, a type of 16 bits, should halve the 540 MB of weights, and the activations.
+# of width 576 and four rows of 66 tokens that is $30·(4·66)·576·4$ bytes, 18 MB; the logits (49,152 a token), 52 MB,
+# stay. So we predict 70 MB. **bfloat16**, a type of 16 bits, should halve the 540 MB of weights, and the activations.
 
 
 # %%
@@ -369,7 +371,7 @@ print("merged in bfloat16:", answer(rounded, tokenizer, UNSEEN[0], new=WORDS))
 # rounding. Changes arrive in steps of 0.002. The few dots off the stairs are weights that left this range.*
 
 # %% [markdown]
-# This pirate survives. The smaller changes are against the steps, the more is lost: in four bits nearly all
+# This pirate survives. The smaller a change is beside the steps, the more of it is lost: in four bits nearly all
 # (lesson 24). So merge in 32 bits, or keep the adapter.
 #
 # A and B stay in 32 bits for the same reason: a step of the optimizer can be too small for 16 (exercise 3). This is why
@@ -379,7 +381,8 @@ print("merged in bfloat16:", answer(rounded, tokenizer, UNSEEN[0], new=WORDS))
 # ## Several processes
 #
 # Each process takes its rows of every batch. Then they sum the gradients **of what is trained**, four bytes a number.
-# So we predict 8,192 bytes a step for a LoRA of 2,048 numbers on the toy base, and 437,488 for all its 109,372 weights.
+# On the toy base, which is quick, we predict 8,192 bytes a step for a LoRA of 2,048 numbers, and 437,488 for all its
+# 109,372 weights.
 
 # %%
 script = """
@@ -458,9 +461,9 @@ print(f"\ntwo processes:\n{heard}")
 # B[:out, :4], B[2 * out :, 4:] = B_q, B_v  # the rows of k stay zero
 # ```
 #
-# 2: Three more bits, so an eighth of 13 %: 2 % of ΔW (`half()` in place of `bfloat16()`).
+# 2: Three more bits, so an eighth of 13 %: 2 % of ΔW (`half()`).
 #
-# 3: 23 % on the toy base; with A and B in 32 bits, all.
+# 3: 23 %, mostly numbers below 1/32 in size; with A and B in 32 bits, all.
 #
 # ```python
 # from minipeft import base, task
