@@ -299,15 +299,16 @@ print("joined, accuracy on unseen examples of reverse+blue, by seed:", *(f"{scor
 # ## It selects, and hardly teaches
 #
 # Now the goal `reverse+violet`, whose table the base has never met. We give it every chance: 16 vectors and the full
-# 500 steps, at the best learning rate for this task (3). Full fine-tuning (at 0.03) shows that the task can be learned.
+# 500 steps, at the best learning rate for this task (3). Full fine-tuning (100 steps at 0.03) shows that the task can
+# be learned.
 
 # %%
 shown = {"reverse+blue: best phrase": in_words[blue], "reverse+blue: 4 vectors": solved}
 shown["reverse+violet: best phrase"] = in_words[violet]
-runs = {"16 vectors": (PromptTuning(length=16), 3.0), "all weights": (Full(), 0.03)}
+runs = {"16 vectors": (PromptTuning(length=16), 3.0, long), "all weights": (Full(), 0.03, short)}
 letters = {"words 'reverse blue'": evaluate(base(), Worded(violet, "reverse blue"), UNSEEN).token_accuracy}
-for name, (method, lr) in runs.items():
-    scores = [evaluate(adapt(method, violet, lr, seed, long)[0], violet, UNSEEN) for seed in SEEDS]
+for name, (method, lr, recipe) in runs.items():
+    scores = [evaluate(adapt(method, violet, lr, seed, recipe)[0], violet, UNSEEN) for seed in SEEDS]
     shown[f"reverse+violet: {name}"] = [score.accuracy for score in scores]
     letters[name] = np.mean([score.token_accuracy for score in scores])
 plots.bars(shown)

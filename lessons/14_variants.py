@@ -94,8 +94,8 @@ for rank in (1, 4, 16, 64):
 
 # %% [markdown]
 # From rank 4 to 32, then, the best learning rate should stay with α/r, and become $1/\sqrt8=0.35$ times as large with
-# α/√r. (Lesson 11's $s\,\eta^2$ predicts the root of that, 0.59.) The [ledger](claims.md#rank_and_rate) measures 0.9
-# and 0.4. So under Adam, α/r does what the paper wants of α/√r.
+# α/√r. The [ledger](claims.md#rank_and_rate) measures 0.9 and 0.4, not the root 0.59, which lesson 11's $s\,\eta^2$
+# predicts. So under Adam, α/r does what the paper wants of α/√r.
 #
 # Does a high rank *pay*, though? We take 100 steps, scales that agree at rank 4, and a learning rate of 0.1, which
 # tuning found for ranks 4 and 32 with α/r.
@@ -349,7 +349,7 @@ plots.fixed_and_tuned({"reverse+violet": steps}, {"reverse+violet": 501}, plots.
 plt.show()
 
 # %% [markdown]
-# *Figure: steps until 90 % of the examples are solved; dots are seeds, marks means; the grey band holds tuned means. At
+# *Figure: steps until 90 % of the examples are solved; dots are seeds, marks means; the grey band spans tuned means. At
 # one learning rate LoRA+ leads. With their own, four are level; PiSSA has two slow seeds.*
 #
 # Guess 1: most differences go. LoRA+ leads at 0.03 because its $B$ has 0.48. DoRA's best is 1.0: only the direction of
@@ -362,9 +362,8 @@ plt.show()
 #
 # ## Guess 3: merge, and count multiplications
 #
-# Each $W'$ is a matrix, so all six can be merged. Before that, 14 tokens and a weight of 64 × 64 cost LoRA
-# $14\cdot r\cdot 2\cdot 64$ multiplications. DoRA also needs $V$ for its lengths: $r\cdot 64^2$ more, however short the
-# input.
+# Each $W'$ is a matrix, so all six can be merged. Unmerged, 14 tokens and a weight of 64 × 64 cost LoRA $14\cdot r\cdot
+# 2\cdot 64$ multiplications. DoRA also needs $V$ for its lengths: $r\cdot 64^2$ more, however short the input.
 
 
 # %%

@@ -135,7 +135,8 @@ for n in (1, 2, 4, 10):
 #
 # The same search finds each learning rate. The first round tries the decades from 0.0001 to 1, with one seed. The
 # second, in the figure, tries the best and its neighbours, half a decade away, with three or four seeds; it goes on
-# while the best lies at the edge. Of the values within a tenth of the least loss, it takes the one that learns soonest.
+# while the best lies at the edge. Among learning rates within a tenth of the least loss, it takes the one that learns
+# soonest.
 
 # %%
 FIELD = [c for c in TUNED_METHODS if not c.sources]  # all but AdapterFusion, which needs adapters of other tasks
@@ -401,12 +402,12 @@ plots.decision_tree(("With an instruction, can the base do it?", questions))
 plt.show()
 
 # %% [markdown]
-# *Figure: a decision tree. If the base can do the task with an instruction, take a prompt for few examples, a small
-# LoRA for many. If not, LoRA shares a batch or, merged, adds no delay; IA³ makes the smallest files; full fine-tuning
-# takes the fewest steps.*
+# *Figure: a decision tree; its accuracies are blue's above and violet's below. If the base can do the task with an
+# instruction, take a prompt for few examples, a small LoRA for many. If not, LoRA shares a batch or, merged, adds no
+# delay; IA³ makes the smallest files; full fine-tuning takes the fewest steps.*
 #
 # Merging does not depend on the model's size; accuracies and times do. That adapters and biases share no batch is a
-# limit of minipeft: they could be looked up like A and B.
+# limit of minipeft.
 
 # %% [markdown]
 # ## Seen here or not

@@ -351,14 +351,15 @@ plt.show()
 # *Figure: singular values of the update, divided by the largest. The planted update and LoRA's end after four. Full
 # fine-tuning finds four large ones, and behind them a long tail, which begins at a fifth of the largest.*
 #
-# Guess 3: LoRA needs rank 4. Full fine-tuning finds the four directions, but nothing forces the others to zero, and in
-# 500 steps its error stays larger. Where the true update has low rank, LoRA's limit is a help.
+# Guess 3: LoRA needs rank 4. Full fine-tuning finds four large directions, but nothing forces the others to zero, and
+# in 500 steps its error stays larger. Where the true update has low rank, LoRA's limit is a help.
 
 # %% [markdown]
 # ## What it costs
 #
-# We predict for rank 8. Beside a kernel, LoRA has $r\,(\text{in}\cdot k^2+\text{out})$ numbers. Beside a matrix of an
-# LSTM with input $d$ and state $h$, which has a row for each of four gates, it has $r\,(4h+d)$ or $r\,(4h+h)$.
+# We predict for rank 8. Beside a kernel, LoRA has $r\,(\text{in}\cdot k^2+\text{out})$ numbers. In an LSTM with input
+# $d$ and state $h$, each matrix has $4h$ rows, $h$ for each of four gates. Beside it, LoRA has $r\,(4h+d)$ or
+# $r\,(4h+h)$.
 
 # %%
 r = 8

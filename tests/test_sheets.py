@@ -182,6 +182,12 @@ def judged(body):
     return solutions.judged(x.name, text)
 
 
+def test_a_test_that_rejects_everything_catches_nothing():
+    said = judged("    assert False\n").text()
+    assert "(0 of 6 points)" in said
+    assert "rejects the project's own layer" in said
+
+
 def test_every_mistake_in_the_linear_layer_is_used():
     x, lora = get_exercise("write_a_test"), get_exercise("lora")
     names = {o.name for o in x.observations}

@@ -94,15 +94,14 @@ def passes(thing):
 
 def catches(thing):
     def look(impl):
-        found = outcome(impl, thing)
-        if isinstance(found, AssertionError):
-            return "caught"
-        if isinstance(found, Exception):
-            of_the_right = outcome(impl, None)
-            if isinstance(of_the_right, Exception) and not isinstance(of_the_right, AssertionError):
-                raise found  # it is the test that stops, and not the layer
-            return "caught"
-        return "let through" if found == "passed" else found
+        found, of_the_right = outcome(impl, thing), outcome(impl, None)
+        if not isinstance(found, Exception):
+            return "let through" if found == "passed" else found
+        if isinstance(of_the_right, AssertionError):
+            return "rejected, but so is the right layer"
+        if isinstance(of_the_right, Exception) and not isinstance(found, AssertionError):
+            raise found  # it is the test that stops, and not the layer
+        return "caught"
 
     look.__name__ = f"catches {thing.id}"
     return look
