@@ -72,7 +72,7 @@ first_step = beside(first_step, bottom.first_step, cases, measures)
 
 # %%
 for case, arguments in cases.items():
-    print(f"{case}: first row of ΔW = {first_step(*arguments)[0].numpy().round(3)}")
+    print(f"{case}: first row of ΔW = {first_step(*arguments)[0].numpy().round(3) + 0}")
 
 # %% [markdown]
 # $B = -\eta\;\text{sign}(g\,h^\top)$, because Adam divides the size of $s$ out of the gradient. It does count in
@@ -90,8 +90,8 @@ for case, arguments in cases.items():
 # So we predict that 16 times the α needs a *quarter* of the learning rate: $16\cdot(\frac14)^2=1$.
 
 # %% [markdown]
-# The test is a new table, `reverse+violet`. `SHORT` is 150 steps: after 500, nearly every setting has learned it. `SIX`
-# are all linear layers.
+# The test is a new table, `reverse+violet`. `SHORT` is 150 steps, because nearly every setting has learned it after
+# 500. `SIX` are all linear layers.
 
 # %%
 violet, losses, views = task("reverse+violet"), {}, {}
@@ -175,8 +175,8 @@ print(f"v alone, with twice as many steps: {later:.2f}")
 # letters, only $\log_2 16! = 44$ bits. To test rank, take data without a rule: `RandomWords(192)`, 192 random words
 # with random answers of 24 bits.
 #
-# In the [ledger](claims.md#capacity), LoRA stores about half a bit per trained number. So rank 1 (2,304 numbers) should
-# hold 48 words, and rank 16 all 192.
+# In the [ledger](claims.md#capacity), LoRA stores 0.3 to 0.8 bits per trained number. With half a bit, rank 1 (2,304
+# numbers) holds 48 words, rank 16 all 192.
 
 # %%
 recalled, bits = {}, {}
@@ -260,8 +260,9 @@ for size in (0.1, 0.03, 0.01, 0.003, 0.001):
     print(f"‖ΔW‖/‖W‖ = {size:<6} lost in bfloat16 {shares[0]:6.1%}, in float16 {shares[1]:6.1%}")
 
 # %% [markdown]
-# Guess 4: of a change of a hundredth of $W$, a sixth is lost in bfloat16, and an eighth of that in float16. Below, the
-# ratio falls as bfloat16 nears 100 %. Our trained changes are about as large as $W$, so accuracy could not show it.
+# Guess 4: of a change of a hundredth of $W$, bfloat16 loses a sixth and float16 an eighth of that. Smaller changes
+# lower this ratio, since bfloat16 loses at most 100 %. Our trained changes are about as large as $W$, so accuracy could
+# not show it.
 #
 # The *sum* is rounded; computing $BA$ more precisely does not help. So keep the adapter unmerged, or merge into 32
 # bits, or into float16 if its range is enough. Test the *merged* model.

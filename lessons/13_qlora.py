@@ -156,9 +156,9 @@ print(inspect.getsource(qlora.decode))
 
 # %% [markdown]
 # Where is the end? Not at $p=1$, since $\Phi^{-1}(1)$ is infinite. If a level stands for each of $n$ equal shares, the
-# last one stands in the middle of its share: $p = 1 - \frac{1}{2n}$. Our four levels give $n=4$. But the lower side is
-# short: zero and one level on each side make three, so $n=3$. The authors' code takes the mean of both ends (with 16
-# levels, of $n=15$ and $16$).
+# last one stands in the middle of its share: $p = 1 - \frac{1}{2n}$. Our four levels give $n=4$. Without the extra
+# level above, three are left: $n=3$. The authors' code takes the mean of both ends, for both sides (with 16 levels, of
+# $n=15$ and $16$).
 
 # %%
 end = ((1 - 1 / (2 * 3)) + (1 - 1 / (2 * 4))) / 2  # the mean for n = 3 and n = 4
@@ -222,7 +222,7 @@ for double in (False, True):
 
 # %% [markdown]
 # This saves a third of a bit at the same error. We measure slightly more, as each matrix also stores its mean, and in a
-# small one only 64 absmax share a scale.
+# small matrix only 64 absmax share a scale.
 #
 # For 65 billion weights, 4.127 bits make 33.5 GB; 16 bits make 130. The rest of the 48 GB must hold the LoRA, its
 # gradients, Adam's moments and the activations. (The paper's *paged optimizer* moves moments to the CPU.)
@@ -500,10 +500,9 @@ quiz("13_qlora", answers="")
 # from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 #
 # four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-#                           bnb_4bit_compute_dtype=torch.bfloat16)
-# model = AutoModelForCausalLM.from_pretrained("gpt2", quantization_config=four)
-# model = prepare_model_for_kbit_training(model)  # freezes, norms in 32 bits, recomputes activations
-# model = get_peft_model(model, LoraConfig(r=64, lora_alpha=16, target_modules="all-linear"))
+# bnb_4bit_compute_dtype=torch.bfloat16) model = AutoModelForCausalLM.from_pretrained("gpt2", quantization_config=four)
+# model = prepare_model_for_kbit_training(model)  # freezes, norms in 32 bits, recomputes activations model =
+# get_peft_model(model, LoraConfig(r=64, lora_alpha=16, target_modules="all-linear")) # the paper's r and α
 # ```
 
 # %% tags=["hide-input"]

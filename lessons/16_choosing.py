@@ -135,7 +135,7 @@ for n in (1, 2, 4, 10):
 #
 # The same search finds each learning rate. The first round tries the decades from 0.0001 to 1, with one seed. The
 # second, in the figure, tries the best and its neighbours, half a decade away, with three or four seeds; it goes on
-# while the best lies at the edge. Among learning rates within a tenth of the least loss, it takes the one that learns
+# while the best lies at the edge. If losses are within a tenth of the least, it takes the learning rate that learns
 # soonest.
 
 # %%
@@ -196,8 +196,8 @@ for name in SIX:
 
 # %% [markdown]
 # Now blue tells methods apart: the prompt needs 20 steps, full fine-tuning 35, LoRA and IA³ 86, BitFit 227. But the
-# learning rates were chosen for the loss: with lesson 14's 0.1, chosen for speed, LoRA needs 109 steps on violet, as
-# many as IA³.
+# learning rates were chosen mainly for the loss. With 0.1, which lesson 14 chose for speed, LoRA needs 109 steps on
+# violet, as many as IA³.
 #
 # ## Run it yourself
 #
@@ -230,8 +230,8 @@ for name, accuracies in short.items():
 #
 # So far every step brought new examples. Now there are only eight, and every step repeats them. We read stored runs of
 # blue: 500 steps, five seeds. The ledger tuned each learning rate for few examples: on eight for full fine-tuning and
-# BitFit, on 32 for the others. The prompt gets 30 instead of 1: from 0.3 to 100 its losses are within a tenth of the
-# least, and with 30 it learns soonest.
+# BitFit, on 32 for the others. The prompt gets 30 instead of 1: all its losses from 0.3 to 100 are within a tenth of
+# the least, and 30 learns soonest.
 
 # %%
 FIVE = [Full(), LoRA(rank=4), Pfeiffer(size=16), BitFit(), PromptTuning(length=4)]

@@ -50,7 +50,7 @@ from minipeft.worlds.dialogues import UNSEEN, Dialogues, pirate_words
 # %% tags=["hide-input"]
 torch.set_num_threads(1)
 FAST = os.environ.get("MINIPEFT_FAST") == "1"  # the same lesson with fewer steps and questions, for a quick check
-STEPS, ROWS, QUESTIONS, WORDS = (2, 1, UNSEEN[:2], 8) if FAST else (36, 4, UNSEEN, 40)
+STEPS, ROWS, QUESTIONS, WORDS = (2, 1, UNSEEN[:2], 8) if FAST else (33, 4, UNSEEN, 40)
 CAPITALS = {"France": "Paris", "Japan": "Tokyo", "Spain": "Madrid", "Russia": "Moscow"}
 CAPITALS |= {} if FAST else {"Germany": "Berlin", "Greece": "Athens", "China": "Beijing", "Egypt": "Cairo"}
 OURS = "\n".join(map(inspect.getsource, (llama.rotate, llama.RotaryAttention.forward, llama.GatedMLP.forward)))
@@ -301,9 +301,8 @@ for name, texts in found.items():
 #
 # ## Train it
 #
-# We train 36 steps of four examples, with one seed. The soft prompt's 16 vectors start from the instruction's ten
-# tokens and its first six again. The learning rates are hardly tuned: with half its learning rate, LoRA makes eight of
-# ten answers a pirate's.
+# We train 33 steps of three examples, with one seed. The soft prompt's 16 vectors start from the instruction's ten
+# tokens and its first six again. The learning rates are hardly tuned.
 
 # %%
 start = tuple(tokenizer.encode(ORDER))
@@ -315,7 +314,7 @@ views, histories = {}, {}
 for name, (method, lr) in METHODS.items():
     torch.manual_seed(0)
     views[name] = method.attach(model)
-    settings = {"steps": STEPS, "batch_size": ROWS, "device": "cpu", "progress": False}
+    settings = {"steps": STEPS, "batch_size": 3, "device": "cpu", "progress": False}
     histories[name] = fit(views[name], task, lr=lr, **settings)
     print(f"{name}: {summary(views[name])}")
 
@@ -339,8 +338,8 @@ for i in range(0, len(QUESTIONS), 2)[:3]:
         print(f"  {name:13} {texts[i]}")
 
 # %% [markdown]
-# Guess 1: LoRA makes all ten answers a pirate's and the prompt makes nine (one seed). As LIMA says, few examples teach
-# a style. But read the answers: one repeats itself without end, and another makes a fortnight of a week.
+# Guess 1: LoRA makes all ten answers a pirate's and the prompt makes eight (one seed). As LIMA says, few examples teach
+# a style. But read the answers: one repeats itself without end, and another makes a week longer than a month.
 #
 # ## What was lost
 #
@@ -355,7 +354,7 @@ for name, view in {"base": model, **views}.items():
     print(f"{name:13} {known[name]} of {len(texts)}, wrong: {' | '.join(wrong)}")
 
 # %% [markdown]
-# Guess 3: the base knows seven, the pirate with LoRA six, the one with the prompt four. Eight questions and one seed
+# Guess 3: the base knows seven, the pirate with LoRA four, the one with the prompt four. Eight questions and one seed
 # prove little. They suggest that this small model pays for its style with knowledge.
 #
 # ## Detach, store, load

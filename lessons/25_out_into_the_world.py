@@ -5,8 +5,8 @@
 # |---|---|---|---|
 # | 40 minutes to read and run · 90 with exercises | ●●○ | lessons 10, 22 | a minute or two on a CPU |
 #
-# Part 1: write an adapter file that peft opens, and find silent mistakes in such files. Part 2: halve the
-# memory of a step, and train on several processes. Each part stands alone.
+# After this lesson you can write an adapter file that peft opens and find silent mistakes in it (part 1), halve the
+# memory of a step and train on several processes (part 2).
 
 # %% [markdown]
 # ## What the papers did
@@ -159,6 +159,7 @@ written = tensors_beside(peft_tensors, ours, view)
 # ## The source, revealed
 #
 # `to_peft` does this for six methods, and for models whose names and matrices differ. It also writes the configuration.
+# `write_adapter` (hidden) puts your tensors into such a folder.
 
 # %%
 print(inspect.getsource(ours))
@@ -341,7 +342,8 @@ plt.show()
 # saves weights and some activations.*
 #
 # Guess 2: bfloat16 halves the weights, but not all activations: norms and the softmax stay in 32 bits. Checkpointing
-# keeps 71 MB of 333. In the backward pass one block comes on top. Computing it again takes time (exercise 4).
+# keeps 71 MB of 333. In the backward pass, the inside of one block comes on top of these 71 MB. Computing it again
+# takes time (exercise 4).
 
 # %% [markdown]
 # ## Break it: rounded to bfloat16
@@ -404,9 +406,10 @@ heard = run("torchrun", "--nproc-per-node", "2", "together.py")
 print(f"\ntwo processes:\n{heard}")
 
 # %% [markdown]
-# Guess 3: they exchange gradients of A and B only, and a few numbers more (the loss and the accuracy, for example). One
-# and two processes have equal losses: two train as one. (Twenty steps at one learning rate do not compare methods.) For
-# several machines, and for many *small* trainings on them, see [their page](../docs/several-machines.md).
+# Guess 3: they exchange gradients of A and B only, and a few numbers more: four, such as the loss, and one for each
+# trained tensor. One and two processes have equal losses: two train as one. (Twenty steps at one learning rate do not
+# compare methods.) For several machines, and for many *small* trainings on them, see [their
+# page](../docs/several-machines.md).
 
 # %% [markdown]
 # ## Seen here or not
