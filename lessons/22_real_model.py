@@ -467,7 +467,7 @@ for mistake in ("neighbours in pairs", "heads shared in turns", "base of the mod
 #
 # 1: $30·8·(2·1152+2·768+3·2112) = 2{,}442{,}240$.
 #
-# 2: No: nine of ten, instead of ten (the lesson's seed).
+# 2: No: eight of ten, instead of ten (the lesson's seed).
 #
 # ```python
 # pirates(ask(views["LoRA"], system=ORDER))
