@@ -349,7 +349,7 @@ print("detached, the base is the same to the last bit:", same)
 # ## What it costs: time
 #
 # Merged, LoRA *is* a model of the base's shape, so we predict a ratio of 1. Unmerged, each token passes two thin
-# matrices more. For each token, the base multiplies by $2\cdot(4+8)\cdot64^2+64\cdot60=102{,}144$ weights: 4 for
+# matrices more. For each token, the base multiplies by $2\cdot(4+8)\cdot64^2+64\cdot60$ = 102,144 weights: 4 for
 # attention, 8 for the MLP. LoRA of rank 4 on all six matrices of both blocks adds
 # $2\cdot4\cdot(4\cdot128+2\cdot320)=9{,}216$. The ratio is 1.09. We measure a forward pass of one example.
 
@@ -457,7 +457,7 @@ print(f"merged without s: accuracy {apart:.2f} unmerged, {together:.2f} merged")
 # %% [markdown]
 # <details><summary>Answers</summary>
 #
-# 1: $2\cdot8\cdot(64+64)+2\cdot8\cdot(64+256)=7{,}168$ numbers.
+# 1: $2\cdot8\cdot(64+64)+2\cdot8\cdot(64+256)$ = 7,168 numbers.
 #
 # 2: Rank 2: the three changes add up to zero. Ranks 1, 2, 3 leave 0.51, 0.0004, 0.0004 (seed 0, α = 2r).
 #

@@ -465,7 +465,7 @@ for mistake in ("neighbours in pairs", "heads shared in turns", "base of the mod
 # %% [markdown]
 # <details><summary>Answers</summary>
 #
-# 1: $30·8·(2·1152+2·768+3·2112) = 2{,}442{,}240$.
+# 1: $30·8·(2·1152+2·768+3·2112)$ = 2,442,240.
 #
 # 2: No: eight of ten, instead of ten (the lesson's seed).
 #
