@@ -457,7 +457,7 @@ print(f"merged without s: accuracy {apart:.2f} unmerged, {together:.2f} merged")
 # %% [markdown]
 # <details><summary>Answers</summary>
 #
-# 1: $2\cdot8\cdot(64+64)+2\cdot8\cdot(64+256)$ = 7,168 numbers.
+# 1: $2\cdot8\cdot(64+64)+2\cdot8\cdot(64+256)$ (7,168).
 #
 # 2: Rank 2: the three changes add up to zero. Ranks 1, 2, 3 leave 0.51, 0.0004, 0.0004 (seed 0, α = 2r).
 #
