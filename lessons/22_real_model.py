@@ -520,8 +520,9 @@ print(answer(views["LoRA"], tokenizer, "Any last words?", new=WORDS))
 assert restored
 assert same
 assert 0.99 < measured / predicted < 1.01
-assert broken["right"] < broken["base of the model ignored"] < broken["neighbours in pairs"]
+assert broken["right"] < broken["neighbours in pairs"]
 if not FAST:
+    assert broken["right"] < broken["base of the model ignored"] < broken["neighbours in pairs"]
     assert pirates(found["base"]) == pirates(found["instruction"]) == 0
     assert pirates(found["LoRA"]) >= 9
     assert pirates(found["PromptTuning"]) >= 5
